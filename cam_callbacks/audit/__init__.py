@@ -1,0 +1,1 @@
+"""Numbers from heatmaps. Knows torch, not Lightning."""

@@ -1,0 +1,115 @@
+"""What a batch means: which part of it is the images, which the targets, which the masks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+BatchFn = Callable[[Any], Any]
+"""Called as `batch_fn(batch)`; returns `(images, targets)`, `(images, targets, masks)` or `images`."""
+
+_IMAGE_KEYS = ("image", "images", "img", "imgs", "pixel_values", "x", "input", "inputs", "data")
+_TARGET_KEYS = ("label", "labels", "target", "targets", "y", "class", "classes")
+_MASK_KEYS = ("mask", "masks", "segmentation")
+_REMEDY = "Give batch_fn, a callable that takes the batch and returns (images, targets) or (images, targets, masks)"
+
+
+@dataclass(frozen=True, eq=False)
+class Samples:
+    """The understood part of a batch.
+
+    Attributes:
+        images: (N, C, *spatial) floating point.
+        targets: (N,) int64 class indices, or None.
+        masks: (N, *spatial) bool, True on the object, or None.
+    """
+
+    images: Tensor
+    targets: Tensor | None
+    masks: Tensor | None
+
+
+def read_batch(batch: Any, batch_fn: BatchFn | None = None) -> Samples:
+    """Find images, targets and masks in a batch.
+
+    Understood are images alone, `(images, targets)`, `(images, targets, masks)`, and mappings with the usual keys. Targets
+    may be class indices (N,) or (N, 1), whole-numbered floats, or one-hot rows (N, classes).
+
+    Raises:
+        TypeError: The batch is none of these, or its images are not floating point.
+        ValueError: The targets do not give one class an image.
+    """
+    if batch_fn is not None:
+        batch = batch_fn(batch)
+    images, targets, masks = _parts(batch)
+    if not isinstance(images, Tensor) or images.ndim < 3:
+        raise TypeError(f"the batch is not understood: {describe(batch)}. {_REMEDY}")
+    if not images.is_floating_point():
+        raise TypeError(
+            f"the images of the batch are {images.dtype}, not floating point: {describe(batch)}. {_REMEDY}, the images as "
+            "the model is fed them"
+        )
+    return Samples(images, _class_indices(targets, images, batch), _object_masks(masks, images))
+
+
+def _parts(batch: Any) -> tuple[Any, Any, Any]:
+    if isinstance(batch, Tensor):
+        return batch, None, None
+    if isinstance(batch, Mapping):
+        return tuple(next((batch[key] for key in keys if key in batch), None) for keys in _KEYS)  # type: ignore[return-value]
+    if isinstance(batch, Sequence) and not isinstance(batch, str) and batch:
+        return (*batch[:3], None, None)[:3]
+    return None, None, None
+
+
+_KEYS = (_IMAGE_KEYS, _TARGET_KEYS, _MASK_KEYS)
+
+
+def _class_indices(targets: Any, images: Tensor, batch: Any) -> Tensor | None:
+    if targets is None:
+        return None
+    if isinstance(targets, (list, tuple)) and all(isinstance(target, int) for target in targets):
+        targets = torch.tensor(targets)
+    if isinstance(targets, Tensor) and targets.ndim and len(targets) == len(images):
+        if targets.ndim == 2 and targets.shape[1] == 1:
+            targets = targets.squeeze(1)
+        if targets.ndim == 2 and _one_hot(targets):
+            targets = targets.argmax(dim=1)
+        indices: Tensor = targets.long()
+        if targets.ndim == 1 and bool((targets == indices).all()):
+            return indices
+    raise ValueError(f"the targets of the batch are not one class an image: {describe(batch)}. {_REMEDY}")
+
+
+def _one_hot(rows: Tensor) -> bool:
+    return bool(((rows == 0) | (rows == 1)).all() and (rows.sum(dim=1) == 1).all())
+
+
+def _object_masks(masks: Any, images: Tensor) -> Tensor | None:
+    """Masks of two values, at the size of the images; anything else in their place is not taken for a mask."""
+    if not isinstance(masks, Tensor) or masks.ndim == 0 or len(masks) != len(images):
+        return None
+    if masks.ndim == images.ndim and masks.shape[1] == 1:
+        masks = masks.squeeze(1)
+    if masks.shape[1:] != images.shape[2:] or len(masks.unique()) > 2:
+        return None
+    on_object: Tensor = masks > 0
+    return on_object
+
+
+def describe(value: Any, depth: int = 3) -> str:
+    """A value's type, and its shape or parts, for error messages: `tuple(Tensor float32 (8, 3, 64, 64), str)`."""
+    kind = type(value).__name__
+    if isinstance(value, Tensor):
+        return f"{kind} {str(value.dtype).removeprefix('torch.')} {tuple(value.shape)}"
+    if depth == 0 or isinstance(value, str):
+        return kind
+    if isinstance(value, Mapping):
+        return f"{kind}({', '.join(f'{key!r}: {describe(part, depth - 1)}' for key, part in list(value.items())[:8])})"
+    if isinstance(value, Sequence):
+        return f"{kind}({', '.join(describe(part, depth - 1) for part in value[:8])})"
+    return kind

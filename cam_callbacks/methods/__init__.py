@@ -1,0 +1,1 @@
+"""How a heatmap is computed. Knows torch, not Lightning."""

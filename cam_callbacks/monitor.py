@@ -1,0 +1,509 @@
+"""CAMMonitor: when to look, what to log. The only file that knows Lightning's hook methods."""
+
+from __future__ import annotations
+
+import time
+import traceback
+import warnings
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from cam_callbacks import datasets, layers, records, render
+from cam_callbacks import trainer as lightning
+from cam_callbacks.batches import BatchFn, read_batch
+from cam_callbacks.datasets import IMAGENET, Normalization
+from cam_callbacks.explanation import Explanation
+from cam_callbacks.history import History
+from cam_callbacks.loggers import ImageLog
+from cam_callbacks.methods.method import Method
+from cam_callbacks.methods.score_cam import ScoreCAM
+from cam_callbacks.pictures import class_mean_picture, heatmaps_picture, history_picture, scaled
+from cam_callbacks.probes import ProbeCollector, ProbeSet
+from cam_callbacks.targets import ForwardFn
+from cam_callbacks.trainer import CallbackBase, Misconfiguration
+from cam_callbacks.undisturbed import random_state_kept
+
+if TYPE_CHECKING:
+    from pytorch_lightning import LightningModule, Trainer
+
+T = TypeVar("T")
+
+_FAILURES_IN_A_ROW = 3
+_LOOKS_IN_HISTORY = 6
+_PROBES_IN_CHECKPOINT = 10 * 2**20
+
+
+class CAMMonitor(CallbackBase):
+    r"""Shows where the model looks, after each validation, in the trainer's logger.
+
+    It picks a few images from the validation batches that pass by, explains the same ones at every look, and logs:
+
+    - `cam/heatmaps`: each image beside its overlay, with its label and the three most probable classes; mistakes are framed;
+    - `cam/history`: the same images at the first, some middle and the current look;
+    - `cam/class_mean`: the mean heatmap of each class;
+    - `cam/passes`, `cam/seconds`: forward samples and time spent; `cam/blank`, `cam/skipped`: maps without contrast, and
+      images without a map because activations or scores were not finite. They can be monitored by other callbacks.
+
+    It looks while the weights that this validation's metrics came from are in place (also averaged ones), at the last
+    validation batch. Weights after training are bit for bit those of a run without it.
+
+    Args:
+        target_layer: Dotted name of the layer whose activations are used; None chooses the last with spatial output.
+        method: How heatmaps are computed.
+        probes: The images to explain: None picks them from the validation batches; a folder of photos; a data set, of which
+            the first images of each class are taken; or a `ProbeSet`.
+        num_probes: How many images are picked.
+        explain: `"true"`: the true class of each image, the steady choice for a trend. `"predicted"`: the predicted class.
+            `"both"`: the true class, and beside it the predicted one where they differ. A number: that class.
+        every_n_epochs: Look after the validations of every n-th epoch of `fit`. `validate()` and `test()` always look.
+        class_names: Names of the classes; None takes them from the data set or the datamodule, if they have them.
+        normalization: Mean and standard deviation of each channel, that the images were normalised with, or `"imagenet"`;
+            None takes them from the data set's transforms if they can be found.
+        batch_fn: Called as `batch_fn(batch)` on batches that are not understood; returns `(images, targets)` or
+            `(images, targets, masks)`.
+        forward_fn: Called as `forward_fn(pl_module, images)` in place of `pl_module(images)`; returns logits (N, classes).
+        style: How overlays are drawn, see `cam_callbacks.render.overlay`.
+        brightness: `"image"`: each map is scaled to its own maximum. `"run"`: to the largest of all looks, so that
+            magnitudes can be compared between them.
+        on_error: What an error does once training has started. `"warn"`: one warning with the traceback, no look until the
+            next validation, after three in a row none any more. `"raise"`: it ends the run.
+        name: First part of the tags; monitors in one trainer need different ones.
+
+    Attributes:
+        probes: The images, once they are picked.
+        explanation: Of the last look; its tensors on the CPU.
+
+    Raises:
+        MisconfigurationException: An argument out of range; at the start of `fit`, or in its sanity check: a layer that does
+            not exist, a batch or an output that is not understood, and whatever else can be known by then.
+
+    Example::
+
+        from pytorch_lightning import Trainer
+        from cam_callbacks import CAMMonitor
+
+        trainer = Trainer(callbacks=[CAMMonitor()])
+    """
+
+    def __init__(
+        self,
+        target_layer: str | None = None,
+        method: Method = ScoreCAM(),  # noqa: B008 - a frozen value
+        probes: str | Path | ProbeSet | Dataset[Any] | None = None,
+        num_probes: int = 16,
+        explain: Literal["true", "predicted", "both"] | int = "true",
+        every_n_epochs: int = 1,
+        class_names: Sequence[str] | None = None,
+        normalization: Literal["imagenet"] | tuple[Sequence[float], Sequence[float]] | None = None,
+        batch_fn: BatchFn | None = None,
+        forward_fn: ForwardFn | None = None,
+        style: render.Style = "blend",
+        brightness: Literal["image", "run"] = "image",
+        on_error: Literal["warn", "raise"] = "warn",
+        name: str = "cam",
+    ) -> None:
+        super().__init__()
+        _check_at_least_one("num_probes", num_probes)
+        _check_at_least_one("every_n_epochs", every_n_epochs)
+        _check_choice("style", style, render.STYLES)
+        _check_choice("brightness", brightness, ("image", "run"))
+        _check_choice("on_error", on_error, ("warn", "raise"))
+        if not (isinstance(explain, int) and explain >= 0):
+            _check_choice("explain", explain, ("true", "predicted", "both", "a class index"))
+        if not name or "/" in name:
+            raise Misconfiguration(
+                f"name={name!r} is the first part of every tag; it must not be empty nor contain '/'"
+            )
+        self.target_layer = target_layer
+        self.method = method
+        self.num_probes = num_probes
+        self.explain = explain
+        self.every_n_epochs = every_n_epochs
+        self.class_names = None if class_names is None else tuple(class_names)
+        self.normalization = _normalization(normalization)
+        self.batch_fn = batch_fn
+        self.forward_fn = forward_fn
+        self.style = style
+        self.brightness = brightness
+        self.on_error = on_error
+        self.name = name
+
+        self.probes: ProbeSet | None = probes if isinstance(probes, ProbeSet) else None
+        self.explanation: Explanation | None = None
+        self._source = None if isinstance(probes, ProbeSet) else probes
+        self._given = probes is not None
+        self._layer = target_layer
+        self._history = History()
+        self._image_log = ImageLog()
+        self._said: set[str] = set()
+        self._failures = 0  # evaluations in a row that failed
+        self._fingerprint: str | None = None  # of the probes in the history
+        # Of the evaluation that is going on:
+        self._collector: ProbeCollector | None = None
+        self._picked: ProbeSet | None = None
+        self._looked: _Looked | None = None
+        self._error: Exception | None = None
+
+    @property
+    def state_key(self) -> str:
+        """Unique to the name, so that several monitors can be saved in one checkpoint."""
+        return f"CAMMonitor[{self.name}]"
+
+    def state_dict(self) -> dict[str, Any]:
+        """The probes (where they fit into 10 MB), the layer and the maps of earlier looks; tensors and primitives only."""
+        fits = self.probes is not None and self.probes.images.nbytes <= _PROBES_IN_CHECKPOINT
+        return {
+            "layer": self._layer,
+            "probes": self.probes.state_dict() if self.probes is not None and fits else None,
+            "fingerprint": self._fingerprint,
+            "history": self._history.state_dict(),
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on with the same layer, the same probes and their history."""
+        if self.target_layer is None:
+            self._layer = state_dict["layer"]
+        if not self._given and state_dict["probes"] is not None:
+            self.probes = ProbeSet.from_state_dict(state_dict["probes"])
+        self._fingerprint = state_dict["fingerprint"]
+        self._history.load_state_dict(state_dict["history"])
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Check that no other monitor writes to the same tags."""
+        names = [other.name for other in trainer.callbacks if isinstance(other, CAMMonitor)]  # type: ignore[attr-defined]
+        if names.count(self.name) > 1:
+            raise Misconfiguration(
+                f"two CAMMonitors have name={self.name!r} and would write to the same tags; give one another name"
+            )
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Check what can be checked before the first batch."""
+        self._check_layer(pl_module)
+        if not lightning.will_validate(trainer):
+            self._warn_once(
+                "CAMMonitor looks after each validation, but this fit has none: it will show nothing. It needs a validation "
+                "loader, a validation_step and limit_val_batches above 0"
+            )
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begin to pick probes, if there are none yet."""
+        self._begin(trainer, pl_module)
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begin to pick probes from the test batches."""
+        self._begin(trainer, pl_module)
+
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Pick probes from the batch; after the last batch, look."""
+        self._batch_end(trainer, pl_module, batch, dataloader_idx)
+
+    def on_test_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Pick probes from the batch; after the last batch, look."""
+        self._batch_end(trainer, pl_module, batch, dataloader_idx)
+
+    def _begin(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._error = None
+        self._collector = None
+        if not lightning.fitting(trainer):
+            self._check_layer(pl_module)
+        if not self._given and (self.probes is None or trainer.testing):
+            self._collector = ProbeCollector(self.num_probes)
+
+    def _batch_end(self, trainer: Trainer, pl_module: LightningModule, batch: Any, dataloader_idx: int) -> None:
+        if self._failures == _FAILURES_IN_A_ROW:
+            return
+        if dataloader_idx == 0:
+            self._attempt(trainer, self._collect, trainer, batch)
+        if not lightning.is_last_batch(trainer):
+            return
+        if trainer.sanity_checking:
+            stages = [self._pick, self._check]
+        else:
+            stages = [self._pick, self._look, self._log] if self._due(trainer) else [self._pick]
+        for stage in stages:
+            self._attempt(trainer, stage, trainer, pl_module)
+            # The ranks send to each other in the stages: none goes on where another one has failed.
+            if not lightning.all_agree(trainer, self._error is None):
+                self._failures += 1
+                self._tell_failure()
+                return
+        self._failures = 0
+
+    def _due(self, trainer: Trainer) -> bool:
+        if not lightning.fitting(trainer) or trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return True
+        return (trainer.current_epoch + 1) % self.every_n_epochs == 0
+
+    def _attempt(self, trainer: Trainer, act: Callable[..., None], *args: Any) -> None:
+        """Act, unless something has failed in this evaluation; keep an error, or raise it where it may end the run."""
+        if self._error is not None:
+            return
+        try:
+            act(*args)
+        except Exception as error:
+            if trainer.sanity_checking and isinstance(error, (TypeError, ValueError)):
+                raise Misconfiguration(str(error)) from error
+            if trainer.sanity_checking or self.on_error == "raise":
+                raise
+            self._error = error
+
+    def _tell_failure(self) -> None:
+        last = self._failures == _FAILURES_IN_A_ROW
+        then = "three times in a row: it gives up" if last else "it tries again at the next one"
+        trace = "on another rank" if self._error is None else "".join(traceback.format_exception(self._error))
+        warnings.warn(f"CAMMonitor failed at this evaluation, {then}. The run goes on.\n{trace}", stacklevel=2)
+
+    # The stages of an evaluation: collect at every batch; after the last one pick, then check or look and log.
+
+    def _collect(self, trainer: Trainer, batch: Any) -> None:
+        if self._collector is not None:
+            self._collector.offer(read_batch(batch, self.batch_fn))
+        elif self._source is not None:
+            with random_state_kept():
+                self.probes = self._read_source(trainer, batch)
+            self._source = None
+
+    def _read_source(self, trainer: Trainer, batch: Any) -> ProbeSet:
+        """The probes from the folder or the data set that the user named; photos at the size of the batch's images."""
+        if not isinstance(self._source, (str, Path)):
+            return ProbeSet.from_dataset(self._source, self.num_probes, self.batch_fn)
+        size = read_batch(batch, self.batch_fn).images.shape[2:]
+        names = self.class_names or _first(datasets.class_names, lightning.datasets(trainer))
+        normalization = self.normalization or _first(datasets.normalization, lightning.datasets(trainer))
+        return ProbeSet.from_folder(self._source, size, normalization, names, self.num_probes)
+
+    def _pick(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Settle the probes of this evaluation."""
+        if self._collector is None:
+            picked = self.probes
+            assert picked is not None
+        else:
+            picked = self._collector.probes()
+            if self._collector.ignored:
+                self._warn_once(
+                    f"CAMMonitor left out {self._collector.ignored} images whose size, or whose labels and masks, are not "
+                    f"like those of the first, {tuple(picked.images.shape[1:])}"
+                )
+        self._picked = self._described(trainer, picked)
+        render.check_drawable(self._picked.images)
+        if not (trainer.sanity_checking or trainer.testing):
+            self.probes = self._picked
+            self._notice_change(self._picked)
+
+    def _described(self, trainer: Trainer, probes: ProbeSet) -> ProbeSet:
+        """The probes with class names and normalisation: the user's word, their own, or that of the data, in this order."""
+        names = self.class_names or probes.class_names or _first(datasets.class_names, lightning.datasets(trainer))
+        normalization = (
+            self.normalization or probes.normalization or _first(datasets.normalization, lightning.datasets(trainer))
+        )
+        if not render.displayable(probes.images, normalization):
+            wrong = (
+                f"normalization={normalization} does not bring the images into [0, 1]"
+                if normalization
+                else "it is not known"
+            )
+            normalization = None
+            if not render.displayable(probes.images, None):
+                self._warn_once(
+                    f"How the images were normalised: {wrong}. They are shown scaled to their own minimum and maximum; give "
+                    'CAMMonitor(normalization=(mean, std)) or normalization="imagenet"'
+                )
+        return replace(probes, class_names=names, normalization=normalization)
+
+    def _notice_change(self, probes: ProbeSet) -> None:
+        fingerprint = probes.fingerprint
+        if self._fingerprint not in (None, fingerprint):
+            self._warn_once("The probes are not those of the earlier run: their history begins anew")
+            self._history = History()
+        self._fingerprint = fingerprint
+
+    def _check(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Raise on bad input what a look would raise, without the passes of one."""
+        probes = self._shared_probes(trainer)
+        forward_fn = lightning.forward_in_precision(trainer, self.forward_fn)
+        layer = self.method.check(pl_module, probes.images, self._layer, self._targets(probes), forward_fn=forward_fn)
+        self._settle_layer(layer)
+
+    def _look(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Explain the probes."""
+        probes = self._shared_probes(trainer)
+        forward_fn = lightning.forward_in_precision(trainer, self.forward_fn)
+        began = time.perf_counter()
+        with lightning.shown_progress(trainer, self.method.name) as progress:
+
+            def explain(images: Tensor, targets: int | Tensor | None) -> Explanation:
+                return self.method(
+                    pl_module, images, self._layer, targets, forward_fn=forward_fn, progress=progress
+                ).to("cpu")
+
+            explanation = explain(probes.images, self._targets(probes))
+            self._settle_layer(explanation.target_layer)
+            mistaken = (explanation.predicted != explanation.targets).nonzero().flatten()
+            of_predicted = None
+            if self.explain == "both" and len(mistaken):
+                of_predicted = explain(probes.images[mistaken], explanation.predicted[mistaken])
+        probes = self._with_fitting_names(probes, explanation.scores.shape[1])
+        self._looked = _Looked(probes, explanation, mistaken, of_predicted, time.perf_counter() - began)
+        self.explanation = explanation
+
+    def _log(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Scalars on all ranks, so that all can monitor them; pictures from the first."""
+        assert self._looked is not None
+        looked, explanation = self._looked, self._looked.explanation
+        if not trainer.barebones:
+            for record, value in looked.scalars().items():
+                pl_module.log(
+                    records.tag(self.name, record, trainer.testing),
+                    value,
+                    on_step=False,
+                    on_epoch=True,
+                    batch_size=1,
+                    add_dataloader_idx=False,
+                    sync_dist=trainer.world_size > 1,
+                )
+        step = lightning.step(trainer)
+        if not trainer.testing:
+            self._history.add(step, trainer.current_epoch, explanation.raw)
+        if trainer.is_global_zero and not trainer.barebones:
+            for record, picture in self._pictures(looked, testing=trainer.testing).items():
+                tag = records.tag(self.name, record, trainer.testing)
+                self._image_log.log(trainer.loggers, lightning.folder(trainer), tag, picture, step)
+
+    def _pictures(self, looked: _Looked, testing: bool) -> dict[str, render.Picture]:
+        probes, explanation = looked.probes, looked.explanation
+        size = probes.images.shape[2:]
+        brightest = None
+        if self.brightness == "run":
+            brightest = max(self._history.brightest(), float(explanation.raw.nan_to_num().max()))
+        of_predicted = {}
+        if looked.of_predicted is not None:
+            maps = scaled(looked.of_predicted.raw, size, brightest)
+            of_predicted = dict(zip(looked.mistaken.tolist(), maps, strict=True))
+        pictures = {
+            records.HEATMAPS: heatmaps_picture(
+                probes, explanation, scaled(explanation.raw, size, brightest), self.style, of_predicted
+            ),
+            records.CLASS_MEAN: class_mean_picture(probes, explanation, self.style),
+        }
+        if not testing:
+            past = self._history.selected(_LOOKS_IN_HISTORY)
+            pictures[records.HISTORY] = history_picture(probes, past, self.style, brightest)
+        return pictures
+
+    def _shared_probes(self, trainer: Trainer) -> ProbeSet:
+        """The probes of the first rank, on all ranks."""
+        assert self._picked is not None
+        self._picked = lightning.from_first_rank(trainer, self._picked)
+        return self._picked
+
+    def _targets(self, probes: ProbeSet) -> int | Tensor | None:
+        if isinstance(self.explain, int):
+            return self.explain
+        if self.explain == "predicted":
+            return None
+        if probes.targets is None:
+            raise ValueError(
+                f"explain={self.explain!r} needs to know the true classes, but no labels came with the images; give "
+                'explain="predicted", or batch_fn, a callable that takes a batch and returns (images, targets)'
+            )
+        return probes.targets
+
+    def _with_fitting_names(self, probes: ProbeSet, classes: int) -> ProbeSet:
+        if probes.class_names is None or len(probes.class_names) == classes:
+            return probes
+        self._warn_once(
+            f"{len(probes.class_names)} class names were found or given, but the model has {classes} classes: classes are shown "
+            "by number. Give CAMMonitor(class_names=...)"
+        )
+        return replace(probes, class_names=None)
+
+    def _check_layer(self, pl_module: LightningModule) -> None:
+        if self.target_layer is None:
+            return
+        try:
+            layers.find(pl_module, self.target_layer)
+        except ValueError as error:
+            raise Misconfiguration(str(error)) from error
+
+    def _settle_layer(self, layer: str) -> None:
+        if self._layer is None:
+            self._layer = layer
+            rank_zero_info(
+                f"CAMMonitor explains the layer {layer!r}, the last with spatial output; target_layer overrides it"
+            )
+
+    def _warn_once(self, message: str) -> None:
+        if message not in self._said:
+            self._said.add(message)
+            rank_zero_warn(message)
+
+
+@dataclass(frozen=True, eq=False)
+class _Looked:
+    """One look, before it is logged."""
+
+    probes: ProbeSet
+    explanation: Explanation
+    mistaken: Tensor  # numbers of the probes whose predicted class is not the explained one
+    of_predicted: Explanation | None  # of these, the predicted class
+    seconds: float
+
+    def scalars(self) -> dict[str, float]:
+        more = 0 if self.of_predicted is None else int(self.of_predicted.passes.sum())
+        return {
+            records.PASSES: float(int(self.explanation.passes.sum()) + more),
+            records.SECONDS: self.seconds,
+            records.BLANK: float(self.explanation.blank.sum()),
+            records.SKIPPED: float(self.explanation.skipped.sum()),
+        }
+
+
+def _first(ask: Callable[[Any], T | None], sources: Iterable[Any]) -> T | None:
+    """The first answer that is not None."""
+    return next((answer for answer in map(ask, sources) if answer is not None), None)
+
+
+def _normalization(given: Literal["imagenet"] | tuple[Sequence[float], Sequence[float]] | None) -> Normalization | None:
+    if given is None:
+        return None
+    if isinstance(given, str):
+        _check_choice("normalization", given, ("imagenet", "a pair (mean, std)"))
+        return IMAGENET
+    mean, std = tuple(map(float, given[0])), tuple(map(float, given[1]))
+    if len(mean) != len(std) or not mean or min(std) <= 0:
+        raise Misconfiguration(
+            f"normalization={given} must be the means and the standard deviations (> 0), one of each for every channel"
+        )
+    return mean, std
+
+
+def _check_at_least_one(argument: str, value: int) -> None:
+    if value < 1:
+        raise Misconfiguration(f"{argument}={value} must be at least 1")
+
+
+def _check_choice(argument: str, value: Any, choices: Sequence[str]) -> None:
+    if value not in choices:
+        raise Misconfiguration(f"{argument}={value!r} is unknown; choose one of {', '.join(choices)}")

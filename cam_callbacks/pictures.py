@@ -1,0 +1,122 @@
+"""The pictures of one look: what CAMMonitor logs, made of probes, explanations and their history."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cam_callbacks.explanation import Explanation, min_max, upsample
+from cam_callbacks.history import PastLook
+from cam_callbacks.probes import ProbeSet
+from cam_callbacks.render import ALERT, MUTED, Cell, Line, Picture, Style, grid, overlay, to_pictures
+
+_COLUMNS = 2
+_TOP = 3
+
+
+def scaled(raw: Tensor, size: Sequence[int], brightest: float | None) -> Tensor:
+    """Maps at layer resolution (N, h, w) as heatmaps (N, *size) in [0, 1].
+
+    Args:
+        raw: The maps, >= 0; NaN stays NaN.
+        size: The size of the images.
+        brightest: The value that becomes 1; None scales each map to its own minimum and maximum.
+    """
+    maps = upsample(raw, size)
+    if brightest is None:
+        return torch.where(maps.isnan(), torch.nan, min_max(maps))
+    return maps / brightest if brightest > 0 else maps
+
+
+def heatmaps_picture(
+    probes: ProbeSet,
+    explanation: Explanation,
+    heatmaps: Tensor,
+    style: Style,
+    of_predicted: dict[int, Tensor] | None = None,
+) -> Picture:
+    """One cell a probe: the image, its overlay, and under them the true label and the most probable classes.
+
+    Args:
+        probes: N probes.
+        explanation: Of the N probes.
+        heatmaps: (N, H, W) in [0, 1], as they are to be shown.
+        style: How overlays are drawn.
+        of_predicted: For some probes, by their number, the heatmap (H, W) of the class that was predicted instead.
+    """
+    images = to_pictures(probes.images, probes.normalization)
+    predicted = explanation.predicted.tolist()
+    cells = []
+    for index, image in enumerate(images):
+        target = None if probes.targets is None else int(probes.targets[index])
+        mistake = target is not None and predicted[index] != target
+        shown = [image, overlay(image, heatmaps[index], style)]
+        headings = ["image", probes.class_name(int(explanation.targets[index]))]
+        if of_predicted is not None and index in of_predicted:
+            shown.append(overlay(image, of_predicted[index], style))
+            headings.append(probes.class_name(predicted[index]))
+        lines = _labels(probes, target, mistake) + _note(explanation, index) + _top_classes(probes, explanation, index)
+        cells.append(Cell(shown, lines, headings, alert=mistake))
+    rows = max(len(cell.lines) for cell in cells)
+    filled = [Cell(c.pictures, [*c.lines, *[Line("")] * (rows - len(c.lines))], c.headings, c.alert) for c in cells]
+    return grid(filled, columns=_COLUMNS)
+
+
+def _labels(probes: ProbeSet, target: int | None, mistake: bool) -> list[Line]:
+    if target is None:
+        return []
+    label = f"true: {probes.class_name(target)}"
+    return [Line(f"{label} - MISTAKE", ALERT) if mistake else Line(label)]
+
+
+def _note(explanation: Explanation, index: int) -> list[Line]:
+    if explanation.skipped[index]:
+        return [Line("skipped: not finite", ALERT)]
+    return [Line("blank map", ALERT)] if explanation.blank[index] else []
+
+
+def _top_classes(probes: ProbeSet, explanation: Explanation, index: int) -> list[Line]:
+    probabilities = explanation.probabilities[index]
+    top = probabilities.topk(min(_TOP, len(probabilities)))
+    pairs = zip(top.values.tolist(), top.indices.tolist(), strict=True)
+    return [Line(f"{probability:.2f} {probes.class_name(place)}", MUTED) for probability, place in pairs]
+
+
+def history_picture(probes: ProbeSet, looks: Sequence[PastLook], style: Style, brightest: float | None) -> Picture:
+    """One row a probe: the image, then its overlay at each of the given looks, oldest first, under the look's epoch."""
+    size = probes.images.shape[2:]
+    heatmaps = [scaled(look.raw, size, brightest) for look in looks]
+    headings = ["image", *(f"epoch {look.epoch}" for look in looks)]
+    cells = []
+    for index, image in enumerate(to_pictures(probes.images, probes.normalization)):
+        overlays = [overlay(image, maps[index], style) for maps in heatmaps]
+        label = (
+            [] if probes.targets is None else [Line(f"true: {probes.class_name(int(probes.targets[index]))}", MUTED)]
+        )
+        cells.append(Cell([image, *overlays], label, headings))
+    return grid(cells, size=72)
+
+
+def class_mean_picture(probes: ProbeSet, explanation: Explanation, style: Style) -> Picture:
+    """One cell a class: the mean image, and the mean heatmap over it, of the probes whose explained class it is.
+
+    Each map counts alike, scaled to its own minimum and maximum. Skipped and blank maps are left out and counted.
+    """
+    cells = []
+    images = np.stack(to_pictures(probes.images, probes.normalization))
+    counted = ~(explanation.skipped | explanation.blank)
+    for target in sorted(set(explanation.targets.tolist())):
+        of_class = explanation.targets == target
+        mean_image = images[of_class.numpy()].mean(axis=0).round().astype(np.uint8)
+        used = of_class & counted
+        heat = explanation.heatmaps[used].mean(dim=0) if used.any() else torch.zeros(mean_image.shape[:2])
+        left_out = int(of_class.sum() - used.sum())
+        lines = [
+            Line(f"class: {probes.class_name(target)}"),
+            Line(f"mean of {int(used.sum())}" + (f", {left_out} blank or skipped" if left_out else ""), MUTED),
+        ]
+        cells.append(Cell([mean_image, overlay(mean_image, heat, style)], lines, ["mean image", "mean heatmap"]))
+    return grid(cells, columns=_COLUMNS)

@@ -1,0 +1,270 @@
+"""ProbeSet: the fixed images that are explained again and again, so that looks can be compared."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchvision.io import ImageReadMode, decode_image
+from torchvision.transforms.v2 import functional as transforms
+
+from cam_callbacks import datasets
+from cam_callbacks.batches import BatchFn, Samples, read_batch
+from cam_callbacks.datasets import Normalization
+
+_PHOTOS = {".jpg", ".jpeg", ".png", ".webp", ".gif"}
+
+
+@dataclass(frozen=True, eq=False)
+class ProbeSet:
+    """N images with what is known of them.
+
+    Attributes:
+        images: (N, C, *spatial) floating point, as the model is fed (normalised), on the CPU.
+        targets: (N,) int64, the true class of each, or None if it is not known.
+        masks: (N, *spatial) bool, True on the object, or None.
+        class_names: One name a class, in the order of the indices, or None.
+        normalization: Mean and standard deviation of each channel, for display; None if they are not known.
+
+    Raises:
+        TypeError: Images that are not floating point.
+        ValueError: No images, or parts that do not belong to N images of one size.
+    """
+
+    images: Tensor
+    targets: Tensor | None = None
+    masks: Tensor | None = None
+    class_names: tuple[str, ...] | None = None
+    normalization: Normalization | None = None
+
+    def __post_init__(self) -> None:
+        images = self.images
+        if not images.is_floating_point():
+            raise TypeError(f"images must be floating point, as the model is fed (normalised); got {images.dtype}")
+        if images.ndim < 3 or len(images) == 0:
+            raise ValueError(f"images has shape {tuple(images.shape)}; at least one of (C, *spatial) is needed")
+        if self.targets is not None and self.targets.shape != (len(images),):
+            raise ValueError(
+                f"targets has shape {tuple(self.targets.shape)}; {len(images)} images need ({len(images)},)"
+            )
+        expected = (len(images), *images.shape[2:])
+        if self.masks is not None and self.masks.shape != expected:
+            raise ValueError(f"masks has shape {tuple(self.masks.shape)}; images {tuple(images.shape)} need {expected}")
+
+    def __len__(self) -> int:
+        """The number of probes, N."""
+        return len(self.images)
+
+    @property
+    def fingerprint(self) -> str:
+        """Sha256 of the images, targets and masks: two probe sets with the same fingerprint are the same."""
+        digest = hashlib.sha256()
+        for part in (self.images, self.targets, self.masks):
+            if part is not None:
+                digest.update(f"{part.dtype}{tuple(part.shape)}".encode())
+                digest.update(part.contiguous().view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()
+
+    def class_name(self, index: int) -> str:
+        """The name of a class; its number if it has none."""
+        return self.class_names[index] if self.class_names and index < len(self.class_names) else str(index)
+
+    @classmethod
+    def from_dataset(cls, dataset: Any, num_probes: int = 16, batch_fn: BatchFn | None = None) -> ProbeSet:
+        """Pick probes from a data set, balanced over its classes, the first images of each.
+
+        Items are read in order until each class that the data set names has its share, at most all of them. Class names
+        and normalisation are taken from the data set where it has them.
+
+        Args:
+            dataset: A map-style data set; its items are understood as batches are, without the first dimension.
+            num_probes: How many images to pick.
+            batch_fn: Called on an item with a first dimension added; see `cam_callbacks.batches.read_batch`.
+
+        Raises:
+            TypeError: Items that are not understood.
+            ValueError: An empty data set.
+        """
+        names = datasets.class_names(dataset)
+        collector = ProbeCollector(num_probes)
+        for index in range(len(dataset)):
+            collector.offer(read_batch(_batch_of_one(dataset[index]), batch_fn))
+            if names is not None and collector.is_balanced(len(names)):
+                break
+        return replace(collector.probes(), class_names=names, normalization=datasets.normalization(dataset))
+
+    @classmethod
+    def from_folder(
+        cls,
+        folder: str | Path,
+        size: Sequence[int],
+        normalization: Normalization | None = None,
+        class_names: Sequence[str] | None = None,
+        num_probes: int | None = None,
+    ) -> ProbeSet:
+        """Read the photos of a folder, resized and cropped at the centre.
+
+        Photos in subfolders have the subfolder's name as class; its index is that in `class_names`, or without them that
+        of the sorted names of the subfolders. Photos beside the subfolders are read only if there are no subfolders, and
+        have no class.
+
+        Args:
+            folder: The folder.
+            size: Height and width that the model is fed.
+            normalization: Mean and standard deviation that the model's images are normalised with; None for images in [0, 1].
+            class_names: The classes of the model.
+            num_probes: At most so many, balanced over the classes; None for all.
+
+        Raises:
+            ValueError: A folder that does not exist or holds no photos, or a subfolder that is not among `class_names`.
+        """
+        root = Path(folder)
+        if not root.is_dir():
+            raise ValueError(f"probes={str(folder)!r} is not a folder")
+        subfolders = sorted(path.name for path in root.iterdir() if path.is_dir())
+        names = tuple(class_names or subfolders) or None
+        unknown = [name for name in subfolders if name not in (names or ())]
+        if unknown:
+            raise ValueError(
+                f"the subfolders {unknown} of probes={str(folder)!r} are not among the classes {list(names or ())}"
+            )
+        photos = sorted(path for path in root.glob("*/*" if subfolders else "*") if path.suffix.lower() in _PHOTOS)
+        if not photos:
+            raise ValueError(f"probes={str(folder)!r} holds no photos ({', '.join(sorted(_PHOTOS))})")
+        collector = ProbeCollector(num_probes or len(photos))
+        for photo in photos:
+            target = torch.tensor([names.index(photo.parent.name)]) if subfolders and names else None
+            collector.offer(Samples(_read_photo(photo, size, normalization).unsqueeze(0), target, None))
+        return replace(collector.probes(), class_names=names, normalization=normalization)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Tensors and primitives only, so that a checkpoint with it loads with `weights_only`."""
+        normalization = None if self.normalization is None else [list(part) for part in self.normalization]
+        return {
+            "images": self.images,
+            "targets": self.targets,
+            "masks": self.masks,
+            "class_names": None if self.class_names is None else list(self.class_names),
+            "normalization": normalization,
+        }
+
+    @classmethod
+    def from_state_dict(cls, state: dict[str, Any]) -> ProbeSet:
+        """The probe set that `state_dict` was made of."""
+        names, normalization = state["class_names"], state["normalization"]
+        return cls(
+            state["images"],
+            state["targets"],
+            state["masks"],
+            None if names is None else tuple(names),
+            None if normalization is None else (tuple(normalization[0]), tuple(normalization[1])),
+        )
+
+
+class ProbeCollector:
+    """Picks images from batches as they pass by: balanced over the classes as far as they appear, without chance.
+
+    It keeps the first images that come. When it is full, an image of a class that has two fewer than the fullest class takes
+    the place of that class' last one.
+    """
+
+    def __init__(self, num_probes: int) -> None:
+        self.num_probes = num_probes
+        self.ignored = 0
+        """Images that were left out because their size, or what is known of them, differs from that of the first."""
+        self._kept: list[tuple[int, Samples]] = []
+
+    def offer(self, samples: Samples) -> None:
+        """Look at the samples of a batch, on any device; keep what is needed, on the CPU."""
+        count = len(samples.images)
+        classes = samples.targets.tolist() if samples.targets is not None else [-1] * count
+        for index, target in enumerate(classes):
+            if samples.targets is not None and target < 0:
+                continue  # the usual mark of "no label", e.g. -100
+            if self._kept and not _alike(samples, self._kept[0][1]):
+                self.ignored += 1
+            elif self._make_room(target):
+                self._kept.append((target, _one(samples, index)))
+
+    def _make_room(self, target: int) -> bool:
+        if len(self._kept) < self.num_probes:
+            return True
+        counts = Counter(kept for kept, _ in self._kept)
+        fullest, most = counts.most_common(1)[0]
+        if counts[target] + 2 > most:
+            return False
+        del self._kept[max(place for place, (kept, _) in enumerate(self._kept) if kept == fullest)]
+        return True
+
+    def is_balanced(self, classes: int) -> bool:
+        """Whether nothing that may still come would change the choice, given the number of classes."""
+        counts = Counter(kept for kept, _ in self._kept)
+        share = self.num_probes // classes
+        return len(self._kept) == self.num_probes and (
+            share == 0 or (len(counts) == classes and min(counts.values()) >= share)
+        )
+
+    def probes(self) -> ProbeSet:
+        """What was picked, the classes one after the other.
+
+        Raises:
+            ValueError: Nothing was offered.
+        """
+        if not self._kept:
+            raise ValueError("no probes: no labelled image passed by")
+        kept = [samples for _, samples in sorted(self._kept, key=lambda pair: pair[0])]
+        targets = [samples.targets for samples in kept if samples.targets is not None]
+        masks = [samples.masks for samples in kept if samples.masks is not None]
+        return ProbeSet(
+            torch.cat([samples.images for samples in kept]),
+            torch.cat(targets) if targets else None,
+            torch.cat(masks) if masks else None,
+        )
+
+
+def _one(samples: Samples, index: int) -> Samples:
+    """One sample on the CPU, as ordinary tensors also where it came by in inference mode."""
+    with torch.inference_mode(False):
+        parts = (samples.images, samples.targets, samples.masks)
+        return Samples(*(None if part is None else part[index : index + 1].detach().cpu().clone() for part in parts))  # type: ignore[arg-type]
+
+
+def _alike(a: Samples, b: Samples) -> bool:
+    return (
+        a.images.shape[1:] == b.images.shape[1:]
+        and a.images.dtype == b.images.dtype
+        and (a.targets is None) == (b.targets is None)
+        and (a.masks is None) == (b.masks is None)
+    )
+
+
+def _batch_of_one(item: Any) -> Any:
+    """An item of a data set as a batch: each number and tensor in it with a first dimension added."""
+    if isinstance(item, Tensor):
+        return item.unsqueeze(0)
+    if isinstance(item, (int, float)):
+        return torch.tensor([item])
+    if isinstance(item, dict):
+        return {key: _batch_of_one(part) for key, part in item.items()}
+    if isinstance(item, (tuple, list)):
+        return tuple(_batch_of_one(part) for part in item)
+    return torch.as_tensor(item).unsqueeze(0) if hasattr(item, "__array__") else item
+
+
+def _read_photo(path: Path, size: Sequence[int], normalization: Normalization | None) -> Tensor:
+    """(3, *size) float32: shorter side resized to fit, cropped at the centre, normalised."""
+    photo = decode_image(str(path), mode=ImageReadMode.RGB)
+    height, width = photo.shape[1:]
+    scale = max(size[0] / height, size[1] / width)
+    photo = transforms.resize(photo, [round(height * scale), round(width * scale)], antialias=True)
+    photo = transforms.center_crop(photo, list(size))
+    image = transforms.to_dtype(photo, torch.float32, scale=True)
+    if normalization is not None:
+        image = transforms.normalize(image, *map(list, normalization))
+    return torch.as_tensor(image)

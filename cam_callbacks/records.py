@@ -1,0 +1,27 @@
+"""The names of all that is written to a logger, shared by those who write and those who read. Imports nothing."""
+
+HEATMAPS = "heatmaps"
+"""Image: one cell a probe, the image beside its overlay, labels and predictions under them."""
+
+HISTORY = "history"
+"""Image: the same probes at the first, some middle and the current look."""
+
+CLASS_MEAN = "class_mean"
+"""Image: the mean heatmap of each class."""
+
+PASSES = "passes"
+"""Scalar: forward samples spent on the look."""
+
+SECONDS = "seconds"
+"""Scalar: wall-clock seconds of the look."""
+
+BLANK = "blank"
+"""Scalar: probes whose map has no contrast."""
+
+SKIPPED = "skipped"
+"""Scalar: probes without a map, because activations or scores were not finite."""
+
+
+def tag(name: str, record: str, testing: bool = False) -> str:
+    """The full tag of a record of the monitor called `name`: `cam/heatmaps`, in a test run `cam_test/heatmaps`."""
+    return f"{name}_test/{record}" if testing else f"{name}/{record}"

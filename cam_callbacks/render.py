@@ -1,0 +1,234 @@
+"""Heatmap -> overlay -> grid. Pure functions; pictures are uint8 arrays (height, width, 3)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Literal, TypeAlias, get_args
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from cam_callbacks.datasets import Normalization
+
+Picture: TypeAlias = NDArray[np.uint8]
+Style = Literal["blend", "jet", "heatmap"]
+STYLES = get_args(Style)
+
+BACKGROUND = (32, 33, 36)
+TEXT = (232, 234, 237)
+MUTED = (154, 160, 166)
+ALERT = (255, 138, 128)
+
+_FONT_SIZE = 13
+_PADDING = 6
+# The colour map "inferno" of Matplotlib (CC0) at nine equal steps; linear between them.
+_INFERNO = (0x000004, 0x1F0C48, 0x550F6D, 0x88226A, 0xBA3655, 0xE35933, 0xF98C0A, 0xF9C932, 0xFCFFA4)
+
+
+def to_pictures(images: Tensor, normalization: Normalization | None) -> list[Picture]:
+    """Undo the normalisation of images, for display.
+
+    Args:
+        images: (N, C, H, W). One channel becomes grey, of three they are red, green and blue, of any other number the first
+            three are shown as such (two: their mean as grey).
+        normalization: Mean and standard deviation of each channel; None for images that are in [0, 1] already. Images that
+            still leave [0, 1] are scaled to their own minimum and maximum.
+
+    Returns:
+        N pictures (H, W, 3).
+    """
+    shown = _denormalized(images, normalization)
+    if shown.shape[1] == 2:
+        shown = shown.mean(dim=1, keepdim=True)
+    shown = shown[:, :3].expand(-1, 3, -1, -1)
+    if not _in_display_range(shown):
+        low, high = (pick(dim=(1, 2, 3), keepdim=True) for pick in (shown.amin, shown.amax))
+        shown = (shown - low) / (high - low).clamp_min(1e-12)
+    return list((shown.clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy())
+
+
+def displayable(images: Tensor, normalization: Normalization | None) -> bool:
+    """Whether undoing the normalisation brings images (N, C, H, W) into [0, 1], so that they can be shown as they were."""
+    if normalization is not None and len(normalization[0]) not in (1, images.shape[1]):
+        return False
+    return _in_display_range(_denormalized(images, normalization))
+
+
+def check_drawable(images: Tensor) -> None:
+    """Raise a ValueError unless images are (N, C, H, W)."""
+    if images.ndim != 4:
+        raise ValueError(f"images of shape {tuple(images.shape)} cannot be drawn; only (N, C, H, W) can")
+
+
+def _denormalized(images: Tensor, normalization: Normalization | None) -> Tensor:
+    shown = images.detach().float().cpu()
+    if normalization is None:
+        return shown
+    # (C,) -> (C, 1, 1)
+    mean, std = (torch.tensor(part).view(-1, 1, 1) for part in normalization)
+    return shown * std + mean
+
+
+def _in_display_range(images: Tensor) -> bool:
+    """Whether images are in [0, 1], but for what interpolation and rounding add."""
+    return bool(images.min() >= -0.05 and images.max() <= 1.05)
+
+
+def overlay(image: Picture, heatmap: Tensor | NDArray[np.float32], style: Style = "blend") -> Picture:
+    """Lay a heatmap over an image.
+
+    Args:
+        image: (H, W, 3) uint8.
+        heatmap: (H, W) in [0, 1]. One that is not finite (a skipped map) gives the darkened grey image, crossed out.
+        style: `"blend"`: heat in colour (black, purple, orange, yellow) over the grey image. `"jet"`: the picture of the
+            class activation literature: heat under 0.2 is cut, the rest goes through jet, darker where colder, onto the
+            image at half brightness in grey. `"heatmap"`: the heat alone, in the colours of `"blend"`.
+
+    Returns:
+        (H, W, 3) uint8.
+
+    Raises:
+        ValueError: An unknown style, or a heatmap of another size than the image.
+    """
+    if style not in STYLES:
+        raise ValueError(f"style={style!r} is unknown; choose one of {', '.join(map(repr, STYLES))}")
+    heat = np.asarray(heatmap, dtype=np.float32)
+    if heat.shape != image.shape[:2]:
+        raise ValueError(f"heatmap has shape {heat.shape}, the image {image.shape[:2]}; upsample the heatmap first")
+    grey = (image @ np.array([0.299, 0.587, 0.114], dtype=np.float32))[..., None]
+    if not np.isfinite(heat).all():
+        return _crossed_out(_to_uint8(grey * 0.4))
+    if style == "heatmap":
+        return _to_uint8(_look_up(_inferno(), heat))
+    if style == "blend":
+        return _to_uint8(0.35 * grey + 0.65 * _look_up(_inferno(), heat))
+    kept = np.where(heat < 0.2, 0, heat)
+    total = grey / 2 + _look_up(_jet(), kept) * kept[..., None]
+    return _to_uint8((total - total.min()) / max(float(np.ptp(total)), 1e-12) * 255)
+
+
+def _look_up(table: NDArray[np.float32], heat: NDArray[np.float32]) -> NDArray[np.float32]:
+    colours: NDArray[np.float32] = table[(heat.clip(0, 1) * 255).round().astype(np.uint8)]
+    return colours
+
+
+@cache
+def _inferno() -> NDArray[np.float32]:
+    anchors = np.array([[colour >> 16, colour >> 8 & 255, colour & 255] for colour in _INFERNO], dtype=np.float32)
+    at = np.linspace(0, len(anchors) - 1, 256)
+    return np.stack([np.interp(at, range(len(anchors)), channel) for channel in anchors.T], axis=1).astype(np.float32)
+
+
+@cache
+def _jet() -> NDArray[np.float32]:
+    at = np.linspace(0, 1, 256)[:, None]
+    centres = np.array([0.75, 0.5, 0.25])
+    table: NDArray[np.float32] = ((1.5 - np.abs(at - centres) * 4).clip(0, 1) * 255).astype(np.float32)
+    return table
+
+
+def _crossed_out(picture: Picture) -> Picture:
+    canvas = Image.fromarray(np.broadcast_to(picture, (*picture.shape[:2], 3)).copy())
+    draw = ImageDraw.Draw(canvas)
+    right, bottom = canvas.width - 1, canvas.height - 1
+    draw.line([(0, 0), (right, bottom)], fill=ALERT)
+    draw.line([(0, bottom), (right, 0)], fill=ALERT)
+    return np.asarray(canvas)
+
+
+def _to_uint8(values: NDArray[np.float32]) -> Picture:
+    rounded: Picture = values.round().clip(0, 255).astype(np.uint8)
+    return rounded
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line of text under or beside pictures."""
+
+    text: str
+    colour: tuple[int, int, int] = TEXT
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Pictures side by side, each with a heading, and lines of text under them."""
+
+    pictures: Sequence[Picture]
+    lines: Sequence[Line] = ()
+    headings: Sequence[str] = ()
+    alert: bool = False
+    """Whether the cell is framed as a mistake."""
+
+
+def grid(cells: Sequence[Cell], columns: int = 1, size: int = 112) -> Picture:
+    """Set cells out in rows.
+
+    Args:
+        cells: They are filled up to the size of the largest.
+        columns: Cells in a row.
+        size: Longer side of each picture in pixels; small pictures are enlarged without smoothing.
+
+    Raises:
+        ValueError: There are no cells.
+    """
+    if not cells:
+        raise ValueError("cells is empty; a grid needs at least one")
+    drawn = [_draw(cell, size) for cell in cells]
+    width = max(cell.width for cell in drawn)
+    height = max(cell.height for cell in drawn)
+    columns = min(columns, len(drawn))
+    rows = -(-len(drawn) // columns)
+    canvas = Image.new("RGB", (columns * width, rows * height), BACKGROUND)
+    for index, cell in enumerate(drawn):
+        canvas.paste(cell, (index % columns * width, index // columns * height))
+    return np.asarray(canvas)
+
+
+def _draw(cell: Cell, size: int) -> Image.Image:
+    pictures = [_resized(picture, size) for picture in cell.pictures]
+    inner = sum(picture.width for picture in pictures) + _PADDING * (len(pictures) - 1)
+    line = _FONT_SIZE + 3
+    top = _PADDING + (line if cell.headings else 0)
+    below = top + max(picture.height for picture in pictures)
+    canvas = Image.new("RGB", (inner + 2 * _PADDING, below + line * len(cell.lines) + 2 * _PADDING), BACKGROUND)
+    draw = ImageDraw.Draw(canvas)
+    left = _PADDING
+    for index, picture in enumerate(pictures):
+        if cell.headings:
+            heading = _fitting(cell.headings[index], picture.width)
+            draw.text((left, _PADDING - 2), heading, font=_font(), fill=MUTED)
+        canvas.paste(picture, (left, top))
+        left += picture.width + _PADDING
+    for index, text in enumerate(cell.lines):
+        at = (_PADDING, below + 2 + line * index)
+        draw.text(at, _fitting(text.text, inner), font=_font(), fill=text.colour)
+    if cell.alert:
+        draw.rectangle((1, 1, canvas.width - 2, canvas.height - 4), outline=ALERT, width=2)
+    return canvas
+
+
+def _resized(picture: Picture, size: int) -> Image.Image:
+    image = Image.fromarray(picture)
+    scale = size / max(image.size)
+    width, height = (max(1, round(side * scale)) for side in image.size)
+    return image.resize((width, height), Image.Resampling.NEAREST if scale > 1 else Image.Resampling.BILINEAR)
+
+
+def _fitting(text: str, width: int) -> str:
+    """The text, cut with an ellipsis where it is wider than `width` pixels."""
+    text = " ".join(text.split())
+    if _font().getlength(text) <= width:
+        return text
+    while text and _font().getlength(text + "...") > width:
+        text = text[:-1]
+    return text + "..."
+
+
+@cache
+def _font() -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    return ImageFont.load_default(_FONT_SIZE)

@@ -1,0 +1,161 @@
+"""What we ask of the Trainer: the two Lightning namespaces, the loop, the step, the data, precision, ranks. No hook methods."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from torch import Tensor, nn
+
+from cam_callbacks import targets
+
+if TYPE_CHECKING:
+    from lightning_fabric.utilities.exceptions import MisconfigurationException
+    from pytorch_lightning import Callback, Trainer
+
+    CallbackBase = Callback
+    Misconfiguration = MisconfigurationException
+
+T = TypeVar("T")
+
+
+def _classes(module: str, name: str) -> tuple[type, ...]:
+    """The class of that name in each installed Lightning: `pytorch_lightning` and `lightning.pytorch` are two packages."""
+    found = []
+    for package in ("pytorch_lightning", "lightning.pytorch"):
+        try:
+            found.append(getattr(import_module(f"{package}.{module}"), name))
+        except ModuleNotFoundError:
+            continue
+    return tuple(found)
+
+
+if not TYPE_CHECKING:
+    CallbackBase = type("CallbackBase", _classes("callbacks", "Callback"), {"__doc__": "A callback for every Trainer."})
+    Misconfiguration = type(
+        "Misconfiguration",
+        _classes("utilities.exceptions", "MisconfigurationException"),
+        {"__doc__": "The MisconfigurationException of every installed Lightning."},
+    )
+
+
+def _evaluation_loop(trainer: Trainer) -> Any:
+    if trainer.testing:
+        return trainer.test_loop
+    if trainer.state.fn == "fit":
+        return trainer.fit_loop.epoch_loop.val_loop
+    return trainer.validate_loop
+
+
+def is_last_batch(trainer: Trainer) -> bool:
+    """Whether the evaluation batch that has just ended is the last one, over all loaders."""
+    return bool(_evaluation_loop(trainer).batch_progress.is_last_batch)
+
+
+def fitting(trainer: Trainer) -> bool:
+    """Whether the trainer is in `fit`, as opposed to `validate` or `test`."""
+    return trainer.state.fn == "fit"
+
+
+def step(trainer: Trainer) -> int:
+    """The step at which Lightning writes the scalars of this evaluation; not `global_step`, which is one further."""
+    return int(trainer.fit_loop.epoch_loop._batches_that_stepped)
+
+
+def folder(trainer: Trainer) -> str:
+    """Where the trainer keeps its logs."""
+    return trainer.log_dir or trainer.default_root_dir
+
+
+def will_validate(trainer: Trainer) -> bool:
+    """Whether this `fit` validates at all."""
+    return bool(trainer.enable_validation)
+
+
+def datasets(trainer: Trainer) -> Iterator[Any]:
+    """What may know the names of the classes and the normalisation: the data sets being evaluated, then the datamodule."""
+    loaders = trainer.test_dataloaders if trainer.testing else trainer.val_dataloaders
+    yield from _datasets(loaders)
+    datamodule = getattr(trainer, "datamodule", None)
+    if datamodule is not None:
+        yield datamodule
+
+
+def _datasets(loaders: Any) -> Iterator[Any]:
+    if hasattr(loaders, "dataset"):
+        yield loaders.dataset
+    elif hasattr(loaders, "iterables"):
+        yield from _datasets(loaders.iterables)
+    elif isinstance(loaders, Mapping):
+        for loader in loaders.values():
+            yield from _datasets(loader)
+    elif isinstance(loaders, Sequence):
+        for loader in loaders:
+            yield from _datasets(loader)
+
+
+def forward_in_precision(trainer: Trainer, forward_fn: targets.ForwardFn | None) -> targets.ForwardFn:
+    """The user's forward in the precision that the trainer validates in: autocast is off in callbacks otherwise."""
+
+    def call(model: nn.Module, images: Tensor) -> Any:
+        with trainer.precision_plugin.val_step_context():
+            return targets.forward(model, images, forward_fn)
+
+    return call
+
+
+def from_first_rank(trainer: Trainer, value: T) -> T:
+    """The value that the first rank has, on all ranks."""
+    return value if trainer.world_size == 1 else trainer.strategy.broadcast(value)
+
+
+def all_agree(trainer: Trainer, fine: bool) -> bool:
+    """Whether all ranks are fine, so that they go on, or give up, together."""
+    return fine if trainer.world_size == 1 else bool(trainer.strategy.reduce_boolean_decision(fine, all=True))
+
+
+@contextmanager
+def shown_progress(trainer: Trainer, name: str) -> Iterator[Callable[[int, int], None]]:
+    """Show `name 192/512` in the description of Lightning's progress bar, when a bar is on; put the description back."""
+    describe = _description_setter(trainer)
+    before = describe(None)
+    try:
+
+        def show(done: int, total: int) -> None:
+            describe(f"{name} {done}/{total}")
+
+        yield show
+    finally:
+        describe(before)
+
+
+def _description_setter(trainer: Trainer) -> Callable[[str | None], str | None]:
+    """A function that sets the description of the bar being shown, and returns the one before; None sets nothing."""
+    bar: Any = trainer.progress_bar_callback
+    which = "test_progress_bar" if trainer.testing else "val_progress_bar"
+    if bar is None or not bar.is_enabled or not trainer.is_global_zero:
+        return lambda text: None
+    if getattr(bar, "progress", None) is not None and getattr(bar, f"{which}_id", None) is not None:  # rich
+
+        def describe_rich(text: str | None) -> str | None:
+            task = getattr(bar, which)
+            before = str(task.description)
+            if text is not None:
+                bar.progress.update(task.id, description=text)
+                bar.refresh()
+            return before
+
+        return describe_rich
+    if hasattr(bar, f"_{which}") and hasattr(getattr(bar, f"_{which}"), "set_description_str"):  # tqdm
+
+        def describe_tqdm(text: str | None) -> str | None:
+            shown = getattr(bar, which)
+            before = str(shown.desc)
+            if text is not None:
+                shown.set_description_str(text)
+            return before
+
+        return describe_tqdm
+    return lambda text: None
