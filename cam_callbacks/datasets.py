@@ -51,20 +51,15 @@ def _unwrapped(dataset: Any) -> Iterator[Any]:
 
 def _steps(transform: Any, depth: int = 4) -> Iterator[Any]:
     """The steps of a transform in order, through `Compose`, `Sequential` and torchvision's `StandardTransform`."""
-    if transform is None or depth == 0:
-        return
     parts = getattr(transform, "transforms", None)
-    if parts is None and hasattr(transform, "transform"):
-        parts = [transform.transform]
-    if parts is None and isinstance(transform, Sequence):
-        parts = transform
     if parts is None and hasattr(transform, "children"):
         parts = list(transform.children())
-    if isinstance(parts, Sequence) and parts:
+    if parts is None and not callable(getattr(type(transform), "transform", None)):
+        parts = [getattr(transform, "transform", None)]
+    yield transform
+    if depth > 0 and isinstance(parts, Sequence):
         for part in parts:
             yield from _steps(part, depth - 1)
-    else:
-        yield transform
 
 
 def _normalization_of(step: Any) -> Normalization | None:
