@@ -86,18 +86,16 @@ def _top_classes(probes: ProbeSet, explanation: Explanation, index: int) -> list
 
 
 def history_picture(probes: ProbeSet, looks: Sequence[PastLook], style: Style, brightest: float | None) -> Picture:
-    """One row a probe: the image, then its overlay at each of the given looks, oldest first, under the look's epoch."""
+    """One row a probe: the image under its true class, then its overlay at each look, oldest first, under its epoch."""
     size = probes.images.shape[2:]
     heatmaps = [scaled(look.raw, size, brightest) for look in looks]
-    headings = ["image", *(f"epoch {look.epoch}" for look in looks)]
+    epochs = [f"ep. {look.epoch}" for look in looks]
     cells = []
     for index, image in enumerate(to_pictures(probes.images, probes.normalization)):
         overlays = [overlay(image, maps[index], style) for maps in heatmaps]
-        label = (
-            [] if probes.targets is None else [Line(f"true: {probes.class_name(int(probes.targets[index]))}", MUTED)]
-        )
-        cells.append(Cell([image, *overlays], label, headings))
-    return grid(cells, size=72)
+        label = "image" if probes.targets is None else probes.class_name(int(probes.targets[index]))
+        cells.append(Cell([image, *overlays], headings=[label, *epochs]))
+    return grid(cells, size=64)
 
 
 def class_mean_picture(probes: ProbeSet, explanation: Explanation, style: Style) -> Picture:
@@ -118,5 +116,5 @@ def class_mean_picture(probes: ProbeSet, explanation: Explanation, style: Style)
             Line(f"class: {probes.class_name(target)}"),
             Line(f"mean of {int(used.sum())}" + (f", {left_out} blank or skipped" if left_out else ""), MUTED),
         ]
-        cells.append(Cell([mean_image, overlay(mean_image, heat, style)], lines, ["mean image", "mean heatmap"]))
+        cells.append(Cell([mean_image, overlay(mean_image, heat, style)], lines, ["mean image", "heatmap"]))
     return grid(cells, columns=_COLUMNS)
