@@ -36,8 +36,8 @@ class Samples:
 def read_batch(batch: Any, batch_fn: BatchFn | None = None) -> Samples:
     """Find images, targets and masks in a batch.
 
-    Understood are images alone, `(images, targets)`, `(images, targets, masks)`, and mappings with the usual keys. Targets
-    may be class indices (N,) or (N, 1), whole-numbered floats, or one-hot rows (N, classes).
+    Understood are images alone, `(images, targets)`, `(images, targets, masks)`, and mappings with the usual keys.
+    Targets may be class indices (N,) or (N, 1), whole-numbered floats, or one-hot rows (N, classes).
 
     Raises:
         TypeError: The batch is none of these, or its images are not floating point.
@@ -50,7 +50,8 @@ def read_batch(batch: Any, batch_fn: BatchFn | None = None) -> Samples:
         raise TypeError(f"the batch is not understood: {describe(batch)}. {_REMEDY}")
     if not images.is_floating_point():
         raise TypeError(
-            f"the images of the batch are {images.dtype}, not floating point: {describe(batch)}. {_REMEDY}, the images as "
+            f"the images of the batch are {images.dtype}, not floating point: {describe(batch)}. {_REMEDY}, the "
+            "images as "
             "the model is fed them"
         )
     return Samples(images, _class_indices(targets, images, batch), _object_masks(masks, images))

@@ -12,7 +12,7 @@ IMAGENET: Normalization = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
 def class_names(dataset: Any) -> tuple[str, ...] | None:
-    """The names of the classes, in the order of their indices, if the data set has them (`classes`, `class_names`, ...)."""
+    """The names of the classes, in the order of their indices, if the data set has them."""
     for layer in _unwrapped(dataset):
         names = getattr(layer, "classes", None) or getattr(layer, "class_names", None) or _hub_names(layer)
         if isinstance(names, Sequence) and not isinstance(names, str) and names:

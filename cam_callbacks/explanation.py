@@ -18,17 +18,18 @@ class Explanation:
     """Heatmaps for N images, one target class each.
 
     Attributes:
-        heatmaps: (N, *spatial) float32 in [0, 1] at the resolution of the images, each map scaled to its own minimum and
-            maximum. A *blank* map is 0 everywhere, a *skipped* one NaN everywhere.
-        raw: (N, *spatial of the layer) float32, >= 0, the map before upsampling and scaling, in units of the activations:
-            its magnitude can be compared between looks. NaN where skipped.
+        heatmaps: (N, *spatial) float32 in [0, 1] at the resolution of the images, each map scaled to its own minimum
+            and maximum. A *blank* map is 0 everywhere, a *skipped* one NaN everywhere.
+        raw: (N, *spatial of the layer) float32, >= 0, the map before upsampling and scaling, in units of the
+            activations: its magnitude can be compared between looks. NaN where skipped.
         targets: (N,) int64, the class that was explained.
         scores: (N, classes) float32, the logits of the unmasked images.
         probabilities: (N, classes) float32, their softmax (a one-logit head: its sigmoid).
         target_layer: dotted name of the layer whose activations were used.
-        passes: (N,) int64, forward samples spent on each image: its unmasked pass and one for each mask. A pass that all
-            images share is counted with each of them.
-        error: (N,) float32, estimated relative error of the heatmap against its exact form; 0 where every mask was forwarded.
+        passes: (N,) int64, forward samples spent on each image: its unmasked pass and one for each mask. A pass that
+            all images share is counted with each of them.
+        error: (N,) float32, estimated relative error of the heatmap against its exact form; 0 where every mask was
+            forwarded.
         skipped: (N,) bool, True where activations or scores were not finite, so that no map exists.
     """
 
@@ -53,7 +54,7 @@ class Explanation:
 
     @property
     def blank(self) -> Tensor:
-        """(N,) bool, True where the map has no contrast: it is 0, or one constant, everywhere. Skipped maps are not blank."""
+        """(N,) bool, True where the map has no contrast: it is one constant. Skipped maps are not blank."""
         flat = self.heatmaps.flatten(1)
         return (flat == 0).all(dim=1)
 

@@ -85,12 +85,15 @@ def spatial_output(outputs: list[Any], name: str, images: Tensor) -> Tensor:
     activations = outputs[-1]
     if not isinstance(activations, Tensor):
         raise ValueError(
-            f"target_layer={name!r} returns {type(activations).__name__}, not a tensor; name a layer inside it or after it"
+            f"target_layer={name!r} returns {type(activations).__name__}, not a tensor; name a layer inside it "
+            "or after it"
         )
     if not _is_spatial(activations, images):
         raise ValueError(
-            f"target_layer={name!r} has an output of shape {tuple(activations.shape)} for images {tuple(images.shape)}; Score-CAM "
-            "needs (N, channels, *spatial) with more than one position. Name an earlier layer, or leave target_layer out"
+            f"target_layer={name!r} has an output of shape {tuple(activations.shape)} for images "
+            f"{tuple(images.shape)}; Score-CAM "
+            "needs (N, channels, *spatial) with more than one position. Name an earlier layer, or leave "
+            "target_layer out"
         )
     return activations
 
@@ -117,10 +120,10 @@ class _Call:
 def choose(model: nn.Module, images: Tensor, forward: Forward) -> str:
     """The last layer with spatial output, found by running `forward` on one image.
 
-    Three kinds of layers are passed over: pooling, because the map is finer just before it; class maps (as many channels as
-    the model has classes, as at the end of SqueezeNet), because they are the answer, not what it was read from; and those
-    that do nothing in evaluation (dropout, identity). Of modules that return the very same tensor
-    (a block and the last layer in it) the outermost gives the name.
+    Three kinds of layers are passed over: pooling, because the map is finer just before it; class maps (as many
+    channels as the model has classes, as at the end of SqueezeNet), because they are the answer, not what it was read
+    from; and those that do nothing in evaluation (dropout, identity). Of modules that return the very same tensor (a
+    block and the last layer in it) the outermost gives the name.
 
     Args:
         model: The model; to be called inside `undisturbed`.

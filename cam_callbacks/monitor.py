@@ -44,11 +44,13 @@ class CAMMonitor(CallbackBase):
 
     It picks a few images from the validation batches that pass by, explains the same ones at every look, and logs:
 
-    - `cam/heatmaps`: each image beside its overlay, with its label and the three most probable classes; mistakes are framed;
+    - `cam/heatmaps`: each image beside its overlay, with its label and the three most probable classes; mistakes are
+      framed;
     - `cam/history`: the same images at the first, some middle and the current look;
     - `cam/class_mean`: the mean heatmap of each class;
-    - `cam/passes`, `cam/seconds`: forward samples and time spent; `cam/blank`, `cam/skipped`: maps without contrast, and
-      images without a map because activations or scores were not finite. They can be monitored by other callbacks.
+    - `cam/passes`, `cam/seconds`: forward samples and time spent; `cam/blank`, `cam/skipped`: maps without contrast,
+      and images without a map because activations or scores were not finite. They can be monitored by other
+      callbacks.
 
     It looks while the weights that this validation's metrics came from are in place (also averaged ones), at the last
     validation batch. Weights after training are bit for bit those of a run without it.
@@ -56,23 +58,24 @@ class CAMMonitor(CallbackBase):
     Args:
         target_layer: Dotted name of the layer whose activations are used; None chooses the last with spatial output.
         method: How heatmaps are computed.
-        probes: The images to explain: None picks them from the validation batches; a folder of photos; a data set, of which
-            the first images of each class are taken; or a `ProbeSet`.
+        probes: The images to explain: None picks them from the validation batches; a folder of photos; a data set, of
+            which the first images of each class are taken; or a `ProbeSet`.
         num_probes: How many images are picked.
-        explain: `"true"`: the true class of each image, the steady choice for a trend. `"predicted"`: the predicted class.
-            `"both"`: the true class, and beside it the predicted one where they differ. A number: that class.
+        explain: `"true"`: the true class of each image, the steady choice for a trend. `"predicted"`: the predicted
+            class. `"both"`: the true class, and beside it the predicted one where they differ. A number: that class.
         every_n_epochs: Look after the validations of every n-th epoch of `fit`. `validate()` and `test()` always look.
         class_names: Names of the classes; None takes them from the data set or the datamodule, if they have them.
-        normalization: Mean and standard deviation of each channel, that the images were normalised with, or `"imagenet"`;
-            None takes them from the data set's transforms if they can be found.
+        normalization: Mean and standard deviation of each channel, that the images were normalised with, or
+            `"imagenet"`; None takes them from the data set's transforms if they can be found.
         batch_fn: Called as `batch_fn(batch)` on batches that are not understood; returns `(images, targets)` or
             `(images, targets, masks)`.
-        forward_fn: Called as `forward_fn(pl_module, images)` in place of `pl_module(images)`; returns logits (N, classes).
+        forward_fn: Called as `forward_fn(pl_module, images)` in place of `pl_module(images)`; returns logits
+            (N, classes).
         style: How overlays are drawn, see `cam_callbacks.render.overlay`.
         brightness: `"image"`: each map is scaled to its own maximum. `"run"`: to the largest of all looks, so that
             magnitudes can be compared between them.
-        on_error: What an error does once training has started. `"warn"`: one warning with the traceback, no look until the
-            next validation, after three in a row none any more. `"raise"`: it ends the run.
+        on_error: What an error does once training has started. `"warn"`: one warning with the traceback, no look
+            until the next validation, after three in a row none any more. `"raise"`: it ends the run.
         name: First part of the tags; monitors in one trainer need different ones.
 
     Attributes:
@@ -80,8 +83,8 @@ class CAMMonitor(CallbackBase):
         explanation: Of the last look; its tensors on the CPU.
 
     Raises:
-        MisconfigurationException: An argument out of range; at the start of `fit`, or in its sanity check: a layer that does
-            not exist, a batch or an output that is not understood, and whatever else can be known by then.
+        MisconfigurationException: An argument out of range; at the start of `fit`, or in its sanity check: a layer
+            that does not exist, a batch or an output that is not understood, and whatever else can be known by then.
 
     Example::
 
@@ -156,7 +159,7 @@ class CAMMonitor(CallbackBase):
         return f"CAMMonitor[{self.name}]"
 
     def state_dict(self) -> dict[str, Any]:
-        """The probes (where they fit into 10 MB), the layer and the maps of earlier looks; tensors and primitives only."""
+        """Probes (where they fit into 10 MB), layer, maps of earlier looks; tensors and primitives only."""
         fits = self.probes is not None and self.probes.images.nbytes <= _PROBES_IN_CHECKPOINT
         return {
             "layer": self._layer,
@@ -187,7 +190,8 @@ class CAMMonitor(CallbackBase):
         self._check_layer(pl_module)
         if not lightning.will_validate(trainer):
             self._warn_once(
-                "CAMMonitor looks after each validation, but this fit has none: it will show nothing. It needs a validation "
+                "CAMMonitor looks after each validation, but this fit has none: it will show nothing. It needs "
+                "a validation "
                 "loader, a validation_step and limit_val_batches above 0"
             )
 
@@ -303,7 +307,8 @@ class CAMMonitor(CallbackBase):
             picked = self._collector.probes()
             if self._collector.ignored:
                 self._warn_once(
-                    f"CAMMonitor left out {self._collector.ignored} images whose size, or whose labels and masks, are not "
+                    f"CAMMonitor left out {self._collector.ignored} images whose size, or whose labels and "
+                    "masks, are not "
                     f"like those of the first, {tuple(picked.images.shape[1:])}"
                 )
         self._picked = self._described(trainer, picked)
@@ -313,7 +318,7 @@ class CAMMonitor(CallbackBase):
             self._notice_change(self._picked)
 
     def _described(self, trainer: Trainer, probes: ProbeSet) -> ProbeSet:
-        """The probes with class names and normalisation: the user's word, their own, or that of the data, in this order."""
+        """The probes with class names and normalisation: the user's word, else their own, else that of the data."""
         names = self.class_names or probes.class_names or _first(datasets.class_names, lightning.datasets(trainer))
         normalization = (
             self.normalization or probes.normalization or _first(datasets.normalization, lightning.datasets(trainer))
@@ -327,7 +332,8 @@ class CAMMonitor(CallbackBase):
             normalization = None
             if not render.displayable(probes.images, None):
                 self._warn_once(
-                    f"How the images were normalised: {wrong}. They are shown scaled to their own minimum and maximum; give "
+                    f"How the images were normalised: {wrong}. They are shown scaled to their own minimum and "
+                    "maximum; give "
                     'CAMMonitor(normalization=(mean, std)) or normalization="imagenet"'
                 )
         return replace(probes, class_names=names, normalization=normalization)
@@ -434,7 +440,8 @@ class CAMMonitor(CallbackBase):
         if probes.class_names is None or len(probes.class_names) == classes:
             return probes
         self._warn_once(
-            f"{len(probes.class_names)} class names were found or given, but the model has {classes} classes: classes are shown "
+            f"{len(probes.class_names)} class names were found or given, but the model has {classes} classes: "
+            "classes are shown "
             "by number. Give CAMMonitor(class_names=...)"
         )
         return replace(probes, class_names=None)

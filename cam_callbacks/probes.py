@@ -110,14 +110,15 @@ class ProbeSet:
     ) -> ProbeSet:
         """Read the photos of a folder, resized and cropped at the centre.
 
-        Photos in subfolders have the subfolder's name as class; its index is that in `class_names`, or without them that
-        of the sorted names of the subfolders. Photos beside the subfolders are read only if there are no subfolders, and
-        have no class.
+        Photos in subfolders have the subfolder's name as class; its index is that in `class_names`, or without them
+        that of the sorted names of the subfolders. Photos beside the subfolders are read only if there are no
+        subfolders, and have no class.
 
         Args:
             folder: The folder.
             size: Height and width that the model is fed.
-            normalization: Mean and standard deviation that the model's images are normalised with; None for images in [0, 1].
+            normalization: Mean and standard deviation that the model's images are normalised with; None for images in
+                [0, 1].
             class_names: The classes of the model.
             num_probes: At most so many, balanced over the classes; None for all.
 
@@ -170,8 +171,8 @@ class ProbeSet:
 class ProbeCollector:
     """Picks images from batches as they pass by: balanced over the classes as far as they appear, without chance.
 
-    It keeps the first images that come. When it is full, an image of a class that has two fewer than the fullest class takes
-    the place of that class' last one.
+    It keeps the first images that come. When it is full, an image of a class that has two fewer than the fullest
+    class takes the place of that class' last one.
     """
 
     def __init__(self, num_probes: int) -> None:

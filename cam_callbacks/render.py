@@ -35,10 +35,10 @@ def to_pictures(images: Tensor, normalization: Normalization | None) -> list[Pic
     """Undo the normalisation of images, for display.
 
     Args:
-        images: (N, C, H, W). One channel becomes grey, of three they are red, green and blue, of any other number the first
-            three are shown as such (two: their mean as grey).
-        normalization: Mean and standard deviation of each channel; None for images that are in [0, 1] already. Images that
-            still leave [0, 1] are scaled to their own minimum and maximum.
+        images: (N, C, H, W). One channel becomes grey, of three they are red, green and blue, of any other number the
+            first three are shown as such (two: their mean as grey).
+        normalization: Mean and standard deviation of each channel; None for images that are in [0, 1] already. Images
+            that still leave [0, 1] are scaled to their own minimum and maximum.
 
     Returns:
         N pictures (H, W, 3).
@@ -54,7 +54,7 @@ def to_pictures(images: Tensor, normalization: Normalization | None) -> list[Pic
 
 
 def displayable(images: Tensor, normalization: Normalization | None) -> bool:
-    """Whether undoing the normalisation brings images (N, C, H, W) into [0, 1], so that they can be shown as they were."""
+    """Whether undoing the normalisation brings images (N, C, H, W) into [0, 1]."""
     if normalization is not None and len(normalization[0]) not in (1, images.shape[1]):
         return False
     return _in_display_range(_denormalized(images, normalization))
@@ -86,9 +86,9 @@ def overlay(image: Picture, heatmap: Tensor | NDArray[np.float32], style: Style 
     Args:
         image: (H, W, 3) uint8.
         heatmap: (H, W) in [0, 1]. One that is not finite (a skipped map) gives the darkened grey image, crossed out.
-        style: `"blend"`: heat in colour (black, purple, orange, yellow) over the grey image. `"jet"`: the picture of the
-            class activation literature: heat under 0.2 is cut, the rest goes through jet, darker where colder, onto the
-            image at half brightness in grey. `"heatmap"`: the heat alone, in the colours of `"blend"`.
+        style: `"blend"`: heat in colour (black, purple, orange, yellow) over the grey image. `"jet"`: the picture of
+            the class activation literature: heat under 0.2 is cut, the rest goes through jet, darker where colder,
+            onto the image at half brightness in grey. `"heatmap"`: the heat alone, in the colours of `"blend"`.
 
     Returns:
         (H, W, 3) uint8.
@@ -188,7 +188,8 @@ def grid(cells: Sequence[Cell], columns: int = 1, size: int = 112) -> Picture:
     for index, cell in enumerate(drawn):
         canvas.paste(cell, (index % columns * width, index // columns * height))
     # Without the two lowest bits, which no eye misses, the PNG of a photo is a quarter smaller.
-    return np.asarray(canvas) & 0xFC
+    picture: Picture = np.asarray(canvas) & np.uint8(0xFC)
+    return picture
 
 
 def _draw(cell: Cell, size: int) -> Image.Image:

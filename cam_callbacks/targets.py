@@ -48,14 +48,14 @@ def forward(model: nn.Module, images: Tensor, forward_fn: ForwardFn | None = Non
 def class_scores(output: Any, probabilities: bool = False) -> ClassScores:
     """Read the class scores out of what a model returned.
 
-    Understood are a tensor, a tuple or list whose first entry is one, and an object or mapping with `logits`. A tensor of
-    shape (N,) or (N, 1) is the logit z of a binary classifier: class 1 has the logit z and the probability sigmoid(z),
-    class 0 the logit -z and the probability sigmoid(-z).
+    Understood are a tensor, a tuple or list whose first entry is one, and an object or mapping with `logits`. A
+    tensor of shape (N,) or (N, 1) is the logit z of a binary classifier: class 1 has the logit z and the probability
+    sigmoid(z), class 0 the logit -z and the probability sigmoid(-z).
 
     Args:
         output: What the model returned for N images.
-        probabilities: The model ends in a softmax (`returns_probabilities`): its output is the probabilities, the logarithm
-            of it the logits.
+        probabilities: The model ends in a softmax (`returns_probabilities`): its output is the probabilities, the
+            logarithm of it the logits.
 
     Raises:
         TypeError: The output is none of these.
@@ -66,7 +66,8 @@ def class_scores(output: Any, probabilities: bool = False) -> ClassScores:
         tensor = tensor.unsqueeze(1)
     if tensor.ndim != 2 or tensor.shape[1] == 0:
         raise ValueError(
-            f"the model returned a tensor of shape {tuple(tensor.shape)}; class scores of shape (N, classes) or (N, 1) are "
+            f"the model returned a tensor of shape {tuple(tensor.shape)}; class scores of shape (N, classes) or "
+            "(N, 1) are "
             "needed. Give forward_fn, a callable (model, images) -> logits (N, classes)"
         )
     logits = tensor.float()
@@ -89,7 +90,8 @@ def logits_of(output: Any) -> Tensor:
         return output[0]
     keys = f" with the keys {list(output)}" if isinstance(output, Mapping) else ""
     raise TypeError(
-        f"the model returned {type(output).__name__}{keys}; a tensor, a tuple whose first entry is one, or something with "
+        f"the model returned {type(output).__name__}{keys}; a tensor, a tuple whose first entry is one, or "
+        "something with "
         "`logits` is understood. Give forward_fn, a callable (model, images) -> logits (N, classes)"
     )
 

@@ -1,4 +1,4 @@
-"""What we ask of the Trainer: the two Lightning namespaces, the loop, the step, the data, precision, ranks. No hook methods."""
+"""What we ask of the Trainer: the two Lightnings, the loop, the step, the data, precision, ranks. No hook methods."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ T = TypeVar("T")
 
 
 def _classes(module: str, name: str) -> tuple[type, ...]:
-    """The class of that name in each installed Lightning: `pytorch_lightning` and `lightning.pytorch` are two packages."""
+    """The class of that name in each installed Lightning; `pytorch_lightning` and `lightning.pytorch` are two."""
     found = []
     for package in ("pytorch_lightning", "lightning.pytorch"):
         try:
@@ -75,7 +75,7 @@ def will_validate(trainer: Trainer) -> bool:
 
 
 def datasets(trainer: Trainer) -> Iterator[Any]:
-    """What may know the names of the classes and the normalisation: the data sets being evaluated, then the datamodule."""
+    """What may know class names and normalisation: the data sets being evaluated, then the datamodule."""
     loaders = trainer.test_dataloaders if trainer.testing else trainer.val_dataloaders
     yield from _datasets(loaders)
     datamodule = getattr(trainer, "datamodule", None)
@@ -118,7 +118,7 @@ def all_agree(trainer: Trainer, fine: bool) -> bool:
 
 @contextmanager
 def shown_progress(trainer: Trainer, name: str) -> Iterator[Callable[[int, int], None]]:
-    """Show `name 192/512` in the description of Lightning's progress bar, when a bar is on; put the description back."""
+    """Show `name 192/512` in the description of Lightning's progress bar, when a bar is on, and then put it back."""
     describe = _description_setter(trainer)
     before = describe(None)
     try:

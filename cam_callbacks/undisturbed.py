@@ -15,12 +15,12 @@ from torch import nn
 def undisturbed(model: nn.Module) -> Iterator[None]:
     """Evaluate `model` inside, find it and the process outside as they were.
 
-    Inside: every module is in eval mode, gradients are off, and compiled parts run eagerly, so that forward hooks fire and
-    nothing is recompiled. On the way out, whatever happened: the train flag of each module and the random number
-    generators (Python, NumPy, torch on every device in use) are put back.
+    Inside: every module is in eval mode, gradients are off, and compiled parts run eagerly, so that forward hooks
+        fire and nothing is recompiled. On the way out, whatever happened: the train flag of each module and the
+        random number generators (Python, NumPy, torch on every device in use) are put back.
 
-    Gradients are off by `no_grad`, not by `inference_mode`: a tensor that a model caches during its forward would become
-    an inference tensor, and the next training step would fail on it.
+    Gradients are off by `no_grad`, not by `inference_mode`: a tensor that a model caches during its forward would
+    become an inference tensor, and the next training step would fail on it.
     """
     training = [(module, module.training) for module in model.modules()]
     try:

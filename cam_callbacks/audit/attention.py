@@ -9,8 +9,9 @@ from torch import Tensor
 def heat_on_object(heatmaps: Tensor, masks: Tensor) -> Tensor:
     """The share of each heatmap's heat that lies on the object: sum(H * M) / sum(H).
 
-    The energy-based pointing game of Score-CAM (arXiv 1910.01279, section 4.3). A flat map has the area share of the object
-    (`area_share`), which is its chance level where objects lie at random places; where they lie in the centre, chance is higher.
+    The energy-based pointing game of Score-CAM (arXiv 1910.01279, section 4.3). A flat map has the area share of the
+    object (`area_share`), which is its chance level where objects lie at random places; where they lie in the centre,
+    chance is higher.
 
     Args:
         heatmaps: (N, *spatial), >= 0.

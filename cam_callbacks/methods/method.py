@@ -31,13 +31,14 @@ class Method(ABC):
         forward_fn: ForwardFn | None = None,
         progress: Progress | None = None,
     ) -> Explanation:
-        """Explain `targets` for `images`; leaves the model, its gradients and all random number generators as they were.
+        """Explain `targets` for `images`; leave model, gradients and random number generators as they were.
 
         Args:
             model: Any module that maps images to class scores, on any device, in any floating type.
-            images: (N, C, *spatial) floating point, as the model is fed, one to three spatial dimensions. They are moved to
-                the model's device and type.
-            target_layer: Dotted name of a submodule, or the submodule itself; None chooses the last with spatial output.
+            images: (N, C, *spatial) floating point, as the model is fed, one to three spatial dimensions. They are
+                moved to the model's device and type.
+            target_layer: Dotted name of a submodule, or the submodule itself; None chooses the last with spatial
+                output.
             targets: The class to explain: one for all, one for each image, or None for the predicted class of each.
             forward_fn: Called as `forward_fn(model, images)` instead of `model(images)`, and returns what
                 `cam_callbacks.targets.class_scores` understands, e.g. logits (N, classes).
@@ -47,8 +48,8 @@ class Method(ABC):
             The explanation, its tensors on the model's device.
 
         Raises:
-            TypeError: Images that are not floating point; a model that cannot be called with images alone; an output that
-                is not understood.
+            TypeError: Images that are not floating point; a model that cannot be called with images alone; an output
+                that is not understood.
             ValueError: Images that are empty, not finite or of the wrong shape; a layer that is unknown, not called or
                 without spatial output; targets out of range.
         """

@@ -37,8 +37,8 @@ class Look:
 class Network:
     """A model and the images to explain. Lives for one call, inside `undisturbed`.
 
-    Images are held with the channels last in memory, which convolutions on a CPU and on tensor cores run faster on. A model
-    that cannot read such input (it calls `.view` on an activation) is given contiguous images instead.
+    Images are held with the channels last in memory, which convolutions on a CPU and on tensor cores run faster on. A
+    model that cannot read such input (it calls `.view` on an activation) is given contiguous images instead.
     """
 
     def __init__(self, model: nn.Module, images: Tensor, forward_fn: ForwardFn | None, batch_size: int) -> None:
@@ -74,7 +74,8 @@ class Network:
             raise
         except RuntimeError as error:
             raise ValueError(
-                f"{type(self.model).__name__} cannot be run on images of shape {tuple(images.shape)}, {self.dtype}: {error}"
+                f"{type(self.model).__name__} cannot be run on images of shape {tuple(images.shape)}, "
+                f"{self.dtype}: {error}"
             ) from error
 
     def look(self, target_layer: str | nn.Module | None, targets: int | Sequence[int] | Tensor | None) -> Look:
@@ -98,7 +99,8 @@ class Network:
         if all(returns_probabilities(output) for output in outputs):
             self.returns_probabilities = True
             warnings.warn(
-                "the model returns probabilities (no entry is negative, rows sum to 1): they are used as they are, their "
+                "the model returns probabilities (no entry is negative, rows sum to 1): they are used as they "
+                "are, their "
                 "logarithm as logits",
                 stacklevel=4,
             )
@@ -144,11 +146,13 @@ def check_images(images: Tensor) -> None:
         raise TypeError(f"images must be a floating point tensor, as the model is fed (normalised); got {got}")
     if not 3 <= images.ndim <= 5 or 0 in images.shape:
         raise ValueError(
-            f"images has shape {tuple(images.shape)}; (N, C, *spatial) with one to three spatial dimensions, none of them "
+            f"images has shape {tuple(images.shape)}; (N, C, *spatial) with one to three spatial dimensions, "
+            "none of them "
             "empty, is needed"
         )
     bad = ~torch.isfinite(images).flatten(1).all(dim=1)
     if bad.any():
         raise ValueError(
-            f"images contains NaN or infinity, in {int(bad.sum())} of {len(images)} images: {bad.nonzero()[:8, 0].tolist()}"
+            f"images contains NaN or infinity, in {int(bad.sum())} of {len(images)} images: "
+            f"{bad.nonzero()[:8, 0].tolist()}"
         )

@@ -27,21 +27,22 @@ class ScoreCAM(Method):
         H_k  = (U(A_k) - min) / (max - min)
         heat = ReLU(sum_k w_k A_k),   w_k from the scores of x * H_k
 
-    then upsampled and scaled to [0, 1] for each image. A constant A_k masks nothing: it is *dead*, costs no pass and weighs 0.
-    The masked images are forwarded in chunks that are filled across images, so that memory depends on `batch_size` alone.
+    then upsampled and scaled to [0, 1] for each image. A constant A_k masks nothing: it is *dead*, costs no pass and
+    weighs 0. The masked images are forwarded in chunks that are filled across images, so that memory depends on
+    `batch_size` alone.
 
     The paper can be read in several ways. With p_c the probability and z_c the logit of c:
 
     - `"probability"`: w_k = p_c(x * H_k). The authors' code and the paper's section 3.2.
     - `"logit-softmax"`: w_k = softmax over the live k of z_c(x * H_k). The paper's Algorithm 1.
-    - `"increase"`: w_k = p_c(x * H_k) - p_c(0). The paper's Definitions 4 and 5. Tells classes apart best, but the map can
-      come out blank, when no mask raises the probability above that of the empty image.
-    - `"matlab"`: w_k = softmax over the live k of p_c(x * H_k) - p_c(x), on maps A_k that are each scaled to [0, 1] before they
-      are summed; as in the MATLAB example. A softmax over differences of probabilities is almost flat: the map is close to
-      the plain mean of the activations and says little of the class. It is there for comparison.
+    - `"increase"`: w_k = p_c(x * H_k) - p_c(0). The paper's Definitions 4 and 5. Tells classes apart best, but the
+      map can come out blank, when no mask raises the probability above that of the empty image.
+    - `"matlab"`: w_k = softmax over the live k of p_c(x * H_k) - p_c(x), on maps A_k that are each scaled to [0, 1]
+      before they are summed; as in the MATLAB example. A softmax over differences of probabilities is almost flat:
+      the map is close to the plain mean of the activations and says little of the class. It is there for comparison.
 
-    On two-class heads `"probability"` and `"logit-softmax"` give both classes nearly the same map; use `"increase"` to compare
-    two classes there.
+    On two-class heads `"probability"` and `"logit-softmax"` give both classes nearly the same map; use `"increase"`
+    to compare two classes there.
 
     Attributes:
         weighting: How the weight of a channel follows from the score of its masked image.

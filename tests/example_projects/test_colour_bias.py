@@ -1,4 +1,5 @@
-"""The demonstration, end to end: a small version of it is trained, and its event files and its picture are read back."""
+"""The demonstration, end to end: a small version of it is trained, and its event files and its picture are read
+back."""
 
 import subprocess
 import sys
