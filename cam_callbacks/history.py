@@ -27,19 +27,18 @@ class PastLook:
 
 
 class History:
-    """Past looks, oldest first. Beyond 64 every second one is forgotten, but never the first nor the last."""
+    """Past looks, oldest first. Beyond 64, the one closest to its neighbours is forgotten."""
 
     def __init__(self) -> None:
         self.looks: list[PastLook] = []
 
     def add(self, step: int, epoch: int, raw: Tensor) -> None:
-        """Append a look; one at the same step is replaced. Maps of another shape than before begin the history anew."""
-        if self.looks and self.looks[-1].raw.shape != raw.shape:
-            self.looks.clear()
-        self.looks = [look for look in self.looks if look.step != step]
+        """Append a look; it replaces those at its step and later, and all whose maps have another shape."""
+        self.looks = [look for look in self.looks if look.step < step and look.raw.shape == raw.shape]
         self.looks.append(PastLook(step, epoch, raw))
         if len(self.looks) > _MOST_LOOKS:
-            self.looks = [*self.looks[:-1:2], self.looks[-1]]
+            steps = [look.step for look in self.looks]
+            del self.looks[min(range(1, len(steps) - 1), key=lambda at: steps[at + 1] - steps[at - 1])]
 
     def selected(self, count: int) -> list[PastLook]:
         """The first look, the current one, and others at equal distances between them, at most `count`."""

@@ -50,7 +50,7 @@ def name_of(model: nn.Module, layer: str | nn.Module) -> str:
         return layer
     for name, module in model.named_modules():
         if module is layer:
-            return str(name)
+            return str(name).replace("_orig_mod.", "")
     raise ValueError(f"target_layer={type(layer).__name__}(...) is not a submodule of {type(model).__name__}")
 
 
@@ -73,7 +73,7 @@ def recorded(layer: nn.Module) -> Iterator[list[Any]]:
 
 
 def spatial_output(outputs: list[Any], name: str, images: Tensor) -> Tensor:
-    """The activations (N, K, *spatial) among what a layer put out; of several calls in one forward the last.
+    """The activations (N, K, *spatial) among what a layer put out; of several calls in one forward the last with space.
 
     Raises:
         ValueError: The layer was not called, or its output has no spatial dimensions.
@@ -82,7 +82,7 @@ def spatial_output(outputs: list[Any], name: str, images: Tensor) -> Tensor:
         raise ValueError(
             f"target_layer={name!r} was never called in the forward pass; name a layer that the images run through"
         )
-    activations = outputs[-1]
+    activations = next((output for output in reversed(outputs) if _is_spatial(output, images)), outputs[-1])
     if not isinstance(activations, Tensor):
         raise ValueError(
             f"target_layer={name!r} returns {type(activations).__name__}, not a tensor; name a layer inside it "
@@ -121,9 +121,9 @@ def choose(model: nn.Module, images: Tensor, forward: Forward) -> str:
     """The last layer with spatial output, found by running `forward` on one image.
 
     Three kinds of layers are passed over: pooling, because the map is finer just before it; class maps (as many
-    channels as the model has classes, as at the end of SqueezeNet), because they are the answer, not what it was read
-    from; and those that do nothing in evaluation (dropout, identity). Of modules that return the very same tensor (a
-    block and the last layer in it) the outermost gives the name.
+    channels as the model has classes, and no weights after them, as at the end of SqueezeNet), because they are the
+    answer, not what it was read from; and those that do nothing in evaluation (dropout, identity). Of modules that
+    return the very same tensor (a block and the last layer in it) the outermost gives the name.
 
     Args:
         model: The model; to be called inside `undisturbed`.
@@ -134,9 +134,13 @@ def choose(model: nn.Module, images: Tensor, forward: Forward) -> str:
         ValueError: No layer has spatial output.
     """
     calls: list[_Call] = []
+    weighted = 0  # the place in `calls` of the last layer with weights of its own
 
     def note(name: str) -> Callable[[nn.Module, Any, Any], None]:
         def keep(module: nn.Module, _inputs: Any, output: Any) -> None:
+            nonlocal weighted
+            if next(module.parameters(recurse=False), None) is not None:
+                weighted = len(calls)
             if _is_spatial(output, images[:1]):
                 inner = [call for call in calls if call.output is output and call.name.startswith(f"{name}.")]
                 passed_over = inner[-1].passed_over if inner else isinstance(module, _PASSED_OVER)
@@ -157,7 +161,11 @@ def choose(model: nn.Module, images: Tensor, forward: Forward) -> str:
         )
     logits = logits_of(output)
     classes = logits.shape[1] if logits.ndim > 1 else 1
-    features = [call for call in calls if not call.passed_over and call.output.shape[1] != classes]
+    features = [
+        call
+        for place, call in enumerate(calls)
+        if not call.passed_over and not (call.output.shape[1] == classes and place >= weighted)
+    ]
     chosen = (features or calls)[-1]
     return chosen.name.replace("_orig_mod.", "")
 

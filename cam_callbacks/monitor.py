@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
+import torch
 from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -117,8 +118,14 @@ class CAMMonitor(CallbackBase):
         _check_choice("style", style, render.STYLES)
         _check_choice("brightness", brightness, ("image", "run"))
         _check_choice("on_error", on_error, ("warn", "raise"))
-        if not (isinstance(explain, int) and explain >= 0):
+        if isinstance(explain, bool) or not (isinstance(explain, int) and explain >= 0):
             _check_choice("explain", explain, ("true", "predicted", "both", "a class index"))
+        if not (probes is None or isinstance(probes, (str, Path, ProbeSet)) or hasattr(probes, "__getitem__")):
+            raise Misconfiguration(
+                f"probes={probes!r} is of type {type(probes).__name__}; give a folder of photos, a map-style "
+                "data set or a "
+                "ProbeSet"
+            )
         if not name or "/" in name:
             raise Misconfiguration(
                 f"name={name!r} is the first part of every tag; it must not be empty nor contain '/'"
@@ -178,7 +185,8 @@ class CAMMonitor(CallbackBase):
         self._history.load_state_dict(state_dict["history"])
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Check that no other monitor writes to the same tags."""
+        """Begin with no failures, and check that no other monitor writes to the same tags."""
+        self._failures = 0
         names = [other.name for other in trainer.callbacks if isinstance(other, CAMMonitor)]  # type: ignore[attr-defined]
         if names.count(self.name) > 1:
             raise Misconfiguration(
@@ -239,19 +247,19 @@ class CAMMonitor(CallbackBase):
         if self._failures == _FAILURES_IN_A_ROW:
             return
         if dataloader_idx == 0:
-            self._attempt(trainer, self._collect, trainer, batch)
+            self._attempt(self._collect, trainer, batch)
         if not lightning.is_last_batch(trainer):
             return
+        stages = [self._pick, self._share]
         if trainer.sanity_checking:
-            stages = [self._pick, self._check]
-        else:
-            stages = [self._pick, self._look, self._log] if self._due(trainer) else [self._pick]
+            stages += [self._check]
+        elif self._due(trainer):
+            stages += [self._look, self._log]
         for stage in stages:
-            self._attempt(trainer, stage, trainer, pl_module)
+            self._attempt(stage, trainer, pl_module)
             # The ranks send to each other in the stages: none goes on where another one has failed.
             if not lightning.all_agree(trainer, self._error is None):
-                self._failures += 1
-                self._tell_failure()
+                self._fail(trainer)
                 return
         self._failures = 0
 
@@ -260,26 +268,33 @@ class CAMMonitor(CallbackBase):
             return True
         return (trainer.current_epoch + 1) % self.every_n_epochs == 0
 
-    def _attempt(self, trainer: Trainer, act: Callable[..., None], *args: Any) -> None:
-        """Act, unless something has failed in this evaluation; keep an error, or raise it where it may end the run."""
+    def _attempt(self, act: Callable[..., None], *args: Any) -> None:
+        """Act, unless something has failed in this evaluation; keep the error."""
         if self._error is not None:
             return
         try:
-            act(*args)
+            # What is kept from `validate()` must serve in a later `fit`: no inference tensors.
+            with torch.inference_mode(False), torch.no_grad():
+                act(*args)
         except Exception as error:
-            if trainer.sanity_checking and isinstance(error, (TypeError, ValueError)):
-                raise Misconfiguration(str(error)) from error
-            if trainer.sanity_checking or self.on_error == "raise":
-                raise
             self._error = error
 
-    def _tell_failure(self) -> None:
-        last = self._failures == _FAILURES_IN_A_ROW
-        then = "three times in a row: it gives up" if last else "it tries again at the next one"
-        trace = "on another rank" if self._error is None else "".join(traceback.format_exception(self._error))
-        warnings.warn(f"CAMMonitor failed at this evaluation, {then}. The run goes on.\n{trace}", stacklevel=2)
+    def _fail(self, trainer: Trainer) -> None:
+        """On all ranks: raise where an error may end the run, else say what happened."""
+        self._failures += 1
+        error = self._error or RuntimeError("CAMMonitor failed on another rank")
+        if trainer.sanity_checking and isinstance(error, (TypeError, ValueError)):
+            raise Misconfiguration(str(error)) from error
+        if trainer.sanity_checking or self.on_error == "raise":
+            raise error
+        if self._error is not None or trainer.is_global_zero:
+            last = self._failures == _FAILURES_IN_A_ROW
+            then = "three times in a row: it gives up" if last else "it tries again at the next one"
+            trace = "".join(traceback.format_exception(error))
+            warnings.warn(f"CAMMonitor failed at this evaluation, {then}. The run goes on.\n{trace}", stacklevel=2)
 
-    # The stages of an evaluation: collect at every batch; after the last one pick, then check or look and log.
+    # The stages of an evaluation: collect at every batch; after the last one pick and share, then check, or look and
+    # log.
 
     def _collect(self, trainer: Trainer, batch: Any) -> None:
         if self._collector is not None:
@@ -299,7 +314,9 @@ class CAMMonitor(CallbackBase):
         return ProbeSet.from_folder(self._source, size, normalization, names, self.num_probes)
 
     def _pick(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Settle the probes of this evaluation."""
+        """Choose the probes of this evaluation; the first rank chooses for all."""
+        if not trainer.is_global_zero:
+            return
         if self._collector is None:
             picked = self.probes
             assert picked is not None
@@ -313,7 +330,11 @@ class CAMMonitor(CallbackBase):
                 )
         self._picked = self._described(trainer, picked)
         render.check_drawable(self._picked.images)
-        if not (trainer.sanity_checking or trainer.testing):
+
+    def _share(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Send the probes to all ranks."""
+        self._picked = lightning.from_first_rank(trainer, self._picked)
+        if self._picked is not None and not (trainer.sanity_checking or trainer.testing):
             self.probes = self._picked
             self._notice_change(self._picked)
 
@@ -347,14 +368,16 @@ class CAMMonitor(CallbackBase):
 
     def _check(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Raise on bad input what a look would raise, without the passes of one."""
-        probes = self._shared_probes(trainer)
+        probes = self._picked
+        assert probes is not None
         forward_fn = lightning.forward_in_precision(trainer, self.forward_fn)
         layer = self.method.check(pl_module, probes.images, self._layer, self._targets(probes), forward_fn=forward_fn)
         self._settle_layer(layer)
 
     def _look(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Explain the probes."""
-        probes = self._shared_probes(trainer)
+        probes = self._picked
+        assert probes is not None
         forward_fn = lightning.forward_in_precision(trainer, self.forward_fn)
         began = time.perf_counter()
         with lightning.shown_progress(trainer, self.method.name) as progress:
@@ -389,13 +412,13 @@ class CAMMonitor(CallbackBase):
                     add_dataloader_idx=False,
                     sync_dist=trainer.world_size > 1,
                 )
-        step = lightning.step(trainer)
+        step, folder = lightning.step(trainer), lightning.folder(trainer)  # both asked for on all ranks
         if not trainer.testing:
             self._history.add(step, trainer.current_epoch, explanation.raw)
         if trainer.is_global_zero and not trainer.barebones:
             for record, picture in self._pictures(looked, testing=trainer.testing).items():
                 tag = records.tag(self.name, record, trainer.testing)
-                self._image_log.log(trainer.loggers, lightning.folder(trainer), tag, picture, step)
+                self._image_log.log(trainer.loggers, folder, tag, picture, step)
 
     def _pictures(self, looked: _Looked, testing: bool) -> dict[str, render.Picture]:
         probes, explanation = looked.probes, looked.explanation
@@ -417,12 +440,6 @@ class CAMMonitor(CallbackBase):
             past = self._history.selected(_LOOKS_IN_HISTORY)
             pictures[records.HISTORY] = history_picture(probes, past, self.style, brightest)
         return pictures
-
-    def _shared_probes(self, trainer: Trainer) -> ProbeSet:
-        """The probes of the first rank, on all ranks."""
-        assert self._picked is not None
-        self._picked = lightning.from_first_rank(trainer, self._picked)
-        return self._picked
 
     def _targets(self, probes: ProbeSet) -> int | Tensor | None:
         if isinstance(self.explain, int):
@@ -447,12 +464,15 @@ class CAMMonitor(CallbackBase):
         return replace(probes, class_names=None)
 
     def _check_layer(self, pl_module: LightningModule) -> None:
-        if self.target_layer is None:
+        if self._layer is None:
             return
         try:
-            layers.find(pl_module, self.target_layer)
+            layers.find(pl_module, self._layer)
         except ValueError as error:
-            raise Misconfiguration(str(error)) from error
+            if self.target_layer is not None:
+                raise Misconfiguration(str(error)) from error
+            self._warn_once(f"The layer of the earlier run is gone ({error}): CAMMonitor chooses anew")
+            self._layer = None
 
     def _settle_layer(self, layer: str) -> None:
         if self._layer is None:
@@ -498,10 +518,14 @@ def _normalization(given: Literal["imagenet"] | tuple[Sequence[float], Sequence[
     if isinstance(given, str):
         _check_choice("normalization", given, ("imagenet", "a pair (mean, std)"))
         return IMAGENET
-    mean, std = tuple(map(float, given[0])), tuple(map(float, given[1]))
+    try:
+        mean, std = (tuple(map(float, part)) for part in given)
+    except (TypeError, ValueError):
+        mean, std = (), ()
     if len(mean) != len(std) or not mean or min(std) <= 0:
         raise Misconfiguration(
-            f"normalization={given} must be the means and the standard deviations (> 0), one of each for every channel"
+            f"normalization={given} must be a pair: the means and the standard deviations (> 0), one of each "
+            "for every channel"
         )
     return mean, std
 

@@ -128,7 +128,7 @@ class ProbeSet:
         root = Path(folder)
         if not root.is_dir():
             raise ValueError(f"probes={str(folder)!r} is not a folder")
-        subfolders = sorted(path.name for path in root.iterdir() if path.is_dir())
+        subfolders = sorted(path.name for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
         names = tuple(class_names or subfolders) or None
         unknown = [name for name in subfolders if name not in (names or ())]
         if unknown:
@@ -230,10 +230,9 @@ class ProbeCollector:
 
 
 def _one(samples: Samples, index: int) -> Samples:
-    """One sample on the CPU, as ordinary tensors also where it came by in inference mode."""
-    with torch.inference_mode(False):
-        parts = (samples.images, samples.targets, samples.masks)
-        return Samples(*(None if part is None else part[index : index + 1].detach().cpu().clone() for part in parts))  # type: ignore[arg-type]
+    """A copy of one sample on the CPU."""
+    parts = (samples.images, samples.targets, samples.masks)
+    return Samples(*(None if part is None else part[index : index + 1].detach().cpu().clone() for part in parts))  # type: ignore[arg-type]
 
 
 def _alike(a: Samples, b: Samples) -> bool:

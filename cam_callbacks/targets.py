@@ -97,12 +97,13 @@ def logits_of(output: Any) -> Tensor:
 
 
 def returns_probabilities(output: Any) -> bool:
-    """Whether each row of a model's output is a distribution over two or more classes already: none negative, sum 1."""
+    """Whether each finite row of a model's output is a distribution over the classes already: none negative, sum 1."""
     tensor = logits_of(output)
     if tensor.ndim != 2 or tensor.shape[1] < 2:
         return False
+    rows = tensor[torch.isfinite(tensor).all(dim=1)].float()
     tolerance = 1e-2 if tensor.dtype in (torch.float16, torch.bfloat16) else 1e-5
-    return bool((tensor >= 0).all() and ((tensor.float().sum(dim=1) - 1).abs() < tolerance).all())
+    return len(rows) > 0 and bool((rows >= 0).all() and ((rows.sum(dim=1) - 1).abs() < tolerance).all())
 
 
 def resolve(targets: int | Sequence[int] | Tensor | None, scores: ClassScores) -> Tensor:
@@ -123,12 +124,15 @@ def resolve(targets: int | Sequence[int] | Tensor | None, scores: ClassScores) -
     device = scores.logits.device
     if targets is None:
         return scores.probabilities.argmax(dim=1)
-    resolved = torch.as_tensor(targets, device=device)
-    if resolved.is_floating_point() or resolved.dtype == torch.bool:
-        raise TypeError(f"targets must be whole numbers, the class indices; got {resolved.dtype}")
-    resolved = resolved.long()
+    try:
+        given = torch.as_tensor(targets)
+    except (TypeError, ValueError, RuntimeError):
+        raise TypeError(f"targets must be whole numbers, the class indices; got {targets!r}") from None
+    if given.numel() and (given.is_floating_point() or given.is_complex() or given.dtype == torch.bool):
+        raise TypeError(f"targets must be whole numbers, the class indices; got {given.dtype}")
+    resolved = given.to(device, torch.int64, copy=True)
     if resolved.ndim == 0:
-        resolved = resolved.expand(count).clone()
+        resolved = resolved.repeat(count)
     if resolved.shape != (count,):
         raise ValueError(f"targets has shape {tuple(resolved.shape)}; {count} images need one class each: ({count},)")
     outside = resolved[(resolved < 0) | (resolved >= classes)]

@@ -65,7 +65,7 @@ def step(trainer: Trainer) -> int:
 
 
 def folder(trainer: Trainer) -> str:
-    """Where the trainer keeps its logs."""
+    """Where the trainer keeps its logs. To be called on all ranks: Lightning lets the first one tell the others."""
     return trainer.log_dir or trainer.default_root_dir
 
 

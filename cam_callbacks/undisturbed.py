@@ -19,12 +19,17 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
         fire and nothing is recompiled. On the way out, whatever happened: the train flag of each module and the
         random number generators (Python, NumPy, torch on every device in use) are put back.
 
-    Gradients are off by `no_grad`, not by `inference_mode`: a tensor that a model caches during its forward would
-    become an inference tensor, and the next training step would fail on it.
+    Gradients are off by `no_grad`, not by `inference_mode`, which is left where the caller is in it: a tensor that a
+    model caches during its forward would become an inference tensor, and the next training step would fail on it.
     """
     training = [(module, module.training) for module in model.modules()]
     try:
-        with random_state_kept(), torch.compiler.set_stance("force_eager"), torch.no_grad():
+        with (
+            random_state_kept(),
+            torch.compiler.set_stance("force_eager"),
+            torch.inference_mode(False),
+            torch.no_grad(),
+        ):
             for module, _ in training:
                 # Not .eval(): a model may have overridden it to do more than set the flag.
                 module.training = False

@@ -63,10 +63,10 @@ class Method(ABC):
         *,
         forward_fn: ForwardFn | None = None,
     ) -> str:
-        """Raise what a call with the same arguments would raise, for one forward pass an image.
+        """Raise what a call with the same arguments would raise, at the price of one forward pass an image.
 
         Returns:
             The name of the layer that would be used.
         """
         with undisturbed(model):
-            return Network(model, images, forward_fn, batch_size=len(images)).look(target_layer, targets).layer
+            return Network(model, images, forward_fn, batch_size=32).look(target_layer, targets).layer

@@ -50,29 +50,24 @@ class Network:
         self.dtype = dtype
         self.channels_last = True
         self.returns_probabilities = False
-        # (N, C, *spatial) -> (N, *spatial, C) in memory; `images` is the view of it in the usual order.
-        self._stored = images.detach().to(device, dtype).movedim(1, -1).contiguous()
+        # A copy, (N, C, *spatial) -> (N, *spatial, C) in memory; `images` is the view of it in the usual order.
+        self._stored = images.detach().to(device, dtype).movedim(1, -1).clone(memory_format=torch.contiguous_format)
         self.images = self._stored.movedim(-1, 1)
 
     def run(self, images: Tensor) -> object:
         """What the model returns for images (B, C, *spatial)."""
-        if not self.channels_last:
-            return forward(self.model, images.contiguous(), self.forward_fn)
-        try:
-            return forward(self.model, images, self.forward_fn)
-        except RuntimeError as error:
-            if "view size is not compatible" not in str(error):
-                raise
-            self.channels_last = False
-            return self.run(images)
+        return forward(self.model, images if self.channels_last else images.contiguous(), self.forward_fn)
 
     def _try(self, images: Tensor) -> object:
-        """`run`, with an error that names the images where the model cannot be run on them."""
+        """`run` on a copy of the images, which settles the memory layout, with an error that names the images."""
         try:
-            return self.run(images)
+            return self.run(images.clone())
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:
+            if self.channels_last and "view size is not compatible" in str(error):
+                self.channels_last = False
+                return self._try(images)
             raise ValueError(
                 f"{type(self.model).__name__} cannot be run on images of shape {tuple(images.shape)}, "
                 f"{self.dtype}: {error}"
@@ -102,7 +97,7 @@ class Network:
                 "the model returns probabilities (no entry is negative, rows sum to 1): they are used as they "
                 "are, their "
                 "logarithm as logits",
-                stacklevel=4,
+                stacklevel=3,
             )
         parts = [class_scores(output, self.returns_probabilities) for output in outputs]
         scores = ClassScores(*(torch.cat(part) for part in zip(*parts, strict=True)))

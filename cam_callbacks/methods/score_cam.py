@@ -109,7 +109,8 @@ class ScoreCAM(Method):
             maps = min_max(activations.flatten(0, 1)).view_as(activations)
 
         skipped = ~(finite & torch.isfinite(weights).all(dim=1))
-        raw = torch.einsum("nk,nk...->n...", weights, maps).relu()
+        with torch.autocast(maps.device.type, enabled=False):
+            raw = torch.einsum("nk,nk...->n...", weights, maps).relu()
         heatmaps = min_max(upsample(raw, network.images.shape[2:]))
         raw[skipped], heatmaps[skipped] = torch.nan, torch.nan
         return Explanation(

@@ -1,0 +1,113 @@
+"""Memory depends on the batch size, neither on the channels of the layer nor on the number of images.
+
+Counted are the bytes of all storages that tensors hold at once, each storage once, whatever views it has; so the
+figures are exact and the same in every run. What is held inside one kernel is not seen.
+"""
+
+import weakref
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from cam_callbacks import ScoreCAM
+
+WEIGHTINGS = ["probability", "logit-softmax", "increase", "matlab"]
+
+
+class LiveBytes(TorchDispatchMode):
+    """The bytes that tensors made inside hold at once: `now`, and the most there were, `peak`."""
+
+    def __init__(self, *existing: Tensor) -> None:
+        super().__init__()
+        self.now = self.peak = 0
+        self._known = weakref.WeakSet(tensor.untyped_storage() for tensor in existing)
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        for tensor in tree_leaves(result):
+            if isinstance(tensor, Tensor):
+                self._add(tensor.untyped_storage())
+        return result
+
+    def _add(self, storage: torch.UntypedStorage) -> None:
+        if storage in self._known:
+            return
+        self._known.add(storage)
+        self.now += storage.nbytes()
+        self.peak = max(self.peak, self.now)
+        weakref.finalize(storage, self._remove, storage.nbytes())
+
+    def _remove(self, size: int) -> None:
+        self.now -= size
+
+
+@pytest.fixture
+def network():
+    """Build a network whose first layer needs most memory, whatever the channels of the last, `6`."""
+
+    def build(channels: int) -> nn.Module:
+        torch.manual_seed(0)
+        return nn.Sequential(
+            nn.Conv2d(3, 16, 3, padding=1),
+            nn.ReLU(),
+            nn.MaxPool2d(8),
+            nn.Conv2d(16, 16, 3, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(16, channels, 3, stride=2, padding=1),
+            nn.Hardswish(),
+            nn.AdaptiveAvgPool2d(1),
+            nn.Flatten(),
+            nn.Linear(channels, 4),
+        )
+
+    return build
+
+
+def peak(weighting, network, images):
+    """The most bytes held at once for an explanation, beside the model and the images, and the bytes it keeps."""
+    with LiveBytes(*network.parameters(), images) as live:
+        explanation = ScoreCAM(weighting, batch_size=8)(network, images, "6")
+    assert (explanation.passes > 0.9 * network[5].out_channels).all()
+    parts = (part for part in vars(explanation).values() if isinstance(part, Tensor))
+    return live.peak, sum(part.untyped_storage().nbytes() for part in parts)
+
+
+@pytest.mark.parametrize("weighting", WEIGHTINGS)
+def test_does_not_grow_with_the_channels_of_the_layer(network, blobs, weighting):
+    images = blobs(2, 64, 64)
+    few, _ = peak(weighting, network(64), images)
+    many, _ = peak(weighting, network(512), images)
+    assert few <= many <= 1.1 * few
+
+
+@pytest.mark.parametrize("weighting", WEIGHTINGS)
+def test_does_not_grow_with_the_images_beyond_themselves_and_their_maps(network, blobs, weighting):
+    model, few, many = network(64), blobs(4, 64, 64), blobs(16, 64, 64)
+    peak_of_few, kept_of_few = peak(weighting, model, few)
+    peak_of_many, kept_of_many = peak(weighting, model, many)
+    images = many.nbytes - few.nbytes
+    activations = 12 * 64 * 4 * 4 * 4  # 12 images more, 64 channels of 4*4 positions, float32
+    maps = activations + kept_of_many - kept_of_few
+    assert peak_of_many - peak_of_few <= images + maps + 0.01 * peak_of_few
+
+
+@pytest.mark.parametrize("weighting", WEIGHTINGS)
+def test_no_more_than_a_batch_of_images_is_forwarded_at_once(small_cnn, blobs, forwarded, weighting):
+    model = small_cnn()
+    sizes = forwarded(model)
+    ScoreCAM(weighting, batch_size=8)(model, blobs(19, 24, 24), "features")
+    assert max(sizes) == 8
+
+
+def test_grows_with_the_batch_size(network, blobs):
+    """Else the figures above measure nothing."""
+    model, images = network(64), blobs(2, 64, 64)
+    peaks = []
+    for batch_size in (8, 32):
+        with LiveBytes(*model.parameters(), images) as live:
+            ScoreCAM(batch_size=batch_size)(model, images, "6")
+        peaks.append(live.peak)
+    assert 3 < peaks[1] / peaks[0] < 4

@@ -1,0 +1,136 @@
+"""Which batches are understood, and what is said of the others."""
+
+from __future__ import annotations
+
+from collections import OrderedDict, namedtuple
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from cam_callbacks.batches import Samples, describe, read_batch
+
+IMAGES = torch.rand(3, 3, 8, 8)
+TARGETS = torch.tensor([2, 0, 1])
+MASKS = IMAGES.mean(dim=1) > 0.5
+
+Pair = namedtuple("Pair", "first second")
+
+
+def assert_read(samples: Samples, targets: Tensor | None = TARGETS, masks: Tensor | None = None) -> None:
+    assert samples.images is IMAGES
+    for found, expected in ((samples.targets, targets), (samples.masks, masks)):
+        assert (found is None) == (expected is None)
+        if found is not None and expected is not None:
+            assert found.dtype == expected.dtype
+            assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize(
+    "batch",
+    [
+        (IMAGES, TARGETS),
+        [IMAGES, TARGETS],
+        Pair(IMAGES, TARGETS),
+        (IMAGES, TARGETS, ["a.png", "b.png", "c.png"]),
+        (IMAGES, TARGETS, torch.tensor([10, 11, 12])),
+        (IMAGES, TARGETS, torch.rand(3, 8, 8)),
+        (IMAGES, TARGETS, MASKS[:, :4], "something else"),
+        {"image": IMAGES, "label": TARGETS},
+        {"pixel_values": IMAGES, "labels": TARGETS, "path": ["a", "b", "c"]},
+        OrderedDict(x=IMAGES, y=TARGETS),
+        (IMAGES, TARGETS.tolist()),
+    ],
+    ids=[
+        "tuple", "list", "named tuple", "file names", "numbers", "depth", "small masks", "mapping", "hugging face",
+        "ordered", "list of numbers",
+    ],
+)  # fmt: skip
+def test_images_and_targets_are_found(batch: Any) -> None:
+    assert_read(read_batch(batch))
+
+
+@pytest.mark.parametrize("batch", [IMAGES, (IMAGES,), [IMAGES], {"image": IMAGES}, (IMAGES, None)])
+def test_images_without_targets_are_found(batch: Any) -> None:
+    assert_read(read_batch(batch), targets=None)
+
+
+@pytest.mark.parametrize("masks", [MASKS, MASKS.unsqueeze(1), MASKS.long(), MASKS.float() * 255])
+def test_masks_of_two_values_are_found(masks: Tensor) -> None:
+    assert_read(read_batch((IMAGES, TARGETS, masks)), masks=MASKS)
+    assert_read(read_batch({"img": IMAGES, "target": TARGETS, "mask": masks}), masks=MASKS)
+
+
+def test_masks_without_targets_are_found_in_a_mapping() -> None:
+    assert_read(read_batch({"image": IMAGES, "mask": MASKS}), targets=None, masks=MASKS)
+
+
+@pytest.mark.parametrize(
+    "targets",
+    [
+        TARGETS.unsqueeze(1),
+        TARGETS.float(),
+        TARGETS.float().unsqueeze(1),
+        TARGETS.to(torch.int32),
+        torch.nn.functional.one_hot(TARGETS, 5),
+        torch.nn.functional.one_hot(TARGETS, 5).float(),
+    ],
+    ids=["column", "floats", "column of floats", "int32", "one-hot", "one-hot floats"],
+)
+def test_targets_in_other_forms_become_class_indices(targets: Tensor) -> None:
+    assert_read(read_batch((IMAGES, targets)))
+
+
+def test_one_hot_rows_of_two_classes_are_not_taken_for_masks() -> None:
+    rows = torch.tensor([[1, 0], [0, 1], [0, 1]])
+    assert_read(read_batch((IMAGES, rows)), targets=torch.tensor([0, 1, 1]))
+
+
+def test_the_batch_fn_is_asked_first_and_its_answer_is_read_like_a_batch() -> None:
+    batch = {"left": IMAGES, "right": IMAGES * 2, "kind": TARGETS}
+    assert_read(read_batch(batch, lambda batch: (batch["left"], batch["kind"], MASKS)), masks=MASKS)
+    assert_read(read_batch(batch, lambda batch: batch["left"]), targets=None)
+
+
+@pytest.mark.parametrize(
+    ("batch", "words"),
+    [
+        ("text", r"the batch is not understood: str\. Give batch_fn"),
+        (None, "NoneType"),
+        ((), "tuple"),
+        ({}, "dict"),
+        ({"picture": IMAGES}, r"dict\('picture': Tensor float32 \(3, 3, 8, 8\)\)"),
+        ((TARGETS, IMAGES), r"tuple\(Tensor int64 \(3,\), Tensor float32 \(3, 3, 8, 8\)\)"),
+        (((IMAGES, IMAGES), TARGETS), r"tuple\(tuple\(Tensor float32 \(3, 3, 8, 8\), "),
+        (((IMAGES * 255).byte(), TARGETS), "torch.uint8, not floating point"),
+    ],
+)
+def test_batches_that_are_not_understood_are_described(batch: Any, words: str) -> None:
+    with pytest.raises(TypeError, match=words):
+        read_batch(batch)
+
+
+@pytest.mark.parametrize(
+    "targets",
+    [
+        TARGETS[:2],
+        TARGETS + 0.5,
+        torch.tensor([[0.3, 0.7], [0.5, 0.5], [1.0, 0.0]]),
+        torch.tensor([[1, 1, 0], [0, 1, 0], [0, 0, 0]]),
+        torch.rand(3, 8, 8),
+        torch.tensor(1),
+        ["cat", "dog", "owl"],
+    ],
+    ids=["too few", "fractions", "mixed labels", "several labels", "maps", "scalar", "words"],
+)
+def test_targets_that_are_not_one_class_an_image_are_refused_with_a_remedy(targets: Any) -> None:
+    with pytest.raises(ValueError, match=r"not one class an image: tuple\(Tensor float32 .*Give batch_fn"):
+        read_batch((IMAGES, targets))
+
+
+def test_a_description_names_types_and_shapes_and_stays_short() -> None:
+    assert describe((IMAGES, "a", 3)) == "tuple(Tensor float32 (3, 3, 8, 8), str, int)"
+    assert describe([[[[IMAGES]]]]) == "list(list(list(list)))"
+    assert describe({"a": TARGETS, "b": None}) == "dict('a': Tensor int64 (3,), 'b': NoneType)"
+    assert len(describe([IMAGES] * 1000)) < 400

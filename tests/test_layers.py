@@ -1,0 +1,218 @@
+"""The target layer is found by name or chosen; what it puts out is recorded as it was."""
+
+import pytest
+import torch
+import torchvision.models
+from torch import nn
+
+from cam_callbacks import ScoreCAM, layers
+from cam_callbacks.undisturbed import undisturbed
+
+
+@pytest.fixture(autouse=True)
+def _seed():
+    torch.manual_seed(0)
+
+
+def chosen(network, images):
+    with undisturbed(network):
+        return layers.choose(network, images, network)
+
+
+class TestChoose:
+    @pytest.mark.parametrize(
+        ("name", "layer"),
+        [
+            ("resnet18", "layer4"),
+            ("mobilenet_v2", "features"),
+            ("densenet121", "features"),
+            ("googlenet", "inception5b"),
+            ("squeezenet1_1", "features"),  # what follows is the map of each class
+            ("alexnet", "features.11"),  # the ReLU before the last pooling
+            ("vgg11", "features.19"),
+        ],
+    )
+    def test_takes_the_last_features_of_a_torchvision_model(self, name, layer):
+        # Only the shapes matter here: on the meta device a model has no weights to draw.
+        with torch.device("meta"):
+            options = {"init_weights": False} if name == "googlenet" else {}
+            network = torchvision.models.get_model(name, num_classes=10, **options)
+            assert chosen(network, torch.zeros(1, 3, 64, 64)) == layer
+
+    def test_passes_over_pooling_dropout_and_identity(self):
+        network = nn.Sequential(
+            nn.Conv2d(3, 8, 3, padding=1),
+            nn.ReLU(),
+            nn.MaxPool2d(2),
+            nn.Conv2d(8, 8, 3, padding=1),
+            nn.ReLU(),
+            nn.Dropout2d(0.2),
+            nn.MaxPool2d(2),
+            nn.Identity(),
+            nn.AdaptiveAvgPool2d(2),
+            nn.Dropout(),
+            nn.Flatten(),
+            nn.Linear(32, 5),
+        )
+        assert chosen(network, torch.zeros(1, 3, 16, 16)) == "4"
+
+    @pytest.mark.parametrize("inplace", [False, True])
+    def test_names_the_block_where_a_block_ends_in_the_layer(self, small_cnn, inplace):
+        assert chosen(small_cnn(inplace=inplace), torch.zeros(1, 3, 16, 16)) == "features"
+
+    @pytest.mark.parametrize("size", [(24,), (8, 8, 8)], ids=["1-D", "3-D"])
+    def test_finds_layers_of_signals_and_volumes(self, small_cnn, size):
+        assert chosen(small_cnn(dimensions=len(size)), torch.zeros(1, 3, *size)) == "features"
+
+    def test_keeps_features_that_happen_to_have_as_many_channels_as_there_are_classes(self, small_cnn):
+        network = small_cnn(channels=12, classes=12)
+        assert chosen(network, torch.zeros(1, 3, 16, 16)) == "features"
+
+    def test_takes_a_layer_that_is_called_again_without_space(self, blobs):
+        class SharesItsReLU(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.conv, self.relu = nn.Conv2d(3, 6, 3, padding=1), nn.ReLU()
+                self.hidden, self.head = nn.Linear(6, 7), nn.Linear(7, 4)
+
+            def forward(self, images):
+                features = self.relu(self.conv(images)).mean(dim=(2, 3))
+                return self.head(self.relu(self.hidden(features)))
+
+        explanation = ScoreCAM()(SharesItsReLU(), blobs(2, 8, 8))
+        assert explanation.target_layer == "relu"
+        assert explanation.raw.shape == (2, 8, 8)
+
+    def test_leaves_the_names_of_compiled_modules_out(self, small_cnn):
+        network = small_cnn()
+        assert chosen(torch.compile(network, backend="eager"), torch.zeros(1, 3, 16, 16)) == "features"
+        network.features = torch.compile(network.features, backend="eager")
+        assert chosen(network, torch.zeros(1, 3, 16, 16)) == "features"
+
+    def test_refuses_a_model_without_space(self):
+        network = nn.Sequential(nn.Flatten(), nn.Linear(48, 4))
+        with pytest.raises(
+            ValueError, match=r"no layer of Sequential has an output .*\(2, 3, 4, 4\).*name one by target"
+        ):
+            chosen(network, torch.zeros(2, 3, 4, 4))
+
+    def test_leaves_no_hook_when_the_model_fails(self, small_cnn):
+        network = small_cnn()
+        with pytest.raises(RuntimeError):
+            chosen(network, torch.zeros(1, 7, 16, 16))
+        assert not any(module._forward_hooks for module in network.modules())
+
+
+class TestFind:
+    @pytest.fixture
+    def resnet(self):
+        with torch.device("meta"):
+            return torchvision.models.resnet18()
+
+    def test_gives_the_module_of_a_dotted_name(self, resnet):
+        assert layers.find(resnet, "layer4.1.conv2") is resnet.layer4[1].conv2
+
+    def test_needs_no_orig_mod_in_the_name_of_a_compiled_part(self, small_cnn):
+        network = small_cnn()
+        assert layers.find(torch.compile(network, backend="eager"), "features.3") is network.features[3]
+        inner = network.features[3]
+        network.features = torch.compile(network.features, backend="eager")
+        assert layers.find(network, "features.3") is inner
+
+    def test_names_the_nearest_where_there_is_none(self, resnet):
+        with pytest.raises(ValueError, match="target_layer='layer5' is not in ResNet; nearest: 'layer4'"):
+            layers.find(resnet, "layer5")
+
+    def test_names_the_full_path_where_only_the_beginning_is_missing(self, resnet):
+        wrapper = nn.ModuleDict({"backbone": resnet})
+        with pytest.raises(ValueError, match=r"'layer4' is not in ModuleDict; nearest: 'backbone\.layer4'"):
+            layers.find(wrapper, "layer4")
+
+    @pytest.mark.parametrize("name", ["", "zzzzzz"])
+    def test_lists_some_names_where_none_is_near(self, resnet, name):
+        with pytest.raises(ValueError, match=rf"target_layer='{name}' is not in ResNet; it has 'conv1', 'bn1'"):
+            layers.find(resnet, name)
+
+    def test_takes_no_parameter_for_a_layer(self, resnet):
+        with pytest.raises(ValueError, match=r"target_layer='conv1\.weight' is not in ResNet"):
+            layers.find(resnet, "conv1.weight")
+
+
+class TestNameOf:
+    def test_keeps_a_name_and_finds_that_of_a_module(self, small_cnn):
+        network = small_cnn()
+        assert layers.name_of(network, "features.3") == "features.3"
+        assert layers.name_of(network, network.features[3]) == "features.3"
+
+    def test_refuses_unknown_names_and_foreign_modules(self, small_cnn):
+        with pytest.raises(ValueError, match="target_layer='absent' is not in SmallCNN"):
+            layers.name_of(small_cnn(), "absent")
+        with pytest.raises(ValueError, match=r"target_layer=Conv2d\(\.\.\.\) is not a submodule of SmallCNN"):
+            layers.name_of(small_cnn(), nn.Conv2d(1, 1, 1))
+
+
+class TestRecorded:
+    def test_keeps_the_output_as_it_was_before_an_in_place_operation(self):
+        layer = nn.Conv2d(1, 2, 1)
+        with layers.recorded(layer) as outputs:
+            layer(torch.randn(1, 1, 4, 4)).relu_()
+        assert (outputs[0] < 0).any()
+        assert not outputs[0].requires_grad
+
+    def test_has_an_entry_for_each_call(self):
+        layer = nn.ReLU()
+        with layers.recorded(layer) as outputs:
+            layer(torch.zeros(1))
+            layer(torch.ones(2))
+        layer(torch.ones(3))
+        assert [len(output) for output in outputs] == [1, 2]
+
+    def test_removes_its_hook_also_after_an_error(self):
+        layer = nn.ReLU()
+
+        def fail():
+            with layers.recorded(layer):
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            fail()
+        assert not layer._forward_hooks
+
+
+class TestSpatialOutput:
+    images = torch.zeros(2, 3, 8, 8)
+
+    def test_is_the_last_of_several_calls(self):
+        first, last = torch.zeros(2, 5, 4, 4), torch.ones(2, 5, 4, 4)
+        assert layers.spatial_output([first, last], "relu", self.images) is last
+
+    def test_of_a_layer_that_was_not_called_is_refused(self):
+        with pytest.raises(ValueError, match="target_layer='spare' was never called in the forward pass; name a layer"):
+            layers.spatial_output([], "spare", self.images)
+
+    @pytest.mark.parametrize("output", [(torch.zeros(2, 5, 4, 4),), {"out": torch.zeros(2, 5, 4, 4)}, None])
+    def test_that_is_no_tensor_is_refused(self, output):
+        kind = type(output).__name__
+        with pytest.raises(
+            ValueError, match=f"target_layer='lstm' returns {kind}, not a tensor; name a layer inside it"
+        ):
+            layers.spatial_output([output], "lstm", self.images)
+
+    @pytest.mark.parametrize("shape", [(2, 5), (2, 5, 1, 1), (2, 16, 5), (4, 5, 4, 4), (2, 5, 4, 4, 4)])
+    def test_without_space_is_refused_with_its_shape(self, shape):
+        with pytest.raises(
+            ValueError, match=r"target_layer='fc' has an output of shape .* Name an earlier layer"
+        ) as error:
+            layers.spatial_output([torch.zeros(shape)], "fc", self.images)
+        assert str(shape) in str(error.value)
+
+
+class TestDeviceAndType:
+    def test_are_those_of_the_first_floating_parameter(self):
+        network = nn.Sequential(nn.Embedding(2, 2).requires_grad_(False), nn.Linear(2, 2)).double()
+        network.whole = nn.Parameter(torch.zeros(2, dtype=torch.int64), requires_grad=False)
+        assert layers.device_and_dtype(network, torch.zeros(1)) == (torch.device("cpu"), torch.float64)
+
+    def test_are_those_of_the_images_where_there_is_no_parameter(self):
+        images = torch.zeros(1, dtype=torch.float16)
+        assert layers.device_and_dtype(nn.ReLU(), images) == (torch.device("cpu"), torch.float16)

@@ -1,0 +1,261 @@
+"""What CAMMonitor refuses, when, and in which words."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch.utilities.exceptions
+import pytest
+import pytorch_lightning.utilities.exceptions
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning_runs import BATCH, Squares, TinyModule, fit, loader, quiet
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from cam_callbacks import CAMMonitor, ProbeSet
+
+MISCONFIGURATIONS = (
+    lightning.pytorch.utilities.exceptions.MisconfigurationException,
+    pytorch_lightning.utilities.exceptions.MisconfigurationException,
+)
+
+
+def refused(match: str) -> Any:
+    """Expect the exception of `lightning.pytorch`."""
+    return pytest.raises(MISCONFIGURATIONS[0], match=match)
+
+
+class Never(TinyModule):
+    """Training must not begin."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        raise AssertionError("a training step was taken")
+
+
+class Mapped(Dataset):
+    """Squares, each item passed through a function."""
+
+    def __init__(self, change: Any) -> None:
+        self.squares, self.change = Squares(12), change
+
+    def __len__(self) -> int:
+        return len(self.squares)
+
+    def __getitem__(self, index: int) -> Any:
+        return self.change(*self.squares[index])
+
+
+class TakesAnyBatch(Never):
+    """Its validation_step understands whatever comes."""
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        pass
+
+
+@pytest.mark.parametrize("kind", MISCONFIGURATIONS)
+def test_a_refusal_is_the_misconfiguration_exception_of_both_lightning_packages(kind: type[Exception]) -> None:
+    with pytest.raises(kind, match="num_probes=0 must be at least 1"):
+        CAMMonitor(num_probes=0)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"every_n_epochs": 0}, "every_n_epochs=0 must be at least 1"),
+        ({"num_probes": -3}, "num_probes=-3 must be at least 1"),
+        ({"style": "rainbow"}, "style='rainbow' is unknown; choose one of blend, jet, heatmap"),
+        ({"brightness": "epoch"}, "brightness='epoch' is unknown; choose one of image, run"),
+        ({"on_error": "ignore"}, "on_error='ignore' is unknown; choose one of warn, raise"),
+        ({"explain": "truth"}, "explain='truth' is unknown; choose one of true, predicted, both, a class index"),
+        ({"explain": -1}, "explain=-1 is unknown"),
+        ({"explain": True}, "explain=True is unknown"),
+        ({"name": ""}, "must not be empty"),
+        ({"name": "a/b"}, "name='a/b'"),
+        ({"normalization": "cifar"}, "normalization='cifar' is unknown; choose one of imagenet"),
+        ({"normalization": ((0.5, 0.5), (0.2,))}, "normalization=.*the means and the standard deviations"),
+        ({"normalization": ((0.5,), (0.0,))}, "normalization=.*the means and the standard deviations"),
+        ({"normalization": (0.5, 0.5)}, "normalization=.*the means"),
+        ({"normalization": ((0.5,),)}, "normalization=.*the means"),
+    ],
+)
+def test_an_argument_out_of_range_is_refused_by_the_constructor(arguments: dict[str, Any], words: str) -> None:
+    with refused(words):
+        CAMMonitor(**arguments)
+
+
+@pytest.mark.parametrize("sanity_steps", [0, 2])
+def test_an_unknown_layer_is_refused_before_the_first_training_step_and_the_nearest_names_are_listed(
+    tmp_path: Path, sanity_steps: int
+) -> None:
+    with refused("target_layer='features.33' is not in Never; nearest: .*'features.3'"):
+        fit(tmp_path, CAMMonitor("features.33"), Never(), num_sanity_val_steps=sanity_steps)
+
+
+def test_an_unknown_layer_is_refused_in_validate_too(tmp_path: Path) -> None:
+    with refused("target_layer='feature.3'"):
+        Trainer(callbacks=[CAMMonitor("feature.3")], **quiet(tmp_path)).validate(TinyModule(), loader(Squares(12)))
+
+
+@pytest.mark.parametrize(
+    ("item", "words"),
+    [
+        (lambda image, target: {"picture": image, "kind": target}, r"'picture': Tensor float32 \(4, 3, 16, 16\)"),
+        (lambda image, target: (target, image), r"\(Tensor int64 \(4,\), Tensor float32 \(4, 3, 16, 16\)"),
+        (
+            lambda image, target: (image, image),
+            r"targets of the batch are not one class an image: .*16, 16\).*batch_fn",
+        ),
+        (lambda image, target: (image, target + 0.5), "not one class an image"),
+        (lambda image, target: ((image * 255).byte(), target), "uint8, not floating point.*batch_fn"),
+        (
+            lambda image, target: (image, torch.tensor(7)),
+            r"targets contains \[7\], but the model has 3 classes: 0 to 2",
+        ),
+        (lambda image, target: image, "explain='true' needs to know the true classes.*explain=\"predicted\""),
+        (lambda image, target: (image * torch.nan, target), "images contains NaN or infinity"),
+        (lambda image, target: (image[0].flatten(), target), "not understood"),
+    ],
+    ids=["mapping", "order", "targets", "fractions", "bytes", "range", "unlabelled", "nan", "vectors"],
+)
+def test_a_batch_that_cannot_be_explained_is_refused_in_the_sanity_check_with_types_and_shapes(
+    tmp_path: Path, item: Any, words: str
+) -> None:
+    with refused(words):
+        fit(tmp_path, CAMMonitor(), TakesAnyBatch(), loader(Mapped(item)), loader(Mapped(item)))
+
+
+def test_a_class_to_explain_that_the_model_does_not_have_is_refused_in_the_sanity_check(tmp_path: Path) -> None:
+    with refused(r"targets contains \[3\], but the model has 3 classes"):
+        fit(tmp_path, CAMMonitor(explain=3), Never())
+
+
+@pytest.mark.parametrize("explain", ["true", "both"])
+def test_labels_are_asked_for_only_where_they_are_needed(tmp_path: Path, explain: Any) -> None:
+    data = loader(Mapped(lambda image, target: image))
+    with refused(f"explain='{explain}' needs"):
+        fit(tmp_path, CAMMonitor(explain=explain), TakesAnyBatch(), data, data)
+
+
+def test_images_that_cannot_be_drawn_are_refused_in_the_sanity_check(tmp_path: Path) -> None:
+    data = loader(Mapped(lambda image, target: (image[:, 0], target)))
+    with refused(r"images of shape \(4, 3, 16\) cannot be drawn"):
+        fit(tmp_path, CAMMonitor(num_probes=4), TakesAnyBatch(), data, data)
+
+
+class StepsOnly(LightningModule):
+    """A module without a forward of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = TinyModule()
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        raise AssertionError("a training step was taken")
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self.net(batch[0])
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.SGD(self.parameters(), 0.1)
+
+
+class NeedsMore(StepsOnly):
+    def forward(self, images: Tensor, temperature: float) -> Tensor:
+        return self.net(images) / temperature
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self(batch[0], 1.0)
+
+
+class ReturnsText(StepsOnly):
+    def forward(self, images: Tensor) -> Any:
+        self.net(images)
+        return {"answer": "cat"}
+
+
+class ReturnsMaps(StepsOnly):
+    def forward(self, images: Tensor) -> Tensor:
+        return self.net.features(images)
+
+
+class NoMaps(StepsOnly):
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = nn.Sequential(nn.Flatten(), nn.Linear(3 * 16 * 16, 3))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.net(images)
+
+
+@pytest.mark.parametrize(
+    ("module", "words"),
+    [
+        (StepsOnly, "StepsOnly has no forward method; define it, or give forward_fn"),
+        (NeedsMore, "NeedsMore.forward needs more than the images.*temperature.*give forward_fn"),
+        (ReturnsText, r"the model returned dict with the keys \['answer'\].*forward_fn"),
+        (ReturnsMaps, "the model returned a tensor of shape .*forward_fn"),
+        (NoMaps, "no layer of NoMaps has an output of shape"),
+    ],
+)
+def test_a_model_that_cannot_be_explained_is_refused_in_the_sanity_check(
+    tmp_path: Path, module: type[LightningModule], words: str
+) -> None:
+    with refused(words):
+        fit(tmp_path, CAMMonitor(), module())
+
+
+@pytest.mark.parametrize(
+    ("layer", "words"),
+    [
+        ("head", "target_layer='head' has an output of shape"),
+        ("unused", "target_layer='unused' was never called"),
+    ],
+)
+def test_a_layer_without_maps_is_refused_in_the_sanity_check(tmp_path: Path, layer: str, words: str) -> None:
+    module = Never()
+    module.unused = nn.Conv2d(3, 3, 1)
+    with refused(words):
+        fit(tmp_path, CAMMonitor(layer), module)
+
+
+def test_probes_that_do_not_fit_the_model_are_refused_in_the_sanity_check(tmp_path: Path) -> None:
+    with refused(r"Never cannot be run on images of shape \(1, 1, 16, 16\)"):
+        fit(tmp_path, CAMMonitor(probes=ProbeSet(torch.rand(2, 1, 16, 16), torch.tensor([0, 1]))), Never())
+
+
+def test_a_folder_that_does_not_exist_is_refused_in_the_sanity_check(tmp_path: Path) -> None:
+    with refused("probes='.*nowhere' is not a folder"):
+        fit(tmp_path, CAMMonitor(probes=tmp_path / "nowhere"), Never())
+
+
+def test_probes_of_another_type_are_refused_before_the_first_training_step(tmp_path: Path) -> None:
+    with refused("probes"):
+        fit(tmp_path, CAMMonitor(probes=3), Never())  # type: ignore[arg-type]
+
+
+def test_lightning_itself_refuses_two_monitors_of_one_name_since_their_state_could_not_be_saved(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="more than one stateful callback of type `CAMMonitor`"):
+        fit(tmp_path, [CAMMonitor(), CAMMonitor("features.0")], Never())
+
+
+def test_a_second_monitor_of_one_name_that_joins_later_is_refused(tmp_path: Path) -> None:
+    trainer = Trainer(callbacks=[CAMMonitor()], **quiet(tmp_path))
+    trainer.callbacks.append(CAMMonitor("features.0"))
+    with refused("two CAMMonitors have name='cam'.*give one another name"):
+        trainer.fit(Never(), loader(Squares(12)), loader(Squares(12)))
+
+
+def test_a_batch_whose_targets_are_not_labels_is_no_obstacle_to_explaining_the_predicted_class(tmp_path: Path) -> None:
+    data = loader(Mapped(lambda image, target: image))
+    trainer = fit(tmp_path, CAMMonitor(explain="predicted"), Unlabelled(), data, data)
+    assert trainer.current_epoch == 1
+
+
+class Unlabelled(TinyModule):
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        return self(batch).square().mean()
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        assert len(batch) == BATCH

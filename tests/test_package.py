@@ -1,0 +1,121 @@
+"""What importing the package loads, and which way its imports run."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+import cam_callbacks
+
+ROOT = Path(cam_callbacks.__file__).parent
+MODULES = {
+    ".".join(("cam_callbacks", *path.relative_to(ROOT).with_suffix("").parts)).removesuffix(".__init__"): path
+    for path in sorted(ROOT.rglob("*.py"))
+}
+HEAVY = ("torch", "torchvision", "lightning", "pytorch_lightning", "lightning_fabric")
+
+
+def only_for_types(node: ast.AST) -> bool:
+    return (
+        isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test) and "not" not in ast.unparse(node.test)
+    )
+
+
+def nodes(tree: ast.AST) -> list[ast.AST]:
+    """All nodes but those that only a type checker runs."""
+    found = []
+    for child in ast.iter_child_nodes(tree):
+        if not only_for_types(child):
+            found += [child, *nodes(child)]
+    return found
+
+
+def imports(module: str) -> set[str]:
+    """The dotted names of what a module imports when it runs, at any depth of its code."""
+    found = set()
+    for node in nodes(ast.parse(MODULES[module].read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{module} has a relative import"
+            assert node.module is not None
+            own = {f"{node.module}.{alias.name}" for alias in node.names} & set(MODULES)
+            found |= own or {node.module}
+    return found
+
+
+def packages(module: str) -> set[str]:
+    return {name.split(".")[0] for name in imports(module)}
+
+
+def loaded_by(statement: str) -> set[str]:
+    """The top-level packages that a fresh Python has loaded after the statement."""
+    code = f"{statement}\nimport sys\nprint(' '.join({{name.split('.')[0] for name in sys.modules}}))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    return set(done.stdout.split())
+
+
+def test_the_parts_that_read_event_files_load_neither_torch_nor_lightning() -> None:
+    loaded = loaded_by("import cam_callbacks, cam_callbacks.tab, cam_callbacks.records, cam_callbacks.report")
+    assert not loaded & set(HEAVY)
+
+
+def test_the_methods_load_no_lightning() -> None:
+    loaded = loaded_by(
+        "from cam_callbacks import ScoreCAM, Explanation, ProbeSet; import cam_callbacks.audit.attention"
+    )
+    assert "torch" in loaded
+    assert not loaded & {"lightning", "pytorch_lightning", "lightning_fabric"}
+
+
+@pytest.mark.parametrize("name", cam_callbacks.__all__)
+def test_each_public_name_is_there(name: str) -> None:
+    assert getattr(cam_callbacks, name).__name__ == name
+    assert name in dir(cam_callbacks)
+
+
+def test_a_name_that_is_not_there_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="module 'cam_callbacks' has no attribute 'GradCamera'"):
+        cam_callbacks.GradCamera  # noqa: B018
+
+
+@pytest.mark.parametrize("module", [name for name in MODULES if ".methods" in name or ".audit" in name])
+def test_methods_and_audit_know_no_lightning_and_no_callback(module: str) -> None:
+    assert not packages(module) & {"lightning", "pytorch_lightning", "lightning_fabric", "lightning_utilities"}
+    above = {f"cam_callbacks.{name}" for name in ("monitor", "trainer", "probes", "loggers", "render", "pictures")}
+    assert not imports(module) & above
+
+
+@pytest.mark.parametrize("module", [name for name in MODULES if ".tab" in name or ".report" in name])
+def test_tab_and_report_know_only_the_records(module: str) -> None:
+    assert not packages(module) & set(HEAVY)
+    part = ".".join(module.split(".")[:2])
+    own = {name for name in imports(module) if name.startswith("cam_callbacks")}
+    assert all(name == "cam_callbacks.records" or name.startswith(part) for name in own)
+
+
+def test_the_records_import_nothing() -> None:
+    assert packages("cam_callbacks.records") <= {"__future__"}
+
+
+def test_nothing_imports_the_monitor() -> None:
+    assert [module for module in MODULES if "cam_callbacks.monitor" in imports(module)] == []
+
+
+def test_only_the_monitor_and_the_trainer_know_lightning() -> None:
+    knowing = {name for name in MODULES if packages(name) & {"lightning", "pytorch_lightning", "lightning_fabric"}}
+    assert knowing <= {"cam_callbacks.monitor", "cam_callbacks.trainer"}
+
+
+def test_no_import_runs_in_a_circle() -> None:
+    graph = {module: imports(module) & set(MODULES) - {"cam_callbacks"} for module in MODULES}
+    try:
+        list(TopologicalSorter(graph).static_order())
+    except CycleError as error:
+        raise AssertionError(f"imports in a circle: {' -> '.join(error.args[1])}") from error

@@ -1,0 +1,173 @@
+"""Class scores are read out of whatever a model returns; a wish becomes one class an image."""
+
+from collections import OrderedDict
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+
+from cam_callbacks.targets import class_scores, forward, logits_of, resolve, returns_probabilities
+
+LOGITS = torch.tensor([[2.0, -1.0, 0.5], [0.0, 1.0, 3.0]])
+
+
+class TestClassScores:
+    @pytest.mark.parametrize(
+        "output",
+        [
+            LOGITS,
+            (LOGITS, torch.zeros(7)),
+            [LOGITS],
+            {"logits": LOGITS, "loss": None},
+            OrderedDict(logits=LOGITS),
+            SimpleNamespace(logits=LOGITS),
+        ],
+        ids=["tensor", "tuple", "list", "dict", "OrderedDict", "attribute"],
+    )
+    def test_are_found_in(self, output):
+        scores = class_scores(output)
+        assert torch.equal(scores.logits, LOGITS)
+        torch.testing.assert_close(scores.probabilities, LOGITS.softmax(dim=1))
+
+    @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+    def test_are_single_precision(self, dtype):
+        scores = class_scores(LOGITS.to(dtype))
+        assert scores.logits.dtype == scores.probabilities.dtype == torch.float32
+
+    @pytest.mark.parametrize("shape", [(3,), (3, 1)])
+    def test_of_one_logit_are_those_of_two_classes(self, shape):
+        logits = torch.tensor([-2.0, 0.0, 5.0])
+        scores = class_scores(logits.view(shape))
+        assert torch.equal(scores.logits, torch.stack([-logits, logits], dim=1))
+        torch.testing.assert_close(scores.probabilities[:, 1], logits.sigmoid())
+        torch.testing.assert_close(scores.probabilities.sum(dim=1), torch.ones(3))
+
+    def test_of_probabilities_are_these_and_their_logarithm(self):
+        probabilities = torch.tensor([[0.25, 0.75, 0.0]])
+        scores = class_scores(probabilities, probabilities=True)
+        assert torch.equal(scores.probabilities, probabilities)
+        assert scores.logits.isfinite().all()
+        torch.testing.assert_close(scores.logits[:, :2], probabilities[:, :2].log())
+
+    @pytest.mark.parametrize("shape", [(), (2, 3, 4), (2, 3, 4, 4), (2, 0)])
+    def test_of_another_shape_are_refused(self, shape):
+        with pytest.raises(ValueError, match=r"the model returned a tensor of shape .* Give forward_fn") as error:
+            class_scores(torch.zeros(shape))
+        assert str(tuple(shape)) in str(error.value)
+
+    @pytest.mark.parametrize(
+        ("output", "said"),
+        [
+            (None, "NoneType"),
+            (0.5, "float"),
+            ((), "tuple"),
+            (("features", LOGITS), "tuple"),
+            ({"out": LOGITS, "aux": LOGITS}, r"dict with the keys \['out', 'aux'\]"),
+            ({"logits": [1.0]}, "dict with the keys"),
+            (SimpleNamespace(scores=LOGITS), "SimpleNamespace"),
+        ],
+        ids=str,
+    )
+    def test_are_not_guessed(self, output, said):
+        with pytest.raises(TypeError, match=rf"the model returned {said}.*Give forward_fn"):
+            logits_of(output)
+
+
+class TestReturnsProbabilities:
+    def test_is_true_of_a_softmax(self):
+        assert returns_probabilities(LOGITS.softmax(dim=1))
+        assert returns_probabilities((torch.randn(4, 1000).softmax(dim=1),))
+
+    @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+    def test_is_true_of_a_softmax_in_half_precision(self, dtype):
+        assert returns_probabilities(
+            torch.randn(4, 100, generator=torch.Generator().manual_seed(0)).to(dtype).softmax(1)
+        )
+
+    @pytest.mark.parametrize(
+        "output",
+        [
+            LOGITS,
+            LOGITS.sigmoid(),
+            LOGITS.log_softmax(1),
+            torch.ones(2, 1),
+            torch.ones(2),
+            torch.full((2, 2), torch.nan),
+        ],
+        ids=["logits", "sigmoid", "log-softmax", "one column", "one dimension", "NaN"],
+    )
+    def test_is_false_of(self, output):
+        assert not returns_probabilities(output)
+
+    def test_is_false_where_one_row_is_none(self):
+        assert not returns_probabilities(torch.tensor([[0.5, 0.5], [0.5, 0.6]]))
+
+
+class TestResolve:
+    scores = class_scores(LOGITS)
+
+    def test_takes_the_predicted_class_for_none(self):
+        assert resolve(None, self.scores).tolist() == [0, 2]
+
+    @pytest.mark.parametrize("targets", [1, torch.tensor(1), [1, 1], (1, 1), torch.tensor([1, 1], dtype=torch.uint8)])
+    def test_gives_one_class_an_image(self, targets):
+        resolved = resolve(targets, self.scores)
+        assert resolved.tolist() == [1, 1]
+        assert resolved.dtype == torch.int64
+        resolved[0] = 2  # the entries are separate
+        assert resolved.tolist() == [2, 1]
+
+    def test_does_not_share_memory_with_what_it_was_given(self):
+        given = torch.tensor([0, 1])
+        resolve(given, self.scores)[0] = 2
+        assert given.tolist() == [0, 1]
+
+    @pytest.mark.parametrize("targets", [0.0, [0.0, 1.0], True, torch.tensor([True, False])])
+    def test_refuses_what_is_no_whole_number(self, targets):
+        with pytest.raises(TypeError, match=r"targets must be whole numbers, the class indices; got torch\."):
+            resolve(targets, self.scores)
+
+    @pytest.mark.parametrize("targets", ["cat", ["cat", "dog"]])
+    def test_refuses_class_names(self, targets):
+        with pytest.raises(TypeError, match="targets must be whole numbers, the class indices"):
+            resolve(targets, self.scores)
+
+    @pytest.mark.parametrize("targets", [[0], [0, 1, 2], [[0, 1]], []], ids=str)
+    def test_refuses_another_number_of_classes_than_of_images(self, targets):
+        with pytest.raises(ValueError, match=r"targets has shape .*; 2 images need one class each: \(2,\)"):
+            resolve(targets, self.scores)
+
+    @pytest.mark.parametrize(("targets", "named"), [(3, "3"), (-1, "-1"), ([7, 5], "5, 7")])
+    def test_refuses_classes_that_the_model_does_not_have(self, targets, named):
+        with pytest.raises(ValueError, match=rf"targets contains \[{named}\], but the model has 3 classes: 0 to 2"):
+            resolve(targets, self.scores)
+
+
+class TestForward:
+    class Conditional(nn.Module):
+        def forward(self, images, *, condition):
+            return images * condition
+
+    def test_calls_the_model_with_the_images(self):
+        assert forward(nn.ReLU(), torch.tensor([-1.0, 2.0])).tolist() == [0, 2]
+
+    def test_calls_forward_fn_instead(self):
+        assert forward(self.Conditional(), torch.ones(2), lambda model, x: model(x, condition=3)).tolist() == [3, 3]
+
+    def test_names_forward_fn_where_the_model_needs_more(self):
+        with pytest.raises(TypeError, match=r"Conditional\.forward needs more .*'condition'.*; give forward_fn"):
+            forward(self.Conditional(), torch.ones(2))
+
+    def test_names_forward_fn_where_the_model_has_no_forward(self):
+        with pytest.raises(TypeError, match=r"Module has no forward method; define it, or give forward_fn"):
+            forward(nn.Module(), torch.ones(2))
+
+    @pytest.mark.parametrize("error", [TypeError("mine"), NotImplementedError("mine"), RuntimeError("mine")], ids=repr)
+    def test_leaves_other_errors_of_the_model_alone(self, error):
+        class Fails(nn.Module):
+            def forward(self, images):
+                raise error
+
+        with pytest.raises(type(error), match=r"^mine$"):
+            forward(Fails(), torch.ones(2))

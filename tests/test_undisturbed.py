@@ -1,0 +1,173 @@
+"""Inside, a model is evaluated; outside, the model and the process are as they were, whatever happened."""
+
+import random
+from contextlib import nullcontext
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from cam_callbacks.undisturbed import random_state_kept, undisturbed
+
+
+class TrainsItsOwnWay(nn.Linear):
+    """`train()` and `eval()` do more than set a flag: they must not be called."""
+
+    def __init__(self):
+        super().__init__(2, 2)
+        self.calls = 0
+
+    def train(self, mode=True):
+        self.calls += 1
+        return self
+
+
+@pytest.fixture
+def network():
+    network = nn.Sequential(nn.Linear(2, 2), nn.Dropout(0.5), nn.Sequential(nn.BatchNorm1d(2), TrainsItsOwnWay()))
+    network.train()
+    network[1].eval()
+    network[2][0].eval()
+    return network
+
+
+def flags(network):
+    return [module.training for module in network.modules()]
+
+
+def draw():
+    """A number from each global generator."""
+    return random.random(), np.random.rand(), torch.rand(1).item()  # noqa: NPY002 - the global generators are meant
+
+
+class Interrupted(BaseException):
+    pass
+
+
+@pytest.mark.parametrize("error", [None, ValueError, Interrupted])
+class TestWhateverHappens:
+    def run(self, network, error, inside=lambda: None):
+        try:
+            with undisturbed(network):
+                inside()
+                if error is not None:
+                    raise error
+        except (ValueError, Interrupted):
+            assert error is not None
+
+    def test_mixed_train_flags_are_put_back(self, network, error):
+        before = flags(network)
+        assert len(set(before)) == 2
+        self.run(network, error)
+        assert flags(network) == before
+
+    def test_flags_that_change_inside_are_put_back(self, network, error):
+        before = flags(network)
+        self.run(network, error, inside=lambda: [setattr(module, "training", True) for module in network.modules()])
+        assert flags(network) == before
+
+    def test_generators_are_put_back(self, network, error):
+        with random_state_kept():
+            expected = draw()
+        self.run(network, error, inside=draw)
+        assert draw() == expected
+
+    def test_the_grad_mode_is_put_back(self, network, error):
+        self.run(network, error)
+        assert torch.is_grad_enabled()
+        with torch.no_grad():
+            self.run(network, error)
+            assert not torch.is_grad_enabled()
+        with torch.inference_mode():
+            self.run(network, error)
+            assert torch.is_inference_mode_enabled()
+
+    def test_compiled_models_run_compiled_again(self, network, error):
+        runs = []
+
+        def backend(graph, _inputs):
+            return lambda *arguments: runs.append("compiled") or graph.forward(*arguments)
+
+        torch.compiler.reset()
+        network = nn.Linear(2, 2)
+        compiled = torch.compile(network, backend=backend)
+        compiled(torch.ones(1, 2))
+        self.run(compiled, error, inside=lambda: compiled(torch.ones(1, 2)))
+        assert runs == ["compiled"]
+        compiled(torch.ones(1, 2))
+        assert runs == ["compiled", "compiled"]
+
+
+def test_every_module_is_in_evaluation_inside(network):
+    with undisturbed(network):
+        assert not any(flags(network))
+
+
+def test_train_and_eval_of_the_model_are_not_called(network):
+    network[2][1].calls = 0
+    with undisturbed(network):
+        pass
+    assert network[2][1].calls == 0
+
+
+def test_gradients_are_off_inside(network):
+    with undisturbed(network):
+        assert not network(torch.ones(1, 2)).requires_grad
+
+
+@pytest.mark.parametrize("around", [nullcontext, torch.no_grad, torch.inference_mode])
+def test_tensors_made_inside_can_be_trained_with(network, around):
+    """A model may keep one of them for its next training step; validation runs in inference mode."""
+    with around(), undisturbed(network):
+        cached = torch.ones(2)
+    assert not cached.is_inference()
+    (network[0](torch.ones(1, 2)) * cached).sum().backward()
+    assert network[0].weight.grad is not None
+
+
+def test_forward_hooks_of_a_compiled_model_fire_inside():
+    network = nn.Sequential(nn.Linear(2, 2), nn.ReLU())
+    torch.compiler.reset()
+    compiled = torch.compile(network, backend="eager")
+    compiled(torch.ones(1, 2))
+    seen = []
+    with undisturbed(compiled):
+        handle = network[1].register_forward_hook(lambda *_: seen.append(1))
+        compiled(torch.ones(1, 2))
+        handle.remove()
+    assert seen == [1]
+
+
+def test_the_stance_of_the_user_towards_compilation_is_put_back(network):
+    compiled = torch.compile(network[0], backend=lambda graph, _inputs: pytest.fail("compiled against the user's wish"))
+    torch.compiler.reset()
+    with torch.compiler.set_stance("force_eager"):
+        with undisturbed(compiled):
+            pass
+        compiled(torch.ones(1, 2))
+
+
+def test_works_inside_itself(network):
+    before = flags(network)
+    with undisturbed(network):
+        with undisturbed(network):
+            assert not any(flags(network))
+        assert not any(flags(network))
+        assert not torch.is_grad_enabled()
+    assert flags(network) == before
+    assert torch.is_grad_enabled()
+
+
+def test_a_module_that_stands_in_two_places_is_put_back():
+    shared = nn.Dropout()
+    network = nn.Sequential(shared, nn.Linear(2, 2), shared)
+    with undisturbed(network):
+        assert not shared.training
+    assert shared.training
+
+
+def test_random_state_kept_puts_the_generators_back():
+    with random_state_kept():
+        first = draw()
+    assert draw() == first
