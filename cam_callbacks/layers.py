@@ -170,6 +170,24 @@ def choose(model: nn.Module, images: Tensor, forward: Forward) -> str:
     return chosen.name.replace("_orig_mod.", "")
 
 
+def bytes_put_out(model: nn.Module, images: Tensor, forward: Forward) -> int:
+    """How many bytes all innermost modules together put out for one image: more than a forward pass holds at once."""
+    total = 0
+
+    def count(_module: nn.Module, _inputs: Any, output: Any) -> None:
+        nonlocal total
+        total += output.nbytes if isinstance(output, Tensor) else 0
+
+    innermost = [module for module in model.modules() if next(module.children(), None) is None]
+    handles = [module.register_forward_hook(count) for module in innermost]
+    try:
+        forward(images[:1])
+    finally:
+        for handle in handles:
+            handle.remove()
+    return total
+
+
 _POOLING = [f"{kind}Pool{d}d" for kind in ("Max", "Avg", "AdaptiveMax", "AdaptiveAvg", "LP") for d in (1, 2, 3)]
 _DROPOUT = ["Dropout", "Dropout1d", "Dropout2d", "Dropout3d", "AlphaDropout", "FeatureAlphaDropout"]
 _PASSED_OVER = tuple(getattr(nn, name) for name in [*_POOLING, *_DROPOUT, "Identity"])

@@ -69,4 +69,7 @@ class Method(ABC):
             The name of the layer that would be used.
         """
         with undisturbed(model):
-            return Network(model, images, forward_fn, batch_size=32).look(target_layer, targets).layer
+            return Network(model, images, forward_fn).look(target_layer, targets).layer
+
+    def release(self) -> None:  # noqa: B027 - most methods keep nothing
+        """Let go of what was kept between calls, if anything."""

@@ -11,7 +11,11 @@ from torch import Tensor, nn
 
 from cam_callbacks import layers
 from cam_callbacks.explanation import min_max, upsample
+from cam_callbacks.methods.compiled import Compiled
 from cam_callbacks.targets import ClassScores, ForwardFn, class_scores, forward, resolve, returns_probabilities
+
+_CPU_BATCH_SIZE = 32
+_LARGEST_GPU_BATCH_SIZE = 512
 
 Progress = Callable[[int, int], None]
 """Called as `progress(done, total)` with counts of forward samples."""
@@ -39,24 +43,88 @@ class Network:
 
     Images are held with the channels last in memory, which convolutions on a CPU and on tensor cores run faster on. A
     model that cannot read such input (it calls `.view` on an activation) is given contiguous images instead.
+
+    Args:
+        model: The model.
+        images: (N, C, *spatial), copied to the model's device and type.
+        forward_fn: As in `Method.__call__`.
+        batch_size: Images forwarded at once; None for 32 on a CPU, and as free memory allows on a GPU. It is halved
+            whenever memory runs out.
+        compiled: Runs the masked images, if given.
     """
 
-    def __init__(self, model: nn.Module, images: Tensor, forward_fn: ForwardFn | None, batch_size: int) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        images: Tensor,
+        forward_fn: ForwardFn | None = None,
+        batch_size: int | None = None,
+        compiled: Compiled | None = None,
+    ) -> None:
         check_images(images)
         device, dtype = layers.device_and_dtype(model, images)
         self.model = model
         self.forward_fn = forward_fn
-        self.batch_size = batch_size
         self.dtype = dtype
         self.channels_last = True
         self.returns_probabilities = False
         # A copy, (N, C, *spatial) -> (N, *spatial, C) in memory; `images` is the view of it in the usual order.
         self._stored = images.detach().to(device, dtype).movedim(1, -1).clone(memory_format=torch.contiguous_format)
         self.images = self._stored.movedim(-1, 1)
+        self._batch_size = batch_size
+        self._compiled = compiled
+
+    @property
+    def batch_size(self) -> int:
+        """Images forwarded at once, settled when first asked for."""
+        if self._batch_size is None:
+            self._batch_size = self._fitting_batch_size() if self.images.is_cuda else _CPU_BATCH_SIZE
+        return self._batch_size
+
+    def _fitting_batch_size(self) -> int:
+        """How many images surely fit: half of the free memory for all that the model puts out for each."""
+        free, _ = torch.cuda.mem_get_info(self.images.device)
+        cached = torch.cuda.memory_reserved(self.images.device) - torch.cuda.memory_allocated(self.images.device)
+        each = layers.bytes_put_out(self.model, self.images, self._try) + 8 * self.images[0].nbytes
+        return max(1, min(_LARGEST_GPU_BATCH_SIZE, (free + cached) // 2 // each))
 
     def run(self, images: Tensor) -> object:
         """What the model returns for images (B, C, *spatial)."""
         return forward(self.model, images if self.channels_last else images.contiguous(), self.forward_fn)
+
+    def _scores_of_masked(self, images: Tensor) -> ClassScores:
+        """Class scores of masked images (B, C, *spatial), which may be overwritten."""
+        if self._compiled is None:
+            return class_scores(self.run(images), self.returns_probabilities)
+        size = self._chunk_size(len(images))
+        full = images if len(images) == size else images[torch.arange(size, device=images.device) % len(images)]
+        output = self._compiled(self.model, full if self.channels_last else full.contiguous(), self.forward_fn)
+        logits, probabilities = class_scores(output, self.returns_probabilities)
+        return ClassScores(logits[: len(images)], probabilities[: len(images)])
+
+    def _chunk_size(self, left: int) -> int:
+        """The batch size; a compiled model has a quarter of it for the rest, so that it knows but two sizes."""
+        small = max(1, self.batch_size // 4)
+        return self.batch_size if self._compiled is None or left >= self.batch_size else small
+
+    def _in_chunks(self, count: int, act: Callable[[slice], None]) -> None:
+        """Call `act` with one slice after the other of `count` images; with smaller ones where memory runs out."""
+        start = 0
+        while start < count:
+            chunk = slice(start, min(start + self._chunk_size(count - start), count))
+            try:
+                act(chunk)
+            except torch.OutOfMemoryError:
+                if chunk.stop - start == 1:
+                    raise
+                self._batch_size = (chunk.stop - start) // 2
+                warnings.warn(
+                    f"out of memory with {chunk.stop - start} images at once: going on with {self._batch_size}, which "
+                    f"changes no result; give batch_size={self._batch_size} to begin with that",
+                    stacklevel=5,
+                )
+            else:
+                start = chunk.stop
 
     def _try(self, images: Tensor) -> object:
         """`run` on a copy of the images, which settles the memory layout, with an error that names the images."""
@@ -86,17 +154,22 @@ class Network:
         else:
             layer = layers.name_of(self.model, target_layer)
         module = layers.find(self.model, layer)
-        activations, outputs = [], []
-        for images in torch.split(self.images, self.batch_size):
+        activations: list[Tensor] = []
+        outputs: list[object] = []
+
+        def record(chunk: slice) -> None:
+            images = self.images[chunk]
             with layers.recorded(module) as recorded:
-                outputs.append(self._try(images))
+                output = self._try(images)
             activations.append(layers.spatial_output(recorded, layer, images).float())
+            outputs.append(output)
+
+        self._in_chunks(len(self.images), record)
         if all(returns_probabilities(output) for output in outputs):
             self.returns_probabilities = True
             warnings.warn(
-                "the model returns probabilities (no entry is negative, rows sum to 1): they are used as they "
-                "are, their "
-                "logarithm as logits",
+                "the model returns probabilities (no entry is negative, rows sum to 1): they are used as they are, "
+                "their logarithm as logits",
                 stacklevel=3,
             )
         parts = [class_scores(output, self.returns_probabilities) for output in outputs]
@@ -104,28 +177,31 @@ class Network:
         return Look(layer, torch.cat(activations), scores, resolve(targets, scores))
 
     def masked_scores(
-        self, activations: Tensor, image: Tensor, channel: Tensor, targets: Tensor, progress: Progress | None
+        self, activations: Tensor, image: Tensor, channel: Tensor, targets: Tensor, advance: Callable[[int], None]
     ) -> ClassScores:
-        """Scores of the target class, each (pairs,), of images masked by channels.
+        """Scores of the target class, each (pairs,) float32, of images masked by channels.
 
         Args:
             activations: (N, K, *spatial of the layer).
             image: (pairs,) which image each pair masks.
             channel: (pairs,) by which channel.
             targets: (N,) the class whose score is read.
-            progress: Told after each chunk.
+            advance: Told after each chunk how many pairs it had.
         """
-        logits, probabilities = (torch.empty(len(image), device=self.images.device) for _ in range(2))
-        for start in range(0, len(image), self.batch_size):
-            chunk = slice(start, start + self.batch_size)
-            masks = min_max(upsample(activations[image[chunk], channel[chunk]], self.images.shape[2:]))
-            masked = self._stored[image[chunk]].mul_(masks.unsqueeze(-1).to(self.dtype)).movedim(-1, 1)
-            scores = class_scores(self.run(masked), self.returns_probabilities)
-            target = targets[image[chunk]].unsqueeze(1)
+        shape = (len(image),)
+        logits, probabilities = (torch.empty(shape, dtype=torch.float32, device=image.device) for _ in range(2))
+
+        def score(chunk: slice) -> None:
+            pairs = image[chunk]
+            masks = min_max(upsample(activations[pairs, channel[chunk]], self.images.shape[2:]))
+            masked = self._stored[pairs].mul_(masks.unsqueeze(-1).to(self.dtype)).movedim(-1, 1)
+            scores = self._scores_of_masked(masked)
+            target = targets[pairs].unsqueeze(1)
             logits[chunk] = scores.logits.gather(1, target).squeeze(1)
             probabilities[chunk] = scores.probabilities.gather(1, target).squeeze(1)
-            if progress is not None:
-                progress(min(chunk.stop, len(image)), len(image))
+            advance(len(pairs))
+
+        self._in_chunks(len(image), score)
         return ClassScores(logits, probabilities)
 
     def empty_probabilities(self) -> Tensor:
@@ -141,9 +217,8 @@ def check_images(images: Tensor) -> None:
         raise TypeError(f"images must be a floating point tensor, as the model is fed (normalised); got {got}")
     if not 3 <= images.ndim <= 5 or 0 in images.shape:
         raise ValueError(
-            f"images has shape {tuple(images.shape)}; (N, C, *spatial) with one to three spatial dimensions, "
-            "none of them "
-            "empty, is needed"
+            f"images has shape {tuple(images.shape)}; (N, C, *spatial) is needed, with one to three spatial dimensions "
+            "and none of them empty"
         )
     bad = ~torch.isfinite(images).flatten(1).all(dim=1)
     if bad.any():

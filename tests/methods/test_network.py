@@ -1,5 +1,6 @@
 """The model as a method finds it: whatever it does to its input, in whatever type, compiled or not."""
 
+import functools
 import inspect
 
 import pytest
@@ -7,6 +8,8 @@ import torch
 from torch import nn
 
 from cam_callbacks import ScoreCAM
+
+exact = functools.partial(ScoreCAM, tolerance=0)
 
 WEIGHTINGS = ["probability", "logit-softmax", "increase", "matlab"]
 
@@ -35,16 +38,16 @@ class TestInPlaceOperations:
     def test_of_a_relu_after_the_layer_do_not_change_the_map(self, small_cnn, blobs, layer):
         images = blobs(2, 24, 24)
         assert_same_maps(
-            ScoreCAM()(small_cnn(inplace=True), images, layer), ScoreCAM()(small_cnn(inplace=False), images, layer)
+            exact()(small_cnn(inplace=True), images, layer), exact()(small_cnn(inplace=False), images, layer)
         )
 
     @pytest.mark.parametrize("layer", ["model.features", None])
     def test_on_the_images_change_neither_the_map_nor_the_images(self, small_cnn, blobs, layer):
         images = blobs(3, 24, 24).contiguous(memory_format=torch.channels_last)
         kept = images.clone()
-        explanation = ScoreCAM()(Around(small_cnn(), before=lambda x: x.sub_(0.5)), images, layer)
+        explanation = exact()(Around(small_cnn(), before=lambda x: x.sub_(0.5)), images, layer)
         assert torch.equal(images, kept)
-        assert_same_maps(explanation, ScoreCAM()(Around(small_cnn(), before=lambda x: x - 0.5), images, layer))
+        assert_same_maps(explanation, exact()(Around(small_cnn(), before=lambda x: x - 0.5), images, layer))
 
 
 class TestMemoryLayout:
@@ -61,8 +64,8 @@ class TestMemoryLayout:
     @pytest.mark.parametrize("layer", ["features", None])
     def test_a_model_that_needs_contiguous_activations_is_explained(self, small_cnn, blobs, layer):
         network, images = self.Viewing(small_cnn()), blobs(3, 24, 24)
-        explanation = ScoreCAM(batch_size=4)(network, images, layer)
-        reference = ScoreCAM(batch_size=4)(
+        explanation = exact(batch_size=4)(network, images, layer)
+        reference = exact(batch_size=4)(
             network, images, "features", forward_fn=lambda model, x: model(x, flatten=lambda x: x.flatten(1))
         )
         assert explanation.target_layer == "features"
@@ -70,13 +73,13 @@ class TestMemoryLayout:
 
     def test_of_the_images_changes_nothing(self, small_cnn, blobs):
         network, images = small_cnn(), blobs(3, 24, 24)
-        reference = ScoreCAM()(network, images, "features")
+        reference = exact()(network, images, "features")
         for other in (
             images.contiguous(memory_format=torch.channels_last),
             images.transpose(2, 3).contiguous().transpose(2, 3),
             images.repeat_interleave(2, dim=0)[::2],
         ):
-            assert_same_maps(ScoreCAM()(network, other, "features"), reference)
+            assert_same_maps(exact()(network, other, "features"), reference)
 
 
 class TestFloatingTypes:
@@ -84,24 +87,22 @@ class TestFloatingTypes:
     @pytest.mark.parametrize("weighting", WEIGHTINGS)
     def test_half_precision_is_close_to_single(self, small_cnn, blobs, weighting, dtype):
         images = blobs(3, 24, 24)
-        reference = ScoreCAM(weighting)(small_cnn(), images, "features")
-        half = ScoreCAM(weighting)(small_cnn().to(dtype), images, "features", reference.targets)
+        reference = exact(weighting)(small_cnn(), images, "features")
+        half = exact(weighting)(small_cnn().to(dtype), images, "features", reference.targets)
         assert half.heatmaps.dtype == half.raw.dtype == half.scores.dtype == torch.float32
         torch.testing.assert_close(half.heatmaps, reference.heatmaps, atol=0.05, rtol=0)
 
     def test_autocast_is_close_to_single_and_gives_single_precision_maps(self, small_cnn, blobs):
         network, images = small_cnn(), blobs(3, 24, 24)
-        reference = ScoreCAM()(network, images, "features")
+        reference = exact()(network, images, "features")
         with torch.autocast("cpu", torch.bfloat16):
-            explanation = ScoreCAM()(network, images, "features", reference.targets)
+            explanation = exact()(network, images, "features", reference.targets)
         assert explanation.heatmaps.dtype == explanation.raw.dtype == torch.float32
         torch.testing.assert_close(explanation.heatmaps, reference.heatmaps, atol=0.05, rtol=0)
 
     def test_images_are_converted_to_the_type_of_the_model(self, small_cnn, blobs):
         images = blobs(2, 24, 24)
-        assert_same_maps(
-            ScoreCAM()(small_cnn(), images.double(), "features"), ScoreCAM()(small_cnn(), images, "features")
-        )
+        assert_same_maps(exact()(small_cnn(), images.double(), "features"), exact()(small_cnn(), images, "features"))
 
 
 class TestNotFinite:
@@ -137,22 +138,22 @@ class TestNotFinite:
     @pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
     def test_activations_of_one_image_skip_it_alone(self, small_cnn, images, weighting, value):
         network = Around(small_cnn(), before=lambda x: self.spoil(value)(x, x))
-        reference = ScoreCAM(weighting)(Around(small_cnn()), images, "model.features")
-        explanation = ScoreCAM(weighting, batch_size=8)(network, images, "model.features")
+        reference = exact(weighting)(Around(small_cnn()), images, "model.features")
+        explanation = exact(weighting, batch_size=8)(network, images, "model.features")
         self.assert_only_the_second_is_skipped(explanation, reference)
         assert explanation.passes[1] == 1 + (weighting == "increase")
 
     @pytest.mark.parametrize("weighting", WEIGHTINGS)
     def test_scores_of_one_image_skip_it_alone(self, small_cnn, images, weighting):
         network = Around(small_cnn(), after=self.spoil(torch.nan))
-        reference = ScoreCAM(weighting)(Around(small_cnn()), images, "model.features")
-        self.assert_only_the_second_is_skipped(ScoreCAM(weighting)(network, images, "model.features"), reference)
+        reference = exact(weighting)(Around(small_cnn()), images, "model.features")
+        self.assert_only_the_second_is_skipped(exact(weighting)(network, images, "model.features"), reference)
 
     def test_probabilities_of_one_image_skip_it_alone(self, small_cnn, images):
         classifier = nn.Sequential(small_cnn(), nn.Softmax(dim=1))
-        reference = ScoreCAM()(small_cnn(), images, "features")
+        reference = exact()(small_cnn(), images, "features")
         with pytest.warns(UserWarning, match="returns probabilities"):
-            explanation = ScoreCAM()(Around(classifier, after=self.spoil(torch.nan)), images, "model.0.features")
+            explanation = exact()(Around(classifier, after=self.spoil(torch.nan)), images, "model.0.features")
         self.assert_only_the_second_is_skipped(explanation, reference)
 
     @pytest.mark.parametrize("weighting", WEIGHTINGS)
@@ -164,8 +165,8 @@ class TestNotFinite:
             masked = (images[:, 0, 0, 0] > 1) & (images[:, 0, 0, 0] < 0.9 * corner)
             return torch.where(masked.unsqueeze(1), torch.nan, output)
 
-        reference = ScoreCAM(weighting)(Around(small_cnn()), images, "model.features")
-        explanation = ScoreCAM(weighting)(Around(small_cnn(), after=after), images, "model.features")
+        reference = exact(weighting)(Around(small_cnn()), images, "model.features")
+        explanation = exact(weighting)(Around(small_cnn(), after=after), images, "model.features")
         self.assert_only_the_second_is_skipped(explanation, reference)
         assert explanation.scores.isfinite().all()
 
@@ -176,46 +177,46 @@ class TestProbabilities:
         images = blobs(3, 24, 24)
         classifier = nn.Sequential(small_cnn(), nn.Softmax(dim=1))
         with pytest.warns(UserWarning, match="the model returns probabilities"):
-            explanation = ScoreCAM(weighting)(classifier, images, "0.features")
-        reference = ScoreCAM(weighting)(small_cnn(), images, "features")
+            explanation = exact(weighting)(classifier, images, "0.features")
+        reference = exact(weighting)(small_cnn(), images, "features")
         assert_same_maps(explanation, reference)
         torch.testing.assert_close(explanation.probabilities, reference.probabilities)
 
     def test_have_their_logarithm_for_logits(self, small_cnn, blobs):
         images = blobs(3, 24, 24)
         with pytest.warns(UserWarning, match="their logarithm as logits"):
-            explanation = ScoreCAM("logit-softmax")(nn.Sequential(small_cnn(), nn.Softmax(1)), images, "0.features")
+            explanation = exact("logit-softmax")(nn.Sequential(small_cnn(), nn.Softmax(1)), images, "0.features")
         logarithms = nn.Sequential(small_cnn(), nn.LogSoftmax(dim=1))
-        assert_same_maps(explanation, ScoreCAM("logit-softmax")(logarithms, images, "0.features"))
+        assert_same_maps(explanation, exact("logit-softmax")(logarithms, images, "0.features"))
 
     def test_are_warned_of_at_the_line_that_asked(self, small_cnn, blobs):
         classifier = nn.Sequential(small_cnn(), nn.Softmax(dim=1))
 
         def ask():
-            return ScoreCAM()(classifier, blobs(1, 24, 24), "0.features"), inspect.currentframe().f_lineno
+            return exact()(classifier, blobs(1, 24, 24), "0.features"), inspect.currentframe().f_lineno
 
         with pytest.warns(UserWarning, match="probabilities") as caught:
             _, line = ask()
         assert (caught[0].filename, caught[0].lineno) == (__file__, line)
 
     def test_in_logits_are_not_warned_of(self, small_cnn, blobs, recwarn):
-        ScoreCAM()(small_cnn(), blobs(2, 24, 24), "features")
+        exact()(small_cnn(), blobs(2, 24, 24), "features")
         assert not recwarn.list
 
 
 class TestInferenceModeAndCompiledModels:
     def test_a_map_is_the_same_in_inference_mode(self, small_cnn, blobs):
         network, images = small_cnn(), blobs(2, 24, 24)
-        reference = ScoreCAM()(network, images)
+        reference = exact()(network, images)
         with torch.inference_mode():
-            inside = ScoreCAM()(network, images.clone())
+            inside = exact()(network, images.clone())
         assert_same_maps(inside, reference)
 
     def test_images_made_in_inference_mode_are_explained_outside(self, small_cnn, blobs):
         images = blobs(2, 24, 24)
         with torch.inference_mode():
             inference_images = images.contiguous(memory_format=torch.channels_last).clone()
-        assert_same_maps(ScoreCAM()(small_cnn(), inference_images), ScoreCAM()(small_cnn(), images))
+        assert_same_maps(exact()(small_cnn(), inference_images), exact()(small_cnn(), images))
 
     @pytest.fixture(params=["whole", "inner part", "whole in place", "inner part in place"])
     def compiled(self, request, small_cnn):
@@ -237,15 +238,15 @@ class TestInferenceModeAndCompiledModels:
         images = blobs(2, 24, 24)
         if called_before:
             compiled(images)
-        explanation = ScoreCAM()(compiled, images, layer)
-        reference = ScoreCAM()(small_cnn(), images, layer)
+        explanation = exact()(compiled, images, layer)
+        reference = exact()(small_cnn(), images, layer)
         assert explanation.target_layer == reference.target_layer
         assert_same_maps(explanation, reference)
 
     def test_the_layer_of_a_compiled_model_goes_by_the_same_name_when_given_as_a_module(self, small_cnn, blobs):
         network, images = small_cnn(), blobs(2, 24, 24)
         compiled = torch.compile(network, backend="eager")
-        assert ScoreCAM()(compiled, images, network.features).target_layer == "features"
+        assert exact()(compiled, images, network.features).target_layer == "features"
 
 
 class TestForwardFn:
@@ -259,11 +260,11 @@ class TestForwardFn:
 
     def test_calls_the_model_for_every_pass(self, small_cnn, blobs):
         images = blobs(2, 24, 24)
-        explanation = ScoreCAM("increase")(
+        explanation = exact("increase")(
             self.NeedsTwo(small_cnn()), images, "model.features", forward_fn=lambda model, x: model(x, factor=1.0)
         )
-        assert_same_maps(explanation, ScoreCAM("increase")(small_cnn(), images, "features"))
+        assert_same_maps(explanation, exact("increase")(small_cnn(), images, "features"))
 
     def test_is_named_where_it_is_needed(self, small_cnn, blobs):
         with pytest.raises(TypeError, match=r"NeedsTwo\.forward needs more than the images .*factor.*give forward_fn"):
-            ScoreCAM()(self.NeedsTwo(small_cnn()), blobs(2, 24, 24), "model.features")
+            exact()(self.NeedsTwo(small_cnn()), blobs(2, 24, 24), "model.features")
