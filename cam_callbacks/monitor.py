@@ -235,6 +235,14 @@ class CAMMonitor(CallbackBase):
         """Pick probes from the batch; after the last batch, look."""
         self._batch_end(trainer, pl_module, batch, dataloader_idx)
 
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Let go of what the method keeps of the model."""
+        self.method.release()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Let go of what the method keeps of the model; Lightning calls this, not `teardown`, when a run fails."""
+        self.method.release()
+
     def _begin(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._error = None
         self._collector = None

@@ -1,0 +1,152 @@
+"""How near the adaptive Score-CAM comes to the exact one, against passes; and whether its estimated error is honest.
+
+Every channel of every photo is forwarded once; then each way of choosing channels is replayed on these scores.
+Pearson and Spearman correlation with the exact map are taken at the resolution of the layer. Beside ours, with the
+same number of passes: the channels of most energy, those of most variance (the others weigh nothing), and k-means
+groups of masks, one of each forwarded.
+"""
+
+import torch
+from setting import model, parser, pearson, photos, save, table
+from torch import Tensor
+
+from cam_callbacks.explanation import has_contrast
+from cam_callbacks.methods.network import Network
+from cam_callbacks.methods.surrogate import Surrogate
+from cam_callbacks.undisturbed import undisturbed
+
+PASSES = (32, 64, 128)
+TOLERANCES = (0.05, 0.02, 0.01, 0.005)
+
+
+def main() -> None:
+    """Replay all ways of choosing, print the tables, write JSON."""
+    options = parser(__doc__ or "")
+    options.add_argument("--model", default="squeezenet1_1")
+    options.add_argument("--layer", default="features")
+    options.add_argument("--images", type=int, default=40)
+    args = options.parse_args()
+    if args.short:
+        args.images, args.size = min(args.images, 3), 96
+    images = photos(args.data, args.images, args.size).to(args.device)
+    network = model(args.model, args.weights, args.device)
+    scored = all_scores(network, args.layer, images)
+
+    results: dict[str, object] = {}
+    for weighting in ("probability", "logit-softmax"):
+        cases = [Case(*parts, weighting) for parts in scored]
+        rows = [row_of(f"ours, {passes} passes", [case.ours(0.0, passes) for case in cases]) for passes in PASSES]
+        for name in ("most energy", "most variance", "k-means groups"):
+            rows += [row_of(f"{name}, {passes}", [case.baseline(name, passes) for case in cases]) for passes in PASSES]
+        adaptive = [row_of(f"tolerance {t}", [case.ours(t, None) for case in cases]) for t in TOLERANCES]
+        header = ("", "passes", "most", "Pearson", "5th percentile", "worst", "Spearman", "worst", "estimate holds")
+        channels = sum(len(case.maps) for case in cases) / len(cases)
+        print(f"\n{args.model}, `{weighting}`, {len(cases)} photos, {channels:.0f} live channels of {scored[0][3]}\n")
+        print(table(header, adaptive + rows), flush=True)
+        results[weighting] = adaptive + rows
+    save("accuracy_of_adaptive", results)
+
+
+def all_scores(network: torch.nn.Module, layer: str, images: Tensor) -> list[tuple[Tensor, Tensor, Tensor, int]]:
+    """For each image its live maps (n, *spatial), their logits and probabilities (n,), and how many channels there are."""
+    with undisturbed(network):
+        asked = Network(network, images)
+        look = asked.look(layer, None)
+        live = has_contrast(look.activations)
+        image, channel = live.nonzero(as_tuple=True)
+        done = 0
+
+        def tell(count: int) -> None:
+            nonlocal done
+            done += count
+            print(f"\r{done} of {len(image)} passes", end="", flush=True)
+
+        scores = asked.masked_scores(look.activations, image, channel, look.targets, tell)
+    print()
+    return [
+        (look.activations[i][live[i]], scores.logits[image == i], scores.probabilities[image == i], live.shape[1])
+        for i in range(len(images))
+    ]
+
+
+class Case:
+    """One photo under one weighting, with everything known."""
+
+    def __init__(self, maps: Tensor, logits: Tensor, probabilities: Tensor, _channels: int, weighting: str) -> None:
+        self.maps = maps
+        self.ceiling = None if weighting == "logit-softmax" else 0.0
+        self.scores = logits if weighting == "logit-softmax" else probabilities.clamp_min(1e-30).log()
+        self.weights = (self.scores.double() - self.scores.double().max()).exp()
+        self.exact = self.map_of(self.weights)
+
+    def map_of(self, weights: Tensor) -> Tensor:
+        """The map (1, *spatial) of weights (n,)."""
+        return torch.tensordot(weights.double(), self.maps.double(), dims=1).relu().unsqueeze(0)
+
+    def ours(self, tolerance: float, most: int | None) -> tuple[int, float, float, float]:
+        """Passes, Pearson, Spearman, estimated error of the adaptive search."""
+        surrogate = Surrogate(self.maps, ceiling=self.ceiling)
+        left = len(self.maps) if most is None else min(most, len(self.maps))
+        wanted, passes = surrogate.landmarks(min(16, left)), 0
+        while True:
+            surrogate.observe(wanted, self.scores[wanted])
+            passes += len(wanted)
+            error, wanted = surrogate.plan(min(8, left - passes))
+            if error <= tolerance or len(wanted) == 0:
+                return (passes, *self.compare(surrogate.weights), error)
+
+    def baseline(self, name: str, passes: int) -> tuple[int, float, float, float]:
+        """Passes, Pearson, Spearman of another way to choose; it knows no error."""
+        flat = self.maps.flatten(1)
+        passes = min(passes, len(flat))
+        if name == "k-means groups":
+            group, nearest = groups(flat, passes)
+            return (passes, *self.compare(self.weights[nearest][group]), torch.nan)
+        rank = flat.square().sum(dim=1) if name == "most energy" else flat.var(dim=1)
+        kept = torch.zeros_like(self.weights)
+        chosen = rank.topk(passes).indices
+        kept[chosen] = self.weights[chosen]
+        return (passes, *self.compare(kept), torch.nan)
+
+    def compare(self, weights: Tensor) -> tuple[float, float]:
+        """Pearson and Spearman correlation of the map of these weights with the exact one."""
+        other = self.map_of(weights)
+        ranks = [m.flatten().argsort().argsort().double().unsqueeze(0) for m in (other, self.exact)]
+        return float(pearson(other, self.exact)), float(pearson(*ranks))
+
+
+def groups(flat: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """K-means on masks (n, d): the group of each (n,), and of each group the member nearest to its centre (count,)."""
+    low, high = torch.aminmax(flat, dim=1, keepdim=True)
+    masks = (flat - low) / (high - low)
+    centres = masks[torch.linspace(0, len(masks) - 1, count).round().long()]
+    for _ in range(20):
+        group = torch.cdist(masks, centres).argmin(dim=1)
+        sums = torch.zeros_like(centres).index_add_(0, group, masks)
+        sizes = torch.bincount(group, minlength=count).unsqueeze(1)
+        centres = torch.where(sizes > 0, sums / sizes.clamp_min(1), centres)
+    distances = torch.cdist(masks, centres)
+    return distances.argmin(dim=1), distances.argmin(dim=0)
+
+
+def row_of(name: str, outcomes: list[tuple[int, float, float, float]]) -> tuple[str, ...]:
+    """A line of the table."""
+    passes, pearsons, spearmans, errors = (
+        torch.tensor(part, dtype=torch.float64) for part in zip(*outcomes, strict=True)
+    )
+    honest = "" if errors.isnan().all() else f"{(1 - pearsons <= errors + 1e-9).double().mean():.0%}"
+    return (
+        name,
+        f"{passes.mean():.0f}",
+        f"{passes.max():.0f}",
+        f"{pearsons.mean():.4f}",
+        f"{pearsons.quantile(0.05):.4f}",
+        f"{pearsons.min():.4f}",
+        f"{spearmans.mean():.4f}",
+        f"{spearmans.min():.4f}",
+        honest,
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,128 @@
+"""Peak extra memory of Score-CAM beyond the model and the images, each contestant in its own process.
+
+The resident memory of the process is watched while it runs (on a GPU: what PyTorch has allocated). Where the machine
+cannot hold what a peer builds, its size is computed: grad-cam multiplies all images with all masks at once (N, K, 3,
+H, W); torchcam keeps all upsampled masks (N, K, H, W). Ours is asked for every pass (`tolerance=0`), but stopped
+after a few chunks: a chunk is all that ever exists.
+"""
+
+import contextlib
+import json
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import torch
+from setting import model, parser, photos, save, table
+
+from cam_callbacks import ScoreCAM
+
+CONTESTANTS = ("forward passes", "ours, adaptive", "ours, exact", "torchcam", "grad-cam")
+BATCH = 32
+
+
+def main() -> None:
+    """Run each contestant in a process, print the table, write JSON."""
+    options = parser(__doc__ or "")
+    options.add_argument("--model", default="resnet50")
+    options.add_argument("--layer", default="layer4")
+    options.add_argument("--images", type=int, default=16)
+    options.add_argument("--contestant", choices=CONTESTANTS, help="only this one, in this process")
+    args = options.parse_args()
+    if args.short:
+        args.images, args.size = min(args.images, 4), 96
+    if args.contestant:
+        print(json.dumps(measure(args)))
+        return
+    rows = []
+    for contestant in CONTESTANTS:
+        needed = by_arithmetic(contestant, args.images, 2048, args.size)
+        if needed > 4e9:
+            rows.append((contestant, f"{needed / 1e6:.0f}", "computed: its masks or masked images alone"))
+        else:
+            command = [sys.executable, str(Path(__file__)), *sys.argv[1:], "--contestant", contestant]
+            done = subprocess.run(command, capture_output=True, text=True, check=True)
+            rows.append((contestant, f"{json.loads(done.stdout.splitlines()[-1]):.0f}", "measured"))
+        print(rows[-1], flush=True)
+    print("\n" + table(("", "MB beyond model and images", ""), rows))
+    save("memory", rows)
+
+
+def by_arithmetic(contestant: str, images: int, channels: int, size: int) -> float:
+    """Bytes that a peer's masks or masked images take, 0 for ours."""
+    masks = 4.0 * images * channels * size * size
+    return {"torchcam": masks, "grad-cam": 4 * masks}.get(contestant, 0.0)
+
+
+def measure(args: object) -> float:
+    """Peak MB of one contestant beyond what was there before it began."""
+    images = photos(args.data, args.images, args.size).to(args.device)  # type: ignore[attr-defined]
+    network = model(args.model, args.weights, args.device)  # type: ignore[attr-defined]
+    contestant, layer = args.contestant, args.layer  # type: ignore[attr-defined]
+    with Watch(images.is_cuda) as watch:
+        run(contestant, network, layer, images)
+    return watch.extra / 1e6
+
+
+def run(contestant: str, network: torch.nn.Module, layer: str, images: torch.Tensor) -> None:
+    """One contestant, once."""
+    if contestant == "forward passes":
+        batch = images[:1].expand(BATCH, -1, -1, -1).contiguous(memory_format=torch.channels_last)
+        with torch.no_grad():
+            network(batch)
+            network(batch)
+    elif contestant.startswith("ours"):
+
+        def stop(done: int, _total: int) -> None:
+            if done >= 8 * BATCH:
+                raise StopIteration
+
+        method = ScoreCAM(tolerance=0 if contestant == "ours, exact" else 0.02, batch_size=BATCH)
+        with contextlib.suppress(StopIteration):
+            method(network, images, layer, progress=None if contestant == "ours, adaptive" else stop)
+    else:
+        from speed import gradcam, torchcam
+
+        with torch.no_grad():
+            targets = network(images).argmax(dim=1)
+        {"torchcam": torchcam, "grad-cam": gradcam}[contestant](network, layer, images, targets)()
+
+
+class Watch:
+    """Peak memory of the process between entry and exit, beyond that at entry."""
+
+    def __init__(self, cuda: bool) -> None:
+        self.cuda = cuda
+        self.extra = 0.0
+
+    def __enter__(self) -> "Watch":
+        if self.cuda:
+            torch.cuda.reset_peak_memory_stats()
+        self.before = self.now()
+        self.running = True
+        self.thread = threading.Thread(target=self.watch)
+        self.thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.running = False
+        self.thread.join()
+
+    def watch(self) -> None:
+        """Look every few milliseconds."""
+        while self.running:
+            self.extra = max(self.extra, self.now() - self.before)
+            time.sleep(0.005)
+
+    def now(self) -> float:
+        """Bytes in use."""
+        if self.cuda:
+            return float(torch.cuda.max_memory_allocated())
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        return pages * 4096.0
+
+
+if __name__ == "__main__":
+    main()

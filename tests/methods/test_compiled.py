@@ -1,0 +1,101 @@
+"""`compile=True`: masked images go through a compiled copy; and what happens when memory runs out."""
+
+import copy
+import pickle
+import warnings
+
+import pytest
+import torch
+from torch import nn
+
+from cam_callbacks import ScoreCAM
+from cam_callbacks.layers import bytes_put_out
+
+
+@pytest.fixture(autouse=True)
+def _fresh_compiler():
+    torch.compiler.reset()
+    yield
+    torch.compiler.reset()
+
+
+def test_gives_the_same_maps_and_compiles_once_for_all_calls_also_when_weights_change(small_cnn, blobs):
+    network, images = small_cnn(channels=40), blobs(3, 24, 24)
+    method = ScoreCAM(tolerance=0, batch_size=16, compile=True)
+    plain = ScoreCAM(tolerance=0, batch_size=16)
+    torch.testing.assert_close(method(network, images).raw, plain(network, images).raw, rtol=1e-4, atol=1e-5)
+    compiled = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+    assert compiled > 0
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.mul_(1.1)
+    torch.testing.assert_close(method(network, images).raw, plain(network, images).raw, rtol=1e-4, atol=1e-5)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == compiled
+
+
+def test_leaves_the_module_untouched_and_can_be_copied_and_pickled(small_cnn, blobs):
+    network, images = small_cnn(), blobs(2, 24, 24)
+    before = {name: type(module) for name, module in network.named_modules()}
+    forward = network.forward
+    method = ScoreCAM(compile=True)
+    method(network, images)
+    assert {name: type(module) for name, module in network.named_modules()} == before
+    assert network.forward == forward
+    assert copy.deepcopy(method) == pickle.loads(pickle.dumps(method)) == method
+    method.release()
+
+
+def test_a_model_that_cannot_be_compiled_is_run_as_it_is_and_this_is_said_once(small_cnn, blobs):
+    class RefusesTheCompiler(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = small_cnn()
+
+        def forward(self, images):
+            if torch.compiler.is_compiling():
+                raise NotImplementedError("not for compilers")
+            return self.inner(images)
+
+    network, images = RefusesTheCompiler(), blobs(2, 24, 24)
+    method = ScoreCAM(compile=True)
+    with pytest.warns(UserWarning, match="RefusesTheCompiler cannot be compiled, it is run as it is") as caught:
+        explanation = method(network, images, "inner.features")
+        method(network, images, "inner.features")
+    assert len([warning for warning in caught if "cannot be compiled" in str(warning.message)]) == 1
+    torch.testing.assert_close(explanation.raw, ScoreCAM()(network, images, "inner.features").raw)
+
+
+class Small(nn.Module):
+    """Runs out of memory with more than `most` images."""
+
+    def __init__(self, inner, most):
+        super().__init__()
+        self.inner, self.most, self.sizes = inner, most, []
+
+    def forward(self, images):
+        if len(images) > self.most:
+            raise torch.OutOfMemoryError(f"no room for {len(images)}")
+        self.sizes.append(len(images))
+        return self.inner(images)
+
+
+def test_out_of_memory_halves_the_chunk_and_changes_no_result(small_cnn, blobs):
+    network, images = small_cnn(channels=20), blobs(6, 24, 24)
+    tight = Small(network, most=4)
+    with pytest.warns(UserWarning, match="out of memory with 6 images at once: going on with 3") as caught:
+        explanation = ScoreCAM(tolerance=0)(tight, images, "inner.features")
+    assert len(caught) == 1
+    assert max(tight.sizes) == 3
+    torch.testing.assert_close(explanation.raw, ScoreCAM(tolerance=0)(network, images, "features").raw)
+    assert torch.equal(explanation.passes, ScoreCAM(tolerance=0)(network, images, "features").passes)
+
+
+def test_out_of_memory_with_a_single_image_is_an_error(small_cnn, blobs):
+    with pytest.raises(torch.OutOfMemoryError), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        ScoreCAM()(Small(small_cnn(), most=0), blobs(2, 24, 24), "inner.features")
+
+
+def test_the_bytes_that_a_model_puts_out_are_those_of_its_innermost_modules():
+    network = nn.Sequential(nn.Sequential(nn.Conv2d(1, 2, 1), nn.ReLU()), nn.Flatten(), nn.Linear(32, 3))
+    assert bytes_put_out(network, torch.zeros(5, 1, 4, 4), network) == 4 * (32 + 32 + 32 + 3)
