@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass
 from typing import Any
 
 import torch
@@ -33,11 +33,16 @@ class Samples:
     masks: Tensor | None
 
 
-def read_batch(batch: Any, batch_fn: BatchFn | None = None) -> Samples:
+def read_batch(batch: Any, batch_fn: BatchFn | None = None, needs_targets: bool = True) -> Samples:
     """Find images, targets and masks in a batch.
 
     Understood are images alone, `(images, targets)`, `(images, targets, masks)`, and mappings with the usual keys.
     Targets may be class indices (N,) or (N, 1), whole-numbered floats, or one-hot rows (N, classes).
+
+    Args:
+        batch: What the loader gives.
+        batch_fn: Called on the batch first.
+        needs_targets: Whether targets of another kind are an error; otherwise they are left out.
 
     Raises:
         TypeError: The batch is none of these, or its images are not floating point.
@@ -51,10 +56,15 @@ def read_batch(batch: Any, batch_fn: BatchFn | None = None) -> Samples:
     if not images.is_floating_point():
         raise TypeError(
             f"the images of the batch are {images.dtype}, not floating point: {describe(batch)}. {_REMEDY}, the "
-            "images as "
-            "the model is fed them"
+            "images as the model is fed them"
         )
-    return Samples(images, _class_indices(targets, images, batch), _object_masks(masks, images))
+    indices = _class_indices(targets, images)
+    if indices is None and targets is not None and needs_targets:
+        raise ValueError(
+            f"the targets of the batch are not one class an image: {describe(batch)}. {_REMEDY}; where there is "
+            'no such class, as with multi-label targets, explain="predicted" or a class index'
+        )
+    return Samples(images, indices, _object_masks(masks, images))
 
 
 def _parts(batch: Any) -> tuple[Any, Any, Any]:
@@ -70,9 +80,7 @@ def _parts(batch: Any) -> tuple[Any, Any, Any]:
 _KEYS = (_IMAGE_KEYS, _TARGET_KEYS, _MASK_KEYS)
 
 
-def _class_indices(targets: Any, images: Tensor, batch: Any) -> Tensor | None:
-    if targets is None:
-        return None
+def _class_indices(targets: Any, images: Tensor) -> Tensor | None:
     if isinstance(targets, (list, tuple)) and all(isinstance(target, int) for target in targets):
         targets = torch.tensor(targets)
     if isinstance(targets, Tensor) and targets.ndim and len(targets) == len(images):
@@ -83,7 +91,7 @@ def _class_indices(targets: Any, images: Tensor, batch: Any) -> Tensor | None:
         indices: Tensor = targets.long()
         if targets.ndim == 1 and bool((targets == indices).all()):
             return indices
-    raise ValueError(f"the targets of the batch are not one class an image: {describe(batch)}. {_REMEDY}")
+    return None
 
 
 def _one_hot(rows: Tensor) -> bool:
@@ -111,6 +119,9 @@ def describe(value: Any, depth: int = 3) -> str:
         return kind
     if isinstance(value, Mapping):
         return f"{kind}({', '.join(f'{key!r}: {describe(part, depth - 1)}' for key, part in list(value.items())[:8])})"
+    if is_dataclass(value):
+        parts = ", ".join(f"{name}={describe(part, depth - 1)}" for name, part in list(vars(value).items())[:8])
+        return f"{kind}({parts})"
     if isinstance(value, Sequence):
         return f"{kind}({', '.join(describe(part, depth - 1) for part in value[:8])})"
     return kind

@@ -80,14 +80,18 @@ def upsample(maps: Tensor, size: Sequence[int]) -> Tensor:
 
 def has_contrast(maps: Tensor) -> Tensor:
     """Whether the last spatial dimensions of maps (N, K, *spatial) vary by more than rounding: (N, K) bool."""
-    low, high = torch.aminmax(maps.flatten(2), dim=2)
-    return high - low > _ROUNDING * torch.maximum(low.abs(), high.abs())
+    return _vary(*torch.aminmax(maps.flatten(2), dim=2))
 
 
 def min_max(maps: Tensor) -> Tensor:
     """Scale each of (N, *spatial) maps to [0, 1]; one that is constant up to rounding becomes 0."""
     flat = maps.flatten(1)
     low, high = torch.aminmax(flat, dim=1, keepdim=True)
-    varies = high - low > _ROUNDING * torch.maximum(low.abs(), high.abs())
+    varies = _vary(low, high)
     scaled = (flat - low) / torch.where(varies, high - low, 1)
     return torch.where(varies, scaled, 0).view_as(maps)
+
+
+def _vary(low: Tensor, high: Tensor) -> Tensor:
+    """Whether values between `low` and `high` differ by more than rounding."""
+    return high - low > _ROUNDING * torch.maximum(low.abs(), high.abs())

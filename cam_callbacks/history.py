@@ -32,20 +32,21 @@ class History:
     def __init__(self) -> None:
         self.looks: list[PastLook] = []
 
-    def add(self, step: int, epoch: int, raw: Tensor) -> None:
+    def add(self, look: PastLook) -> None:
         """Append a look; it replaces those at its step and later, and all whose maps have another shape."""
-        self.looks = [look for look in self.looks if look.step < step and look.raw.shape == raw.shape]
-        self.looks.append(PastLook(step, epoch, raw))
+        self.looks = [past for past in self.looks if past.step < look.step and past.raw.shape == look.raw.shape]
+        self.looks.append(look)
         if len(self.looks) > _MOST_LOOKS:
             steps = [look.step for look in self.looks]
             del self.looks[min(range(1, len(steps) - 1), key=lambda at: steps[at + 1] - steps[at - 1])]
 
-    def selected(self, count: int) -> list[PastLook]:
+    def selected(self, count: int, now: PastLook) -> list[PastLook]:
         """The first look, the current one, and others at equal distances between them, at most `count`."""
-        if len(self.looks) <= count:
-            return list(self.looks)
-        places = torch.linspace(0, len(self.looks) - 1, count).round().int()
-        return [self.looks[place] for place in places.tolist()]
+        looks = [look for look in self.looks if look.step != now.step and look.raw.shape == now.raw.shape] + [now]
+        if len(looks) <= count:
+            return looks
+        places = torch.linspace(0, len(looks) - 1, count).round().int()
+        return [looks[place] for place in places.tolist()]
 
     def brightest(self) -> float:
         """The largest value of all maps, 0 if there is none."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterator
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -85,15 +86,14 @@ def spatial_output(outputs: list[Any], name: str, images: Tensor) -> Tensor:
     activations = next((output for output in reversed(outputs) if _is_spatial(output, images)), outputs[-1])
     if not isinstance(activations, Tensor):
         raise ValueError(
-            f"target_layer={name!r} returns {type(activations).__name__}, not a tensor; name a layer inside it "
-            "or after it"
+            f"target_layer={name!r} returns {type(activations).__name__}, not a tensor; name a layer inside it or "
+            "after it"
         )
     if not _is_spatial(activations, images):
         raise ValueError(
             f"target_layer={name!r} has an output of shape {tuple(activations.shape)} for images "
-            f"{tuple(images.shape)}; Score-CAM "
-            "needs (N, channels, *spatial) with more than one position. Name an earlier layer, or leave "
-            "target_layer out"
+            f"{tuple(images.shape)}; Score-CAM needs (N, channels, *spatial) with more than one position. Name an "
+            "earlier layer, or leave target_layer out"
         )
     return activations
 
@@ -105,7 +105,14 @@ def _is_spatial(output: Any, images: Tensor) -> bool:
         and output.ndim == images.ndim
         and output.shape[0] == images.shape[0]
         and output.shape[2:].numel() > 1
+        and _same_proportions(output.shape[2:], images.shape[2:])
     )
+
+
+def _same_proportions(output: Sequence[int], images: Sequence[int]) -> bool:
+    """Whether a layer's output may be a picture of the images: (N, H, W, C) taken for (N, C, H, W) is not."""
+    ratios = [out / image for out, image in zip(output, images, strict=True)]
+    return max(ratios) <= 4 * min(ratios) or min(output) == 1
 
 
 @dataclass
@@ -134,16 +141,19 @@ def choose(model: nn.Module, images: Tensor, forward: Forward) -> str:
         ValueError: No layer has spatial output.
     """
     calls: list[_Call] = []
+    tokens = ""  # the last module with weights that put out neither maps nor vectors, if it came after all maps
     weighted = 0  # the place in `calls` of the last layer with weights of its own
 
     def note(name: str) -> Callable[[nn.Module, Any, Any], None]:
         def keep(module: nn.Module, _inputs: Any, output: Any) -> None:
-            nonlocal weighted
+            nonlocal tokens, weighted
             if next(module.parameters(recurse=False), None) is not None:
                 weighted = len(calls)
+            if isinstance(output, Tensor) and output.ndim > 2 and output.shape[1:].numel() > max(output.shape[1:]):
+                tokens = "" if _is_spatial(output, images[:1]) else name
             if _is_spatial(output, images[:1]):
                 inner = [call for call in calls if call.output is output and call.name.startswith(f"{name}.")]
-                passed_over = inner[-1].passed_over if inner else isinstance(module, _PASSED_OVER)
+                passed_over = all(call.passed_over for call in inner) if inner else isinstance(module, _PASSED_OVER)
                 calls.append(_Call(name, output, passed_over))
 
         return keep
@@ -166,8 +176,15 @@ def choose(model: nn.Module, images: Tensor, forward: Forward) -> str:
         for place, call in enumerate(calls)
         if not call.passed_over and not (call.output.shape[1] == classes and place >= weighted)
     ]
-    chosen = (features or calls)[-1]
-    return chosen.name.replace("_orig_mod.", "")
+    chosen = (features or calls)[-1].name.replace("_orig_mod.", "")
+    if tokens:
+        warnings.warn(
+            f"{type(model).__name__} goes on in another layout than (N, channels, *spatial), up to {tokens!r}: "
+            f"tokens, or channels last. Such layers cannot be explained; {chosen!r}, the last one before them, sees "
+            "little of what the model makes of the image",
+            stacklevel=2,
+        )
+    return chosen
 
 
 def bytes_put_out(model: nn.Module, images: Tensor, forward: Forward) -> int:

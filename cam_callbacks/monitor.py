@@ -17,10 +17,10 @@ from torch.utils.data import Dataset
 
 from cam_callbacks import datasets, layers, records, render
 from cam_callbacks import trainer as lightning
-from cam_callbacks.batches import BatchFn, read_batch
+from cam_callbacks.batches import BatchFn, Samples, read_batch
 from cam_callbacks.datasets import IMAGENET, Normalization
 from cam_callbacks.explanation import Explanation
-from cam_callbacks.history import History
+from cam_callbacks.history import History, PastLook
 from cam_callbacks.loggers import ImageLog
 from cam_callbacks.methods.method import Method
 from cam_callbacks.methods.score_cam import ScoreCAM
@@ -37,6 +37,7 @@ T = TypeVar("T")
 
 _FAILURES_IN_A_ROW = 3
 _LOOKS_IN_HISTORY = 5
+_COARSE = 16
 _PROBES_IN_CHECKPOINT = 10 * 2**20
 
 
@@ -51,7 +52,7 @@ class CAMMonitor(CallbackBase):
     - `cam/class_mean`: the mean heatmap of each class;
     - `cam/passes`, `cam/seconds`: forward samples and time spent; `cam/blank`, `cam/skipped`: maps without contrast,
       and images without a map because activations or scores were not finite. They can be monitored by other
-      callbacks.
+      callbacks, where every validation has a look (`every_n_epochs=1`).
 
     It looks while the weights that this validation's metrics came from are in place (also averaged ones), at the last
     validation batch. Weights after training are bit for bit those of a run without it.
@@ -74,7 +75,7 @@ class CAMMonitor(CallbackBase):
             (N, classes).
         style: How overlays are drawn, see `cam_callbacks.render.overlay`.
         brightness: `"image"`: each map is scaled to its own maximum. `"run"`: to the largest of all looks, so that
-            magnitudes can be compared between them.
+            magnitudes can be compared between them; `cam/class_mean` is always by image.
         on_error: What an error does once training has started. `"warn"`: one warning with the traceback, no look
             until the next validation, after three in a row none any more. `"raise"`: it ends the run.
         name: First part of the tags; monitors in one trainer need different ones.
@@ -113,18 +114,21 @@ class CAMMonitor(CallbackBase):
         name: str = "cam",
     ) -> None:
         super().__init__()
-        _check_at_least_one("num_probes", num_probes)
-        _check_at_least_one("every_n_epochs", every_n_epochs)
+        _check_type("target_layer", target_layer, (str, type(None)), "the dotted name of a layer, or None")
+        _check_type("method", method, Method, "a method such as ScoreCAM()")
+        _check_type("class_names", class_names, (list, tuple, type(None)), "a list of names, or None")
+        _check_type("name", name, str, "a string")
+        _check_positive("num_probes", num_probes)
+        _check_positive("every_n_epochs", every_n_epochs)
         _check_choice("style", style, render.STYLES)
         _check_choice("brightness", brightness, ("image", "run"))
         _check_choice("on_error", on_error, ("warn", "raise"))
-        if isinstance(explain, bool) or not (isinstance(explain, int) and explain >= 0):
-            _check_choice("explain", explain, ("true", "predicted", "both", "a class index"))
-        if not (probes is None or isinstance(probes, (str, Path, ProbeSet)) or hasattr(probes, "__getitem__")):
+        if isinstance(explain, bool) or not isinstance(explain, int) or explain < 0:
+            _check_choice("explain", explain, ("true", "predicted", "both"), "or a class index")
+        if not isinstance(probes, (str, Path, ProbeSet, type(None))) and not _is_dataset(probes):
             raise Misconfiguration(
-                f"probes={probes!r} is of type {type(probes).__name__}; give a folder of photos, a map-style "
-                "data set or a "
-                "ProbeSet"
+                f"probes={type(probes).__name__}(...) is not understood; give a folder of photos, a map-style data "
+                "set, or a ProbeSet(images, targets)"
             )
         if not name or "/" in name:
             raise Misconfiguration(
@@ -198,9 +202,8 @@ class CAMMonitor(CallbackBase):
         self._check_layer(pl_module)
         if not lightning.will_validate(trainer):
             self._warn_once(
-                "CAMMonitor looks after each validation, but this fit has none: it will show nothing. It needs "
-                "a validation "
-                "loader, a validation_step and limit_val_batches above 0"
+                "CAMMonitor looks after each validation, but this fit has none: it will show nothing. It needs a "
+                "validation loader, a validation_step and limit_val_batches above 0"
             )
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -292,7 +295,7 @@ class CAMMonitor(CallbackBase):
         self._failures += 1
         error = self._error or RuntimeError("CAMMonitor failed on another rank")
         if trainer.sanity_checking and isinstance(error, (TypeError, ValueError)):
-            raise Misconfiguration(str(error)) from error
+            raise Misconfiguration(f"CAMMonitor(explain={self.explain!r}): {error}") from error
         if trainer.sanity_checking or self.on_error == "raise":
             raise error
         if self._error is not None or trainer.is_global_zero:
@@ -306,20 +309,28 @@ class CAMMonitor(CallbackBase):
 
     def _collect(self, trainer: Trainer, batch: Any) -> None:
         if self._collector is not None:
-            self._collector.offer(read_batch(batch, self.batch_fn))
+            self._collector.offer(self._read(batch))
         elif self._source is not None:
             with random_state_kept():
                 self.probes = self._read_source(trainer, batch)
             self._source = None
 
+    def _read(self, batch: Any) -> Samples:
+        return read_batch(batch, self.batch_fn, needs_targets=self.explain in ("true", "both"))
+
     def _read_source(self, trainer: Trainer, batch: Any) -> ProbeSet:
         """The probes from the folder or the data set that the user named; photos at the size of the batch's images."""
         if not isinstance(self._source, (str, Path)):
             return ProbeSet.from_dataset(self._source, self.num_probes, self.batch_fn)
-        size = read_batch(batch, self.batch_fn).images.shape[2:]
+        images = self._read(batch).images
         names = self.class_names or _first(datasets.class_names, lightning.datasets(trainer))
         normalization = self.normalization or _first(datasets.normalization, lightning.datasets(trainer))
-        return ProbeSet.from_folder(self._source, size, normalization, names, self.num_probes)
+        if normalization is None and not render.displayable(images, None):
+            raise ValueError(
+                f"probes={str(self._source)!r}: how to normalise these photos for the model is not known; give "
+                'normalization=(mean, std) or normalization="imagenet"'
+            )
+        return ProbeSet.from_folder(self._source, images.shape[2:], normalization, names, self.num_probes)
 
     def _pick(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Choose the probes of this evaluation; the first rank chooses for all."""
@@ -332,9 +343,8 @@ class CAMMonitor(CallbackBase):
             picked = self._collector.probes()
             if self._collector.ignored:
                 self._warn_once(
-                    f"CAMMonitor left out {self._collector.ignored} images whose size, or whose labels and "
-                    "masks, are not "
-                    f"like those of the first, {tuple(picked.images.shape[1:])}"
+                    f"CAMMonitor left out {self._collector.ignored} images that are not finite, or whose size, "
+                    f"labels or masks are not like those of the first, {tuple(picked.images.shape[1:])}"
                 )
         self._picked = self._described(trainer, picked)
         render.check_drawable(self._picked.images)
@@ -397,7 +407,12 @@ class CAMMonitor(CallbackBase):
 
             explanation = explain(probes.images, self._targets(probes))
             self._settle_layer(explanation.target_layer)
-            mistaken = (explanation.predicted != explanation.targets).nonzero().flatten()
+            if explanation.raw[0].numel() < _COARSE:
+                self._warn_once(
+                    f"The layer {explanation.target_layer!r} has only {tuple(explanation.raw.shape[1:])} positions: "
+                    "its maps are coarse; an earlier target_layer shows more"
+                )
+            mistaken = ((explanation.predicted != explanation.targets) & ~explanation.skipped).nonzero().flatten()
             of_predicted = None
             if self.explain == "both" and len(mistaken):
                 of_predicted = explain(probes.images[mistaken], explanation.predicted[mistaken])
@@ -421,14 +436,16 @@ class CAMMonitor(CallbackBase):
                     sync_dist=trainer.world_size > 1,
                 )
         step, folder = lightning.step(trainer), lightning.folder(trainer)  # both asked for on all ranks
-        if not trainer.testing:
-            self._history.add(step, trainer.current_epoch, explanation.raw)
+        now = PastLook(step, trainer.current_epoch, explanation.raw)
+        if lightning.fitting(trainer):
+            self._history.add(now)
         if trainer.is_global_zero and not trainer.barebones:
-            for record, picture in self._pictures(looked, testing=trainer.testing).items():
+            for record, picture in self._pictures(looked, None if trainer.testing else now).items():
                 tag = records.tag(self.name, record, trainer.testing)
                 self._image_log.log(trainer.loggers, folder, tag, picture, step)
 
-    def _pictures(self, looked: _Looked, testing: bool) -> dict[str, render.Picture]:
+    def _pictures(self, looked: _Looked, now: PastLook | None) -> dict[str, render.Picture]:
+        """The pictures of a look, by record; without a history where `now` is not given."""
         probes, explanation = looked.probes, looked.explanation
         size = probes.images.shape[2:]
         brightest = None
@@ -442,10 +459,11 @@ class CAMMonitor(CallbackBase):
             records.HEATMAPS: heatmaps_picture(
                 probes, explanation, scaled(explanation.raw, size, brightest), self.style, of_predicted
             ),
-            records.CLASS_MEAN: class_mean_picture(probes, explanation, self.style),
         }
-        if not testing:
-            past = self._history.selected(_LOOKS_IN_HISTORY)
+        if len(set(explanation.targets.tolist())) < len(probes):
+            pictures[records.CLASS_MEAN] = class_mean_picture(probes, explanation, self.style)
+        if now is not None:
+            past = self._history.selected(_LOOKS_IN_HISTORY, now)
             pictures[records.HISTORY] = history_picture(probes, past, self.style, brightest)
         return pictures
 
@@ -457,7 +475,7 @@ class CAMMonitor(CallbackBase):
         if probes.targets is None:
             raise ValueError(
                 f"explain={self.explain!r} needs to know the true classes, but no labels came with the images; give "
-                'explain="predicted", or batch_fn, a callable that takes a batch and returns (images, targets)'
+                'explain="predicted", ProbeSet(images, targets), or batch_fn, a callable (batch) -> (images, targets)'
             )
         return probes.targets
 
@@ -466,8 +484,7 @@ class CAMMonitor(CallbackBase):
             return probes
         self._warn_once(
             f"{len(probes.class_names)} class names were found or given, but the model has {classes} classes: "
-            "classes are shown "
-            "by number. Give CAMMonitor(class_names=...)"
+            "classes are shown by number. Give CAMMonitor(class_names=...)"
         )
         return replace(probes, class_names=None)
 
@@ -524,7 +541,7 @@ def _normalization(given: Literal["imagenet"] | tuple[Sequence[float], Sequence[
     if given is None:
         return None
     if isinstance(given, str):
-        _check_choice("normalization", given, ("imagenet", "a pair (mean, std)"))
+        _check_choice("normalization", given, ("imagenet",), "or a pair (mean, std)")
         return IMAGENET
     try:
         mean, std = (tuple(map(float, part)) for part in given)
@@ -532,17 +549,28 @@ def _normalization(given: Literal["imagenet"] | tuple[Sequence[float], Sequence[
         mean, std = (), ()
     if len(mean) != len(std) or not mean or min(std) <= 0:
         raise Misconfiguration(
-            f"normalization={given} must be a pair: the means and the standard deviations (> 0), one of each "
-            "for every channel"
+            f"normalization={given} must be a pair: the means and the standard deviations (> 0), one of each for "
+            "every channel"
         )
     return mean, std
 
 
-def _check_at_least_one(argument: str, value: int) -> None:
-    if value < 1:
-        raise Misconfiguration(f"{argument}={value} must be at least 1")
+def _is_dataset(value: Any) -> bool:
+    return hasattr(value, "__getitem__") and hasattr(value, "__len__") and not isinstance(value, (tuple, list, Tensor))
 
 
-def _check_choice(argument: str, value: Any, choices: Sequence[str]) -> None:
-    if value not in choices:
-        raise Misconfiguration(f"{argument}={value!r} is unknown; choose one of {', '.join(choices)}")
+def _check_type(argument: str, value: Any, kind: type | tuple[type, ...], wanted: str) -> None:
+    if not isinstance(value, kind):
+        raise Misconfiguration(f"{argument}={value!r} must be {wanted}")
+
+
+def _check_positive(argument: str, value: int) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise Misconfiguration(f"{argument}={value!r} must be a whole number of at least 1")
+
+
+def _check_choice(argument: str, value: Any, choices: Sequence[str], or_else: str = "") -> None:
+    if not isinstance(value, str) or value not in choices:
+        raise Misconfiguration(
+            f"{argument}={value!r} is unknown; choose one of {', '.join(choices)} {or_else}".rstrip()
+        )

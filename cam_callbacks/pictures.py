@@ -52,13 +52,15 @@ def heatmaps_picture(
     cells = []
     for index, image in enumerate(images):
         target = None if probes.targets is None else int(probes.targets[index])
-        mistake = target is not None and predicted[index] != target
+        known = bool(torch.isfinite(explanation.probabilities[index]).all())
+        mistake = known and target is not None and predicted[index] != target
         shown = [image, overlay(image, heatmaps[index], style)]
         headings = ["image", probes.class_name(int(explanation.targets[index]))]
         if of_predicted is not None and index in of_predicted:
             shown.append(overlay(image, of_predicted[index], style))
             headings.append(probes.class_name(predicted[index]))
-        lines = _labels(probes, target, mistake) + _note(explanation, index) + _top_classes(probes, explanation, index)
+        lines = _labels(probes, target, mistake) + _note(explanation, index)
+        lines += _top_classes(probes, explanation, index) if known else []
         cells.append(Cell(shown, lines, headings, alert=mistake))
     rows = max(len(cell.lines) for cell in cells)
     filled = [Cell(c.pictures, [*c.lines, *[Line("")] * (rows - len(c.lines))], c.headings, c.alert) for c in cells]
@@ -69,7 +71,7 @@ def _labels(probes: ProbeSet, target: int | None, mistake: bool) -> list[Line]:
     if target is None:
         return []
     label = f"true: {probes.class_name(target)}"
-    return [Line(f"{label} - MISTAKE", ALERT) if mistake else Line(label)]
+    return [Line(f"MISTAKE, {label}", ALERT) if mistake else Line(label)]
 
 
 def _note(explanation: Explanation, index: int) -> list[Line]:
@@ -86,22 +88,28 @@ def _top_classes(probes: ProbeSet, explanation: Explanation, index: int) -> list
 
 
 def history_picture(probes: ProbeSet, looks: Sequence[PastLook], style: Style, brightest: float | None) -> Picture:
-    """One row a probe: the image under its true class, then its overlay at each look, oldest first, under its epoch."""
+    """One row a probe: the image, then its overlay at each look, oldest first, under its epoch."""
     size = probes.images.shape[2:]
     heatmaps = [scaled(look.raw, size, brightest) for look in looks]
-    epochs = [f"ep. {look.epoch}" for look in looks]
+    epochs = [look.epoch for look in looks]
+    # Several validations in one epoch are told apart by their steps.
+    counted = ("epoch", epochs) if len(set(epochs)) == len(epochs) else ("step", [look.step for look in looks])
+    headings = [counted[0], *map(str, counted[1])]
     cells = []
     for index, image in enumerate(to_pictures(probes.images, probes.normalization)):
         overlays = [overlay(image, maps[index], style) for maps in heatmaps]
-        label = "image" if probes.targets is None else probes.class_name(int(probes.targets[index]))
-        cells.append(Cell([image, *overlays], headings=[label, *epochs]))
+        label = (
+            [] if probes.targets is None else [Line(f"true: {probes.class_name(int(probes.targets[index]))}", MUTED)]
+        )
+        cells.append(Cell([image, *overlays], label, headings))
     return grid(cells, size=64)
 
 
 def class_mean_picture(probes: ProbeSet, explanation: Explanation, style: Style) -> Picture:
     """One cell a class: the mean image, and the mean heatmap over it, of the probes whose explained class it is.
 
-    Each map counts alike, scaled to its own minimum and maximum. Skipped and blank maps are left out and counted.
+    Each map counts alike, scaled to its own minimum and maximum. Skipped and blank
+    maps are left out and counted.
     """
     cells = []
     images = np.stack(to_pictures(probes.images, probes.normalization))

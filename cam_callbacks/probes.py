@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image, ImageOps
 from torch import Tensor
-from torchvision.io import ImageReadMode, decode_image
 from torchvision.transforms.v2 import functional as transforms
 
 from cam_callbacks import datasets
@@ -178,17 +178,18 @@ class ProbeCollector:
     def __init__(self, num_probes: int) -> None:
         self.num_probes = num_probes
         self.ignored = 0
-        """Images that were left out because their size, or what is known of them, differs from that of the first."""
+        """Images left out: not finite, or their size or what is known of them differs from that of the first."""
         self._kept: list[tuple[int, Samples]] = []
 
     def offer(self, samples: Samples) -> None:
         """Look at the samples of a batch, on any device; keep what is needed, on the CPU."""
         count = len(samples.images)
         classes = samples.targets.tolist() if samples.targets is not None else [-1] * count
+        finite = torch.isfinite(samples.images).flatten(1).all(dim=1).tolist()
         for index, target in enumerate(classes):
             if samples.targets is not None and target < 0:
                 continue  # the usual mark of "no label", e.g. -100
-            if self._kept and not _alike(samples, self._kept[0][1]):
+            if not finite[index] or (self._kept and not _alike(samples, self._kept[0][1])):
                 self.ignored += 1
             elif self._make_room(target):
                 self._kept.append((target, _one(samples, index)))
@@ -208,7 +209,7 @@ class ProbeCollector:
         counts = Counter(kept for kept, _ in self._kept)
         share = self.num_probes // classes
         return len(self._kept) == self.num_probes and (
-            share == 0 or (len(counts) == classes and min(counts.values()) >= share)
+            len(counts) == min(classes, self.num_probes) and min(counts.values()) >= share
         )
 
     def probes(self) -> ProbeSet:
@@ -218,7 +219,7 @@ class ProbeCollector:
             ValueError: Nothing was offered.
         """
         if not self._kept:
-            raise ValueError("no probes: no labelled image passed by")
+            raise ValueError("no probes: no image passed by that is finite and whose label, if any, is a class")
         kept = [samples for _, samples in sorted(self._kept, key=lambda pair: pair[0])]
         targets = [samples.targets for samples in kept if samples.targets is not None]
         masks = [samples.masks for samples in kept if samples.masks is not None]
@@ -259,7 +260,11 @@ def _batch_of_one(item: Any) -> Any:
 
 def _read_photo(path: Path, size: Sequence[int], normalization: Normalization | None) -> Tensor:
     """(3, *size) float32: shorter side resized to fit, cropped at the centre, normalised."""
-    photo = decode_image(str(path), mode=ImageReadMode.RGB)
+    try:
+        with Image.open(path) as file:
+            photo = transforms.pil_to_tensor(ImageOps.exif_transpose(file).convert("RGB"))
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read as a photo: {error}") from error
     height, width = photo.shape[1:]
     scale = max(size[0] / height, size[1] / width)
     photo = transforms.resize(photo, [round(height * scale), round(width * scale)], antialias=True)

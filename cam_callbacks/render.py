@@ -110,7 +110,7 @@ def overlay(image: Picture, heatmap: Tensor | NDArray[np.float32], style: Style 
         return _to_uint8(0.35 * grey + 0.65 * _look_up(_inferno(), heat))
     kept = np.where(heat < 0.2, 0, heat)
     total = grey / 2 + _look_up(_jet(), kept) * kept[..., None]
-    return _to_uint8((total - total.min()) / max(float(np.ptp(total)), 1e-12) * 255)
+    return _to_uint8((total / 1.5).astype(np.float32))
 
 
 def _look_up(table: NDArray[np.float32], heat: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -166,11 +166,11 @@ class Cell:
     """Whether the cell is framed as a mistake."""
 
 
-def grid(cells: Sequence[Cell], columns: int = 1, size: int = 112) -> Picture:
+def grid(cells: Sequence[Cell], columns: int = 1, size: int = 96) -> Picture:
     """Set cells out in rows.
 
     Args:
-        cells: They are filled up to the size of the largest.
+        cells: Each row is as high as its highest cell.
         columns: Cells in a row.
         size: Longer side of each picture in pixels; small pictures are enlarged without smoothing.
 
@@ -181,12 +181,13 @@ def grid(cells: Sequence[Cell], columns: int = 1, size: int = 112) -> Picture:
         raise ValueError("cells is empty; a grid needs at least one")
     drawn = [_draw(cell, size) for cell in cells]
     width = max(cell.width for cell in drawn)
-    height = max(cell.height for cell in drawn)
     columns = min(columns, len(drawn))
-    rows = -(-len(drawn) // columns)
-    canvas = Image.new("RGB", (columns * width, rows * height), BACKGROUND)
-    for index, cell in enumerate(drawn):
-        canvas.paste(cell, (index % columns * width, index // columns * height))
+    rows = [drawn[start : start + columns] for start in range(0, len(drawn), columns)]
+    heights = [max(cell.height for cell in row) for row in rows]
+    canvas = Image.new("RGB", (columns * width, sum(heights)), BACKGROUND)
+    for place, row in enumerate(rows):
+        for column, cell in enumerate(row):
+            canvas.paste(cell, (column * width, sum(heights[:place])))
     # Without the two lowest bits, which no eye misses, the PNG of a photo is a quarter smaller.
     picture: Picture = np.asarray(canvas) & np.uint8(0xFC)
     return picture

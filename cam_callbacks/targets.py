@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 ForwardFn = Callable[[nn.Module, Tensor], Any]
 """Called as `forward_fn(model, images)`; returns what `class_scores` understands, e.g. logits (N, classes)."""
@@ -39,8 +40,8 @@ def forward(model: nn.Module, images: Tensor, forward_fn: ForwardFn | None = Non
     except NotImplementedError as error:
         if 'missing the required "forward" function' in str(error):
             raise TypeError(
-                f"{type(model).__name__} has no forward method; define it, or give forward_fn, a callable "
-                "(model, images) -> logits"
+                f"{type(model).__name__} has no forward method; define it, or give forward_fn, a callable (model, "
+                "images) -> logits"
             ) from error
         raise
 
@@ -66,11 +67,12 @@ def class_scores(output: Any, probabilities: bool = False) -> ClassScores:
         tensor = tensor.unsqueeze(1)
     if tensor.ndim != 2 or tensor.shape[1] == 0:
         raise ValueError(
-            f"the model returned a tensor of shape {tuple(tensor.shape)}; class scores of shape (N, classes) or "
-            "(N, 1) are "
-            "needed. Give forward_fn, a callable (model, images) -> logits (N, classes)"
+            f"the model returned a tensor of shape {tuple(tensor.shape)}; class scores of shape (N, classes) or (N, "
+            "1) are needed. Give forward_fn, a callable (model, images) -> logits (N, classes)"
         )
     logits = tensor.float()
+    if logits.shape[1] == 1 and probabilities:
+        logits = torch.cat([1 - logits, logits], dim=1)
     if logits.shape[1] == 1:
         both = torch.cat([-logits, logits], dim=1)
         return ClassScores(both, both.sigmoid())
@@ -90,10 +92,16 @@ def logits_of(output: Any) -> Tensor:
         return output[0]
     keys = f" with the keys {list(output)}" if isinstance(output, Mapping) else ""
     raise TypeError(
-        f"the model returned {type(output).__name__}{keys}; a tensor, a tuple whose first entry is one, or "
-        "something with "
-        "`logits` is understood. Give forward_fn, a callable (model, images) -> logits (N, classes)"
+        f"the model returned {type(output).__name__}{keys}; a tensor, a tuple whose first entry is one, or something "
+        "with `logits` is understood. Give forward_fn, a callable (model, images) -> logits (N, classes)"
     )
+
+
+def may_be_probabilities_of_one_class(output: Any) -> bool:
+    """Whether the output has one column, in [0, 1] wherever it is finite: a probability, or a small logit."""
+    tensor = logits_of(output)
+    finite = tensor[torch.isfinite(tensor)]
+    return (tensor.ndim == 1 or tensor.shape[1:] == (1,)) and bool(((finite >= 0) & (finite <= 1)).all())
 
 
 def returns_probabilities(output: Any) -> bool:
@@ -104,6 +112,27 @@ def returns_probabilities(output: Any) -> bool:
     rows = tensor[torch.isfinite(tensor).all(dim=1)].float()
     tolerance = 1e-2 if tensor.dtype in (torch.float16, torch.bfloat16) else 1e-5
     return len(rows) > 0 and bool((rows >= 0).all() and ((rows.sum(dim=1) - 1).abs() < tolerance).all())
+
+
+def ends_in_sigmoid(run: Callable[[], Any]) -> bool:
+    """Whether what `run` returns comes right out of a sigmoid, so that it is a probability and not a logit."""
+    with _SigmoidWatch() as watch:
+        output = logits_of(run())
+    return output.untyped_storage().data_ptr() in watch.results
+
+
+class _SigmoidWatch(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Notes where in memory the results of all sigmoids lie."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.results: dict[int, Tensor] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if func.overloadpacket in (torch.ops.aten.sigmoid, torch.ops.aten.sigmoid_):
+            self.results[result.untyped_storage().data_ptr()] = result
+        return result
 
 
 def resolve(targets: int | Sequence[int] | Tensor | None, scores: ClassScores) -> Tensor:
@@ -138,6 +167,7 @@ def resolve(targets: int | Sequence[int] | Tensor | None, scores: ClassScores) -
     outside = resolved[(resolved < 0) | (resolved >= classes)]
     if len(outside):
         raise ValueError(
-            f"targets contains {sorted(set(outside.tolist()))}, but the model has {classes} classes: 0 to {classes - 1}"
+            f"targets contains {sorted(set(outside.tolist()))}, but the model has {classes} classes: 0 to "
+            f"{classes - 1}; other labels, such as the values of a regression, cannot be explained"
         )
     return resolved

@@ -56,19 +56,19 @@ class TakesAnyBatch(Never):
 
 @pytest.mark.parametrize("kind", MISCONFIGURATIONS)
 def test_a_refusal_is_the_misconfiguration_exception_of_both_lightning_packages(kind: type[Exception]) -> None:
-    with pytest.raises(kind, match="num_probes=0 must be at least 1"):
+    with pytest.raises(kind, match="num_probes=0 must be a whole number of at least 1"):
         CAMMonitor(num_probes=0)
 
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ({"every_n_epochs": 0}, "every_n_epochs=0 must be at least 1"),
-        ({"num_probes": -3}, "num_probes=-3 must be at least 1"),
+        ({"every_n_epochs": 0}, "every_n_epochs=0 must be a whole number of at least 1"),
+        ({"num_probes": -3}, "num_probes=-3 must be a whole number of at least 1"),
         ({"style": "rainbow"}, "style='rainbow' is unknown; choose one of blend, jet, heatmap"),
         ({"brightness": "epoch"}, "brightness='epoch' is unknown; choose one of image, run"),
         ({"on_error": "ignore"}, "on_error='ignore' is unknown; choose one of warn, raise"),
-        ({"explain": "truth"}, "explain='truth' is unknown; choose one of true, predicted, both, a class index"),
+        ({"explain": "truth"}, "explain='truth' is unknown; choose one of true, predicted, both or a class index"),
         ({"explain": -1}, "explain=-1 is unknown"),
         ({"explain": True}, "explain=True is unknown"),
         ({"name": ""}, "must not be empty"),
@@ -114,7 +114,7 @@ def test_an_unknown_layer_is_refused_in_validate_too(tmp_path: Path) -> None:
             r"targets contains \[7\], but the model has 3 classes: 0 to 2",
         ),
         (lambda image, target: image, "explain='true' needs to know the true classes.*explain=\"predicted\""),
-        (lambda image, target: (image * torch.nan, target), "images contains NaN or infinity"),
+        (lambda image, target: (image * torch.nan, target), "no image passed by that is finite"),
         (lambda image, target: (image[0].flatten(), target), "not understood"),
     ],
     ids=["mapping", "order", "targets", "fractions", "bytes", "range", "unlabelled", "nan", "vectors"],

@@ -206,7 +206,10 @@ def test_images_of_one_channel_are_explained_and_drawn(tmp_path: Path) -> None:
 
 
 def test_class_names_come_from_the_data_set_unless_they_are_given(tmp_path: Path) -> None:
-    found, given = CAMMonitor(num_probes=3, name="found"), CAMMonitor(num_probes=3, class_names="xyz", name="given")
+    found, given = (
+        CAMMonitor(num_probes=3, name="found"),
+        CAMMonitor(num_probes=3, class_names=list("xyz"), name="given"),
+    )
     fit(tmp_path, [found, given])
     assert found.probes is not None
     assert given.probes is not None

@@ -230,7 +230,7 @@ def test_a_layer_in_the_checkpoint_that_the_model_no_longer_has_does_not_end_the
     assert trainer.current_epoch == 4
     assert looks(tmp_path / "second") == 2
     assert monitor.explanation is not None
-    assert monitor.explanation.target_layer == "body.4"
+    assert monitor.explanation.target_layer == "body"
 
 
 def test_each_of_two_monitors_gets_its_own_state_back(tmp_path: Path) -> None:

@@ -77,7 +77,7 @@ def test_images_marked_as_unlabelled_are_passed_over() -> None:
 
 
 def test_nothing_to_pick_from_is_an_error() -> None:
-    with pytest.raises(ValueError, match="no labelled image passed by"):
+    with pytest.raises(ValueError, match="no image passed by that is finite"):
         picked(6, [-100])
 
 

@@ -156,12 +156,12 @@ def test_an_unknown_style_and_a_map_of_another_size_are_refused() -> None:
         overlay(GREY, torch.zeros(4, 4))
 
 
-def test_cells_are_set_out_in_rows_and_filled_to_the_largest() -> None:
+def test_cells_are_set_out_in_rows_as_high_as_their_highest_cell() -> None:
     large, small = Cell([GREY, GREY], [Line("a")], ["image", "cat"]), Cell([GREY])
     picture = grid([large, small, small], columns=2, size=16)
-    alone = grid([large], size=16)
+    alone, low = grid([large], size=16), grid([small], size=16)
     assert picture.dtype == np.uint8
-    assert picture.shape == (2 * alone.shape[0], 2 * alone.shape[1], 3)
+    assert picture.shape == (alone.shape[0] + low.shape[0], 2 * alone.shape[1], 3)
     assert np.array_equal(picture[: alone.shape[0], : alone.shape[1]], alone)
     assert coloured(picture[-1:, -1:], BACKGROUND).all()
 

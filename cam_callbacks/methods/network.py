@@ -12,7 +12,16 @@ from torch import Tensor, nn
 from cam_callbacks import layers
 from cam_callbacks.explanation import min_max, upsample
 from cam_callbacks.methods.compiled import Compiled
-from cam_callbacks.targets import ClassScores, ForwardFn, class_scores, forward, resolve, returns_probabilities
+from cam_callbacks.targets import (
+    ClassScores,
+    ForwardFn,
+    class_scores,
+    ends_in_sigmoid,
+    forward,
+    may_be_probabilities_of_one_class,
+    resolve,
+    returns_probabilities,
+)
 
 _CPU_BATCH_SIZE = 32
 _LARGEST_GPU_BATCH_SIZE = 512
@@ -119,8 +128,8 @@ class Network:
                     raise
                 self._batch_size = (chunk.stop - start) // 2
                 warnings.warn(
-                    f"out of memory with {chunk.stop - start} images at once: going on with {self._batch_size}, which "
-                    f"changes no result; give batch_size={self._batch_size} to begin with that",
+                    f"out of memory with {chunk.stop - start} images at once: going on with {self._batch_size}, "
+                    f"which changes no result; give batch_size={self._batch_size} to begin with that",
                     stacklevel=5,
                 )
             else:
@@ -137,8 +146,8 @@ class Network:
                 self.channels_last = False
                 return self._try(images)
             raise ValueError(
-                f"{type(self.model).__name__} cannot be run on images of shape {tuple(images.shape)}, "
-                f"{self.dtype}: {error}"
+                f"{type(self.model).__name__} cannot be run on images of shape {tuple(images.shape)}, {self.dtype}: "
+                f"{error}"
             ) from error
 
     def look(self, target_layer: str | nn.Module | None, targets: int | Sequence[int] | Tensor | None) -> Look:
@@ -165,12 +174,12 @@ class Network:
             outputs.append(output)
 
         self._in_chunks(len(self.images), record)
-        if all(returns_probabilities(output) for output in outputs):
-            self.returns_probabilities = True
+        self.returns_probabilities = all(map(returns_probabilities, outputs)) or (
+            all(map(may_be_probabilities_of_one_class, outputs)) and ends_in_sigmoid(lambda: self._try(self.images[:1]))
+        )
+        if self.returns_probabilities:
             warnings.warn(
-                "the model returns probabilities (no entry is negative, rows sum to 1): they are used as they are, "
-                "their logarithm as logits",
-                stacklevel=3,
+                "the model returns probabilities: they are used as they are, their logarithm as logits", stacklevel=3
             )
         parts = [class_scores(output, self.returns_probabilities) for output in outputs]
         scores = ClassScores(*(torch.cat(part) for part in zip(*parts, strict=True)))
@@ -217,8 +226,8 @@ def check_images(images: Tensor) -> None:
         raise TypeError(f"images must be a floating point tensor, as the model is fed (normalised); got {got}")
     if not 3 <= images.ndim <= 5 or 0 in images.shape:
         raise ValueError(
-            f"images has shape {tuple(images.shape)}; (N, C, *spatial) is needed, with one to three spatial dimensions "
-            "and none of them empty"
+            f"images has shape {tuple(images.shape)}; (N, C, *spatial) is needed, with one to three spatial "
+            "dimensions and none of them empty"
         )
     bad = ~torch.isfinite(images).flatten(1).all(dim=1)
     if bad.any():

@@ -28,7 +28,10 @@ from torchvision.transforms import v2
 
 from cam_callbacks import ScoreCAM
 
-exact = functools.partial(ScoreCAM, tolerance=0)
+BATCH_SIZE = 256
+"""The same for all engines, and large, because a shared machine is slow with many small calls."""
+
+exact = functools.partial(ScoreCAM, tolerance=0, batch_size=BATCH_SIZE)
 
 LAYERS = {"resnet18": "layer3", "squeezenet1_1": "features.7", "mobilenet_v2": "features.13"}
 
@@ -42,7 +45,7 @@ class ScalesMasksLast(torchcam.methods.ScoreCAM):
 
 def torchcam_raw(engine, network, layer, images, targets):
     """Its map at layer resolution, before it is scaled."""
-    with engine(network, network.get_submodule(layer)) as extract, torch.no_grad():
+    with engine(network, network.get_submodule(layer), batch_size=BATCH_SIZE) as extract, torch.no_grad():
         network(images)
         return extract(targets.tolist(), normalized=False)[0]
 
@@ -50,6 +53,7 @@ def torchcam_raw(engine, network, layer, images, targets):
 def grad_cam_heatmaps(network, layer, images, targets):
     """Its map at the resolution of the images, scaled to [0, 1]; OpenCV resizes it by the same rule as we do."""
     with pytorch_grad_cam.ScoreCAM(network, [network.get_submodule(layer)]) as extract:
+        extract.batch_size = BATCH_SIZE
         return torch.from_numpy(extract(images, [ClassifierOutputTarget(target) for target in targets.tolist()]))
 
 
