@@ -1,6 +1,7 @@
 """The target layer is found by name or chosen; what it puts out is recorded as it was."""
 
 import pytest
+import timm
 import torch
 import torchvision.models
 from torch import nn
@@ -216,3 +217,27 @@ class TestDeviceAndType:
     def test_are_those_of_the_images_where_there_is_no_parameter(self):
         images = torch.zeros(1, dtype=torch.float16)
         assert layers.device_and_dtype(nn.ReLU(), images) == (torch.device("cpu"), torch.float16)
+
+
+class TestOtherLayouts:
+    def test_channels_last_is_not_taken_for_maps(self, blobs):
+        class ChannelsLast(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.stem = nn.Conv2d(3, 64, 4, stride=4)
+                self.norm = nn.LayerNorm(64)
+                self.mix = nn.Linear(64, 64)
+                self.head = nn.Linear(64, 4)
+
+            def forward(self, images):
+                return self.head(self.mix(self.norm(self.stem(images).permute(0, 2, 3, 1))).mean(dim=(1, 2)))
+
+        with pytest.warns(UserWarning, match=r"goes on in another layout than \(N, channels, \*spatial\), up to 'mix'"):
+            assert chosen(ChannelsLast(), blobs(1, 16, 16)) == "stem"
+        with pytest.raises(ValueError, match=r"target_layer='mix' has an output of shape \(1, 4, 4, 64\)"):
+            ScoreCAM()(ChannelsLast(), blobs(1, 16, 16), "mix")
+
+    def test_a_transformer_of_tokens_is_warned_of(self, blobs):
+        network = timm.create_model("vit_tiny_patch16_224", img_size=64)
+        with pytest.warns(UserWarning, match="VisionTransformer goes on in another layout"):
+            assert chosen(network, blobs(1, 64, 64)).startswith("patch_embed")

@@ -333,3 +333,20 @@ def test_a_model_with_a_layer_that_views_its_input_is_explained(tmp_path: Path) 
     fit(tmp_path, monitor, Module())
     assert looks(tmp_path) == 1
     assert np.isfinite(explanation_of(monitor).heatmaps.numpy()).all()
+
+
+@pytest.mark.parametrize("explain", ["predicted", 1])
+def test_where_no_true_class_is_needed_multi_label_targets_are_no_hindrance(tmp_path: Path, explain: Any) -> None:
+    class MultiLabel(TinyModule):
+        def loss(self, output: Any, targets: Tensor) -> Tensor:
+            return F.binary_cross_entropy_with_logits(output, targets)
+
+    class Labels(Squares):
+        def __getitem__(self, index: int) -> Any:
+            image, target = super().__getitem__(index)
+            return image, torch.tensor([1.0, float(target == 1), 1.0])
+
+    monitor = CAMMonitor(num_probes=4, explain=explain)
+    fit(tmp_path, monitor, MultiLabel(), loader(Labels(12)), loader(Labels(12)))
+    assert looks(tmp_path) == 1
+    assert monitor.probes.targets is None

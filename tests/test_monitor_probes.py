@@ -223,3 +223,17 @@ def test_class_names_that_are_not_as_many_as_the_classes_are_left_out_with_one_w
     assert len(said) == 1
     assert "2 class names were found or given, but the model has 3 classes" in said[0]
     assert looks(tmp_path) == 2
+
+
+def test_photos_for_a_normalised_model_are_refused_while_the_normalisation_is_not_known(tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    Image.new("RGB", (16, 16), (200, 10, 10)).save(tmp_path / "photos" / "a.png")
+
+    class Normalised(Squares):
+        def __getitem__(self, index: int) -> Any:
+            image, target = super().__getitem__(index)
+            return (image - 0.5) / 0.2, target
+
+    monitor = CAMMonitor(probes=str(tmp_path / "photos"), explain="predicted")
+    with pytest.raises(Exception, match="how to normalise these photos for the model is not known"):
+        fit(tmp_path, monitor, val=loader(Normalised(12)))

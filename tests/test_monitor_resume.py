@@ -316,3 +316,12 @@ def test_brightness_of_the_run_shows_faint_maps_faintly(tmp_path: Path, brightne
     else:
         assert heat[1] == pytest.approx(heat[0], abs=3)
     assert len(scalars(tmp_path)["cam/passes"]) == 2
+
+
+def test_a_validation_in_another_trainer_does_not_shorten_the_history(tmp_path: Path) -> None:
+    monitor = CAMMonitor(num_probes=4)
+    fit(tmp_path / "fit", monitor, max_epochs=3)
+    kept = monitor.state_dict()["history"]["looks"]
+    Trainer(callbacks=[monitor], **quiet(tmp_path / "again")).validate(TinyModule(), loader(Squares(12)), verbose=False)
+    assert looks(tmp_path / "again") == 1
+    assert [look["step"] for look in monitor.state_dict()["history"]["looks"]] == [look["step"] for look in kept]

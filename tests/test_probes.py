@@ -10,7 +10,7 @@ import torch
 from lightning_runs import CLASSES, Squares
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import Subset
+from torch.utils.data import Dataset, Subset
 
 from cam_callbacks.batches import Samples
 from cam_callbacks.probes import ProbeCollector, ProbeSet
@@ -249,3 +249,40 @@ def test_folders_that_cannot_be_read_are_refused(tmp_path: Path) -> None:
         ProbeSet.from_folder(tmp_path, (8, 8), class_names=("cat", "dog"))
     with pytest.raises(ValueError, match="is not a folder"):
         ProbeSet.from_folder(tmp_path / "zebra" / "1.png", (8, 8))
+
+
+def test_a_sorted_data_set_with_more_classes_than_probes_gives_one_probe_of_each_of_many_classes() -> None:
+    class Sorted(Dataset):
+        classes = tuple(map(str, range(20)))
+
+        def __len__(self) -> int:
+            return 200
+
+        def __getitem__(self, index: int) -> Any:
+            return torch.full((1, 4, 4), index / 200), index // 10
+
+    probes = ProbeSet.from_dataset(Sorted(), num_probes=16)
+    assert probes.targets.tolist() == list(range(16))
+
+
+def test_images_that_are_not_finite_are_passed_over_and_counted() -> None:
+    collector = ProbeCollector(4)
+    images = torch.rand(3, 1, 4, 4)
+    images[1, 0, 0, 0] = torch.nan
+    collector.offer(Samples(images, torch.tensor([0, 1, 2]), None))
+    assert collector.probes().targets.tolist() == [0, 2]
+    assert collector.ignored == 1
+
+
+def test_photos_are_turned_as_their_camera_says_and_broken_ones_are_named(tmp_path: Path) -> None:
+    photo = Image.new("RGB", (40, 20), (255, 0, 0))
+    photo.paste((0, 0, 255), (0, 0, 20, 20))  # blue on the left
+    turned = Image.Exif()
+    turned[0x0112] = 6  # to be turned by a quarter, clockwise: blue comes to the top
+    photo.save(tmp_path / "turned.png", exif=turned)
+    image = ProbeSet.from_folder(tmp_path, (20, 10)).images[0]
+    assert image[2, :8].mean() > 0.9
+    assert image[0, -8:].mean() > 0.9
+    (tmp_path / "broken.png").write_bytes(b"no photo")
+    with pytest.raises(ValueError, match=r"broken\.png cannot be read as a photo"):
+        ProbeSet.from_folder(tmp_path, (20, 10))

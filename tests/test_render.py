@@ -205,3 +205,8 @@ def test_long_odd_and_empty_texts_never_widen_a_cell() -> None:
 def test_a_grid_without_cells_is_refused() -> None:
     with pytest.raises(ValueError, match="cells is empty"):
         grid([])
+
+
+def test_the_brightness_of_jet_follows_the_heat_and_is_not_stretched_in_each_picture() -> None:
+    faint, warm = (overlay(GREY, heat(value), "jet").max() for value in (0.3, 0.6))
+    assert faint < warm < 255

@@ -7,7 +7,16 @@ import pytest
 import torch
 from torch import nn
 
-from cam_callbacks.targets import class_scores, forward, logits_of, resolve, returns_probabilities
+from cam_callbacks import ScoreCAM
+from cam_callbacks.targets import (
+    class_scores,
+    ends_in_sigmoid,
+    forward,
+    logits_of,
+    may_be_probabilities_of_one_class,
+    resolve,
+    returns_probabilities,
+)
 
 LOGITS = torch.tensor([[2.0, -1.0, 0.5], [0.0, 1.0, 3.0]])
 
@@ -171,3 +180,21 @@ class TestForward:
 
         with pytest.raises(type(error), match=r"^mine$"):
             forward(Fails(), torch.ones(2))
+
+
+class TestEndsInSigmoid:
+    @pytest.mark.parametrize("shape", [(4,), (4, 1)])
+    def test_tells_a_sigmoid_from_a_logit_that_happens_to_be_small(self, shape):
+        logits = torch.rand(shape)
+        assert may_be_probabilities_of_one_class(logits)
+        assert ends_in_sigmoid(lambda: logits.sigmoid())
+        assert ends_in_sigmoid(lambda: {"logits": nn.Sigmoid()(logits).view(shape)})
+        assert not ends_in_sigmoid(lambda: logits * 1.0)
+
+    def test_a_binary_head_that_returns_probabilities_gives_the_maps_of_its_logits(self, small_cnn, blobs):
+        network, images = small_cnn(classes=1), blobs(3, 24, 24)
+        with pytest.warns(UserWarning, match="the model returns probabilities"):
+            explanation = ScoreCAM()(nn.Sequential(network, nn.Sigmoid()), images, "0.features")
+        expected = ScoreCAM()(network, images, "features")
+        torch.testing.assert_close(explanation.probabilities, expected.probabilities)
+        torch.testing.assert_close(explanation.raw, expected.raw, rtol=1e-4, atol=1e-5)

@@ -33,7 +33,7 @@ BATCH_SIZE = 256
 
 exact = functools.partial(ScoreCAM, tolerance=0, batch_size=BATCH_SIZE)
 
-LAYERS = {"resnet18": "layer3", "squeezenet1_1": "features.7", "mobilenet_v2": "features.13"}
+LAYERS = {"resnet18": "layer2", "squeezenet1_1": "features.7", "mobilenet_v2": "features.13"}
 
 
 class ScalesMasksLast(torchcam.methods.ScoreCAM):
