@@ -48,8 +48,7 @@ def main() -> None:
 
 
 def all_scores(network: torch.nn.Module, layer: str, images: Tensor) -> list[tuple[Tensor, Tensor, Tensor, int]]:
-    """For each image its live maps (n, *spatial), their logits and probabilities (n,), and how many channels there
-    are."""
+    """For each image its live maps (n, *spatial), their logits and probabilities (n,), and the number of channels."""
     with undisturbed(network):
         asked = Network(network, images)
         look = asked.look(layer, None)
