@@ -129,7 +129,7 @@ def choose(model: nn.Module, images: Tensor, forward: Forward) -> str:
 
     Three kinds of layers are passed over: pooling, because the map is finer just before it; class maps (as many
     channels as the model has classes, and no weights after them, as at the end of SqueezeNet), because they are the
-    answer, not what it was read from; and those that do nothing in evaluation (dropout, identity). Of modules that
+    answer, not what it was read from; and those that are no features (dropout, identity, softmax). Of modules that
     return the very same tensor (a block and the last layer in it) the outermost gives the name.
 
     Args:
@@ -207,7 +207,7 @@ def bytes_put_out(model: nn.Module, images: Tensor, forward: Forward) -> int:
 
 _POOLING = [f"{kind}Pool{d}d" for kind in ("Max", "Avg", "AdaptiveMax", "AdaptiveAvg", "LP") for d in (1, 2, 3)]
 _DROPOUT = ["Dropout", "Dropout1d", "Dropout2d", "Dropout3d", "AlphaDropout", "FeatureAlphaDropout"]
-_PASSED_OVER = tuple(getattr(nn, name) for name in [*_POOLING, *_DROPOUT, "Identity"])
+_PASSED_OVER = tuple(getattr(nn, name) for name in [*_POOLING, *_DROPOUT, "Identity", "Softmax"])
 
 
 def device_and_dtype(model: nn.Module, images: Tensor) -> tuple[torch.device, torch.dtype]:

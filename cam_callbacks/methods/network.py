@@ -27,7 +27,7 @@ _CPU_BATCH_SIZE = 32
 _LARGEST_GPU_BATCH_SIZE = 512
 
 Progress = Callable[[int, int], None]
-"""Called as `progress(done, total)` with counts of forward samples."""
+"""Called as `progress(done, total)` with counts of forward samples; the work may end before `total` is reached."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -90,12 +90,12 @@ class ScoreCAM(Method):
         if self.weighting not in get_args(Weighting):
             choices = ", ".join(map(repr, get_args(Weighting)))
             raise ValueError(f"weighting={self.weighting!r} is unknown; choose one of {choices}")
-        if not 0 <= self.tolerance < 1:
-            raise ValueError(f"tolerance={self.tolerance} must be at least 0 (exact) and below 1")
+        if not isinstance(self.tolerance, (int, float)) or not 0 <= self.tolerance < 1:
+            raise ValueError(f"tolerance={self.tolerance!r} must be a number of at least 0 (exact) and below 1")
         for argument in ("max_passes", "batch_size"):
             value = getattr(self, argument)
-            if value is not None and value < 1:
-                raise ValueError(f"{argument}={value} must be at least 1, or None")
+            if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
+                raise ValueError(f"{argument}={value!r} must be a whole number of at least 1, or None")
         if self.weighting == "matlab" and self.max_passes is not None:
             raise ValueError(
                 f'max_passes={self.max_passes} cannot be kept with weighting="matlab", which is always exact'

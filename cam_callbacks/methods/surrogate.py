@@ -105,7 +105,8 @@ class Surrogate:
         covariance = _matern(torch.cdist(self._masks[self._channels], self._masks), self._scale).double()
         self._whitened = torch.linalg.solve_triangular(self._factor, covariance, upper=False)  # (m, n)
         mean = self._mean + self._residual @ self._whitened
-        deviation = (self._variance * (1 - self._whitened.square().sum(dim=0))).clamp_min(0).sqrt()
+        unsure = (1 - self._whitened.square().sum(dim=0)).clamp_min(0) + _NOISE
+        deviation = (self._variance * unsure).sqrt()
         mean[self._channels], deviation[self._channels] = self._scores, 0
         nodes, node_weights = (
             torch.tensor(part, dtype=torch.float64, device=mean.device) for part in (_NODES, _NODE_WEIGHTS)
@@ -134,51 +135,53 @@ class Surrogate:
         left = int((~self._seen).sum())
         if left == 0:
             return 0.0, self._channels[:0]
-        shaped = self._effect()
-        if shaped is None:
-            return 1.0, (self._contrast * ~self._seen).topk(min(count, left)).indices
-        effect, squared_norm = shaped
-        # Posterior covariance times effect, (n, d): what a wrong score of each channel goes along with in the heatmap.
+        raw = (self.weights @ self._maps.double()).float()
+        shape = raw.clamp_min(0) - raw.clamp_min(0).mean()
+        squared_norm = float(shape.square().sum())
+        # What a change of each score does to the map, (n, d); nothing where the score is known.
+        effect = self._maps * self._slope.float().unsqueeze(1) * ~self._seen.unsqueeze(1)
         prior = _matern(torch.cdist(self._masks, self._masks), self._scale)
         whitened = self._whitened.float()
-        together = prior @ effect - whitened.T @ (whitened @ effect)
         variance = float(self._variance)
+
+        def together_with(effect: Tensor) -> Tensor:
+            """Posterior covariance times effect, (n, d): what a wrong score of each channel goes along with."""
+            explained: Tensor = whitened.T @ (whitened @ effect)
+            return prior @ effect - explained + _NOISE * effect
+
+        if squared_norm <= 1e-12 * float(raw.square().sum()):
+            deviation = (variance * (effect * together_with(effect)).sum(dim=0)).clamp_min(0).sqrt()
+            if bool((raw + _SPREAD * deviation <= 0).all()):
+                return 0.0, self._channels[:0]  # blank, surely
+            return 1.0, (self._contrast * ~self._seen).topk(min(count, left)).indices
+        effect = effect * (raw > 0)
+        effect = effect - effect.mean(dim=1, keepdim=True)
+        effect = effect - (effect @ shape).unsqueeze(1) * shape / squared_norm
+        together = together_with(effect)
         spread = variance * (effect.T @ together)  # (d, d) covariance of the error of the heatmap
         mean_square = spread.diagonal().sum().clamp_min(0)
         bound = mean_square + _SPREAD * (2 * spread.square().sum()).sqrt()
         error = float(1 - (1 + bound / squared_norm).rsqrt())
 
-        unsure = 1 - whitened.square().sum(dim=0)
+        unsure = (1 - whitened.square().sum(dim=0)).clamp_min(0) + _NOISE
         candidates = ~self._seen
         chosen: list[int] = []
         columns: list[Tensor] = []
         while len(chosen) < min(count, left):
-            gain = together.square().sum(dim=1) / (unsure.clamp_min(0) + _NOISE)
+            gain = together.square().sum(dim=1) / unsure.clamp_min(_NOISE)
             pick = int(torch.where(candidates, gain, -1).argmax())
             chosen.append(pick)
             candidates[pick] = False
             # What forwarding this channel will tell of the others: the covariance shrinks by column * column^T.
             column = prior[pick] - whitened[:, pick] @ whitened
+            column[pick] += _NOISE
             for earlier in columns:
                 column = column - earlier[pick] * earlier
-            column = column / (column[pick].clamp_min(0) + _NOISE).sqrt()
+            column = column / column[pick].clamp_min(_NOISE).sqrt()
             columns.append(column)
             together = together - column.unsqueeze(1) * (column @ effect)
             unsure = unsure - column.square()
         return error, torch.tensor(chosen, device=self._maps.device)
-
-    def _effect(self) -> tuple[Tensor, float] | None:
-        """What a change of each score does to the shape of the heatmap (n, d), and the squared norm of that shape."""
-        raw = (self.weights @ self._maps.double()).float()
-        shape = raw.clamp_min(0) - raw.clamp_min(0).mean()
-        squared_norm = float(shape.square().sum())
-        if squared_norm <= 1e-12 * float(raw.square().sum()):
-            return None
-        effect = self._maps * self._slope.float().unsqueeze(1) * (raw > 0)
-        effect = effect - effect.mean(dim=1, keepdim=True)
-        effect = effect - (effect @ shape).unsqueeze(1) * shape / squared_norm
-        effect[self._seen] = 0
-        return effect, squared_norm
 
 
 def _matern(distances: Tensor, scale: float) -> Tensor:
