@@ -239,11 +239,13 @@ class CAMMonitor(CallbackBase):
         self._batch_end(trainer, pl_module, batch, dataloader_idx)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Let go of what the method keeps of the model."""
+        """Let go of the model, which an error or a compiled copy would keep."""
+        self._error = None
         self.method.release()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Let go of what the method keeps of the model; Lightning calls this, not `teardown`, when a run fails."""
+        """Let go of the model; Lightning calls this, not `teardown`, when a run fails."""
+        self._error = None
         self.method.release()
 
     def _begin(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -363,17 +365,12 @@ class CAMMonitor(CallbackBase):
             self.normalization or probes.normalization or _first(datasets.normalization, lightning.datasets(trainer))
         )
         if not render.displayable(probes.images, normalization):
-            wrong = (
-                f"normalization={normalization} does not bring the images into [0, 1]"
-                if normalization
-                else "it is not known"
-            )
+            wrong = f"{normalization} does not bring them into [0, 1]" if normalization else "it is not known"
             normalization = None
             if not render.displayable(probes.images, None):
                 self._warn_once(
-                    f"How the images were normalised: {wrong}. They are shown scaled to their own minimum and "
-                    "maximum; give "
-                    'CAMMonitor(normalization=(mean, std)) or normalization="imagenet"'
+                    f"How the images were normalised: {wrong}. They are shown scaled to their own minimum and maximum; "
+                    'give CAMMonitor(normalization=(mean, std)) or normalization="imagenet"'
                 )
         return replace(probes, class_names=names, normalization=normalization)
 
