@@ -33,12 +33,14 @@ class Run:
     balanced_accuracy: float
     heat_on_digit: float
     digit_area: float
+    excess: tuple[float, float]  # 95 % interval of heat on the digit minus digit area, over the images
     model: SmallCNN
 
     @property
     def looks_at(self) -> str:
         """Where the heat lies: a flat map has as much of it on the digit as the digit has of the area."""
-        return "at the digit" if self.heat_on_digit > self.digit_area else "beside the digit"
+        low, high = self.excess
+        return "at the digit" if low > 0 else "beside the digit" if high < 0 else "nowhere special"
 
 
 def main() -> None:
@@ -89,8 +91,11 @@ def train(data: ColourBiasData, epochs: int, logs: Path, seed: int) -> Run:
 
     images, targets, masks = some_of(data, HEAT_IMAGES)
     heatmaps = ScoreCAM()(model, images, targets=targets).heatmaps
-    share = heat_on_object(heatmaps, masks).nanmean()
-    return Run(val_accuracy, balanced, float(share), float(area_share(masks).mean()), model)
+    shares, areas = heat_on_object(heatmaps, masks), area_share(masks)
+    difference = (shares - areas)[~shares.isnan()]
+    half = 1.96 * difference.std() / len(difference) ** 0.5
+    excess = (float(difference.mean() - half), float(difference.mean() + half))
+    return Run(val_accuracy, balanced, float(shares.nanmean()), float(areas.mean()), excess, model)
 
 
 def some_of(data: ColourBiasData, count: int) -> tuple[Tensor, Tensor, Tensor]:
