@@ -146,7 +146,7 @@ def test_a_normalisation_that_does_not_fit_the_images_is_not_used_and_said(tmp_p
     with own_warnings() as said:
         fit(tmp_path, CAMMonitor(num_probes=4, normalization="imagenet"), train=loader(data), val=loader(data))
     assert len(said) == 1
-    assert "does not bring the images into [0, 1]" in said[0]
+    assert "does not bring them into [0, 1]" in said[0]
 
 
 def with_bar(folder: Path, package: Any, bar: Any) -> None:
