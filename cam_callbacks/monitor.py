@@ -17,8 +17,8 @@ from torch.utils.data import Dataset
 
 from cam_callbacks import datasets, layers, records, render
 from cam_callbacks import trainer as lightning
+from cam_callbacks.arguments import check_choice, check_positive, check_type, is_dataset, read_normalization
 from cam_callbacks.batches import BatchFn, Samples, read_batch
-from cam_callbacks.datasets import IMAGENET, Normalization
 from cam_callbacks.explanation import Explanation
 from cam_callbacks.history import History, PastLook
 from cam_callbacks.loggers import ImageLog
@@ -114,18 +114,18 @@ class CAMMonitor(CallbackBase):
         name: str = "cam",
     ) -> None:
         super().__init__()
-        _check_type("target_layer", target_layer, (str, type(None)), "the dotted name of a layer, or None")
-        _check_type("method", method, Method, "a method such as ScoreCAM()")
-        _check_type("class_names", class_names, (list, tuple, type(None)), "a list of names, or None")
-        _check_type("name", name, str, "a string")
-        _check_positive("num_probes", num_probes)
-        _check_positive("every_n_epochs", every_n_epochs)
-        _check_choice("style", style, render.STYLES)
-        _check_choice("brightness", brightness, ("image", "run"))
-        _check_choice("on_error", on_error, ("warn", "raise"))
+        check_type("target_layer", target_layer, (str, type(None)), "the dotted name of a layer, or None")
+        check_type("method", method, Method, "a method such as ScoreCAM()")
+        check_type("class_names", class_names, (list, tuple, type(None)), "a list of names, or None")
+        check_type("name", name, str, "a string")
+        check_positive("num_probes", num_probes)
+        check_positive("every_n_epochs", every_n_epochs)
+        check_choice("style", style, render.STYLES)
+        check_choice("brightness", brightness, ("image", "run"))
+        check_choice("on_error", on_error, ("warn", "raise"))
         if isinstance(explain, bool) or not isinstance(explain, int) or explain < 0:
-            _check_choice("explain", explain, ("true", "predicted", "both"), "or a class index")
-        if not isinstance(probes, (str, Path, ProbeSet, type(None))) and not _is_dataset(probes):
+            check_choice("explain", explain, ("true", "predicted", "both"), "or a class index")
+        if not isinstance(probes, (str, Path, ProbeSet, type(None))) and not is_dataset(probes):
             raise Misconfiguration(
                 f"probes={type(probes).__name__}(...) is not understood; give a folder of photos, a map-style data "
                 "set, or a ProbeSet(images, targets)"
@@ -140,7 +140,7 @@ class CAMMonitor(CallbackBase):
         self.explain = explain
         self.every_n_epochs = every_n_epochs
         self.class_names = None if class_names is None else tuple(class_names)
-        self.normalization = _normalization(normalization)
+        self.normalization = read_normalization(normalization)
         self.batch_fn = batch_fn
         self.forward_fn = forward_fn
         self.style = style
@@ -532,42 +532,3 @@ class _Looked:
 def _first(ask: Callable[[Any], T | None], sources: Iterable[Any]) -> T | None:
     """The first answer that is not None."""
     return next((answer for answer in map(ask, sources) if answer is not None), None)
-
-
-def _normalization(given: Literal["imagenet"] | tuple[Sequence[float], Sequence[float]] | None) -> Normalization | None:
-    if given is None:
-        return None
-    if isinstance(given, str):
-        _check_choice("normalization", given, ("imagenet",), "or a pair (mean, std)")
-        return IMAGENET
-    try:
-        mean, std = (tuple(map(float, part)) for part in given)
-    except (TypeError, ValueError):
-        mean, std = (), ()
-    if len(mean) != len(std) or not mean or min(std) <= 0:
-        raise Misconfiguration(
-            f"normalization={given} must be a pair: the means and the standard deviations (> 0), one of each for "
-            "every channel"
-        )
-    return mean, std
-
-
-def _is_dataset(value: Any) -> bool:
-    return hasattr(value, "__getitem__") and hasattr(value, "__len__") and not isinstance(value, (tuple, list, Tensor))
-
-
-def _check_type(argument: str, value: Any, kind: type | tuple[type, ...], wanted: str) -> None:
-    if not isinstance(value, kind):
-        raise Misconfiguration(f"{argument}={value!r} must be {wanted}")
-
-
-def _check_positive(argument: str, value: int) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise Misconfiguration(f"{argument}={value!r} must be a whole number of at least 1")
-
-
-def _check_choice(argument: str, value: Any, choices: Sequence[str], or_else: str = "") -> None:
-    if not isinstance(value, str) or value not in choices:
-        raise Misconfiguration(
-            f"{argument}={value!r} is unknown; choose one of {', '.join(choices)} {or_else}".rstrip()
-        )
