@@ -12,7 +12,9 @@ from torch import Tensor
 
 from cam_callbacks.explanation import has_contrast
 from cam_callbacks.methods.network import Network
-from cam_callbacks.methods.surrogate import Surrogate
+from cam_callbacks.methods.surrogate import Scale, Surrogate
+from cam_callbacks.outputs import class_scores
+from cam_callbacks.targets import Readout
 from cam_callbacks.undisturbed import undisturbed
 
 PASSES = (32, 64, 128)
@@ -52,7 +54,8 @@ def all_scores(network: torch.nn.Module, layer: str, images: Tensor) -> list[tup
     with undisturbed(network):
         asked = Network(network, images)
         look = asked.look(layer, None)
-        live = has_contrast(look.activations)
+        activations = look.activations[0]
+        live = has_contrast(activations)
         image, channel = live.nonzero(as_tuple=True)
         done = 0
 
@@ -61,12 +64,28 @@ def all_scores(network: torch.nn.Module, layer: str, images: Tensor) -> list[tup
             done += count
             print(f"\r{done} of {len(image)} passes", end="", flush=True)
 
-        scores = asked.masked_scores(look.activations, image, channel, look.targets, tell)
+        with asked.simplified():
+            scores = asked.masked_scores(activations, image, channel, LogitAndProbability(look.readout.classes), tell)
     print()
-    return [
-        (look.activations[i][live[i]], scores.logits[image == i], scores.probabilities[image == i], live.shape[1])
-        for i in range(len(images))
-    ]
+    return [(activations[i][live[i]], *scores[image == i].T, live.shape[1]) for i in range(len(images))]
+
+
+class LogitAndProbability(Readout):
+    """Both scores of a class at once.
+
+    Args:
+        classes: (N, 1) int64.
+    """
+
+    score, count = "logit and probability", 2
+
+    def __init__(self, classes: Tensor | None) -> None:
+        assert classes is not None
+        self.classes = classes
+
+    def read(self, output: object, image: Tensor) -> Tensor:
+        """(B, 2)."""
+        return torch.cat([scores.gather(1, self.classes[image]) for scores in class_scores(output)], dim=1)
 
 
 class Case:
@@ -74,7 +93,7 @@ class Case:
 
     def __init__(self, maps: Tensor, logits: Tensor, probabilities: Tensor, _channels: int, weighting: str) -> None:
         self.maps = maps
-        self.ceiling = None if weighting == "logit-softmax" else 0.0
+        self.scale: Scale = "logit" if weighting == "logit-softmax" else "probability"
         self.scores = logits if weighting == "logit-softmax" else probabilities.clamp_min(1e-30).log()
         self.weights = (self.scores.double() - self.scores.double().max()).exp()
         self.exact = self.map_of(self.weights)
@@ -85,7 +104,7 @@ class Case:
 
     def ours(self, tolerance: float, most: int | None) -> tuple[int, float, float, float]:
         """Passes, Pearson, Spearman, estimated error of the adaptive search."""
-        surrogate = Surrogate(self.maps, ceiling=self.ceiling)
+        surrogate = Surrogate(self.maps, self.scale)
         left = len(self.maps) if most is None else min(most, len(self.maps))
         wanted, passes = surrogate.landmarks(min(16, left)), 0
         while True:

@@ -25,6 +25,7 @@ LAYERS = {
     "vgg16": "features.29",
 }
 BATCH = 32
+OPERATORS = 5
 
 
 def main() -> None:
@@ -34,6 +35,9 @@ def main() -> None:
     options.add_argument("--images", type=int, default=2)
     options.add_argument("--rounds", type=int, default=3)
     options.add_argument("--compile", action="store_true", help="time the compiled form too")
+    options.add_argument(
+        "--profile", action="store_true", help="show which operators the time goes to, and time nothing"
+    )
     args = options.parse_args()
     if args.short:
         args.models, args.images, args.rounds, args.size = args.models[:1], 1, 2, 128
@@ -42,6 +46,9 @@ def main() -> None:
     rows, results = [], {}
     for position, name in enumerate(args.models):
         network = model(name, args.weights if position == 0 or args.weights == "DEFAULT" else None, args.device)
+        if args.profile:
+            rows += profile(name, network, LAYERS[name], images)
+            continue
         timed = time_model(network, LAYERS[name], images, args.rounds, args.compile)
         results[name] = timed
         limit = timed.pop("passes")
@@ -51,9 +58,35 @@ def main() -> None:
             rate = len(images) / statistics.median(times)
             rows.append((name, contestant, f"{limit[contestant]:.0f}", shown, f"{rate:.3f}"))
             print(rows[-1], flush=True)
+    if args.profile:
+        print("\n" + table(("model", "", *(f"{place}." for place in range(1, OPERATORS + 1))), rows))
+        return
     header = ("model", "", "passes an image", "time / forward passes alone", "images a second")
     print("\n" + table(header, rows))
     save("speed", results)
+
+
+def profile(name: str, network: nn.Module, layer: str, images: Tensor) -> list[tuple[str, ...]]:
+    """Of the exact form and of the peers, the operators that take most of the time, with their shares."""
+    with torch.no_grad():
+        targets = network(images).argmax(dim=1)
+    exact = ScoreCAM(weighting="logit-softmax", tolerance=0, batch_size=BATCH)
+    contestants: dict[str, Callable[[], object]] = {
+        "ours, exact": lambda: exact(network, images, layer, targets),
+        "torchcam": torchcam(network, layer, images, targets),
+        "grad-cam": gradcam(network, layer, images, targets),
+    }
+    rows = []
+    for contestant, run in contestants.items():
+        with torch.profiler.profile() as profiler:
+            run()
+        averages = sorted(profiler.key_averages(), key=lambda entry: entry.self_cpu_time_total, reverse=True)
+        total = sum(entry.self_cpu_time_total for entry in averages)
+        top = averages[:OPERATORS]
+        shares = (f"{entry.key.removeprefix('aten::')} {entry.self_cpu_time_total / total:.0%}" for entry in top)
+        rows.append((name, contestant, *shares))
+        print(rows[-1], flush=True)
+    return rows
 
 
 def time_model(network: nn.Module, layer: str, images: Tensor, rounds: int, compiled: bool) -> dict[str, object]:

@@ -43,6 +43,15 @@ def check_type(argument: str, value: Any, kind: type | tuple[type, ...], wanted:
         raise Misconfiguration(f"{argument}={value!r} must be {wanted}")
 
 
+def check_layer_names(target_layer: Any) -> None:
+    """Raise unless it is a name, a list of at least one name, or None."""
+    several = isinstance(target_layer, (list, tuple)) and target_layer and all(isinstance(n, str) for n in target_layer)
+    if not several:
+        check_type(
+            "target_layer", target_layer, (str, type(None)), "the dotted name of a layer, a list of them, or None"
+        )
+
+
 def check_positive(argument: str, value: int) -> None:
     """Raise unless the value is a whole number of at least 1."""
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:

@@ -4,78 +4,127 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 _ROUNDING = 1e-6
-_INTERPOLATION = {1: "linear", 2: "bilinear", 3: "trilinear"}
+_LINEAR = {1: "linear", 2: "bilinear", 3: "trilinear"}
+
+Upsampling = Literal["bilinear", "bicubic", "nearest", "none"]
+
+
+@dataclass(frozen=True, eq=False)
+class Channels:
+    """The channels of largest weight, C of them for each explained target, heaviest first.
+
+    Attributes:
+        index: (N, C) or (N, T, C) int64, their numbers in the layer.
+        weight: (N, C) or (N, T, C) float32, what they weigh in the heatmap.
+        activations: (N, C, *spatial of the layer) or (N, T, C, *spatial of the layer) float32.
+    """
+
+    index: Tensor
+    weight: Tensor
+    activations: Tensor
+
+    def to(self, device: torch.device | str) -> Channels:
+        """The same channels on `device`."""
+        return Channels(self.index.to(device), self.weight.to(device), self.activations.to(device))
 
 
 @dataclass(frozen=True, eq=False)
 class Explanation:
-    """Heatmaps for N images, one target class each.
+    """Heatmaps for N images: one for each, or, where T targets were asked for each image, (N, T, ...) of them.
+
+    The leading dimensions of `heatmaps`, (N,) or (N, T), are those of all fields where *leading* is written.
 
     Attributes:
-        heatmaps: (N, *spatial) float32 in [0, 1] at the resolution of the images, each map scaled to its own minimum
-            and maximum. A *blank* map is 0 everywhere, a *skipped* one NaN everywhere.
-        raw: (N, *spatial of the layer) float32, >= 0, the map before upsampling and scaling, in units of the
-            activations: its magnitude can be compared between looks. NaN where skipped.
-        targets: (N,) int64, the class that was explained.
-        scores: (N, classes) float32, the logits of the unmasked images.
-        probabilities: (N, classes) float32, their softmax (a one-logit head: its sigmoid).
-        target_layer: dotted name of the layer whose activations were used.
+        heatmaps: (*leading, *spatial) float32 in [0, 1] at the resolution of the images (of the layer with
+            `upsampling="none"`), each map scaled to its own minimum and maximum. A *blank* map is 0 everywhere, a
+            *skipped* one NaN everywhere.
+        raw: (*leading, *spatial of the layer) float32, >= 0, the map before upsampling and scaling, in units of the
+            activations: its magnitude can be compared between looks. NaN where skipped. Of several layers it is the
+            mean of their maps, each scaled to [0, 1], at the resolution of the finest.
+        targets: (*leading) int64, the class that was explained; None where a callable said what to explain.
+        score: Which score was explained: `"logit"`, `"probability"`, or the name of the callable.
+        target_scores: (*leading) float32, that score for the unmasked images.
+        scores: (N, classes) float32, the logits of the unmasked images; None where a callable said what to explain.
+        probabilities: (N, classes) float32, their softmax (a one-logit head, several labels: their sigmoid), or None.
+        target_layer: Dotted name of the layer whose activations were used; of several, all names.
         passes: (N,) int64, forward samples spent on each image: its unmasked pass and one for each mask. A pass that
-            all images share is counted with each of them.
-        error: (N,) float32, estimated relative error of the heatmap against its exact form; 0 where every mask was
-            forwarded.
-        skipped: (N,) bool, True where activations or scores were not finite, so that no map exists.
+            all images share is counted with each of them. Not counted are up to four passes of the first image, that a
+            call may spend to get to know the model.
+        error: (*leading) float32, estimated relative error of the heatmap against its exact form; 0 where every mask
+            was forwarded. Of several layers the largest.
+        skipped: (*leading) bool, True where activations or scores were not finite, so that no map exists.
+        channels: The channels of largest weight; None where several layers were fused.
     """
 
     heatmaps: Tensor
     raw: Tensor
-    targets: Tensor
-    scores: Tensor
-    probabilities: Tensor
-    target_layer: str
+    targets: Tensor | None
+    score: str
+    target_scores: Tensor
+    scores: Tensor | None
+    probabilities: Tensor | None
+    target_layer: str | tuple[str, ...]
     passes: Tensor
     error: Tensor
     skipped: Tensor
+    channels: Channels | None
 
     def __len__(self) -> int:
         """The number of images, N."""
-        return len(self.targets)
+        return len(self.heatmaps)
 
     @property
-    def predicted(self) -> Tensor:
-        """(N,) int64, the most probable class of each image."""
-        return self.probabilities.argmax(dim=1)
+    def predicted(self) -> Tensor | None:
+        """(N,) int64, the most probable class of each image; None where a callable said what to explain."""
+        return None if self.probabilities is None else self.probabilities.argmax(dim=1)
 
     @property
     def blank(self) -> Tensor:
-        """(N,) bool, True where the map has no contrast: it is one constant. Skipped maps are not blank."""
-        flat = self.heatmaps.flatten(1)
-        return (flat == 0).all(dim=1)
+        """(*leading) bool, True where the map has no contrast: it is one constant. Skipped maps are not blank."""
+        return (self.heatmaps == 0).flatten(self.error.ndim).all(dim=-1)
 
     def to(self, device: torch.device | str) -> Explanation:
         """The same explanation with its tensors on `device`."""
-        moved = {f.name: getattr(self, f.name).to(device) for f in fields(self) if f.name != "target_layer"}
+        parts = {field.name: getattr(self, field.name) for field in fields(self)}
+        moved: dict[str, Any] = {
+            name: part.to(device) for name, part in parts.items() if isinstance(part, (Tensor, Channels))
+        }
         return replace(self, **moved)
 
 
-def upsample(maps: Tensor, size: Sequence[int]) -> Tensor:
-    """Resize maps to `size` by linear interpolation (`align_corners=False`): the one rule for masks and for heatmaps.
+def upsample(maps: Tensor, size: Sequence[int], mode: Upsampling = "bilinear") -> Tensor:
+    """Resize maps to `size` (`align_corners=False`): the one rule for masks and for heatmaps.
 
     Args:
         maps: (N, *spatial), one to three spatial dimensions.
-        size: the spatial size to reach.
+        size: The spatial size to reach.
+        mode: `"bilinear"`: linear interpolation in all dimensions, however many there are. `"bicubic"`: for images
+            only. `"nearest"`: each position as a block. `"none"`: as they are.
 
     Returns:
         (N, *size) in the dtype of `maps`.
+
+    Raises:
+        ValueError: `"bicubic"` with other than two spatial dimensions.
     """
-    mode = _INTERPOLATION[len(size)]
-    return F.interpolate(maps.unsqueeze(1), size=tuple(size), mode=mode, align_corners=False).squeeze(1)
+    if mode == "none":
+        return maps
+    if mode == "bicubic" and len(size) != 2:
+        raise ValueError(
+            f'upsampling="bicubic" needs two spatial dimensions, these images have {len(size)}; "bilinear" is linear '
+            "in any number"
+        )
+    if mode == "nearest":
+        return F.interpolate(maps.unsqueeze(1), size=tuple(size), mode="nearest-exact").squeeze(1)
+    how = "bicubic" if mode == "bicubic" else _LINEAR[len(size)]
+    return F.interpolate(maps.unsqueeze(1), size=tuple(size), mode=how, align_corners=False).squeeze(1)
 
 
 def has_contrast(maps: Tensor) -> Tensor:

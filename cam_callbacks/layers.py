@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -11,8 +12,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torchvision.ops import Permute
 
-from cam_callbacks.targets import logits_of
+from cam_callbacks.layouts import ReshapeTransform, is_channels_first, to_maps
+from cam_callbacks.outputs import logits_of
 
 Forward = Callable[[Tensor], Any]
 """The model's forward with everything but the images already given."""
@@ -23,11 +26,13 @@ def find(model: nn.Module, name: str) -> nn.Module:
 
     Args:
         model: The model, or the LightningModule that holds it.
-        name: A dotted name as in `model.named_modules()`; the `_orig_mod` of compiled parts may be left out.
+        name: A dotted name as in `model.named_modules()`, with or without the `[call]` of `split_call`; the
+            `_orig_mod` of compiled parts may be left out.
 
     Raises:
         ValueError: There is no such submodule; the message lists the nearest names.
     """
+    name, _ = split_call(name)
     try:
         if name:
             return model.get_submodule(name)
@@ -55,64 +60,106 @@ def name_of(model: nn.Module, layer: str | nn.Module) -> str:
     raise ValueError(f"target_layer={type(layer).__name__}(...) is not a submodule of {type(model).__name__}")
 
 
+def split_call(name: str) -> tuple[str, int | None]:
+    """The name of a layer, and which of its calls in one forward is meant: `"relu[0]"` is the first call of `relu`."""
+    match = re.fullmatch(r"(.+)\[(-?\d+)\]", name)
+    return (match[1], int(match[2])) if match else (name, None)
+
+
 @contextmanager
-def recorded(layer: nn.Module) -> Iterator[list[Any]]:
-    """Collect what `layer` puts out, one entry a call; the hook is gone on the way out, also after an error.
+def recorded(layers: Sequence[nn.Module], differentiable: bool = False) -> Iterator[list[list[Any]]]:
+    """Collect what layers put out, a list for each, one entry a call; hooks are gone on the way out, also on error.
 
-    A tensor is cloned at once: an in-place operation after the layer (`ReLU(inplace=True)`) would change it.
+    An in-place operation after a layer (`ReLU(inplace=True)`) does not reach what was collected.
+
+    Args:
+        layers: The layers.
+        differentiable: Let the rest of the forward depend on what is collected, and on nothing before it: the graph
+            of gradients begins at the first layer that is reached.
     """
-    outputs: list[Any] = []
+    outputs: list[list[Any]] = [[] for _ in layers]
 
-    def keep(_module: nn.Module, _inputs: Any, output: Any) -> None:
-        outputs.append(output.detach().clone() if isinstance(output, Tensor) else output)
+    def collector(own: list[Any]) -> Callable[[nn.Module, Any, Any], Tensor | None]:
+        def keep(_module: nn.Module, _inputs: Any, output: Any) -> Tensor | None:
+            if not isinstance(output, Tensor) or not output.is_floating_point():
+                own.append(output)
+                return None
+            if not differentiable:
+                own.append(output.detach().clone())
+                return None
+            first = not any(outputs)
+            own.append(output.detach().requires_grad_() if first else output)
+            return own[-1].clone()  # type: ignore[no-any-return]
 
-    handle = layer.register_forward_hook(keep)
+        return keep
+
+    handles = [layer.register_forward_hook(collector(own)) for layer, own in zip(layers, outputs, strict=True)]
     try:
         yield outputs
     finally:
-        handle.remove()
+        for handle in handles:
+            handle.remove()
 
 
-def spatial_output(outputs: list[Any], name: str, images: Tensor) -> Tensor:
-    """The activations (N, K, *spatial) among what a layer put out; of several calls in one forward the last with space.
+def spatial_output(
+    outputs: list[Any], name: str, images: Tensor, reshape_transform: ReshapeTransform | None = None
+) -> Tensor:
+    """The one among a layer's outputs, one a call, that has positions: of several the last, or the one that is named.
+
+    Args:
+        outputs: What the layer put out in one forward.
+        name: The layer's name, with or without a call.
+        images: What was forwarded.
+        reshape_transform: As in `cam_callbacks.layouts.to_maps`.
 
     Raises:
-        ValueError: The layer was not called, or its output has no spatial dimensions.
+        ValueError: The layer was not called, not so often, or its output has no positions.
     """
     if not outputs:
         raise ValueError(
             f"target_layer={name!r} was never called in the forward pass; name a layer that the images run through"
         )
-    activations = next((output for output in reversed(outputs) if _is_spatial(output, images)), outputs[-1])
-    if not isinstance(activations, Tensor):
+    layer, call = split_call(name)
+    spatial = [output for output in outputs if _is_spatial(output, images, reshape_transform)]
+    if call is not None:
+        if not -len(outputs) <= call < len(outputs):
+            raise ValueError(
+                f"target_layer={name!r} names a call that there is not: {layer!r} is called {len(outputs)} times"
+            )
+        chosen = outputs[call]
+    else:
+        chosen = spatial[-1] if spatial else outputs[-1]
+        if len(spatial) > 1:
+            warnings.warn(
+                f"target_layer={name!r} is called {len(outputs)} times in one forward pass; the last call is used. "
+                f"'{layer}[0]' names the first one, '{layer}[-1]' the last",
+                stacklevel=2,
+            )
+    if not isinstance(chosen, Tensor):
         raise ValueError(
-            f"target_layer={name!r} returns {type(activations).__name__}, not a tensor; name a layer inside it or "
-            "after it"
+            f"target_layer={name!r} returns {type(chosen).__name__}, not a tensor; name a layer inside it or after it"
         )
-    if not _is_spatial(activations, images):
+    if not _is_spatial(chosen, images, reshape_transform):
+        remedy = (
+            "reshape_transform must return (N, channels, *spatial) with more than one position"
+            if reshape_transform
+            else "(N, channels, *spatial), (N, *spatial, channels), or tokens (N, tokens, channels) that form a grid "
+            "of the images' proportions are understood, with more than one position. Name an earlier layer, leave "
+            "target_layer out, or give reshape_transform, a callable from the output to (N, channels, *spatial)"
+        )
         raise ValueError(
-            f"target_layer={name!r} has an output of shape {tuple(activations.shape)} for images "
-            f"{tuple(images.shape)}; Score-CAM needs (N, channels, *spatial) with more than one position. Name an "
-            "earlier layer, or leave target_layer out"
+            f"target_layer={name!r} has an output of shape {tuple(chosen.shape)} for images {tuple(images.shape)}; "
+            f"{remedy}"
         )
-    return activations
+    return chosen
 
 
-def _is_spatial(output: Any, images: Tensor) -> bool:
+def _is_spatial(output: Any, images: Tensor, reshape_transform: ReshapeTransform | None = None) -> bool:
     return (
         isinstance(output, Tensor)
-        and output.is_floating_point()
-        and output.ndim == images.ndim
-        and output.shape[0] == images.shape[0]
-        and output.shape[2:].numel() > 1
-        and _same_proportions(output.shape[2:], images.shape[2:])
+        and output.shape[:1] == images.shape[:1]
+        and to_maps(output, images.shape[2:], reshape_transform) is not None
     )
-
-
-def _same_proportions(output: Sequence[int], images: Sequence[int]) -> bool:
-    """Whether a layer's output may be a picture of the images: (N, H, W, C) taken for (N, C, H, W) is not."""
-    ratios = [out / image for out, image in zip(output, images, strict=True)]
-    return max(ratios) <= 4 * min(ratios) or min(output) == 1
 
 
 @dataclass
@@ -122,69 +169,115 @@ class _Call:
     name: str
     output: Tensor
     passed_over: bool
+    is_tokens: bool
+    has_weights: bool
 
 
-def choose(model: nn.Module, images: Tensor, forward: Forward) -> str:
-    """The last layer with spatial output, found by running `forward` on one image.
+def choose(model: nn.Module, images: Tensor, forward: Forward, class_map: bool = False) -> str:
+    """The last layer with positions that the answer is read from, found by running `forward` on one image.
 
-    Three kinds of layers are passed over: pooling, because the map is finer just before it; class maps (as many
-    channels as the model has classes, and no weights after them, as at the end of SqueezeNet), because they are the
-    answer, not what it was read from; and those that are no features (dropout, identity, softmax). Of modules that
-    return the very same tensor (a block and the last layer in it) the outermost gives the name.
+    Passed over are: pooling, because the map is finer just before it; class maps (as many channels as the model has
+    classes, and no weights after them but those of other class maps, as at the end of SqueezeNet), because they are the
+    answer, not what it was read from; and layers that compute no features (dropout, identity, softmax, permutation). Of
+    modules that return the very same tensor (a block and the last layer in it) the outermost gives the name.
+
+    Of layers that put out tokens, or have the channels last, only blocks and normalisations are considered, which carry
+    what is passed on.
+
+    Where the model has gradients, only layers are considered whose positions the answer depends on: not an auxiliary
+    head, and none after the last attention of a transformer with a class token, where nothing but that token is read.
 
     Args:
         model: The model; to be called inside `undisturbed`.
         images: (N, C, *spatial); only the first is used.
         forward: Runs the model on images.
+        class_map: Do not pass over class maps.
 
     Raises:
         ValueError: No layer has spatial output.
     """
+    output, calls, before = _calls(model, images[:1], forward)
+    if not calls:
+        raise ValueError(
+            f"no layer of {type(model).__name__} has an output of shape (N, channels, *spatial), nor one of tokens "
+            f"that form a grid, for images {tuple(images.shape)}; name one by target_layer, and give "
+            "reshape_transform, a callable from its output to (N, channels, *spatial)"
+        )
+    read = sorted(_read(model, images[:1], forward)) or range(len(calls))
+    classes = _count_classes(output)
+    narrow = {place for place in read if calls[place].output.shape[1] == classes and not calls[place].is_tokens}
+    last = max([before, *(place for place in read if calls[place].has_weights and place not in narrow)])
+    features = [
+        place
+        for place in read
+        if not calls[place].passed_over and (class_map or not (place in narrow and place >= last))
+    ]
+    chosen = calls[(features or read)[-1]]
+    return chosen.name.replace("_orig_mod.", "")
+
+
+def _calls(model: nn.Module, image: Tensor, forward: Forward) -> tuple[Any, list[_Call], int]:
+    """The model's output, all calls with positions, and how many of them come before the last weights without."""
     calls: list[_Call] = []
-    tokens = ""  # the last module with weights that put out neither maps nor vectors, if it came after all maps
-    weighted = 0  # the place in `calls` of the last layer with weights of its own
+    before = 0
 
     def note(name: str) -> Callable[[nn.Module, Any, Any], None]:
         def keep(module: nn.Module, _inputs: Any, output: Any) -> None:
-            nonlocal tokens, weighted
-            if next(module.parameters(recurse=False), None) is not None:
-                weighted = len(calls)
-            if isinstance(output, Tensor) and output.ndim > 2 and output.shape[1:].numel() > max(output.shape[1:]):
-                tokens = "" if _is_spatial(output, images[:1]) else name
-            if _is_spatial(output, images[:1]):
-                inner = [call for call in calls if call.output is output and call.name.startswith(f"{name}.")]
-                passed_over = all(call.passed_over for call in inner) if inner else isinstance(module, _PASSED_OVER)
-                calls.append(_Call(name, output, passed_over))
+            nonlocal before
+            has_weights = next(module.parameters(recurse=False), None) is not None
+            if not _is_spatial(output, image):
+                before = len(calls) if has_weights else before
+                return
+            tokens = not is_channels_first(output, image.shape[2:])
+            inner = [call for call in calls if call.output is output and call.name.startswith(f"{name}.")]
+            if inner:
+                passed_over = all(call.passed_over for call in inner)
+            else:
+                passed_over = isinstance(module, _PASSED_OVER) or (tokens and not _carries_on(module))
+            calls.append(_Call(name, output, passed_over, tokens, has_weights))
 
         return keep
 
     handles = [module.register_forward_hook(note(name)) for name, module in model.named_modules() if name]
     try:
-        output = forward(images[:1])
+        return forward(image), calls, before
     finally:
         for handle in handles:
             handle.remove()
-    if not calls:
-        raise ValueError(
-            f"no layer of {type(model).__name__} has an output of shape (N, channels, *spatial) for images "
-            f"{tuple(images.shape)}; name one by target_layer"
-        )
-    logits = logits_of(output)
-    classes = logits.shape[1] if logits.ndim > 1 else 1
-    features = [
-        call
-        for place, call in enumerate(calls)
-        if not call.passed_over and not (call.output.shape[1] == classes and place >= weighted)
-    ]
-    chosen = (features or calls)[-1].name.replace("_orig_mod.", "")
-    if tokens:
-        warnings.warn(
-            f"{type(model).__name__} goes on in another layout than (N, channels, *spatial), up to {tokens!r}: "
-            f"tokens, or channels last. Such layers cannot be explained; {chosen!r}, the last one before them, sees "
-            "little of what the model makes of the image",
-            stacklevel=2,
-        )
-    return chosen
+
+
+def _carries_on(module: nn.Module) -> bool:
+    """Whether a module is a block or a normalisation, not a part of an attention or of a block's inner network."""
+    return next(module.children(), None) is not None or "norm" in type(module).__name__.lower()
+
+
+def _count_classes(output: Any) -> int | None:
+    try:
+        logits = logits_of(output)
+    except TypeError:
+        return None  # e.g. a detector
+    return logits.shape[1] if logits.ndim > 1 else 1
+
+
+def _read(model: nn.Module, image: Tensor, forward: Forward) -> set[int]:
+    """The places of the calls whose positions the model's output depends on; none where the model has no gradient.
+
+    What is passed back is not a number: unlike a gradient it does not vanish where weights are 0, as those of a head
+    that is not trained yet may be.
+    """
+    try:
+        with torch.enable_grad(), torch.autograd.set_detect_anomaly(False):
+            output, calls, _ = _calls(model, image.detach().clone().requires_grad_().clone(), forward)
+            logits = logits_of(output)
+            places = [place for place, call in enumerate(calls) if call.output.requires_grad]
+            gradients = torch.autograd.grad(
+                logits, [calls[place].output for place in places], torch.full_like(logits, torch.nan), allow_unused=True
+            )
+            maps = [None if each is None else to_maps(each, image.shape[2:]) for each in gradients]
+            pairs = zip(places, maps, strict=True)
+            return {place for place, each in pairs if each is not None and bool((each != 0).any())}
+    except (RuntimeError, TypeError, ValueError):
+        return set()
 
 
 def bytes_put_out(model: nn.Module, images: Tensor, forward: Forward) -> int:
@@ -207,7 +300,7 @@ def bytes_put_out(model: nn.Module, images: Tensor, forward: Forward) -> int:
 
 _POOLING = [f"{kind}Pool{d}d" for kind in ("Max", "Avg", "AdaptiveMax", "AdaptiveAvg", "LP") for d in (1, 2, 3)]
 _DROPOUT = ["Dropout", "Dropout1d", "Dropout2d", "Dropout3d", "AlphaDropout", "FeatureAlphaDropout"]
-_PASSED_OVER = tuple(getattr(nn, name) for name in [*_POOLING, *_DROPOUT, "Identity", "Softmax"])
+_PASSED_OVER = (*(getattr(nn, name) for name in [*_POOLING, *_DROPOUT, "Identity", "Softmax"]), Permute)
 
 
 def device_and_dtype(model: nn.Module, images: Tensor) -> tuple[torch.device, torch.dtype]:

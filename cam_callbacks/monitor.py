@@ -17,16 +17,24 @@ from torch.utils.data import Dataset
 
 from cam_callbacks import datasets, layers, records, render
 from cam_callbacks import trainer as lightning
-from cam_callbacks.arguments import check_choice, check_positive, check_type, is_dataset, read_normalization
+from cam_callbacks.arguments import (
+    check_choice,
+    check_layer_names,
+    check_positive,
+    check_type,
+    is_dataset,
+    read_normalization,
+)
 from cam_callbacks.batches import BatchFn, Samples, read_batch
 from cam_callbacks.explanation import Explanation
 from cam_callbacks.history import History, PastLook
 from cam_callbacks.loggers import ImageLog
 from cam_callbacks.methods.method import Method
 from cam_callbacks.methods.score_cam import ScoreCAM
-from cam_callbacks.pictures import class_mean_picture, heatmaps_picture, history_picture, scaled
+from cam_callbacks.outputs import ForwardFn
+from cam_callbacks.pictures import channels_picture, class_mean_picture, heatmaps_picture, history_picture, scaled
 from cam_callbacks.probes import ProbeCollector, ProbeSet
-from cam_callbacks.targets import ForwardFn
+from cam_callbacks.targets import Target, TargetFn
 from cam_callbacks.trainer import CallbackBase, Misconfiguration
 from cam_callbacks.undisturbed import random_state_kept
 
@@ -50,6 +58,7 @@ class CAMMonitor(CallbackBase):
       framed;
     - `cam/history`: the same images at the first, some middle and the current look;
     - `cam/class_mean`: the mean heatmap of each class;
+    - `cam/channels`, if asked for: what the heatmaps are made of;
     - `cam/passes`, `cam/seconds`: forward samples and time spent; `cam/blank`, `cam/skipped`: maps without contrast,
       and images without a map because activations or scores were not finite. They can be monitored by other
       callbacks, where every validation has a look (`every_n_epochs=1`).
@@ -58,13 +67,16 @@ class CAMMonitor(CallbackBase):
     validation batch. Weights after training are bit for bit those of a run without it.
 
     Args:
-        target_layer: Dotted name of the layer whose activations are used; None chooses the last with spatial output.
+        target_layer: Dotted name of the layer whose activations are used, or several names, whose maps are averaged;
+            None chooses the last with positions that the answer is read from.
         method: How heatmaps are computed.
         probes: The images to explain: None picks them from the validation batches; a folder of photos; a data set, of
             which the first images of each class are taken; or a `ProbeSet`.
         num_probes: How many images are picked.
         explain: `"true"`: the true class of each image, the steady choice for a trend. `"predicted"`: the predicted
-            class. `"both"`: the true class, and beside it the predicted one where they differ. A number: that class.
+            class. `"both"`: the true class, and beside it the predicted one where they differ. A number: that class. A
+            callable: what it reads from the model's output, see `cam_callbacks.targets`; for models that are no
+            classifiers, e.g. `RegressionTarget()` or `SegmentationTarget(class_index)`.
         every_n_epochs: Look after the validations of every n-th epoch of `fit`. `validate()` and `test()` always look.
         class_names: Names of the classes; None takes them from the data set or the datamodule, if they have them.
         normalization: Mean and standard deviation of each channel, that the images were normalised with, or
@@ -76,6 +88,7 @@ class CAMMonitor(CallbackBase):
         style: How overlays are drawn, see `cam_callbacks.render.overlay`.
         brightness: `"image"`: each map is scaled to its own maximum. `"run"`: to the largest of all looks, so that
             magnitudes can be compared between them; `cam/class_mean` is always by image.
+        log_channels: Log `cam/channels` too: the channels of largest weight, for one probe of each class.
         on_error: What an error does once training has started. `"warn"`: one warning with the traceback, no look
             until the next validation, after three in a row none any more. `"raise"`: it ends the run.
         name: First part of the tags; monitors in one trainer need different ones.
@@ -98,11 +111,11 @@ class CAMMonitor(CallbackBase):
 
     def __init__(
         self,
-        target_layer: str | None = None,
+        target_layer: str | Sequence[str] | None = None,
         method: Method = ScoreCAM(),  # noqa: B008 - a frozen value
         probes: str | Path | ProbeSet | Dataset[Any] | None = None,
         num_probes: int = 16,
-        explain: Literal["true", "predicted", "both"] | int = "true",
+        explain: Literal["true", "predicted", "both"] | int | Target | TargetFn = "true",
         every_n_epochs: int = 1,
         class_names: Sequence[str] | None = None,
         normalization: Literal["imagenet"] | tuple[Sequence[float], Sequence[float]] | None = None,
@@ -110,11 +123,12 @@ class CAMMonitor(CallbackBase):
         forward_fn: ForwardFn | None = None,
         style: render.Style = "blend",
         brightness: Literal["image", "run"] = "image",
+        log_channels: bool = False,
         on_error: Literal["warn", "raise"] = "warn",
         name: str = "cam",
     ) -> None:
         super().__init__()
-        check_type("target_layer", target_layer, (str, type(None)), "the dotted name of a layer, or None")
+        check_layer_names(target_layer)
         check_type("method", method, Method, "a method such as ScoreCAM()")
         check_type("class_names", class_names, (list, tuple, type(None)), "a list of names, or None")
         check_type("name", name, str, "a string")
@@ -123,8 +137,10 @@ class CAMMonitor(CallbackBase):
         check_choice("style", style, render.STYLES)
         check_choice("brightness", brightness, ("image", "run"))
         check_choice("on_error", on_error, ("warn", "raise"))
-        if isinstance(explain, bool) or not isinstance(explain, int) or explain < 0:
-            check_choice("explain", explain, ("true", "predicted", "both"), "or a class index")
+        check_type("log_channels", log_channels, bool, "True or False")
+        index = isinstance(explain, int) and not isinstance(explain, bool) and explain >= 0
+        if not index and not callable(explain):
+            check_choice("explain", explain, ("true", "predicted", "both"), "or a class index, or a callable")
         if not isinstance(probes, (str, Path, ProbeSet, type(None))) and not is_dataset(probes):
             raise Misconfiguration(
                 f"probes={type(probes).__name__}(...) is not understood; give a folder of photos, a map-style data "
@@ -134,7 +150,7 @@ class CAMMonitor(CallbackBase):
             raise Misconfiguration(
                 f"name={name!r} is the first part of every tag; it must not be empty nor contain '/'"
             )
-        self.target_layer = target_layer
+        self.target_layer = target_layer if isinstance(target_layer, (str, type(None))) else tuple(target_layer)
         self.method = method
         self.num_probes = num_probes
         self.explain = explain
@@ -145,6 +161,7 @@ class CAMMonitor(CallbackBase):
         self.forward_fn = forward_fn
         self.style = style
         self.brightness = brightness
+        self.log_channels = log_channels
         self.on_error = on_error
         self.name = name
 
@@ -152,7 +169,7 @@ class CAMMonitor(CallbackBase):
         self.explanation: Explanation | None = None
         self._source = None if isinstance(probes, ProbeSet) else probes
         self._given = probes is not None
-        self._layer = target_layer
+        self._layer: str | Sequence[str] | None = self.target_layer
         self._history = History()
         self._image_log = ImageLog()
         self._said: set[str] = set()
@@ -349,7 +366,6 @@ class CAMMonitor(CallbackBase):
                     f"labels or masks are not like those of the first, {tuple(picked.images.shape[1:])}"
                 )
         self._picked = self._described(trainer, picked)
-        render.check_drawable(self._picked.images)
 
     def _share(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Send the probes to all ranks."""
@@ -397,23 +413,26 @@ class CAMMonitor(CallbackBase):
         began = time.perf_counter()
         with lightning.shown_progress(trainer, self.method.name) as progress:
 
-            def explain(images: Tensor, targets: int | Tensor | None) -> Explanation:
+            def explain(images: Tensor, targets: int | Tensor | TargetFn | None) -> Explanation:
                 return self.method(
                     pl_module, images, self._layer, targets, forward_fn=forward_fn, progress=progress
                 ).to("cpu")
 
             explanation = explain(probes.images, self._targets(probes))
             self._settle_layer(explanation.target_layer)
-            if explanation.raw[0].numel() < _COARSE:
+            if explanation.raw[0].numel() < _COARSE and probes.images.ndim > 3:
                 self._warn_once(
                     f"The layer {explanation.target_layer!r} has only {tuple(explanation.raw.shape[1:])} positions: "
                     "its maps are coarse; an earlier target_layer shows more"
                 )
-            mistaken = ((explanation.predicted != explanation.targets) & ~explanation.skipped).nonzero().flatten()
-            of_predicted = None
-            if self.explain == "both" and len(mistaken):
-                of_predicted = explain(probes.images[mistaken], explanation.predicted[mistaken])
-        probes = self._with_fitting_names(probes, explanation.scores.shape[1])
+            mistaken, of_predicted = torch.empty(0, dtype=torch.long), None
+            if self.explain == "both" and explanation.predicted is not None:
+                differ = explanation.predicted != explanation.targets
+                mistaken = (differ & ~explanation.skipped).nonzero().flatten()
+                if len(mistaken):
+                    of_predicted = explain(probes.images[mistaken], explanation.predicted[mistaken])
+        if explanation.scores is not None:
+            probes = self._with_fitting_names(probes, explanation.scores.shape[1])
         self._looked = _Looked(probes, explanation, mistaken, of_predicted, time.perf_counter() - began)
         self.explanation = explanation
 
@@ -450,22 +469,28 @@ class CAMMonitor(CallbackBase):
             brightest = max(self._history.brightest(), float(explanation.raw.nan_to_num().max()))
         of_predicted = {}
         if looked.of_predicted is not None:
-            maps = scaled(looked.of_predicted.raw, size, brightest)
+            maps = scaled(looked.of_predicted.raw, size, brightest, self.method.upsampling)
             of_predicted = dict(zip(looked.mistaken.tolist(), maps, strict=True))
         pictures = {
             records.HEATMAPS: heatmaps_picture(
-                probes, explanation, scaled(explanation.raw, size, brightest), self.style, of_predicted
+                probes,
+                explanation,
+                scaled(explanation.raw, size, brightest, self.method.upsampling),
+                self.style,
+                of_predicted,
             ),
         }
-        if len(set(explanation.targets.tolist())) < len(probes):
+        if explanation.targets is not None and len(set(explanation.targets.tolist())) < len(probes):
             pictures[records.CLASS_MEAN] = class_mean_picture(probes, explanation, self.style)
         if now is not None:
             past = self._history.selected(_LOOKS_IN_HISTORY, now)
-            pictures[records.HISTORY] = history_picture(probes, past, self.style, brightest)
+            pictures[records.HISTORY] = history_picture(probes, past, self.style, brightest, self.method.upsampling)
+        if self.log_channels and explanation.channels is not None:
+            pictures[records.CHANNELS] = channels_picture(probes, explanation)
         return pictures
 
-    def _targets(self, probes: ProbeSet) -> int | Tensor | None:
-        if isinstance(self.explain, int):
+    def _targets(self, probes: ProbeSet) -> int | Tensor | TargetFn | None:
+        if isinstance(self.explain, int) or callable(self.explain):
             return self.explain
         if self.explain == "predicted":
             return None
@@ -489,18 +514,19 @@ class CAMMonitor(CallbackBase):
         if self._layer is None:
             return
         try:
-            layers.find(pl_module, self._layer)
+            for name in [self._layer] if isinstance(self._layer, str) else self._layer:
+                layers.find(pl_module, name)
         except ValueError as error:
             if self.target_layer is not None:
                 raise Misconfiguration(str(error)) from error
             self._warn_once(f"The layer of the earlier run is gone ({error}): CAMMonitor chooses anew")
             self._layer = None
 
-    def _settle_layer(self, layer: str) -> None:
+    def _settle_layer(self, layer: str | tuple[str, ...]) -> None:
         if self._layer is None:
             self._layer = layer
             rank_zero_info(
-                f"CAMMonitor explains the layer {layer!r}, the last with spatial output; target_layer overrides it"
+                f"CAMMonitor explains the layer {layer!r}, the last with positions; target_layer overrides it"
             )
 
     def _warn_once(self, message: str) -> None:

@@ -4,31 +4,36 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from cam_callbacks.explanation import Explanation, min_max, upsample
+from cam_callbacks.explanation import Explanation, Upsampling, min_max, upsample
 from cam_callbacks.history import PastLook
 from cam_callbacks.probes import ProbeSet
 from cam_callbacks.render import ALERT, MUTED, Cell, Line, Picture, Style, grid, overlay, to_pictures
+from cam_callbacks.views import channel_cells
 
-_COLUMNS = 2
 _TOP = 3
+_CHANNELS = 4
+_PROBES_WITH_CHANNELS = 4
+_CELLS_IN_A_ROW = {1: 1, 2: 2, 3: 1}  # by the spatial dimensions of the images
+_SIDE = {1: 224, 2: 96, 3: 192}
+_SIDE_IN_HISTORY = {1: 160, 2: 64, 3: 128}
 
 
-def scaled(raw: Tensor, size: Sequence[int], brightest: float | None) -> Tensor:
+def scaled(raw: Tensor, size: Sequence[int], brightest: float | None, upsampling: Upsampling = "bilinear") -> Tensor:
     """Maps at layer resolution (N, h, w) as heatmaps (N, *size) in [0, 1].
 
     Args:
         raw: The maps, >= 0; NaN stays NaN.
         size: The size of the images.
         brightest: The value that becomes 1; None scales each map to its own minimum and maximum.
+        upsampling: As in `upsample`; what is not upsampled is shown in blocks.
     """
-    maps = upsample(raw, size)
+    maps = upsample(raw, size, "nearest" if upsampling == "none" else upsampling)
     if brightest is None:
         return torch.where(maps.isnan(), torch.nan, min_max(maps))
-    return maps / brightest if brightest > 0 else maps
+    return maps.clamp_min(0) / brightest if brightest > 0 else maps
 
 
 def heatmaps_picture(
@@ -48,23 +53,28 @@ def heatmaps_picture(
         of_predicted: For some probes, by their number, the heatmap (H, W) of the class that was predicted instead.
     """
     images = to_pictures(probes.images, probes.normalization)
-    predicted = explanation.predicted.tolist()
+    predicted = explanation.predicted
     cells = []
     for index, image in enumerate(images):
         target = None if probes.targets is None else int(probes.targets[index])
-        known = bool(torch.isfinite(explanation.probabilities[index]).all())
-        mistake = known and target is not None and predicted[index] != target
+        answer = None if predicted is None or explanation.skipped[index] else int(predicted[index])
+        mistake = answer is not None and target is not None and answer != target
         shown = [image, overlay(image, heatmaps[index], style)]
-        headings = ["image", probes.class_name(int(explanation.targets[index]))]
-        if of_predicted is not None and index in of_predicted:
+        explained = None if explanation.targets is None else int(explanation.targets[index])
+        headings = ["image", "heatmap" if explained is None else probes.class_name(explained)]
+        if of_predicted is not None and index in of_predicted and answer is not None:
             shown.append(overlay(image, of_predicted[index], style))
-            headings.append(probes.class_name(predicted[index]))
+            headings.append(probes.class_name(answer))
         lines = _labels(probes, target, mistake) + _note(explanation, index)
-        lines += _top_classes(probes, explanation, index) if known else []
+        if explained is None:
+            lines += [Line(f"{explanation.score}: {float(explanation.target_scores[index]):.3g}", MUTED)]
+        elif answer is not None and explanation.probabilities is not None:
+            lines += _top_classes(probes, explanation.probabilities[index])
         cells.append(Cell(shown, lines, headings, alert=mistake))
     rows = max(len(cell.lines) for cell in cells)
     filled = [Cell(c.pictures, [*c.lines, *[Line("")] * (rows - len(c.lines))], c.headings, c.alert) for c in cells]
-    return grid(filled, columns=_COLUMNS)
+    dimensions = probes.images.ndim - 2
+    return grid(filled, columns=_CELLS_IN_A_ROW[dimensions], size=_SIDE[dimensions])
 
 
 def _labels(probes: ProbeSet, target: int | None, mistake: bool) -> list[Line]:
@@ -80,17 +90,22 @@ def _note(explanation: Explanation, index: int) -> list[Line]:
     return [Line("blank map", ALERT)] if explanation.blank[index] else []
 
 
-def _top_classes(probes: ProbeSet, explanation: Explanation, index: int) -> list[Line]:
-    probabilities = explanation.probabilities[index]
+def _top_classes(probes: ProbeSet, probabilities: Tensor) -> list[Line]:
     top = probabilities.topk(min(_TOP, len(probabilities)))
     pairs = zip(top.values.tolist(), top.indices.tolist(), strict=True)
     return [Line(f"{probability:.2f} {probes.class_name(place)}", MUTED) for probability, place in pairs]
 
 
-def history_picture(probes: ProbeSet, looks: Sequence[PastLook], style: Style, brightest: float | None) -> Picture:
+def history_picture(
+    probes: ProbeSet,
+    looks: Sequence[PastLook],
+    style: Style,
+    brightest: float | None,
+    upsampling: Upsampling = "bilinear",
+) -> Picture:
     """One row a probe: the image, then its overlay at each look, oldest first, under its epoch."""
     size = probes.images.shape[2:]
-    heatmaps = [scaled(look.raw, size, brightest) for look in looks]
+    heatmaps = [scaled(look.raw, size, brightest, upsampling) for look in looks]
     epochs = [look.epoch for look in looks]
     # Several validations in one epoch are told apart by their steps.
     counted = ("epoch", epochs) if len(set(epochs)) == len(epochs) else ("step", [look.step for look in looks])
@@ -102,7 +117,7 @@ def history_picture(probes: ProbeSet, looks: Sequence[PastLook], style: Style, b
             [] if probes.targets is None else [Line(f"true: {probes.class_name(int(probes.targets[index]))}", MUTED)]
         )
         cells.append(Cell([image, *overlays], label, headings))
-    return grid(cells, size=64)
+    return grid(cells, size=_SIDE_IN_HISTORY[len(size)])
 
 
 def class_mean_picture(probes: ProbeSet, explanation: Explanation, style: Style) -> Picture:
@@ -111,18 +126,36 @@ def class_mean_picture(probes: ProbeSet, explanation: Explanation, style: Style)
     Each map counts alike, scaled to its own minimum and maximum. Skipped and blank
     maps are left out and counted.
     """
+    assert explanation.targets is not None
     cells = []
-    images = np.stack(to_pictures(probes.images, probes.normalization))
     counted = ~(explanation.skipped | explanation.blank)
     for target in sorted(set(explanation.targets.tolist())):
         of_class = explanation.targets == target
-        mean_image = images[of_class.numpy()].mean(axis=0).round().astype(np.uint8)
+        mean_image = to_pictures(probes.images[of_class].mean(dim=0, keepdim=True), probes.normalization)[0]
         used = of_class & counted
-        heat = explanation.heatmaps[used].mean(dim=0) if used.any() else torch.zeros(mean_image.shape[:2])
+        heat = explanation.heatmaps[used].mean(dim=0) if used.any() else torch.zeros(explanation.heatmaps.shape[1:])
         left_out = int(of_class.sum() - used.sum())
         lines = [
             Line(f"class: {probes.class_name(target)}"),
             Line(f"mean of {int(used.sum())}" + (f", {left_out} blank or skipped" if left_out else ""), MUTED),
         ]
         cells.append(Cell([mean_image, overlay(mean_image, heat, style)], lines, ["mean image", "heatmap"]))
-    return grid(cells, columns=_COLUMNS)
+    dimensions = probes.images.ndim - 2
+    return grid(cells, columns=_CELLS_IN_A_ROW[dimensions], size=_SIDE[dimensions])
+
+
+def channels_picture(probes: ProbeSet, explanation: Explanation) -> Picture:
+    """For one probe of each class, four at most, the four channels that weigh most: feature map and masked image."""
+    cells = []
+    for index in _one_of_each(explanation):
+        cells += channel_cells(probes.images[index], explanation, index, probes.normalization, _CHANNELS)
+    dimensions = probes.images.ndim - 2
+    return grid(cells, columns=_CELLS_IN_A_ROW[dimensions], size=_SIDE[dimensions])
+
+
+def _one_of_each(explanation: Explanation) -> list[int]:
+    """The first image of each explained class, or the first images."""
+    count = len(explanation)
+    classes = range(count) if explanation.targets is None else explanation.targets.tolist()
+    first = {target: index for index, target in reversed(list(enumerate(classes)))}
+    return sorted(first.values())[:_PROBES_WITH_CHANNELS]

@@ -9,6 +9,9 @@ HISTORY = "history"
 CLASS_MEAN = "class_mean"
 """Image: the mean heatmap of each class."""
 
+CHANNELS = "channels"
+"""Image: of a few probes the channels of largest weight, as feature maps and as masked images."""
+
 PASSES = "passes"
 """Scalar: forward samples spent on the look."""
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Literal, TypeAlias, get_args
+from itertools import cycle
+from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 import torch
@@ -27,16 +29,20 @@ ALERT = (255, 138, 128)
 # TensorBoard shows a picture about 350 pixels wide: what is drawn 480 wide shrinks, and this text stays readable.
 _FONT_SIZE = 18
 _PADDING = 6
+_MOST_SLICES = 9
+_SIGNAL_WIDTH, _SIGNAL_HEIGHT, _STRIP_HEIGHT = 224, 64, 14
+_CURVES = ((138, 180, 248), (129, 201, 149), (253, 214, 99), (244, 143, 177))
 # The colour map "inferno" of Matplotlib (CC0) at nine equal steps; linear between them.
 _INFERNO = (0x000004, 0x1F0C48, 0x550F6D, 0x88226A, 0xBA3655, 0xE35933, 0xF98C0A, 0xF9C932, 0xFCFFA4)
 
 
-def to_pictures(images: Tensor, normalization: Normalization | None) -> list[Picture]:
+def to_pictures(images: Tensor, normalization: Normalization | None = None) -> list[Picture]:
     """Undo the normalisation of images, for display.
 
     Args:
-        images: (N, C, H, W). One channel becomes grey, of three they are red, green and blue, of any other number the
-            first three are shown as such (two: their mean as grey).
+        images: (N, C, H, W): one channel becomes grey, of three they are red, green and blue, of any other number the
+            first three are shown as such (two: their mean as grey). (N, C, T): signals, drawn as curves over a strip
+            that is left free for their heat. (N, C, D, H, W): volumes, set out as slices.
         normalization: Mean and standard deviation of each channel; None for images that are in [0, 1] already. Images
             that still leave [0, 1] are scaled to their own minimum and maximum.
 
@@ -44,26 +50,48 @@ def to_pictures(images: Tensor, normalization: Normalization | None) -> list[Pic
         N pictures (H, W, 3).
     """
     shown = _denormalized(images, normalization)
+    if shown.ndim == 3:
+        return [_curves(signal.numpy()) for signal in shown]
     if shown.shape[1] == 2:
         shown = shown.mean(dim=1, keepdim=True)
-    shown = shown[:, :3].expand(-1, 3, -1, -1)
+    shown = shown[:, :3].expand(-1, 3, *[-1] * (shown.ndim - 2))
     if not _in_display_range(shown):
-        low, high = (pick(dim=(1, 2, 3), keepdim=True) for pick in (shown.amin, shown.amax))
+        every = tuple(range(1, shown.ndim))
+        low, high = (pick(dim=every, keepdim=True) for pick in (shown.amin, shown.amax))
         shown = (shown - low) / (high - low).clamp_min(1e-12)
-    return list((shown.clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy())
+    pictures = (shown.clamp(0, 1) * 255).round().to(torch.uint8).movedim(1, -1).numpy()
+    return [montage(volume) for volume in pictures] if shown.ndim == 5 else list(pictures)
+
+
+def montage(volume: NDArray[Any]) -> NDArray[Any]:
+    """Set out slices of a volume (D, H, W, ...), at most nine, row by row: (rows*H, columns*W, ...)."""
+    depth = len(volume)
+    chosen = np.linspace(0, depth - 1, min(depth, _MOST_SLICES)).round().astype(int)
+    columns = math.ceil(math.sqrt(len(chosen)))
+    empty = [np.zeros_like(volume[0])] * (-len(chosen) % columns)
+    slices = [*volume[chosen], *empty]
+    rows = [np.concatenate(slices[start : start + columns], axis=1) for start in range(0, len(slices), columns)]
+    return np.concatenate(rows, axis=0)
+
+
+def _curves(signal: NDArray[np.float32]) -> Picture:
+    """Signals (C, T) as curves, one colour each, with a strip below."""
+    canvas = Image.new("RGB", (_SIGNAL_WIDTH, _SIGNAL_HEIGHT + _STRIP_HEIGHT), (16, 17, 19))
+    draw = ImageDraw.Draw(canvas)
+    low, high = float(np.nanmin(signal)), float(np.nanmax(signal))
+    across = np.linspace(1, _SIGNAL_WIDTH - 2, signal.shape[1])
+    for curve, colour in zip(signal, cycle(_CURVES), strict=False):
+        down = 3 + (_SIGNAL_HEIGHT - 8) * (1 - (curve - low) / max(high - low, 1e-12))
+        draw.line(list(zip(across.tolist(), down.tolist(), strict=True)), fill=colour)
+    draw.rectangle((0, _SIGNAL_HEIGHT, _SIGNAL_WIDTH, _SIGNAL_HEIGHT + _STRIP_HEIGHT), fill=BACKGROUND)
+    return np.asarray(canvas)
 
 
 def displayable(images: Tensor, normalization: Normalization | None) -> bool:
-    """Whether undoing the normalisation brings images (N, C, H, W) into [0, 1]."""
+    """Whether undoing the normalisation brings images (N, C, *spatial) into [0, 1]; signals need not be there."""
     if normalization is not None and len(normalization[0]) not in (1, images.shape[1]):
         return False
-    return _in_display_range(_denormalized(images, normalization))
-
-
-def check_drawable(images: Tensor) -> None:
-    """Raise a ValueError unless images are (N, C, H, W)."""
-    if images.ndim != 4:
-        raise ValueError(f"images of shape {tuple(images.shape)} cannot be drawn; only (N, C, H, W) can")
+    return images.ndim == 3 or _in_display_range(_denormalized(images, normalization))
 
 
 def _denormalized(images: Tensor, normalization: Normalization | None) -> Tensor:
@@ -71,7 +99,7 @@ def _denormalized(images: Tensor, normalization: Normalization | None) -> Tensor
     if normalization is None:
         return shown
     # (C,) -> (C, 1, 1)
-    mean, std = (torch.tensor(part).view(-1, 1, 1) for part in normalization)
+    mean, std = (torch.tensor(part).view(-1, *[1] * (images.ndim - 2)) for part in normalization)
     return shown * std + mean
 
 
@@ -84,8 +112,9 @@ def overlay(image: Picture, heatmap: Tensor | NDArray[np.float32], style: Style 
     """Lay a heatmap over an image.
 
     Args:
-        image: (H, W, 3) uint8.
-        heatmap: (H, W) in [0, 1]. One that is not finite (a skipped map) gives the darkened grey image, crossed out.
+        image: (H, W, 3) uint8, as made by `to_pictures`.
+        heatmap: (H, W) in [0, 1]; of a signal (T,), drawn as a coloured strip under the curves; of a volume (D, H, W).
+            One that is not finite (a skipped map) gives the darkened grey image, crossed out.
         style: `"blend"`: heat in colour (black, purple, orange, yellow) over the grey image. `"jet"`: the picture of
             the class activation literature: heat under 0.2 is cut, the rest goes through jet, darker where colder,
             onto the image at half brightness in grey. `"heatmap"`: the heat alone, in the colours of `"blend"`.
@@ -99,6 +128,10 @@ def overlay(image: Picture, heatmap: Tensor | NDArray[np.float32], style: Style 
     if style not in STYLES:
         raise ValueError(f"style={style!r} is unknown; choose one of {', '.join(map(repr, STYLES))}")
     heat = np.asarray(heatmap, dtype=np.float32)
+    if heat.ndim == 1:
+        return _with_strip(image, heat, style)
+    if heat.ndim == 3:
+        heat = montage(heat)
     if heat.shape != image.shape[:2]:
         raise ValueError(f"heatmap has shape {heat.shape}, the image {image.shape[:2]}; upsample the heatmap first")
     grey = (image @ np.array([0.299, 0.587, 0.114], dtype=np.float32))[..., None]
@@ -111,6 +144,17 @@ def overlay(image: Picture, heatmap: Tensor | NDArray[np.float32], style: Style 
     kept = np.where(heat < 0.2, 0, heat)
     total = grey / 2 + _look_up(_jet(), kept) * kept[..., None]
     return _to_uint8((total / 1.5).astype(np.float32))
+
+
+def _with_strip(image: Picture, heat: NDArray[np.float32], style: Style) -> Picture:
+    """Signals with their heat (T,) as a coloured strip under them."""
+    if not np.isfinite(heat).all():
+        return _crossed_out(_to_uint8(image * np.float32(0.4)))
+    at = np.linspace(0, len(heat) - 1, image.shape[1])
+    along = np.interp(at, np.arange(len(heat)), heat).astype(np.float32)
+    picture: Picture = image.copy()
+    picture[-_STRIP_HEIGHT:] = _to_uint8(_look_up(_jet() if style == "jet" else _inferno(), along))
+    return picture
 
 
 def _look_up(table: NDArray[np.float32], heat: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -1,173 +1,295 @@
-"""What is explained: from a model's output to class scores, and from the user's wish to one class an image."""
+"""What is explained: a class, a number of a regression, a region of a segmentation, or whatever a callable reads."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 
 import torch
-from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch import Tensor
 
-ForwardFn = Callable[[nn.Module, Tensor], Any]
-"""Called as `forward_fn(model, images)`; returns what `class_scores` understands, e.g. logits (N, classes)."""
+from cam_callbacks.outputs import ClassScores, logits_of
+
+TargetFn: TypeAlias = Callable[[Any], Tensor]
+"""Called with what the model returned for B images; returns one number for each, (B,)."""
+
+Targets: TypeAlias = int | Sequence[int] | Sequence[Sequence[int]] | Tensor | TargetFn | Sequence[TargetFn] | None
+"""What a user may ask for: a class, or a callable; one for all images, or one for each; several classes for each
+(N, T); None for the predicted class."""
+
+Score = Literal["logit", "probability"]
 
 
-class ClassScores(NamedTuple):
-    """Scores of N images over the classes, both float32 of shape (N, classes)."""
+class Target(ABC):
+    """What a callable that is written as a class may derive from: then it can be named in a LightningCLI YAML."""
 
-    logits: Tensor
-    probabilities: Tensor
+    @abstractmethod
+    def __call__(self, output: Any) -> Tensor:
+        """One number for each of the B images that the output is of, (B,)."""
 
 
-def forward(model: nn.Module, images: Tensor, forward_fn: ForwardFn | None = None) -> Any:
-    """Call the model as the user says; without a word from the user, as `model(images)`.
+@runtime_checkable
+class Settles(Protocol):
+    """A target that must see what the model returned for the unmasked images before it can read masked ones."""
 
-    Raises:
-        TypeError: The model has no `forward`, or one that needs more than the images; the message names the remedy.
+    def settle(self, output: Any) -> Sequence[TargetFn]:
+        """One target for each of the images whose output this is."""
+        ...
+
+
+@dataclass(frozen=True)
+class RegressionTarget(Target):
+    """One of the numbers that a regression puts out, e.g. an angle.
+
+    Attributes:
+        index: Which of the outputs (N, outputs); 0 for outputs (N,).
     """
-    if forward_fn is not None:
-        return forward_fn(model, images)
-    try:
-        return model(images)
-    except TypeError as error:
-        if "required positional argument" in str(error) or "required keyword-only argument" in str(error):
-            raise TypeError(
-                f"{type(model).__name__}.forward needs more than the images ({error}); give forward_fn, a callable "
-                "(model, images) -> logits that calls the model with all that it needs"
-            ) from error
-        raise
-    except NotImplementedError as error:
-        if 'missing the required "forward" function' in str(error):
-            raise TypeError(
-                f"{type(model).__name__} has no forward method; define it, or give forward_fn, a callable (model, "
-                "images) -> logits"
-            ) from error
-        raise
+
+    index: int = 0
+
+    def __call__(self, output: Any) -> Tensor:
+        """(B,) that number for each image."""
+        tensor = logits_of(output)
+        columns = tensor.unsqueeze(1) if tensor.ndim == 1 else tensor
+        if columns.ndim != 2 or not 0 <= self.index < columns.shape[1]:
+            raise ValueError(
+                f"{self} reads outputs of shape (N, outputs) with more than {self.index} of them; the model returned "
+                f"{tuple(tensor.shape)}"
+            )
+        return columns[:, self.index]
 
 
-def class_scores(output: Any, probabilities: bool = False) -> ClassScores:
-    """Read the class scores out of what a model returned.
+@dataclass(frozen=True, eq=False)
+class SegmentationTarget(Target):
+    """A class of a segmentation, its logits summed over a region of the output.
 
-    Understood are a tensor, a tuple or list whose first entry is one, and an object or mapping with `logits`. A
-    tensor of shape (N,) or (N, 1) is the logit z of a binary classifier: class 1 has the logit z and the probability
-    sigmoid(z), class 0 the logit -z and the probability sigmoid(-z).
+    The model returns logits (N, classes, *spatial), or something that holds them as `out` or `logits`. With one
+    channel, it is class 1, and its negative class 0.
 
-    Args:
-        output: What the model returned for N images.
-        probabilities: The model ends in a softmax (`returns_probabilities`): its output is the probabilities, the
-            logarithm of it the logits.
-
-    Raises:
-        TypeError: The output is none of these.
-        ValueError: The tensor does not have the shape (N,) or (N, classes).
+    Attributes:
+        class_index: The class.
+        region: None for the positions that are predicted as the class in the unmasked image (if there are none, the
+            score is 0 and the map blank); one position, e.g. (row, column); or a bool mask of the output's size.
     """
-    tensor = logits_of(output)
-    if tensor.ndim == 1:
-        tensor = tensor.unsqueeze(1)
-    if tensor.ndim != 2 or tensor.shape[1] == 0:
-        raise ValueError(
-            f"the model returned a tensor of shape {tuple(tensor.shape)}; class scores of shape (N, classes) or (N, "
-            "1) are needed. Give forward_fn, a callable (model, images) -> logits (N, classes)"
-        )
-    logits = tensor.float()
-    if logits.shape[1] == 1 and probabilities:
-        logits = torch.cat([1 - logits, logits], dim=1)
-    if logits.shape[1] == 1:
-        both = torch.cat([-logits, logits], dim=1)
-        return ClassScores(both, both.sigmoid())
-    if probabilities:
-        return ClassScores(logits.clamp_min(torch.finfo(torch.float32).tiny).log(), logits)
-    return ClassScores(logits, logits.softmax(dim=1))
 
+    class_index: int
+    region: Sequence[int] | Tensor | None = None
 
-def logits_of(output: Any) -> Tensor:
-    """The tensor of scores in what a model returned; the rules, and the error, of `class_scores`."""
-    if isinstance(output, Tensor):
-        return output
-    logits = output.get("logits") if isinstance(output, Mapping) else getattr(output, "logits", None)
-    if isinstance(logits, Tensor):
+    def settle(self, output: Any) -> list[SegmentationTarget]:
+        """For each image, the same class over the region in which it is predicted now."""
+        logits = self._logits(output)
+        if self.region is not None:
+            return [self] * len(logits)
+        return [SegmentationTarget(self.class_index, mask) for mask in logits.argmax(dim=1) == self.class_index]
+
+    def __call__(self, output: Any) -> Tensor:
+        """(B,) sum over the region, for each image."""
+        logits = self._logits(output)
+        of_class = logits[:, self.class_index]
+        if self.region is None:
+            region = logits.argmax(dim=1) == self.class_index
+        elif isinstance(self.region, Tensor):
+            region = self.region.to(logits.device, torch.bool)
+            if region.shape != of_class.shape[1:]:
+                raise ValueError(
+                    f"region has shape {tuple(region.shape)}; the model's output has {tuple(of_class.shape[1:])}"
+                )
+        else:
+            position = tuple(self.region)
+            if len(position) != of_class.ndim - 1 or any(
+                not 0 <= at < side for at, side in zip(position, of_class.shape[1:], strict=True)
+            ):
+                raise ValueError(f"region={position} is not in the model's output of size {tuple(of_class.shape[1:])}")
+            for at in position:
+                of_class = of_class[:, at]
+            return of_class
+        return torch.where(region, of_class, 0).flatten(1).sum(dim=1)
+
+    def _logits(self, output: Any) -> Tensor:
+        """(B, classes, *spatial)."""
+        logits = logits_of(output)
+        if logits.ndim < 3:
+            raise ValueError(
+                f"SegmentationTarget needs logits (N, classes, *spatial); the model returned {tuple(logits.shape)}"
+            )
+        if logits.shape[1] == 1:
+            logits = torch.cat([-logits, logits], dim=1)
+        if not 0 <= self.class_index < logits.shape[1]:
+            raise ValueError(
+                f"class_index={self.class_index} is not among the {logits.shape[1]} classes: 0 to {logits.shape[1] - 1}"
+            )
         return logits
-    if isinstance(output, (tuple, list)) and output and isinstance(output[0], Tensor):
-        return output[0]
-    keys = f" with the keys {list(output)}" if isinstance(output, Mapping) else ""
-    raise TypeError(
-        f"the model returned {type(output).__name__}{keys}; a tensor, a tuple whose first entry is one, or something "
-        "with `logits` is understood. Give forward_fn, a callable (model, images) -> logits (N, classes)"
-    )
+
+    def __repr__(self) -> str:
+        region = "mask" if isinstance(self.region, Tensor) else self.region
+        return f"SegmentationTarget({self.class_index}, region={region})"
 
 
-def may_be_probabilities_of_one_class(output: Any) -> bool:
-    """Whether the output has one column, in [0, 1] wherever it is finite: a probability, or a small logit."""
-    tensor = logits_of(output)
-    finite = tensor[torch.isfinite(tensor)]
-    return (tensor.ndim == 1 or tensor.shape[1:] == (1,)) and bool(((finite >= 0) & (finite <= 1)).all())
+class Readout(ABC):
+    """Reads, for N images with T targets each, the explained scores out of what the model returns for masked images.
+
+    Attributes:
+        score: Which score it is.
+        count: T.
+        classes: (N, T) int64, or None where callables are asked.
+    """
+
+    score: str
+    count: int = 1
+    classes: Tensor | None = None
+
+    @abstractmethod
+    def read(self, output: Any, image: Tensor) -> Tensor:
+        """(B, T) float32, the scores in an output for B masked images, or for one that stands for all B.
+
+        Args:
+            output: What the model returned.
+            image: (B,) which of the N images each is.
+        """
 
 
-def returns_probabilities(output: Any) -> bool:
-    """Whether each finite row of a model's output is a distribution over the classes already: none negative, sum 1."""
-    tensor = logits_of(output)
-    if tensor.ndim != 2 or tensor.shape[1] < 2:
-        return False
-    rows = tensor[torch.isfinite(tensor).all(dim=1)].float()
-    tolerance = 1e-2 if tensor.dtype in (torch.float16, torch.bfloat16) else 1e-5
-    return len(rows) > 0 and bool((rows >= 0).all() and ((rows.sum(dim=1) - 1).abs() < tolerance).all())
-
-
-def ends_in_sigmoid(run: Callable[[], Any]) -> bool:
-    """Whether what `run` returns comes right out of a sigmoid, so that it is a probability and not a logit."""
-    with _SigmoidWatch() as watch:
-        output = logits_of(run())
-    return output.untyped_storage().data_ptr() in watch.results
-
-
-class _SigmoidWatch(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Notes where in memory the results of all sigmoids lie."""
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.results: dict[int, Tensor] = {}
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
-        if func.overloadpacket in (torch.ops.aten.sigmoid, torch.ops.aten.sigmoid_):
-            self.results[result.untyped_storage().data_ptr()] = result
-        return result
-
-
-def resolve(targets: int | Sequence[int] | Tensor | None, scores: ClassScores) -> Tensor:
-    """One class for each image.
+class ClassReadout(Readout):
+    """Scores of classes.
 
     Args:
-        targets: A class for all images, one class for each image, or None for the predicted class of each.
-        scores: The scores of the N images.
+        classes: (N, T) int64.
+        score: Logit or probability.
+        scores_of: Reads all class scores out of an output.
+    """
 
-    Returns:
-        (N,) int64 on the device of the scores.
+    def __init__(self, classes: Tensor, score: Score, scores_of: Callable[[Any], ClassScores]) -> None:
+        self.classes: Tensor = classes
+        self.count = classes.shape[1]
+        self.score = score
+        self._scores_of = scores_of
+
+    def read(self, output: Any, image: Tensor) -> Tensor:  # noqa: D102
+        scores = self._scores_of(output)
+        values = scores.logits if self.score == "logit" else scores.probabilities
+        return values.expand(len(image), -1).gather(1, self.classes[image])
+
+
+class CallableReadout(Readout):
+    """What callables return, one callable for each of N images; T is 1."""
+
+    def __init__(self, targets: Sequence[TargetFn], score: str) -> None:
+        self._targets = targets
+        self.score = score
+
+    def read(self, output: Any, image: Tensor) -> Tensor:  # noqa: D102
+        asked = [self._targets[index] for index in image.tolist()]
+        # Targets are few: each is asked once, of all images, and the rows that are its own are kept.
+        answers = {id(target): _checked(target, output, len(image)) for target in asked}
+        return torch.stack([answers[id(target)][row] for row, target in enumerate(asked)]).unsqueeze(1)
+
+
+def _checked(target: TargetFn, output: Any, count: int) -> Tensor:
+    values = target(output)
+    if not isinstance(values, Tensor) or values.shape not in ((count,), (1,)):
+        got = f"a tensor of shape {tuple(values.shape)}" if isinstance(values, Tensor) else type(values).__name__
+        raise ValueError(
+            f"targets={name_of(target)} returned {got}; one number for each of the {count} images is needed, ({count},)"
+        )
+    return values.float().expand(count)
+
+
+def name_of(target: TargetFn) -> str:
+    """What to call a callable: its name, or how it shows itself."""
+    return getattr(target, "__name__", None) or repr(target)
+
+
+class Wanted:
+    """What the user asked for, checked as far as can be before the model is run.
+
+    Attributes:
+        several: Whether there are T targets for each image, so that results have a dimension more.
+
+    Args:
+        targets: As the user gave them.
+        count: The number of images, N.
 
     Raises:
-        TypeError: Targets that are not whole numbers.
-        ValueError: As many targets as images are needed, each in [0, classes).
+        TypeError: Neither class indices nor callables.
+        ValueError: Not one, nor one for each image, nor (N, T) of them.
     """
-    count, classes = scores.logits.shape
-    device = scores.logits.device
-    if targets is None:
-        return scores.probabilities.argmax(dim=1)
+
+    def __init__(self, targets: Targets, count: int) -> None:
+        self.several = False
+        self._classes: Tensor | None = None
+        self._callables: list[TargetFn] | None = None
+        if targets is None:
+            return
+        if callable(targets):
+            self._callables = [targets] * count
+        elif isinstance(targets, Sequence) and targets and all(map(callable, targets)):
+            if len(targets) != count:
+                raise ValueError(f"targets holds {len(targets)} callables; {count} images need one each: {count}")
+            self._callables = list(targets)  # type: ignore[arg-type]
+        else:
+            self._classes = _class_indices(targets, count)
+            self.several = self._classes.ndim == 2
+
+    @property
+    def score(self) -> str | None:
+        """The name of the callables; None where classes are explained."""
+        if self._callables is None:
+            return None
+        names = dict.fromkeys(map(name_of, self._callables))
+        return next(iter(names)) if len(names) == 1 else f"{len(names)} callables"
+
+    def settle(self, chunk: slice, output: Any, scores: ClassScores | None) -> Tensor | list[TargetFn]:
+        """What is explained for a chunk of the unmasked images, now that the model's output for them is known.
+
+        Args:
+            chunk: Which of the N images.
+            output: What the model returned for them.
+            scores: The class scores in it; None where callables are asked.
+
+        Returns:
+            (n, T) classes, or n callables.
+
+        Raises:
+            ValueError: A class index out of range.
+        """
+        if self._callables is not None:
+            settled: dict[int, Sequence[TargetFn]] = {}
+            own = self._callables[chunk]
+            for target in own:
+                if isinstance(target, Settles) and id(target) not in settled:
+                    settled[id(target)] = target.settle(output)
+            return [settled[id(target)][row] if id(target) in settled else target for row, target in enumerate(own)]
+        assert scores is not None
+        if self._classes is None:
+            return scores.probabilities.argmax(dim=1, keepdim=True)
+        classes = self._classes[chunk].to(scores.logits.device)
+        count = scores.logits.shape[1]
+        outside = classes[(classes < 0) | (classes >= count)]
+        if len(outside):
+            raise ValueError(
+                f"targets contains {sorted(set(outside.tolist()))}, but the model has {count} classes: 0 to "
+                f"{count - 1}. Where the model's output is not classes, give a callable: RegressionTarget(), "
+                "SegmentationTarget(class_index), or one of your own"
+            )
+        return classes.view(len(classes), -1)
+
+
+def _class_indices(targets: Any, count: int) -> Tensor:
+    """(N,) or (N, T) int64 from what the user gave."""
+    wanted = "targets must be whole numbers, the class indices, or callables"
     try:
         given = torch.as_tensor(targets)
     except (TypeError, ValueError, RuntimeError):
-        raise TypeError(f"targets must be whole numbers, the class indices; got {targets!r}") from None
+        raise TypeError(f"{wanted}; got {targets!r}") from None
     if given.numel() and (given.is_floating_point() or given.is_complex() or given.dtype == torch.bool):
-        raise TypeError(f"targets must be whole numbers, the class indices; got {given.dtype}")
-    resolved = given.to(device, torch.int64, copy=True)
-    if resolved.ndim == 0:
-        resolved = resolved.repeat(count)
-    if resolved.shape != (count,):
-        raise ValueError(f"targets has shape {tuple(resolved.shape)}; {count} images need one class each: ({count},)")
-    outside = resolved[(resolved < 0) | (resolved >= classes)]
-    if len(outside):
+        raise TypeError(f"{wanted}; got {given.dtype}")
+    indices = given.to(torch.int64, copy=True)
+    if indices.ndim == 0:
+        indices = indices.repeat(count)
+    if indices.ndim not in (1, 2) or len(indices) != count or 0 in indices.shape:
         raise ValueError(
-            f"targets contains {sorted(set(outside.tolist()))}, but the model has {classes} classes: 0 to "
-            f"{classes - 1}; other labels, such as the values of a regression, cannot be explained"
+            f"targets has shape {tuple(indices.shape)}; {count} images need one class each, ({count},), or T of them, "
+            f"({count}, T)"
         )
-    return resolved
+    return indices

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from torch import Tensor, nn
 
-from cam_callbacks import targets
+from cam_callbacks import outputs
 
 if TYPE_CHECKING:
     from lightning_fabric.utilities.exceptions import MisconfigurationException
@@ -96,12 +96,12 @@ def _datasets(loaders: Any) -> Iterator[Any]:
             yield from _datasets(loader)
 
 
-def forward_in_precision(trainer: Trainer, forward_fn: targets.ForwardFn | None) -> targets.ForwardFn:
+def forward_in_precision(trainer: Trainer, forward_fn: outputs.ForwardFn | None) -> outputs.ForwardFn:
     """The user's forward in the precision that the trainer validates in: autocast is off in callbacks otherwise."""
 
     def call(model: nn.Module, images: Tensor) -> Any:
         with trainer.precision_plugin.val_step_context():
-            return targets.forward(model, images, forward_fn)
+            return outputs.forward(model, images, forward_fn)
 
     return call
 

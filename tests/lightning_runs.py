@@ -6,6 +6,7 @@ import logging
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,6 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from cam_callbacks import CAMMonitor, Explanation, ScoreCAM
-from cam_callbacks.methods.method import Method
 
 # On busy cores the threads of tiny operations wait for each other far longer than they compute.
 torch.set_num_threads(1)
@@ -107,17 +107,14 @@ class TinyModuleOfPytorchLightning(_Tiny, pytorch_lightning.LightningModule):
     """The same, of the other namespace."""
 
 
-class CountingCAM(Method):
+@dataclass(frozen=True)
+class CountingCAM(ScoreCAM):
     """Score-CAM that keeps its explanations."""
 
-    name = "Score-CAM"
-
-    def __init__(self, weighting: Any = "probability") -> None:
-        self.method = ScoreCAM(weighting)
-        self.explanations: list[Explanation] = []
+    explanations: list[Explanation] = field(default_factory=list, compare=False)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Explanation:
-        self.explanations.append(self.method(*args, **kwargs))
+        self.explanations.append(super().__call__(*args, **kwargs))
         return self.explanations[-1]
 
 

@@ -11,7 +11,7 @@ from lightning.pytorch.cli import LightningCLI
 from lightning_runs import Squares, TinyModule, loader, looks
 from torch import Tensor
 
-from cam_callbacks import CAMMonitor, ScoreCAM
+from cam_callbacks import CAMMonitor, GradCAM, RegressionTarget, ScoreCAM
 
 
 class Module(TinyModule):
@@ -44,6 +44,7 @@ def every_argument(method: str) -> dict[str, Any]:
         "forward_fn": f"{__name__}.my_forward_fn",
         "style": "jet",
         "brightness": "run",
+        "log_channels": True,
         "on_error": "raise",
         "name": "look",
     }
@@ -154,6 +155,21 @@ def test_the_printed_config_can_be_used_again(
     one, two = monitor_of(cli("--config", first)), monitor_of(cli("--config", again))
     for argument in every_argument(""):
         assert getattr(one, argument) == getattr(two, argument), argument
+
+
+def test_layers_methods_and_targets_of_other_kinds_can_be_written(tmp_path: Path) -> None:
+    arguments = {
+        "target_layer": ["features.0", "features.3"],
+        "method": {
+            "class_path": "cam_callbacks.GradCAM",
+            "init_args": {"score": "probability", "upsampling": "nearest"},
+        },
+        "explain": {"class_path": "cam_callbacks.RegressionTarget", "init_args": {"index": 2}},
+    }
+    monitor = monitor_of(cli("--config", config(tmp_path, **arguments)))
+    assert monitor.target_layer == ("features.0", "features.3")
+    assert monitor.method == GradCAM("probability", upsampling="nearest")
+    assert monitor.explain == RegressionTarget(2)
 
 
 def test_the_monitor_can_be_added_on_the_command_line() -> None:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from cam_callbacks import Explanation
-from cam_callbacks.explanation import has_contrast, min_max, upsample
+from cam_callbacks.explanation import Channels, has_contrast, min_max, upsample
 
 
 @pytest.fixture(autouse=True)
@@ -24,12 +24,15 @@ def explanation():
         heatmaps=heatmaps,
         raw=3 * heatmaps[:, ::2, ::2],
         targets=torch.tensor([0, 0, 1]),
+        score="probability",
+        target_scores=scores.softmax(dim=1)[:, 0],
         scores=scores,
         probabilities=scores.softmax(dim=1),
         target_layer="features",
         passes=torch.tensor([9, 1, 1]),
         error=torch.zeros(3),
         skipped=torch.tensor([False, False, True]),
+        channels=Channels(torch.zeros(3, 2).long(), torch.ones(3, 2), torch.ones(3, 2, 2, 2)),
     )
 
 
@@ -48,7 +51,8 @@ class TestExplanation:
     def test_moves_all_its_tensors(self, explanation):
         moved = explanation.to("meta")
         tensors = [value for value in vars(moved).values() if isinstance(value, torch.Tensor)]
-        assert len(tensors) == 8
+        assert len(tensors) == 9
+        assert moved.channels.weight.device.type == "meta"
         assert {tensor.device.type for tensor in tensors} == {"meta"}
         assert moved.target_layer == "features"
         assert explanation.heatmaps.device.type == "cpu"

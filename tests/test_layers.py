@@ -1,5 +1,7 @@
 """The target layer is found by name or chosen; what it puts out is recorded as it was."""
 
+import re
+
 import pytest
 import timm
 import torch
@@ -155,14 +157,14 @@ class TestNameOf:
 class TestRecorded:
     def test_keeps_the_output_as_it_was_before_an_in_place_operation(self):
         layer = nn.Conv2d(1, 2, 1)
-        with layers.recorded(layer) as outputs:
+        with layers.recorded([layer]) as (outputs,):
             layer(torch.randn(1, 1, 4, 4)).relu_()
         assert (outputs[0] < 0).any()
         assert not outputs[0].requires_grad
 
     def test_has_an_entry_for_each_call(self):
         layer = nn.ReLU()
-        with layers.recorded(layer) as outputs:
+        with layers.recorded([layer]) as (outputs,):
             layer(torch.zeros(1))
             layer(torch.ones(2))
         layer(torch.ones(3))
@@ -172,7 +174,7 @@ class TestRecorded:
         layer = nn.ReLU()
 
         def fail():
-            with layers.recorded(layer):
+            with layers.recorded([layer]):
                 raise KeyboardInterrupt
 
         with pytest.raises(KeyboardInterrupt):
@@ -183,9 +185,23 @@ class TestRecorded:
 class TestSpatialOutput:
     images = torch.zeros(2, 3, 8, 8)
 
-    def test_is_the_last_of_several_calls(self):
+    def test_is_the_last_of_several_calls_and_says_how_to_choose(self):
         first, last = torch.zeros(2, 5, 4, 4), torch.ones(2, 5, 4, 4)
-        assert layers.spatial_output([first, last], "relu", self.images) is last
+        with pytest.warns(UserWarning, match=r"'relu' is called 2 times .* the last call is used\. 'relu\[0\]' names"):
+            assert layers.spatial_output([first, last], "relu", self.images) is last
+
+    @pytest.mark.parametrize(("name", "place"), [("relu[0]", 0), ("relu[1]", 1), ("relu[-1]", 1), ("relu[-2]", 0)])
+    def test_is_that_of_the_call_that_is_named(self, name, place):
+        calls = [torch.zeros(2, 5, 4, 4), torch.ones(2, 5, 4, 4)]
+        assert layers.spatial_output(calls, name, self.images) is calls[place]
+
+    @pytest.mark.parametrize("name", ["relu[2]", "relu[-3]"])
+    def test_of_a_call_that_there_is_not_is_refused(self, name):
+        calls = [torch.zeros(2, 5, 4, 4)] * 2
+        with pytest.raises(
+            ValueError, match=rf"target_layer='{re.escape(name)}' names a call .* 'relu' is called 2 times"
+        ):
+            layers.spatial_output(calls, name, self.images)
 
     def test_of_a_layer_that_was_not_called_is_refused(self):
         with pytest.raises(ValueError, match="target_layer='spare' was never called in the forward pass; name a layer"):
@@ -199,7 +215,7 @@ class TestSpatialOutput:
         ):
             layers.spatial_output([output], "lstm", self.images)
 
-    @pytest.mark.parametrize("shape", [(2, 5), (2, 5, 1, 1), (2, 16, 5), (4, 5, 4, 4), (2, 5, 4, 4, 4)])
+    @pytest.mark.parametrize("shape", [(2, 5), (2, 5, 1, 1), (2, 3, 5), (4, 5, 4, 4), (2, 5, 4, 4, 4)])
     def test_without_space_is_refused_with_its_shape(self, shape):
         with pytest.raises(
             ValueError, match=r"target_layer='fc' has an output of shape .* Name an earlier layer"
@@ -220,7 +236,7 @@ class TestDeviceAndType:
 
 
 class TestOtherLayouts:
-    def test_channels_last_is_not_taken_for_maps(self, blobs):
+    def test_channels_last_are_explained(self, blobs):
         class ChannelsLast(nn.Module):
             def __init__(self):
                 super().__init__()
@@ -232,12 +248,14 @@ class TestOtherLayouts:
             def forward(self, images):
                 return self.head(self.mix(self.norm(self.stem(images).permute(0, 2, 3, 1))).mean(dim=(1, 2)))
 
-        with pytest.warns(UserWarning, match=r"goes on in another layout than \(N, channels, \*spatial\), up to 'mix'"):
-            assert chosen(ChannelsLast(), blobs(1, 16, 16)) == "stem"
-        with pytest.raises(ValueError, match=r"target_layer='mix' has an output of shape \(1, 4, 4, 64\)"):
-            ScoreCAM()(ChannelsLast(), blobs(1, 16, 16), "mix")
+        network = ChannelsLast()
+        assert chosen(network, blobs(1, 16, 16)) == "norm"
+        assert ScoreCAM()(network, blobs(1, 16, 16), "mix").raw.shape == (1, 4, 4)
 
-    def test_a_transformer_of_tokens_is_warned_of(self, blobs):
+    def test_of_a_transformer_with_a_class_token_the_last_that_its_answer_depends_on_is_chosen(self, blobs):
         network = timm.create_model("vit_tiny_patch16_224", img_size=64)
-        with pytest.warns(UserWarning, match="VisionTransformer goes on in another layout"):
-            assert chosen(network, blobs(1, 64, 64)).startswith("patch_embed")
+        assert chosen(network, blobs(1, 64, 64)) == "blocks.11.norm1"
+
+    def test_of_a_transformer_that_takes_the_mean_of_its_tokens_the_last_is_chosen(self, blobs):
+        network = timm.create_model("vit_tiny_patch16_224", img_size=64, global_pool="avg", class_token=False)
+        assert chosen(network, blobs(1, 64, 64)) == "blocks"

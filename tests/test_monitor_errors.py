@@ -138,12 +138,6 @@ def test_labels_are_asked_for_only_where_they_are_needed(tmp_path: Path, explain
         fit(tmp_path, CAMMonitor(explain=explain), TakesAnyBatch(), data, data)
 
 
-def test_images_that_cannot_be_drawn_are_refused_in_the_sanity_check(tmp_path: Path) -> None:
-    data = loader(Mapped(lambda image, target: (image[:, 0], target)))
-    with refused(r"images of shape \(4, 3, 16\) cannot be drawn"):
-        fit(tmp_path, CAMMonitor(num_probes=4), TakesAnyBatch(), data, data)
-
-
 class StepsOnly(LightningModule):
     """A module without a forward of its own."""
 

@@ -31,12 +31,15 @@ def explanation(predicted: tuple[int, ...] = (0, 0, 1, 2), classes: int = 3, **c
         heatmaps=scaled(raw, (SIZE, SIZE), None),
         raw=raw,
         targets=torch.tensor([0, 0, 1, 2]),
+        score="probability",
+        target_scores=torch.tensor([0.5, 0.6, 0.7, 0.8]),
         scores=scores,
         probabilities=scores.softmax(dim=1),
         target_layer="features",
         passes=torch.full((4,), 9),
         error=torch.zeros(4),
         skipped=torch.zeros(4).bool(),
+        channels=None,
     )
     return replace(made, **changes)
 

@@ -14,9 +14,9 @@ from cam_callbacks.render import (
     STYLES,
     Cell,
     Line,
-    check_drawable,
     displayable,
     grid,
+    montage,
     overlay,
     to_pictures,
 )
@@ -89,11 +89,40 @@ def test_it_is_known_which_normalisation_brings_images_back_into_range() -> None
     assert not displayable(torch.rand(2, 3, 6, 6) * 255, None)
 
 
-def test_only_images_of_two_dimensions_can_be_drawn() -> None:
-    check_drawable(torch.rand(1, 3, 4, 4))
-    for shape in ((1, 3, 4), (1, 3, 4, 4, 4)):
-        with pytest.raises(ValueError, match="cannot be drawn"):
-            check_drawable(torch.rand(shape))
+def test_signals_are_curves_over_a_strip_that_shows_their_heat() -> None:
+    signals = torch.sin(torch.linspace(0, 12, 100)).expand(2, 2, 100).clone()
+    signals[:, 1] *= -1
+    picture = to_pictures(signals)[0]
+    along = torch.zeros(100)
+    along[50:] = 1
+    drawn = overlay(picture, along)
+    strip = slice(-10, -4)
+    assert drawn.shape == picture.shape
+    assert np.array_equal(drawn[:60], picture[:60])
+    left, right = drawn[strip, :80].mean(), drawn[strip, -80:].mean()
+    assert left < 30
+    assert right > 150
+    assert not np.array_equal(overlay(picture, along, "jet")[strip], drawn[strip])
+    assert not np.array_equal(overlay(picture, along * torch.nan), drawn)
+
+
+def test_volumes_are_set_out_as_slices_with_their_heat() -> None:
+    volumes = torch.rand(1, 1, 12, 6, 8)
+    picture = to_pictures(volumes)[0]
+    assert picture.shape == (18, 24, 3)  # nine of twelve slices
+    within = torch.zeros(12, 6, 8)
+    within[-1] = 1
+    drawn = overlay(picture, within, "heatmap")
+    assert (drawn[12:, 16:] == drawn[-1, -1]).all()
+    assert not (drawn[:12] == drawn[-1, -1]).all(axis=2).any()
+
+
+def test_a_montage_leaves_what_is_missing_in_the_last_row_empty() -> None:
+    slices = np.ones((5, 2, 3), dtype=np.float32)
+    set_out = montage(slices)
+    assert set_out.shape == (4, 9)
+    assert set_out[2:, 6:].sum() == 0
+    assert set_out.sum() == slices.sum()
 
 
 @pytest.mark.parametrize("style", STYLES)

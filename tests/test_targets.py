@@ -1,200 +1,175 @@
-"""Class scores are read out of whatever a model returns; a wish becomes one class an image."""
-
-from collections import OrderedDict
-from types import SimpleNamespace
+"""What the user asks for becomes scores of images: classes, numbers of a regression, regions of a segmentation."""
 
 import pytest
 import torch
-from torch import nn
 
-from cam_callbacks import ScoreCAM
-from cam_callbacks.targets import (
-    class_scores,
-    ends_in_sigmoid,
-    forward,
-    logits_of,
-    may_be_probabilities_of_one_class,
-    resolve,
-    returns_probabilities,
-)
+from cam_callbacks import RegressionTarget, SegmentationTarget
+from cam_callbacks.outputs import class_scores
+from cam_callbacks.targets import CallableReadout, ClassReadout, Wanted
 
 LOGITS = torch.tensor([[2.0, -1.0, 0.5], [0.0, 1.0, 3.0]])
+SCORES = class_scores(LOGITS)
 
 
-class TestClassScores:
-    @pytest.mark.parametrize(
-        "output",
-        [
-            LOGITS,
-            (LOGITS, torch.zeros(7)),
-            [LOGITS],
-            {"logits": LOGITS, "loss": None},
-            OrderedDict(logits=LOGITS),
-            SimpleNamespace(logits=LOGITS),
-        ],
-        ids=["tensor", "tuple", "list", "dict", "OrderedDict", "attribute"],
-    )
-    def test_are_found_in(self, output):
-        scores = class_scores(output)
-        assert torch.equal(scores.logits, LOGITS)
-        torch.testing.assert_close(scores.probabilities, LOGITS.softmax(dim=1))
-
-    @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
-    def test_are_single_precision(self, dtype):
-        scores = class_scores(LOGITS.to(dtype))
-        assert scores.logits.dtype == scores.probabilities.dtype == torch.float32
-
-    @pytest.mark.parametrize("shape", [(3,), (3, 1)])
-    def test_of_one_logit_are_those_of_two_classes(self, shape):
-        logits = torch.tensor([-2.0, 0.0, 5.0])
-        scores = class_scores(logits.view(shape))
-        assert torch.equal(scores.logits, torch.stack([-logits, logits], dim=1))
-        torch.testing.assert_close(scores.probabilities[:, 1], logits.sigmoid())
-        torch.testing.assert_close(scores.probabilities.sum(dim=1), torch.ones(3))
-
-    def test_of_probabilities_are_these_and_their_logarithm(self):
-        probabilities = torch.tensor([[0.25, 0.75, 0.0]])
-        scores = class_scores(probabilities, probabilities=True)
-        assert torch.equal(scores.probabilities, probabilities)
-        assert scores.logits.isfinite().all()
-        torch.testing.assert_close(scores.logits[:, :2], probabilities[:, :2].log())
-
-    @pytest.mark.parametrize("shape", [(), (2, 3, 4), (2, 3, 4, 4), (2, 0)])
-    def test_of_another_shape_are_refused(self, shape):
-        with pytest.raises(ValueError, match=r"the model returned a tensor of shape .* Give forward_fn") as error:
-            class_scores(torch.zeros(shape))
-        assert str(tuple(shape)) in str(error.value)
-
-    @pytest.mark.parametrize(
-        ("output", "said"),
-        [
-            (None, "NoneType"),
-            (0.5, "float"),
-            ((), "tuple"),
-            (("features", LOGITS), "tuple"),
-            ({"out": LOGITS, "aux": LOGITS}, r"dict with the keys \['out', 'aux'\]"),
-            ({"logits": [1.0]}, "dict with the keys"),
-            (SimpleNamespace(scores=LOGITS), "SimpleNamespace"),
-        ],
-        ids=str,
-    )
-    def test_are_not_guessed(self, output, said):
-        with pytest.raises(TypeError, match=rf"the model returned {said}.*Give forward_fn"):
-            logits_of(output)
+def settled(targets, chunk=slice(0, 2)):
+    return Wanted(targets, 2).settle(chunk, LOGITS[chunk], class_scores(LOGITS[chunk]))
 
 
-class TestReturnsProbabilities:
-    def test_is_true_of_a_softmax(self):
-        assert returns_probabilities(LOGITS.softmax(dim=1))
-        assert returns_probabilities((torch.randn(4, 1000).softmax(dim=1),))
-
-    @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-    def test_is_true_of_a_softmax_in_half_precision(self, dtype):
-        assert returns_probabilities(
-            torch.randn(4, 100, generator=torch.Generator().manual_seed(0)).to(dtype).softmax(1)
-        )
-
-    @pytest.mark.parametrize(
-        "output",
-        [
-            LOGITS,
-            LOGITS.sigmoid(),
-            LOGITS.log_softmax(1),
-            torch.ones(2, 1),
-            torch.ones(2),
-            torch.full((2, 2), torch.nan),
-        ],
-        ids=["logits", "sigmoid", "log-softmax", "one column", "one dimension", "NaN"],
-    )
-    def test_is_false_of(self, output):
-        assert not returns_probabilities(output)
-
-    def test_is_false_where_one_row_is_none(self):
-        assert not returns_probabilities(torch.tensor([[0.5, 0.5], [0.5, 0.6]]))
-
-
-class TestResolve:
-    scores = class_scores(LOGITS)
-
-    def test_takes_the_predicted_class_for_none(self):
-        assert resolve(None, self.scores).tolist() == [0, 2]
+class TestWanted:
+    def test_is_the_predicted_class_for_none(self):
+        assert settled(None).tolist() == [[0], [2]]
 
     @pytest.mark.parametrize("targets", [1, torch.tensor(1), [1, 1], (1, 1), torch.tensor([1, 1], dtype=torch.uint8)])
-    def test_gives_one_class_an_image(self, targets):
-        resolved = resolve(targets, self.scores)
-        assert resolved.tolist() == [1, 1]
-        assert resolved.dtype == torch.int64
-        resolved[0] = 2  # the entries are separate
-        assert resolved.tolist() == [2, 1]
+    def test_is_one_class_an_image(self, targets):
+        assert settled(targets).tolist() == [[1], [1]]
+        assert settled(targets).dtype == torch.int64
+        assert not Wanted(targets, 2).several
 
-    def test_does_not_share_memory_with_what_it_was_given(self):
+    def test_is_several_classes_an_image(self):
+        assert settled([[0, 1], [2, 0]]).tolist() == [[0, 1], [2, 0]]
+        assert Wanted([[0, 1], [2, 0]], 2).several
+
+    def test_goes_chunk_by_chunk(self):
+        assert settled([1, 2], slice(1, 2)).tolist() == [[2]]
+
+    def test_does_not_share_memory_with_what_was_given(self):
         given = torch.tensor([0, 1])
-        resolve(given, self.scores)[0] = 2
+        settled(given)[0] = 2
         assert given.tolist() == [0, 1]
 
     @pytest.mark.parametrize("targets", [0.0, [0.0, 1.0], True, torch.tensor([True, False])])
     def test_refuses_what_is_no_whole_number(self, targets):
-        with pytest.raises(TypeError, match=r"targets must be whole numbers, the class indices; got torch\."):
-            resolve(targets, self.scores)
+        with pytest.raises(TypeError, match=r"targets must be whole numbers, .*, or callables; got torch\."):
+            Wanted(targets, 2)
 
     @pytest.mark.parametrize("targets", ["cat", ["cat", "dog"]])
     def test_refuses_class_names(self, targets):
-        with pytest.raises(TypeError, match="targets must be whole numbers, the class indices"):
-            resolve(targets, self.scores)
+        with pytest.raises(TypeError, match="targets must be whole numbers, the class indices, or callables"):
+            Wanted(targets, 2)
 
-    @pytest.mark.parametrize("targets", [[0], [0, 1, 2], [[0, 1]], []], ids=str)
+    @pytest.mark.parametrize("targets", [[0], [0, 1, 2], [[0, 1]], [], [[[0]], [[1]]]], ids=str)
     def test_refuses_another_number_of_classes_than_of_images(self, targets):
-        with pytest.raises(ValueError, match=r"targets has shape .*; 2 images need one class each: \(2,\)"):
-            resolve(targets, self.scores)
+        with pytest.raises(ValueError, match=r"targets has shape .*; 2 images need one class each, \(2,\), or T of"):
+            Wanted(targets, 2)
 
-    @pytest.mark.parametrize(("targets", "named"), [(3, "3"), (-1, "-1"), ([7, 5], "5, 7")])
+    def test_refuses_another_number_of_callables_than_of_images(self):
+        with pytest.raises(ValueError, match="targets holds 3 callables; 2 images need one each: 2"):
+            Wanted([len] * 3, 2)
+
+    @pytest.mark.parametrize(("targets", "named"), [(3, "3"), (-1, "-1"), ([7, 5], "5, 7"), ([[0, 9], [1, 1]], "9")])
     def test_refuses_classes_that_the_model_does_not_have(self, targets, named):
         with pytest.raises(ValueError, match=rf"targets contains \[{named}\], but the model has 3 classes: 0 to 2"):
-            resolve(targets, self.scores)
+            settled(targets)
+
+    def test_calls_callables_by_their_name(self):
+        def angle(output):
+            return output[:, 0]
+
+        assert Wanted(angle, 2).score == "angle"
+        assert Wanted([angle, RegressionTarget()], 2).score == "2 callables"
+        assert Wanted(RegressionTarget(2), 2).score == "RegressionTarget(index=2)"
+        assert Wanted(1, 2).score is None
 
 
-class TestForward:
-    class Conditional(nn.Module):
-        def forward(self, images, *, condition):
-            return images * condition
+class TestReadout:
+    image = torch.tensor([1, 0, 1])
 
-    def test_calls_the_model_with_the_images(self):
-        assert forward(nn.ReLU(), torch.tensor([-1.0, 2.0])).tolist() == [0, 2]
+    @pytest.mark.parametrize("score", ["logit", "probability"])
+    def test_gives_each_masked_image_the_scores_of_its_own_classes(self, score):
+        output = torch.randn(3, 3, generator=torch.Generator().manual_seed(0))
+        read = ClassReadout(torch.tensor([[0, 1], [2, 0]]), score, class_scores).read(output, self.image)
+        values = output if score == "logit" else output.softmax(dim=1)
+        assert torch.equal(read, torch.stack([values[0, [2, 0]], values[1, [0, 1]], values[2, [2, 0]]]))
 
-    def test_calls_forward_fn_instead(self):
-        assert forward(self.Conditional(), torch.ones(2), lambda model, x: model(x, condition=3)).tolist() == [3, 3]
+    def test_lets_the_output_of_one_image_stand_for_all(self):
+        read = ClassReadout(torch.tensor([[0], [2]]), "logit", class_scores).read(LOGITS[:1], torch.tensor([0, 1]))
+        assert read.tolist() == [[2.0], [0.5]]
+        assert CallableReadout([RegressionTarget(1)] * 2, "").read(LOGITS[:1], torch.tensor([0, 1])).tolist() == [
+            [-1.0],
+            [-1.0],
+        ]
 
-    def test_names_forward_fn_where_the_model_needs_more(self):
-        with pytest.raises(TypeError, match=r"Conditional\.forward needs more .*'condition'.*; give forward_fn"):
-            forward(self.Conditional(), torch.ones(2))
+    def test_asks_each_callable_for_its_own_images(self):
+        first, second = RegressionTarget(0), RegressionTarget(1)
+        output = torch.arange(6.0).view(3, 2)
+        assert CallableReadout([first, second], "").read(output, self.image).tolist() == [[1.0], [2.0], [5.0]]
 
-    def test_names_forward_fn_where_the_model_has_no_forward(self):
-        with pytest.raises(TypeError, match=r"Module has no forward method; define it, or give forward_fn"):
-            forward(nn.Module(), torch.ones(2))
+    @pytest.mark.parametrize(
+        ("returned", "said"),
+        [
+            (torch.zeros(3, 2), r"a tensor of shape \(3, 2\)"),
+            (torch.zeros(()), r"a tensor of shape \(\)"),
+            (1.0, "float"),
+            (None, "NoneType"),
+        ],
+        ids=str,
+    )
+    def test_refuses_what_is_not_one_number_an_image(self, returned, said):
+        def wrong(output):
+            return returned
 
-    @pytest.mark.parametrize("error", [TypeError("mine"), NotImplementedError("mine"), RuntimeError("mine")], ids=repr)
-    def test_leaves_other_errors_of_the_model_alone(self, error):
-        class Fails(nn.Module):
-            def forward(self, images):
-                raise error
-
-        with pytest.raises(type(error), match=r"^mine$"):
-            forward(Fails(), torch.ones(2))
+        with pytest.raises(ValueError, match=rf"targets=wrong returned {said}; one number for each of the 3 images"):
+            CallableReadout([wrong] * 2, "wrong").read(LOGITS, self.image)
 
 
-class TestEndsInSigmoid:
-    @pytest.mark.parametrize("shape", [(4,), (4, 1)])
-    def test_tells_a_sigmoid_from_a_logit_that_happens_to_be_small(self, shape):
-        logits = torch.rand(shape)
-        assert may_be_probabilities_of_one_class(logits)
-        assert ends_in_sigmoid(lambda: logits.sigmoid())
-        assert ends_in_sigmoid(lambda: {"logits": nn.Sigmoid()(logits).view(shape)})
-        assert not ends_in_sigmoid(lambda: logits * 1.0)
+class TestRegressionTarget:
+    def test_reads_one_output(self):
+        assert RegressionTarget(2)(LOGITS).tolist() == [0.5, 3.0]
+        assert RegressionTarget()(torch.tensor([4.0, 5.0])).tolist() == [4, 5]
+        assert RegressionTarget(0)({"logits": LOGITS}).tolist() == [2, 0]
 
-    def test_a_binary_head_that_returns_probabilities_gives_the_maps_of_its_logits(self, small_cnn, blobs):
-        network, images = small_cnn(classes=1), blobs(3, 24, 24)
-        with pytest.warns(UserWarning, match="the model returns probabilities"):
-            explanation = ScoreCAM()(nn.Sequential(network, nn.Sigmoid()), images, "0.features")
-        expected = ScoreCAM()(network, images, "features")
-        torch.testing.assert_close(explanation.probabilities, expected.probabilities)
-        torch.testing.assert_close(explanation.raw, expected.raw, rtol=1e-4, atol=1e-5)
+    @pytest.mark.parametrize("output", [LOGITS, torch.zeros(2), torch.zeros(2, 4, 4)], ids=["few", "one", "many"])
+    def test_refuses_an_output_without_it(self, output):
+        with pytest.raises(ValueError, match=r"RegressionTarget\(index=3\) reads outputs of shape \(N, outputs\)"):
+            RegressionTarget(3)(output)
+
+
+class TestSegmentationTarget:
+    output = torch.randn(2, 3, 4, 5, generator=torch.Generator().manual_seed(0))
+
+    def test_sums_the_positions_predicted_as_the_class(self):
+        predicted = self.output.argmax(dim=1) == 1
+        expected = [float(image[1][mask].sum()) for image, mask in zip(self.output, predicted, strict=True)]
+        torch.testing.assert_close(SegmentationTarget(1)(self.output), torch.tensor(expected))
+
+    def test_keeps_the_positions_of_the_unmasked_image(self):
+        other = torch.randn_like(self.output)
+        first, second = SegmentationTarget(1).settle({"out": self.output})
+        for target, image in ((first, 0), (second, 1)):
+            mask = self.output[image].argmax(dim=0) == 1
+            torch.testing.assert_close(target(other)[0], other[0, 1][mask].sum())
+
+    def test_sums_a_region_or_reads_one_position(self):
+        mask = torch.zeros(4, 5, dtype=torch.bool)
+        mask[1, 2:4] = True
+        torch.testing.assert_close(SegmentationTarget(2, mask)(self.output), self.output[:, 2, 1, 2:4].sum(dim=1))
+        assert torch.equal(SegmentationTarget(2, (3, 4))(self.output), self.output[:, 2, 3, 4])
+
+    def test_of_one_channel_has_two_classes(self):
+        output = self.output[:, :1]
+        assert torch.equal(SegmentationTarget(1, (0, 0))(output), output[:, 0, 0, 0])
+        assert torch.equal(SegmentationTarget(0, (0, 0))(output), -output[:, 0, 0, 0])
+
+    def test_is_nothing_where_the_class_is_not_predicted(self):
+        output = torch.zeros(1, 2, 3, 3)
+        output[:, 0] = 1
+        assert SegmentationTarget(1)(output).tolist() == [0]
+
+    @pytest.mark.parametrize(
+        ("target", "output", "said"),
+        [
+            (SegmentationTarget(3), output, "class_index=3 is not among the 3 classes: 0 to 2"),
+            (SegmentationTarget(0, (4, 0)), output, r"region=\(4, 0\) is not in the model's output of size \(4, 5\)"),
+            (SegmentationTarget(0, (1,)), output, r"region=\(1,\) is not in"),
+            (
+                SegmentationTarget(0, torch.ones(2, 2)),
+                output,
+                r"region has shape \(2, 2\); the model's output has \(4, 5\)",
+            ),
+            (SegmentationTarget(0), LOGITS, r"SegmentationTarget needs logits \(N, classes, \*spatial\)"),
+        ],
+        ids=["class", "position", "dimension", "mask", "classifier"],
+    )
+    def test_refuses(self, target, output, said):
+        with pytest.raises(ValueError, match=said):
+            target(output)

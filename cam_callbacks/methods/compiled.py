@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cam_callbacks.targets import ForwardFn, forward
+from cam_callbacks.outputs import ForwardFn, forward
 
 
 class Compiled:

@@ -3,31 +3,40 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
 from cam_callbacks import layers
 from cam_callbacks.explanation import min_max, upsample
+from cam_callbacks.layouts import ReshapeTransform, to_maps
 from cam_callbacks.methods.compiled import Compiled
-from cam_callbacks.targets import (
+from cam_callbacks.methods.folded import Pair, foldable, folded
+from cam_callbacks.outputs import (
     ClassScores,
     ForwardFn,
     class_scores,
     ends_in_sigmoid,
     forward,
-    may_be_probabilities_of_one_class,
-    resolve,
+    logits_of,
+    may_be_sigmoids,
     returns_probabilities,
 )
+from cam_callbacks.targets import CallableReadout, ClassReadout, Readout, Score, TargetFn, Targets, Wanted
 
 _CPU_BATCH_SIZE = 32
 _LARGEST_GPU_BATCH_SIZE = 512
+_ROUNDING = 1e-4
 
 Progress = Callable[[int, int], None]
 """Called as `progress(done, total)` with counts of forward samples; the work may end before `total` is reached."""
+
+TargetLayer: TypeAlias = str | nn.Module | Sequence[str | nn.Module] | None
+"""A layer by its dotted name, or the module itself; several of them; None for the one that is chosen."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,16 +44,31 @@ class Look:
     """What one pass over the unmasked images gives.
 
     Attributes:
-        layer: Dotted name of the target layer.
-        activations: (N, K, *spatial of the layer) float32.
-        scores: Of the N images.
-        targets: (N,) int64, the classes to explain.
+        layers: Dotted names of the L target layers.
+        activations: Of each layer, (N, K, *spatial of the layer) float32.
+        weights: Of each layer, (N, T, K) float32, what its channels weigh for each target, where that needs no more
+            passes: with `gradients`, the mean over all positions of the gradient of the target's score.
+        readout: Reads the explained scores.
+        target_scores: (N, T) float32, the explained scores.
+        scores: All class scores of the N images; None where callables are asked.
+        several: Whether the user asked for T targets for each image.
     """
 
-    layer: str
-    activations: Tensor
-    scores: ClassScores
-    targets: Tensor
+    layers: tuple[str, ...]
+    activations: list[Tensor]
+    weights: list[Tensor]
+    readout: Readout
+    target_scores: Tensor
+    scores: ClassScores | None
+    several: bool
+
+    @property
+    def finite(self) -> Tensor:
+        """(N,) bool, whether all activations and scores of an image are finite."""
+        parts = [*self.activations, self.target_scores]
+        if self.scores is not None:
+            parts.append(self.scores.probabilities)
+        return torch.stack([torch.isfinite(part).flatten(1).all(dim=1) for part in parts]).all(dim=0)
 
 
 class Network:
@@ -60,6 +84,8 @@ class Network:
         batch_size: Images forwarded at once; None for 32 on a CPU, and as free memory allows on a GPU. It is halved
             whenever memory runs out.
         compiled: Runs the masked images, if given.
+        multi_label: Classes do not exclude each other.
+        reshape_transform: As in `cam_callbacks.layouts.to_maps`.
     """
 
     def __init__(
@@ -69,6 +95,8 @@ class Network:
         forward_fn: ForwardFn | None = None,
         batch_size: int | None = None,
         compiled: Compiled | None = None,
+        multi_label: bool = False,
+        reshape_transform: ReshapeTransform | None = None,
     ) -> None:
         check_images(images)
         device, dtype = layers.device_and_dtype(model, images)
@@ -76,7 +104,9 @@ class Network:
         self.forward_fn = forward_fn
         self.dtype = dtype
         self.channels_last = True
-        self.returns_probabilities = False
+        self._returns_probabilities: bool | None = None
+        self._multi_label = multi_label
+        self._reshape_transform = reshape_transform
         # A copy, (N, C, *spatial) -> (N, *spatial, C) in memory; `images` is the view of it in the usual order.
         self._stored = images.detach().to(device, dtype).movedim(1, -1).clone(memory_format=torch.contiguous_format)
         self.images = self._stored.movedim(-1, 1)
@@ -101,15 +131,20 @@ class Network:
         """What the model returns for images (B, C, *spatial)."""
         return forward(self.model, images if self.channels_last else images.contiguous(), self.forward_fn)
 
-    def _scores_of_masked(self, images: Tensor) -> ClassScores:
-        """Class scores of masked images (B, C, *spatial), which may be overwritten."""
+    def class_scores(self, output: object) -> ClassScores:
+        """The class scores in what the model returned."""
+        return class_scores(output, bool(self._returns_probabilities), self._multi_label)
+
+    def _read_masked(self, images: Tensor, image: Tensor, readout: Readout) -> Tensor:
+        """(B, T) explained scores of masked images (B, C, *spatial), which may be overwritten."""
         if self._compiled is None:
-            return class_scores(self.run(images), self.returns_probabilities)
+            return readout.read(self.run(images), image)
         size = self._chunk_size(len(images))
-        full = images if len(images) == size else images[torch.arange(size, device=images.device) % len(images)]
-        output = self._compiled(self.model, full if self.channels_last else full.contiguous(), self.forward_fn)
-        logits, probabilities = class_scores(output, self.returns_probabilities)
-        return ClassScores(logits[: len(images)], probabilities[: len(images)])
+        if len(images) < size:
+            again = torch.arange(size, device=images.device) % len(images)
+            images, image = images[again], image[again]
+        full = images if self.channels_last else images.contiguous()
+        return readout.read(self._compiled(self.model, full, self.forward_fn), image)
 
     def _chunk_size(self, left: int) -> int:
         """The batch size; a compiled model has a quarter of it for the rest, so that it knows but two sizes."""
@@ -130,7 +165,7 @@ class Network:
                 warnings.warn(
                     f"out of memory with {chunk.stop - start} images at once: going on with {self._batch_size}, "
                     f"which changes no result; give batch_size={self._batch_size} to begin with that",
-                    stacklevel=5,
+                    stacklevel=7,
                 )
             else:
                 start = chunk.stop
@@ -150,73 +185,192 @@ class Network:
                 f"{error}"
             ) from error
 
-    def look(self, target_layer: str | nn.Module | None, targets: int | Sequence[int] | Tensor | None) -> Look:
+    def choose_layer(self, class_map: bool = False) -> str:
+        """The layer that is explained where none is named."""
+        return layers.choose(self.model, self.images, self._try, class_map)
+
+    def look(
+        self, target_layer: TargetLayer, targets: Targets, score: Score = "probability", gradients: bool = False
+    ) -> Look:
         """Pass over the unmasked images once; the layer is chosen where none is named, the predicted class likewise.
 
+        Args:
+            target_layer: As in `Method.__call__`.
+            targets: As in `Method.__call__`.
+            score: Which score of a class is explained.
+            gradients: Whether its gradients are wanted.
+
         Raises:
-            TypeError: A model that cannot be called with images alone, or an output that is not understood.
-            ValueError: Images that do not fit the model, a layer that is unknown, not called or without spatial output,
-                targets out of range.
+            TypeError: A model that cannot be called with images alone, an output or targets that are not understood.
+            ValueError: Images that do not fit the model, a layer that is unknown, not called or without positions,
+                targets out of range, a callable that does not return one number for each image, a score without
+                gradient.
         """
-        if target_layer is None:
-            layer = layers.choose(self.model, self.images, self._try)
-        else:
-            layer = layers.name_of(self.model, target_layer)
-        module = layers.find(self.model, layer)
-        activations: list[Tensor] = []
-        outputs: list[object] = []
+        wanted = Wanted(targets, len(self.images))
+        names = self._layer_names(target_layer)
+        modules = [layers.find(self.model, name) for name in names]
+        parts: list[_Part] = []
 
         def record(chunk: slice) -> None:
-            images = self.images[chunk]
-            with layers.recorded(module) as recorded:
-                output = self._try(images)
-            activations.append(layers.spatial_output(recorded, layer, images).float())
-            outputs.append(output)
+            parts.append(self._look_at(chunk, names, modules, wanted, score, gradients))
 
         self._in_chunks(len(self.images), record)
-        self.returns_probabilities = all(map(returns_probabilities, outputs)) or (
-            all(map(may_be_probabilities_of_one_class, outputs)) and ends_in_sigmoid(lambda: self._try(self.images[:1]))
-        )
-        if self.returns_probabilities:
+        if self._returns_probabilities:
             warnings.warn(
-                "the model returns probabilities: they are used as they are, their logarithm as logits", stacklevel=3
+                "the model returns probabilities: they are used as they are, their logarithm as logits", stacklevel=4
             )
-        parts = [class_scores(output, self.returns_probabilities) for output in outputs]
-        scores = ClassScores(*(torch.cat(part) for part in zip(*parts, strict=True)))
-        return Look(layer, torch.cat(activations), scores, resolve(targets, scores))
+        scores = [part.scores for part in parts if part.scores is not None]
+        return Look(
+            layers=names,
+            activations=[torch.cat(maps) for maps in zip(*(part.activations for part in parts), strict=True)],
+            weights=[torch.cat(weights) for weights in zip(*(part.weights for part in parts), strict=True)],
+            readout=self._readout([part.settled for part in parts], wanted, score),
+            target_scores=torch.cat([part.target_scores for part in parts]),
+            scores=ClassScores(*map(torch.cat, zip(*scores, strict=True))) if scores else None,
+            several=wanted.several,
+        )
+
+    def _layer_names(self, target_layer: TargetLayer) -> tuple[str, ...]:
+        if target_layer is None:
+            return (self.choose_layer(),)
+        if isinstance(target_layer, (str, nn.Module)):
+            return (layers.name_of(self.model, target_layer),)
+        if not target_layer:
+            raise ValueError("target_layer=[] names no layer; leave it out, and one is chosen")
+        return tuple(layers.name_of(self.model, layer) for layer in target_layer)
+
+    def _look_at(
+        self,
+        chunk: slice,
+        names: Sequence[str],
+        modules: Sequence[nn.Module],
+        wanted: Wanted,
+        score: Score,
+        gradients: bool,
+    ) -> _Part:
+        images = self.images[chunk]
+        with layers.recorded(modules, gradients) as recorded, torch.set_grad_enabled(gradients):
+            output = self._try(images)
+            found = [
+                layers.spatial_output(outputs, name, images, self._reshape_transform)
+                for outputs, name in zip(recorded, names, strict=True)
+            ]
+            scores = None
+            if wanted.score is None:
+                self._settle_probabilities(output)
+                scores = self.class_scores(output)
+            settled = wanted.settle(chunk, output, scores)
+            rows = torch.arange(len(images), device=images.device)
+            target_scores = self._readout([settled], wanted, score).read(output, rows)
+            weights = (
+                [self._mean_over_positions(each) for each in _gradients(target_scores, found)] if gradients else []
+            )
+        activations = [self._to_maps(each.detach()).float() for each in found]
+        if scores is not None:
+            scores = ClassScores(scores.logits.detach(), scores.probabilities.detach())
+        return _Part(activations, weights, settled, target_scores.detach(), scores)
+
+    def _to_maps(self, output: Tensor) -> Tensor:
+        """A layer's output, or its gradient, as (N, K, *spatial)."""
+        maps = to_maps(output, self.images.shape[2:], self._reshape_transform)
+        assert maps is not None
+        return maps
+
+    def _mean_over_positions(self, gradients: Sequence[Tensor]) -> Tensor:
+        """(n, T, K) of T gradients with respect to a layer's output."""
+        return torch.stack([self._to_maps(each).float().flatten(2).mean(dim=2) for each in gradients], dim=1)
+
+    def _readout(self, settled: Sequence[Tensor | list[TargetFn]], wanted: Wanted, score: Score) -> Readout:
+        """What reads the scores of all images, of whose chunks this was settled."""
+        if wanted.score is None:
+            return ClassReadout(
+                torch.cat([part for part in settled if isinstance(part, Tensor)]), score, self.class_scores
+            )
+        return CallableReadout([target for part in settled for target in part], wanted.score)
+
+    def _settle_probabilities(self, output: object) -> None:
+        """Find out, from the first output with finite scores, whether the model returns probabilities."""
+        if self._returns_probabilities is None and bool(torch.isfinite(logits_of(output)).any()):
+            self._returns_probabilities = (not self._multi_label and returns_probabilities(output)) or (
+                may_be_sigmoids(output, self._multi_label) and ends_in_sigmoid(lambda: self._try(self.images[:1]))
+            )
+
+    @contextmanager
+    def simplified(self) -> Iterator[None]:
+        """Inside, the model computes the same with fewer operations, where that can be: for many passes."""
+        with folded(self._foldable()):
+            yield
+
+    def _foldable(self) -> list[Pair]:
+        """The batch norms that can be folded without changing what the model returns; tried on the first image."""
+        outputs: list[object] = []
+        pairs = foldable(self.model, lambda: outputs.append(self._try(self.images[:1])))
+        if not pairs:
+            return []
+        try:
+            with folded(pairs):
+                outputs.append(self.run(self.images[:1].clone()))
+            before, after = (logits_of(output).double() for output in outputs)
+        except (RuntimeError, TypeError):
+            return []  # e.g. weights that are spread over several devices, or the output of a detector
+        return pairs if (after - before).norm() <= _ROUNDING * before.norm() else []
 
     def masked_scores(
-        self, activations: Tensor, image: Tensor, channel: Tensor, targets: Tensor, advance: Callable[[int], None]
-    ) -> ClassScores:
-        """Scores of the target class, each (pairs,) float32, of images masked by channels.
+        self, activations: Tensor, image: Tensor, channel: Tensor, readout: Readout, advance: Callable[[int], None]
+    ) -> Tensor:
+        """The explained scores, (pairs, T) float32, of images masked by channels.
 
         Args:
             activations: (N, K, *spatial of the layer).
             image: (pairs,) which image each pair masks.
             channel: (pairs,) by which channel.
-            targets: (N,) the class whose score is read.
+            readout: Reads them.
             advance: Told after each chunk how many pairs it had.
         """
-        shape = (len(image),)
-        logits, probabilities = (torch.empty(shape, dtype=torch.float32, device=image.device) for _ in range(2))
+        parts: list[Tensor] = []
 
         def score(chunk: slice) -> None:
             pairs = image[chunk]
             masks = min_max(upsample(activations[pairs, channel[chunk]], self.images.shape[2:]))
             masked = self._stored[pairs].mul_(masks.unsqueeze(-1).to(self.dtype)).movedim(-1, 1)
-            scores = self._scores_of_masked(masked)
-            target = targets[pairs].unsqueeze(1)
-            logits[chunk] = scores.logits.gather(1, target).squeeze(1)
-            probabilities[chunk] = scores.probabilities.gather(1, target).squeeze(1)
+            parts.append(self._read_masked(masked, pairs, readout)[: len(pairs)])
             advance(len(pairs))
 
         self._in_chunks(len(image), score)
-        return ClassScores(logits, probabilities)
+        return torch.cat(parts) if parts else torch.zeros(0, readout.count, device=image.device)
 
-    def empty_probabilities(self) -> Tensor:
-        """(classes,) probabilities of the image that is 0 everywhere."""
-        output = self.run(torch.zeros_like(self.images[:1]))
-        return class_scores(output, self.returns_probabilities).probabilities[0]
+    def empty_scores(self, readout: Readout) -> Tensor:
+        """(N, T) explained scores of the image that is 0 everywhere, for the targets of each image."""
+        rows = torch.arange(len(self.images), device=self.images.device)
+        return readout.read(self.run(torch.zeros_like(self.images[:1])), rows)
+
+
+class _Part(NamedTuple):
+    """A `Look` at a chunk of the images."""
+
+    activations: list[Tensor]
+    weights: list[Tensor]
+    settled: Tensor | list[TargetFn]
+    target_scores: Tensor
+    scores: ClassScores | None
+
+
+def _gradients(target_scores: Tensor, outputs: Sequence[Tensor]) -> list[list[Tensor]]:
+    """Of each layer's output the gradients of the T scores (n, T) with respect to it."""
+    remedy = "Grad-CAM needs the score to be differentiable; ScoreCAM does not"
+    if not target_scores.requires_grad:
+        raise ValueError(
+            "the explained score has no gradient: the model, or the callable, cuts it (torch.no_grad, .detach(), "
+            f"rounding), or the target layer comes after it. {remedy}"
+        )
+    columns = target_scores.unbind(dim=1)
+    by_target = [
+        torch.autograd.grad(column.sum(), list(outputs), retain_graph=place + 1 < len(columns), allow_unused=True)
+        for place, column in enumerate(columns)
+    ]
+    if any(gradient is None for gradients in by_target for gradient in gradients):
+        raise ValueError(f"the explained score does not depend on the target layer by any gradient. {remedy}")
+    return [list(gradients) for gradients in zip(*by_target, strict=True)]
 
 
 def check_images(images: Tensor) -> None:

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
-from cam_callbacks.explanation import Explanation, has_contrast, min_max, upsample
+from cam_callbacks.explanation import has_contrast, min_max
 from cam_callbacks.methods.compiled import Compiled
-from cam_callbacks.methods.method import Method
-from cam_callbacks.methods.network import Look, Network, Progress
-from cam_callbacks.methods.surrogate import Surrogate
-from cam_callbacks.targets import ClassScores, ForwardFn
-from cam_callbacks.undisturbed import undisturbed
+from cam_callbacks.methods.method import LayerMap, Method, check_choice
+from cam_callbacks.methods.network import Look, Network, Progress, TargetLayer
+from cam_callbacks.methods.surrogate import Scale, Surrogate
+from cam_callbacks.outputs import ForwardFn
+from cam_callbacks.targets import Targets
 
 _LANDMARKS = 16
 _CHANNELS_A_ROUND = 8
@@ -34,7 +33,7 @@ class ScoreCAM(Method):
 
     then upsampled and scaled to [0, 1] for each image. A constant A_k masks nothing: it is *dead*, costs no pass and
     weighs 0. Masked images are forwarded in chunks that are filled across images, so that memory depends on
-    `batch_size`.
+    `batch_size`; several targets of one image share all passes.
 
     The paper can be read in several ways. With p_c the probability and z_c the logit of c:
 
@@ -45,6 +44,9 @@ class ScoreCAM(Method):
     - `"matlab"`: w_k = softmax over the live k of p_c(x * H_k) - p_c(x), on maps A_k that are each scaled to [0, 1]
       before they are summed; as in the MATLAB example. A softmax over differences of probabilities is almost flat:
       the map is close to the plain mean of the activations and says little of the class. It is there for comparison.
+
+    A callable's score is no probability, and its zero means nothing: `"probability"` is then s(x * H_k) - s(0), as
+    `"increase"`, and the other two read s in the place of z_c and p_c.
 
     On two-class heads `"probability"` and `"logit-softmax"` give both classes nearly the same map; use `"increase"`
     to compare two classes there.
@@ -64,6 +66,9 @@ class ScoreCAM(Method):
             halved whenever memory runs out.
         compile: Forward the masked images through a compiled copy of the model, kept for the next call. The first call
             takes a minute or so longer.
+        upsampling: See `Method`; masks are always upsampled linearly.
+        multi_label: See `Method`.
+        reshape_transform: See `Method`.
 
     Raises:
         ValueError: An unknown weighting, or a number out of range.
@@ -87,9 +92,8 @@ class ScoreCAM(Method):
     _compiled: Compiled = field(default_factory=Compiled, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        if self.weighting not in get_args(Weighting):
-            choices = ", ".join(map(repr, get_args(Weighting)))
-            raise ValueError(f"weighting={self.weighting!r} is unknown; choose one of {choices}")
+        super().__post_init__()
+        check_choice("weighting", self.weighting, get_args(Weighting))
         if not isinstance(self.tolerance, (int, float)) or not 0 <= self.tolerance < 1:
             raise ValueError(f"tolerance={self.tolerance!r} must be a number of at least 0 (exact) and below 1")
         for argument in ("max_passes", "batch_size"):
@@ -105,74 +109,66 @@ class ScoreCAM(Method):
         """Let go of the compiled model."""
         self._compiled.release()
 
-    def __call__(  # noqa: D102 - documented in Method
-        self,
-        model: nn.Module,
-        images: Tensor,
-        target_layer: str | nn.Module | None = None,
-        targets: int | Sequence[int] | Tensor | None = None,
-        *,
-        forward_fn: ForwardFn | None = None,
-        progress: Progress | None = None,
-    ) -> Explanation:
-        with undisturbed(model):
-            network = Network(model, images, forward_fn, self.batch_size, self._compiled if self.compile else None)
-            return self._explain(network, network.look(target_layer, targets), progress)
+    def _network(self, model: nn.Module, images: Tensor, forward_fn: ForwardFn | None) -> Network:
+        return Network(
+            model,
+            images,
+            forward_fn,
+            self.batch_size,
+            self._compiled if self.compile else None,
+            self.multi_label,
+            self.reshape_transform,
+        )
 
-    def _explain(self, network: Network, look: Look, progress: Progress | None) -> Explanation:
-        activations, scores, targets = look.activations, look.scores, look.targets
-        finite = torch.isfinite(activations).flatten(1).all(dim=1) & torch.isfinite(scores.probabilities).all(dim=1)
-        live = has_contrast(activations) & finite.unsqueeze(1)
-        empty = torch.zeros(len(targets), device=targets.device)
-        if self.weighting == "increase":
-            empty = network.empty_probabilities()[targets]
-        ask = _Asked(network, look, progress, total=int(live.sum()))
+    def _look(self, network: Network, target_layer: TargetLayer, targets: Targets) -> Look:
+        return network.look(target_layer, targets, "logit" if self.weighting == "logit-softmax" else "probability")
+
+    def _map(self, network: Network, look: Look, layer: int, progress: Progress | None) -> LayerMap:
+        activations = look.activations[layer]
+        live = has_contrast(activations) & look.finite.unsqueeze(1)
+        ask = _Asked(network, look, activations, progress, total=int(live.sum()))
+        offset = torch.zeros_like(look.target_scores)
+        if self.weighting == "increase" or (self.weighting == "probability" and look.scores is None):
+            offset = network.empty_scores(look.readout)
+            ask.passes += 1
         exact = self.weighting == "matlab" or (self.tolerance == 0 and self.max_passes is None)
         weigh = self._exact_weights if exact else self._adaptive_weights
-        weights, error = weigh(ask, look, live, empty)
-
+        with network.simplified():
+            weights, error = weigh(ask, look, activations, live, offset)
         maps = activations
         if self.weighting == "matlab":
             maps = min_max(activations.flatten(0, 1)).view_as(activations)
-        skipped = ~(finite & torch.isfinite(weights).all(dim=1))
-        raw = torch.stack([_weighted_sum(*pair) for pair in zip(weights, maps, strict=True)]).relu()
-        heatmaps = min_max(upsample(raw, network.images.shape[2:]))
-        raw[skipped], heatmaps[skipped], error[skipped] = torch.nan, torch.nan, torch.nan
-        return Explanation(
-            heatmaps=heatmaps,
-            raw=raw,
-            targets=targets,
-            scores=scores.logits,
-            probabilities=scores.probabilities,
-            target_layer=look.layer,
-            passes=1 + ask.passes + (self.weighting == "increase"),
-            error=error,
-            skipped=skipped,
-        )
+        return LayerMap(maps, weights, ask.passes, error)
 
-    def _exact_weights(self, ask: _Asked, look: Look, live: Tensor, empty: Tensor) -> tuple[Tensor, Tensor]:
-        """Weights (N, K) from the score of every live channel, and the error (N,), which is 0."""
+    def _exact_weights(
+        self, ask: _Asked, look: Look, activations: Tensor, live: Tensor, offset: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Weights (N, T, K) from the score of every live channel, and the error (N, T), which is 0."""
         image, channel = live.nonzero(as_tuple=True)
-        masked = ask(image, channel)
-        # (pairs,) -> (N, K)
-        logits, probabilities = (torch.zeros_like(live, dtype=torch.float32) for _ in range(2))
-        logits[image, channel], probabilities[image, channel] = masked.logits, masked.probabilities
+        # (pairs, T) -> (N, K, T) -> (N, T, K)
+        scores = torch.zeros(*live.shape, look.readout.count, device=live.device)
+        scores[image, channel] = ask(image, channel)
+        scores, alive = scores.movedim(2, 1), live.unsqueeze(1)
         if self.weighting == "logit-softmax":
-            weights = _softmax_over(live, logits)
+            weights = _softmax_over(alive, scores)
         elif self.weighting == "matlab":
-            unmasked = look.scores.probabilities.gather(1, look.targets.unsqueeze(1))
-            weights = _softmax_over(live, probabilities - unmasked)
+            weights = _softmax_over(alive, scores - look.target_scores.unsqueeze(2))
         else:
-            weights = torch.where(live, probabilities - empty.unsqueeze(1), 0)
-        return weights, torch.zeros_like(empty)
+            weights = torch.where(alive, scores - offset.unsqueeze(2), 0)
+        return weights, torch.zeros_like(offset)
 
-    def _adaptive_weights(self, ask: _Asked, look: Look, live: Tensor, empty: Tensor) -> tuple[Tensor, Tensor]:
-        """Weights (N, K) with most of them predicted, and the estimated error (N,) of each heatmap.
+    def _adaptive_weights(
+        self, ask: _Asked, look: Look, activations: Tensor, live: Tensor, offset: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Weights (N, T, K) with most of them predicted, and the estimated error (N, T) of each heatmap.
 
         All images that are not done ask for a few channels, which are forwarded together so that chunks stay full.
         """
+        scale: Scale = "score" if look.scores is None else "probability"
+        if self.weighting == "logit-softmax":
+            scale = "logit"
         searches = {
-            index: _Search(look.activations[index], channels.nonzero().flatten(), float(empty[index]), self)
+            index: _Search(activations[index], channels.nonzero().flatten(), offset[index], scale, self)
             for index, channels in enumerate(live)
             if channels.any()
         }
@@ -180,30 +176,32 @@ class ScoreCAM(Method):
         while active:
             image = torch.cat([torch.full_like(search.wanted, index) for index, search in active.items()])
             channel = torch.cat([search.wanted for search in active.values()])
-            masked = ask(image, channel)
+            scores = ask(image, channel)
             for index, search in list(active.items()):
-                search.learn(ClassScores(masked.logits[image == index], masked.probabilities[image == index]))
+                search.learn(scores[image == index])
                 if search.done:
                     del active[index]
-        weights = torch.zeros_like(live, dtype=torch.float32)
-        error = torch.zeros_like(empty)
+        weights = torch.zeros(len(live), look.readout.count, live.shape[1], device=live.device)
+        error = torch.zeros_like(offset)
         for index, search in searches.items():
-            weights[index, search.channels] = search.weights()
-            error[index] = search.error
+            weights[index][:, search.channels] = search.weights()
+            error[index] = search.errors.to(error)
         return weights, error
 
 
 class _Asked:
     """Answers with the scores of masked images; counts them for each image, and tells the progress."""
 
-    def __init__(self, network: Network, look: Look, progress: Progress | None, total: int) -> None:
-        self._network, self._look = network, look
+    def __init__(
+        self, network: Network, look: Look, activations: Tensor, progress: Progress | None, total: int
+    ) -> None:
+        self._network, self._readout, self._activations = network, look.readout, activations
         self._progress, self._total, self._done = progress, total, 0
-        self.passes = torch.zeros_like(look.targets)
+        self.passes = torch.zeros(len(activations), dtype=torch.int64, device=activations.device)
 
-    def __call__(self, image: Tensor, channel: Tensor) -> ClassScores:
+    def __call__(self, image: Tensor, channel: Tensor) -> Tensor:
         self.passes += torch.bincount(image, minlength=len(self.passes))
-        return self._network.masked_scores(self._look.activations, image, channel, self._look.targets, self._advance)
+        return self._network.masked_scores(self._activations, image, channel, self._readout, self._advance)
 
     def _advance(self, count: int) -> None:
         self._done += count
@@ -214,63 +212,60 @@ class _Asked:
 class _Search:
     """The search for the weights of one image: what to forward next, and when it is done.
 
+    The T targets of the image share all passes; the one whose heatmap is known worst says what to forward next.
+
     Attributes:
         channels: (n,) the live channels.
         wanted: The channels to forward next.
         done: Whether none are wanted any more.
-        error: The estimated error of the heatmap.
+        errors: (T,) the estimated error of each heatmap.
     """
 
-    def __init__(self, activations: Tensor, channels: Tensor, empty: float, settings: ScoreCAM) -> None:
+    def __init__(self, activations: Tensor, channels: Tensor, offset: Tensor, scale: Scale, settings: ScoreCAM) -> None:
         self.channels = channels
-        self.error = 1.0
+        self.errors = torch.ones(len(offset), dtype=torch.float64)
         self.done = False
         self._tolerance = settings.tolerance
         self._left = len(channels) if settings.max_passes is None else min(settings.max_passes, len(channels))
-        self._softmax = settings.weighting == "logit-softmax"
+        self._scale = scale
         # The surrogate wants double precision, which MPS has not; and none of the trainer's autocast.
         self._place = "cpu" if channels.device.type == "mps" else channels.device
         with torch.autocast(channels.device.type, enabled=False):
             maps = activations[channels].to(self._place)
-            self._surrogate = Surrogate(maps, offset=empty, ceiling=None if self._softmax else 0.0)
+            self._surrogates = [Surrogate(maps, scale, float(each)) for each in offset]
             few = self._left <= _LANDMARKS + _CHANNELS_A_ROUND
-            self._asked = self._surrogate.landmarks(self._left if few else _LANDMARKS)
+            self._asked = self._surrogates[0].landmarks(self._left if few else _LANDMARKS)
 
     @property
     def wanted(self) -> Tensor:
         return self.channels[self._asked.to(self.channels.device)]
 
-    def learn(self, scores: ClassScores) -> None:
-        """Take in the scores of the wanted channels, and settle what is wanted next."""
+    def learn(self, scores: Tensor) -> None:
+        """Take in the scores (m, T) of the wanted channels, and settle what is wanted next."""
         self._left -= len(self._asked)
-        values = (scores.logits if self._softmax else scores.probabilities.clamp_min(1e-30).log()).to(self._place)
+        values = (scores.clamp_min(1e-30).log() if self._scale == "probability" else scores).to(self._place)
         if not torch.isfinite(values).all():
-            self.error, self.done = torch.nan, True
+            self.errors, self.done = torch.full_like(self.errors, torch.nan), True
             return
         with torch.autocast(values.device.type, enabled=False):
-            self._surrogate.observe(self._asked, values)
-            self.error, self._asked = self._surrogate.plan(min(_CHANNELS_A_ROUND, self._left))
-        self.done = self.error <= self._tolerance or len(self._asked) == 0
+            for surrogate, column in zip(self._surrogates, values.T, strict=True):
+                surrogate.observe(self._asked, column)
+            plans = [surrogate.plan(min(_CHANNELS_A_ROUND, self._left)) for surrogate in self._surrogates]
+        self.errors = torch.tensor([error for error, _ in plans], dtype=torch.float64)
+        self._asked = plans[int(self.errors.argmax())][1]
+        self.done = bool((self.errors <= self._tolerance).all()) or len(self._asked) == 0
 
     def weights(self) -> Tensor:
-        """(n,) float32, NaN where a score was not finite."""
-        if self.error != self.error:
-            return torch.full(self.channels.shape, torch.nan, device=self.channels.device)
-        weights = self._surrogate.weights
-        if self._softmax:
-            weights = weights / weights.sum()
+        """(T, n) float32, NaN where a score was not finite."""
+        if bool(self.errors.isnan().any()):
+            return torch.full((len(self.errors), len(self.channels)), torch.nan, device=self.channels.device)
+        weights = torch.stack([surrogate.weights for surrogate in self._surrogates])
+        if self._scale == "logit":
+            weights = weights / weights.sum(dim=1, keepdim=True)
         return weights.float().to(self.channels.device)
 
 
-def _weighted_sum(weights: Tensor, maps: Tensor) -> Tensor:
-    """Sum of maps (K, *spatial) by weights (K,), in double precision where the device has it: no autocast, no TF32."""
-    exact = torch.float32 if maps.device.type == "mps" else torch.float64
-    with torch.autocast(maps.device.type, enabled=False):
-        total: Tensor = torch.tensordot(weights.to(exact), maps.to(exact), dims=1)
-        return total.float()
-
-
 def _softmax_over(live: Tensor, values: Tensor) -> Tensor:
-    """Softmax of (N, K) values over the live channels of each image; dead ones weigh 0, also where none is live."""
-    weights = values.masked_fill(~live, -torch.inf).softmax(dim=1)
+    """Softmax of (N, T, K) values over the live channels of each image; dead ones weigh 0, also where none is live."""
+    weights = values.masked_fill(~live, -torch.inf).softmax(dim=2)
     return torch.where(live, weights, 0)

@@ -10,9 +10,12 @@ error of the *heatmap* most (A-optimal design), and the work ends when that erro
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import torch
 from torch import Tensor
+
+Scale = Literal["probability", "logit", "score"]
 
 _LENGTH_SCALES = (0.5, 1.0, 2.0)  # in units of the median distance between masks
 _NOISE = 1e-3  # variance of what the masks at layer resolution do not tell, in units of the signal's
@@ -31,18 +34,18 @@ _NODE_WEIGHTS = (
 class Surrogate:
     """Predicts the weight of every channel of one image from the scores of those that were forwarded.
 
-    The weight of a channel is w = exp(min(s, ceiling)) - offset, where s is its score: the logarithm of a
-    probability, or a logit. Scores are a Gaussian process with the Matern-3/2 kernel over masks; its constant mean
-    and its variance are estimated, its length scale is chosen, by likelihood.
+    The weight w of a channel follows from its value v by the scale. `"probability"`: v is the logarithm of a
+    probability, w = exp(min(v, 0)) - offset. `"logit"`: w = exp(v) relative to the largest seen, and predictions are
+    kept from going far beyond that. `"score"`: w = v - offset. Values are a Gaussian process with the Matern-3/2 kernel
+    over masks; its constant mean and its variance are estimated, its length scale is chosen, by likelihood.
 
     Args:
         activations: (n, *spatial of the layer), the live channels of one image.
-        offset: Subtracted from every weight.
-        ceiling: The largest value that a score can have; None if there is none, then predictions are kept from going
-            far beyond the largest score seen, and weights are relative to that.
+        scale: What the values are.
+        offset: Subtracted from every weight, but for logits.
     """
 
-    def __init__(self, activations: Tensor, offset: float = 0.0, ceiling: float | None = 0.0) -> None:
+    def __init__(self, activations: Tensor, scale: Scale = "probability", offset: float = 0.0) -> None:
         maps = activations.flatten(1)  # (n, d)
         low, high = torch.aminmax(maps, dim=1, keepdim=True)
         self._maps = maps
@@ -52,8 +55,8 @@ class Surrogate:
         sample = self._masks[:: max(1, len(maps) // 256)]
         distances = torch.cdist(sample, sample)
         self._unit = float(distances[distances > 0].median()) if bool((distances > 0).any()) else 1.0
+        self._scale_of_values = scale
         self._offset = offset
-        self._ceiling = ceiling
         self._seen = torch.zeros(len(maps), dtype=torch.bool, device=maps.device)
         self._channels = torch.empty(0, dtype=torch.long, device=maps.device)
         self._scores = torch.empty(0, dtype=torch.float64, device=maps.device)
@@ -118,9 +121,11 @@ class Surrogate:
         self._slope = torch.where(deviation > 0, weight_deviation / deviation.clamp_min(1e-30), 0)
 
     def _weight(self, scores: Tensor) -> Tensor:
-        if self._ceiling is not None:
-            return scores.clamp_max(self._ceiling).exp() - self._offset
-        return (scores - self._scores.max()).clamp_max(3).exp() - self._offset
+        if self._scale_of_values == "score":
+            return scores - self._offset
+        if self._scale_of_values == "probability":
+            return scores.clamp_max(0).exp() - self._offset
+        return (scores - self._scores.max()).clamp_max(3).exp()
 
     def plan(self, count: int) -> tuple[float, Tensor]:
         """How wrong the heatmap may be, and what to forward next.
