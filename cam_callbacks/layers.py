@@ -171,6 +171,7 @@ class _Call:
     passed_over: bool
     is_tokens: bool
     has_weights: bool
+    is_read: bool = True
 
 
 def choose(model: nn.Module, images: Tensor, forward: Forward, class_map: bool = False) -> str:
@@ -184,8 +185,9 @@ def choose(model: nn.Module, images: Tensor, forward: Forward, class_map: bool =
     Of layers that put out tokens, or have the channels last, only blocks and normalisations are considered, which carry
     what is passed on.
 
-    Where the model has gradients, only layers are considered whose positions the answer depends on: not an auxiliary
-    head, and none after the last attention of a transformer with a class token, where nothing but that token is read.
+    Where there are such layers, or several outputs, only layers are considered whose positions the answer depends on,
+    if the model has gradients: none after the last attention of a transformer with a class token, where nothing but
+    that token is read, and no auxiliary head.
 
     Args:
         model: The model; to be called inside `undisturbed`.
@@ -203,7 +205,9 @@ def choose(model: nn.Module, images: Tensor, forward: Forward, class_map: bool =
             f"that form a grid, for images {tuple(images.shape)}; name one by target_layer, and give "
             "reshape_transform, a callable from its output to (N, channels, *spatial)"
         )
-    read = sorted(_read(model, images[:1], forward)) or range(len(calls))
+    if not isinstance(output, Tensor) or any(call.is_tokens for call in calls):
+        output, calls, before = _calls_with_gradients(model, images[:1], forward) or (output, calls, before)
+    read = [place for place, call in enumerate(calls) if call.is_read] or range(len(calls))
     classes = _count_classes(output)
     narrow = {place for place in read if calls[place].output.shape[1] == classes and not calls[place].is_tokens}
     last = max([before, *(place for place in read if calls[place].has_weights and place not in narrow)])
@@ -259,25 +263,26 @@ def _count_classes(output: Any) -> int | None:
     return logits.shape[1] if logits.ndim > 1 else 1
 
 
-def _read(model: nn.Module, image: Tensor, forward: Forward) -> set[int]:
-    """The places of the calls whose positions the model's output depends on; none where the model has no gradient.
+def _calls_with_gradients(model: nn.Module, image: Tensor, forward: Forward) -> tuple[Any, list[_Call], int] | None:
+    """What `_calls` returns, and of each call whether the output depends on its positions; None without gradients.
 
     What is passed back is not a number: unlike a gradient it does not vanish where weights are 0, as those of a head
     that is not trained yet may be.
     """
     try:
         with torch.enable_grad(), torch.autograd.set_detect_anomaly(False):
-            output, calls, _ = _calls(model, image.detach().clone().requires_grad_().clone(), forward)
+            output, calls, before = _calls(model, image.detach().clone().requires_grad_().clone(), forward)
             logits = logits_of(output)
-            places = [place for place, call in enumerate(calls) if call.output.requires_grad]
-            gradients = torch.autograd.grad(
-                logits, [calls[place].output for place in places], torch.full_like(logits, torch.nan), allow_unused=True
-            )
-            maps = [None if each is None else to_maps(each, image.shape[2:]) for each in gradients]
-            pairs = zip(places, maps, strict=True)
-            return {place for place, each in pairs if each is not None and bool((each != 0).any())}
+            reached = [call.output for call in calls if call.output.requires_grad]
+            gradients = torch.autograd.grad(logits, reached, torch.full_like(logits, torch.nan), allow_unused=True)
+            found = dict(zip(map(id, reached), gradients, strict=True))
+            for call in calls:
+                gradient = found.get(id(call.output))
+                maps = None if gradient is None else to_maps(gradient, image.shape[2:])
+                call.is_read = maps is not None and bool((maps != 0).any())
+            return output, calls, before
     except (RuntimeError, TypeError, ValueError):
-        return set()
+        return None
 
 
 def bytes_put_out(model: nn.Module, images: Tensor, forward: Forward) -> int:

@@ -481,7 +481,8 @@ class CAMMonitor(CallbackBase):
             ),
         }
         if explanation.targets is not None and len(set(explanation.targets.tolist())) < len(probes):
-            pictures[records.CLASS_MEAN] = class_mean_picture(probes, explanation, self.style)
+            alike = scaled(explanation.raw, size, None, self.method.upsampling)
+            pictures[records.CLASS_MEAN] = class_mean_picture(probes, explanation, alike, self.style)
         if now is not None:
             past = self._history.selected(_LOOKS_IN_HISTORY, now)
             pictures[records.HISTORY] = history_picture(probes, past, self.style, brightest, self.method.upsampling)

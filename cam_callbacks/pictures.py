@@ -120,11 +120,16 @@ def history_picture(
     return grid(cells, size=_SIDE_IN_HISTORY[len(size)])
 
 
-def class_mean_picture(probes: ProbeSet, explanation: Explanation, style: Style) -> Picture:
+def class_mean_picture(probes: ProbeSet, explanation: Explanation, heatmaps: Tensor, style: Style) -> Picture:
     """One cell a class: the mean image, and the mean heatmap over it, of the probes whose explained class it is.
 
-    Each map counts alike, scaled to its own minimum and maximum. Skipped and blank
-    maps are left out and counted.
+    Skipped and blank maps are left out and counted.
+
+    Args:
+        probes: N probes.
+        explanation: Of classes of the N probes.
+        heatmaps: (N, *spatial), each scaled to its own minimum and maximum, so that all count alike.
+        style: How overlays are drawn.
     """
     assert explanation.targets is not None
     cells = []
@@ -133,7 +138,7 @@ def class_mean_picture(probes: ProbeSet, explanation: Explanation, style: Style)
         of_class = explanation.targets == target
         mean_image = to_pictures(probes.images[of_class].mean(dim=0, keepdim=True), probes.normalization)[0]
         used = of_class & counted
-        heat = explanation.heatmaps[used].mean(dim=0) if used.any() else torch.zeros(explanation.heatmaps.shape[1:])
+        heat = heatmaps[used].mean(dim=0) if used.any() else torch.zeros(heatmaps.shape[1:])
         left_out = int(of_class.sum() - used.sum())
         lines = [
             Line(f"class: {probes.class_name(target)}"),

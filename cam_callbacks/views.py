@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-import torch
 from torch import Tensor
 
 from cam_callbacks.datasets import Normalization
@@ -90,12 +89,17 @@ def classes_side_by_side(
     rows = []
     for index, picture in enumerate(to_pictures(images, normalization)):
         targets = explanation.targets[index].tolist()
-        overlays = [overlay(picture, heat.cpu(), style) for heat in explanation.heatmaps[index]]
+        overlays = [overlay(picture, heat, style) for heat in _at_size(explanation.heatmaps[index], images)]
         headings = [class_names[target] if class_names else str(target) for target in targets]
         probabilities = [f"{float(explanation.probabilities[index, target]):.2f}" for target in targets]
         named = [f"{share} {name}" for share, name in zip(probabilities, headings, strict=True)]
         rows.append(Cell([picture, *overlays], headings=["image", *named]))
     return grid(rows, size=_SIDE)
+
+
+def _at_size(heatmaps: Tensor, images: Tensor) -> Tensor:
+    """Heatmaps on the CPU, at the size of the images: where they are not, in blocks."""
+    return upsample(heatmaps.cpu(), images.shape[2:], "nearest")
 
 
 def methods_side_by_side(
@@ -123,10 +127,7 @@ def methods_side_by_side(
             )
     rows = []
     for index, picture in enumerate(to_pictures(images, normalization)):
-        heatmaps = [
-            upsample(torch.nan_to_num(each.heatmaps[index : index + 1].cpu()), images.shape[2:])[0]
-            for each in explanations.values()
-        ]
+        heatmaps = [_at_size(each.heatmaps[index : index + 1], images)[0] for each in explanations.values()]
         rows.append(
             Cell([picture, *(overlay(picture, heat, style) for heat in heatmaps)], headings=["image", *explanations])
         )

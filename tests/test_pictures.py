@@ -44,6 +44,10 @@ def explanation(predicted: tuple[int, ...] = (0, 0, 1, 2), classes: int = 3, **c
     return replace(made, **changes)
 
 
+def mean_picture(made: Explanation, style: Any = "blend") -> np.ndarray:
+    return class_mean_picture(probes(), made, made.heatmaps, style)
+
+
 def alerts(picture: np.ndarray) -> int:
     return int((np.abs(picture.astype(int) - np.array(ALERT)).max(axis=2) < 4).sum())
 
@@ -115,8 +119,8 @@ def test_the_history_has_a_column_a_look() -> None:
 
 
 def test_the_class_mean_has_a_cell_a_class_that_occurs() -> None:
-    three = class_mean_picture(probes(), explanation(), "blend")
-    one = class_mean_picture(probes(), explanation(targets=torch.zeros(4).long()), "blend")
+    three = mean_picture(explanation())
+    one = mean_picture(explanation(targets=torch.zeros(4).long()))
     assert three.shape == (2 * one.shape[0], 2 * one.shape[1], 3)
 
 
@@ -125,14 +129,14 @@ def test_skipped_and_blank_maps_do_not_enter_the_class_mean() -> None:
     heatmaps = made.heatmaps.clone()
     heatmaps[0], heatmaps[1] = torch.nan, 0
     left_out = replace(made, heatmaps=heatmaps, skipped=torch.tensor([True, False, False, False]))
-    two = class_mean_picture(probes(), left_out, "heatmap")
+    two = mean_picture(left_out, "heatmap")
     same = heatmaps.clone()
     same[:2] = heatmaps[2:]
-    picture = class_mean_picture(probes(), replace(made, heatmaps=same), "heatmap")
+    picture = mean_picture(replace(made, heatmaps=same), "heatmap")
     height = 20 + 112  # the pictures themselves, without the lines under them, which tell the counts
     assert np.array_equal(two[:height], picture[:height])
 
 
 def test_a_class_of_which_nothing_is_left_is_drawn_blank() -> None:
     made = explanation(heatmaps=torch.full((4, SIZE, SIZE), torch.nan), skipped=torch.ones(4).bool())
-    assert class_mean_picture(probes(), made, "blend").dtype == np.uint8
+    assert mean_picture(made).dtype == np.uint8
