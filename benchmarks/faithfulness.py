@@ -21,9 +21,10 @@ from setting import model, parser, pearson, photos, save, table
 from speed import gradcam, torchcam
 from torch import Tensor, nn
 
-from cam_callbacks import ScoreCAM
+from cam_callbacks import CAM, GradCAM, ScoreCAM
 from cam_callbacks.explanation import min_max, upsample
 from cam_callbacks.layers import recorded
+from cam_callbacks.methods.method import Method
 
 STEPS = 14
 
@@ -69,6 +70,8 @@ def methods(network: nn.Module, layer: str, images: Tensor, peers: bool) -> dict
         found[f"exact, {weighting}"] = ours(ScoreCAM(weighting, tolerance=0), replay, layer, images)  # type: ignore[arg-type]
     for weighting in ("probability", "logit-softmax", "increase"):
         found[f"adaptive, {weighting}"] = ours(ScoreCAM(weighting), Replay(network), layer, images)  # type: ignore[arg-type]
+    found["Grad-CAM"] = ours(GradCAM(), Replay(network), layer, images)
+    found["CAM"] = ours(CAM(), Replay(network), None, images)
     if peers:
         found["torchcam"] = lambda c: (full(torchcam(network, layer, images, c)()[0], images), "all")  # type: ignore[index]
         found["grad-cam"] = lambda c: (torch.as_tensor(gradcam(network, layer, images, c)()).to(images), "all")
@@ -92,7 +95,7 @@ class Replay:
         return self.known[key]
 
 
-def ours(method: ScoreCAM, replay: Replay, layer: str, images: Tensor) -> Explain:
+def ours(method: Method, replay: Replay, layer: str | None, images: Tensor) -> Explain:
     """One of our methods."""
 
     def explain(classes: Tensor) -> tuple[Tensor, str]:
@@ -104,7 +107,7 @@ def ours(method: ScoreCAM, replay: Replay, layer: str, images: Tensor) -> Explai
 
 def mean_activation(network: nn.Module, layer: str, images: Tensor) -> Tensor:
     """The plain mean of the activations as heatmaps."""
-    with torch.no_grad(), recorded(network.get_submodule(layer)) as outputs:
+    with torch.no_grad(), recorded([network.get_submodule(layer)]) as (outputs,):
         network(images)
     return full(outputs[0].mean(dim=1).relu(), images)
 

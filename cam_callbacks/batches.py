@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, is_dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -33,7 +33,10 @@ class Samples:
     masks: Tensor | None
 
 
-def read_batch(batch: Any, batch_fn: BatchFn | None = None, needs_targets: bool = True) -> Samples:
+Labels = Literal["needed", "welcome", "ignored"]
+
+
+def read_batch(batch: Any, batch_fn: BatchFn | None = None, labels: Labels = "needed") -> Samples:
     """Find images, targets and masks in a batch.
 
     Understood are images alone, `(images, targets)`, `(images, targets, masks)`, and mappings with the usual keys.
@@ -42,7 +45,8 @@ def read_batch(batch: Any, batch_fn: BatchFn | None = None, needs_targets: bool 
     Args:
         batch: What the loader gives.
         batch_fn: Called on the batch first.
-        needs_targets: Whether targets of another kind are an error; otherwise they are left out.
+        labels: What becomes of targets that are not one class an image: where labels are `"needed"`, they are an
+            error; where they are `"welcome"`, they are left out; and where `"ignored"`, all targets are.
 
     Raises:
         TypeError: The batch is none of these, or its images are not floating point.
@@ -58,8 +62,8 @@ def read_batch(batch: Any, batch_fn: BatchFn | None = None, needs_targets: bool 
             f"the images of the batch are {images.dtype}, not floating point: {describe(batch)}. {_REMEDY}, the "
             "images as the model is fed them"
         )
-    indices = _class_indices(targets, images)
-    if indices is None and targets is not None and needs_targets:
+    indices = None if labels == "ignored" else _class_indices(targets, images)
+    if indices is None and targets is not None and labels == "needed":
         raise ValueError(
             f"the targets of the batch are not one class an image: {describe(batch)}. {_REMEDY}; where there is "
             'no such class, as with multi-label targets, explain="predicted" or a class index'

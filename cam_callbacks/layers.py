@@ -155,11 +155,8 @@ def spatial_output(
 
 
 def _is_spatial(output: Any, images: Tensor, reshape_transform: ReshapeTransform | None = None) -> bool:
-    return (
-        isinstance(output, Tensor)
-        and output.shape[:1] == images.shape[:1]
-        and to_maps(output, images.shape[2:], reshape_transform) is not None
-    )
+    maps = to_maps(output, images.shape[2:], reshape_transform) if isinstance(output, Tensor) else None
+    return maps is not None and len(maps) == len(images)
 
 
 @dataclass

@@ -25,7 +25,7 @@ from cam_callbacks.arguments import (
     is_dataset,
     read_normalization,
 )
-from cam_callbacks.batches import BatchFn, Samples, read_batch
+from cam_callbacks.batches import BatchFn, Labels, Samples, read_batch
 from cam_callbacks.explanation import Explanation
 from cam_callbacks.history import History, PastLook
 from cam_callbacks.loggers import ImageLog
@@ -335,12 +335,18 @@ class CAMMonitor(CallbackBase):
             self._source = None
 
     def _read(self, batch: Any) -> Samples:
-        return read_batch(batch, self.batch_fn, needs_targets=self.explain in ("true", "both"))
+        return read_batch(batch, self.batch_fn, self._labels)
+
+    @property
+    def _labels(self) -> Labels:
+        if callable(self.explain):
+            return "ignored"
+        return "needed" if self.explain in ("true", "both") else "welcome"
 
     def _read_source(self, trainer: Trainer, batch: Any) -> ProbeSet:
         """The probes from the folder or the data set that the user named; photos at the size of the batch's images."""
         if not isinstance(self._source, (str, Path)):
-            return ProbeSet.from_dataset(self._source, self.num_probes, self.batch_fn)
+            return ProbeSet.from_dataset(self._source, self.num_probes, self.batch_fn, self._labels)
         images = self._read(batch).images
         names = self.class_names or _first(datasets.class_names, lightning.datasets(trainer))
         normalization = self.normalization or _first(datasets.normalization, lightning.datasets(trainer))

@@ -67,7 +67,7 @@ def heatmaps_picture(
             headings.append(probes.class_name(answer))
         lines = _labels(probes, target, mistake) + _note(explanation, index)
         if explained is None:
-            lines += [Line(f"{explanation.score}: {float(explanation.target_scores[index]):.3g}", MUTED)]
+            lines += [Line(f"{float(explanation.target_scores[index]):.3g} {explanation.score}", MUTED)]
         elif answer is not None and explanation.probabilities is not None:
             lines += _top_classes(probes, explanation.probabilities[index])
         cells.append(Cell(shown, lines, headings, alert=mistake))

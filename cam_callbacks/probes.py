@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from PIL import Image, ImageOps
@@ -15,7 +15,7 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as transforms
 
 from cam_callbacks import datasets
-from cam_callbacks.batches import BatchFn, Samples, read_batch
+from cam_callbacks.batches import BatchFn, Labels, Samples, read_batch
 from cam_callbacks.datasets import Normalization
 
 _PHOTOS = {".jpg", ".jpeg", ".png", ".webp", ".gif"}
@@ -31,6 +31,7 @@ class ProbeSet:
         masks: (N, *spatial) bool, True on the object, or None.
         class_names: One name a class, in the order of the indices, or None.
         normalization: Mean and standard deviation of each channel, for display; None if they are not known.
+        masks_estimated: Whether the masks were estimated, not given.
 
     Raises:
         TypeError: Images that are not floating point.
@@ -42,6 +43,7 @@ class ProbeSet:
     masks: Tensor | None = None
     class_names: tuple[str, ...] | None = None
     normalization: Normalization | None = None
+    masks_estimated: bool = False
 
     def __post_init__(self) -> None:
         images = self.images
@@ -62,6 +64,13 @@ class ProbeSet:
         return len(self.images)
 
     @property
+    def mask_source(self) -> Literal["given", "estimated", "none"]:
+        """Where the masks come from."""
+        if self.masks is None:
+            return "none"
+        return "estimated" if self.masks_estimated else "given"
+
+    @property
     def fingerprint(self) -> str:
         """Sha256 of the images, targets and masks: two probe sets with the same fingerprint are the same."""
         digest = hashlib.sha256()
@@ -76,7 +85,9 @@ class ProbeSet:
         return self.class_names[index] if self.class_names and index < len(self.class_names) else str(index)
 
     @classmethod
-    def from_dataset(cls, dataset: Any, num_probes: int = 16, batch_fn: BatchFn | None = None) -> ProbeSet:
+    def from_dataset(
+        cls, dataset: Any, num_probes: int = 16, batch_fn: BatchFn | None = None, labels: Labels = "needed"
+    ) -> ProbeSet:
         """Pick probes from a data set, balanced over its classes, the first images of each.
 
         Items are read in order until each class that the data set names has its share, at most all of them. Class names
@@ -86,6 +97,7 @@ class ProbeSet:
             dataset: A map-style data set; its items are understood as batches are, without the first dimension.
             num_probes: How many images to pick.
             batch_fn: Called on an item with a first dimension added; see `cam_callbacks.batches.read_batch`.
+            labels: What becomes of targets that are not classes; see there.
 
         Raises:
             TypeError: Items that are not understood.
@@ -94,8 +106,9 @@ class ProbeSet:
         names = datasets.class_names(dataset)
         collector = ProbeCollector(num_probes)
         for index in range(len(dataset)):
-            collector.offer(read_batch(_batch_of_one(dataset[index]), batch_fn))
-            if names is not None and collector.is_balanced(len(names)):
+            collector.offer(read_batch(_batch_of_one(dataset[index]), batch_fn, labels))
+            balanced = names is not None and collector.is_balanced(len(names))
+            if balanced or (labels == "ignored" and collector.is_full):
                 break
         return replace(collector.probes(), class_names=names, normalization=datasets.normalization(dataset))
 
@@ -151,6 +164,7 @@ class ProbeSet:
             "images": self.images,
             "targets": self.targets,
             "masks": self.masks,
+            "masks_estimated": self.masks_estimated,
             "class_names": None if self.class_names is None else list(self.class_names),
             "normalization": normalization,
         }
@@ -165,6 +179,7 @@ class ProbeSet:
             state["masks"],
             None if names is None else tuple(names),
             None if normalization is None else (tuple(normalization[0]), tuple(normalization[1])),
+            state["masks_estimated"],
         )
 
 
@@ -195,7 +210,7 @@ class ProbeCollector:
                 self._kept.append((target, _one(samples, index)))
 
     def _make_room(self, target: int) -> bool:
-        if len(self._kept) < self.num_probes:
+        if not self.is_full:
             return True
         counts = Counter(kept for kept, _ in self._kept)
         fullest, most = counts.most_common(1)[0]
@@ -204,13 +219,16 @@ class ProbeCollector:
         del self._kept[max(place for place, (kept, _) in enumerate(self._kept) if kept == fullest)]
         return True
 
+    @property
+    def is_full(self) -> bool:
+        """Whether as many images are kept as are wanted; images without a class are not exchanged any more."""
+        return len(self._kept) == self.num_probes
+
     def is_balanced(self, classes: int) -> bool:
         """Whether nothing that may still come would change the choice, given the number of classes."""
         counts = Counter(kept for kept, _ in self._kept)
         share = self.num_probes // classes
-        return len(self._kept) == self.num_probes and (
-            len(counts) == min(classes, self.num_probes) and min(counts.values()) >= share
-        )
+        return self.is_full and (len(counts) == min(classes, self.num_probes) and min(counts.values()) >= share)
 
     def probes(self) -> ProbeSet:
         """What was picked, the classes one after the other.

@@ -56,6 +56,11 @@ class CAM(Method):
     def _look(self, network: Network, target_layer: TargetLayer, targets: Targets) -> Look:
         layer = network.choose_layer(class_map=True) if target_layer is None else target_layer
         look = network.look(layer, targets, "logit")
+        if look.readout.classes is None and not isinstance(targets, RegressionTarget):
+            raise ValueError(
+                f"CAM explains classes and RegressionTarget, what the last layer puts out; not targets="
+                f"{look.readout.score}. {_INSTEAD}"
+            )
         with _linear_calls(network.model) as calls:
             output = logits_of(network.run(network.images[:1].clone())).float()
         output = output.unsqueeze(1) if output.ndim == 1 else output
@@ -133,11 +138,7 @@ def _rows(matrix: Tensor, look: Look, targets: Targets) -> Tensor:
     """(N, T, K), the row of the matrix (outputs, K) for each target."""
     classes = look.readout.classes
     if classes is None:
-        if not isinstance(targets, RegressionTarget):
-            raise ValueError(
-                f"CAM explains classes and RegressionTarget, what the last layer puts out; not targets="
-                f"{look.readout.score}. {_INSTEAD}"
-            )
+        assert isinstance(targets, RegressionTarget)
         return matrix[targets.index].expand(len(look.target_scores), 1, -1)
     if len(matrix) == 1:  # one logit: that of class 1, and its negative for class 0
         matrix = torch.cat([-matrix, matrix])

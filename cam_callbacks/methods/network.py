@@ -185,6 +185,18 @@ class Network:
                 f"{error}"
             ) from error
 
+    def scores(self) -> ClassScores:
+        """Class scores of the images."""
+        parts: list[ClassScores] = []
+
+        def read(chunk: slice) -> None:
+            output = self._try(self.images[chunk])
+            self._settle_probabilities(output)
+            parts.append(self.class_scores(output))
+
+        self._in_chunks(len(self.images), read)
+        return ClassScores(*map(torch.cat, zip(*parts, strict=True)))
+
     def choose_layer(self, class_map: bool = False) -> str:
         """The layer that is explained where none is named."""
         return layers.choose(self.model, self.images, self._try, class_map)

@@ -42,8 +42,9 @@ class ScoreCAM(Method):
     - `"increase"`: w_k = p_c(x * H_k) - p_c(0). The paper's Definitions 4 and 5. Tells classes apart best, but the
       map can come out blank, when no mask raises the probability above that of the empty image.
     - `"matlab"`: w_k = softmax over the live k of p_c(x * H_k) - p_c(x), on maps A_k that are each scaled to [0, 1]
-      before they are summed; as in the MATLAB example. A softmax over differences of probabilities is almost flat:
-      the map is close to the plain mean of the activations and says little of the class. It is there for comparison.
+      before they are summed; as in a widely read MATLAB script. A softmax over differences of probabilities is almost
+      flat: the map is close to the plain mean of the activations and says little of the class. It is there for
+      comparison.
 
     A callable's score is no probability, and its zero means nothing: `"probability"` is then s(x * H_k) - s(0), as
     `"increase"`, and the other two read s in the place of z_c and p_c.

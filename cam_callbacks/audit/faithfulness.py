@@ -1,0 +1,85 @@
+"""Whether the heatmap itself is to be trusted."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor, nn
+
+from cam_callbacks.explanation import Explanation
+from cam_callbacks.methods.method import Method
+from cam_callbacks.methods.network import TargetLayer
+from cam_callbacks.outputs import ForwardFn
+
+
+def hottest_half(heatmaps: Tensor) -> Tensor:
+    """(N, *spatial) bool, the half of the positions that each map ranks highest."""
+    flat = heatmaps.flatten(1).nan_to_num()
+    order = flat.argsort(dim=1, descending=True, stable=True)
+    kept = torch.zeros_like(flat, dtype=torch.bool)
+    kept.scatter_(1, order[:, : flat.shape[1] // 2], True)
+    return kept.view_as(heatmaps)
+
+
+def average_drop(whole: Tensor, kept: Tensor) -> Tensor:
+    """(N,) max(0, p - p') / p: how much of the probability p (N,) is lost when only the hottest half is kept, p' (N,).
+
+    Chattopadhay et al. 2018, arXiv 1710.11063; lower is better.
+    """
+    return (whole - kept).clamp_min(0) / whole
+
+
+def increase(whole: Tensor, kept: Tensor) -> Tensor:
+    """(N,) 1 where the probability rises when only the hottest half is kept (Chattopadhay et al. 2018), else 0."""
+    return (kept > whole).float()
+
+
+def correlation(a: Tensor, b: Tensor) -> Tensor:
+    """(N,) Pearson correlation of maps (N, *spatial); NaN where one of the two has no contrast."""
+    a, b = (maps.flatten(1).double() for maps in (a, b))
+    a, b = (maps - maps.mean(dim=1, keepdim=True) for maps in (a, b))
+    norm = a.norm(dim=1) * b.norm(dim=1)
+    return torch.where(norm > 0, (a * b).sum(dim=1) / norm, torch.nan).float()
+
+
+def rank_correlation(a: Tensor, b: Tensor) -> Tensor:
+    """(N,) Spearman correlation of maps (N, *spatial)."""
+    ranks = [maps.flatten(1).argsort(dim=1).argsort(dim=1).float() for maps in (a, b)]
+    return correlation(*ranks)
+
+
+def randomisation(
+    model: nn.Module,
+    images: Tensor,
+    explanation: Explanation,
+    method: Method,
+    target_layer: TargetLayer = None,
+    forward_fn: ForwardFn | None = None,
+) -> Tensor:
+    """How alike the maps are to those of the same network with random weights; near 0 for a map that reads the network.
+
+    The parameter randomisation of Adebayo et al. 2018 (arXiv 1810.03292), of all layers at once, on a copy.
+
+    Args:
+        model: The model; it is copied.
+        images: (N, C, *spatial).
+        explanation: Of these images by the model, one target for each.
+        method: The method that made it.
+        target_layer: The layer that was explained.
+        forward_fn: As in `Method.__call__`.
+
+    Returns:
+        (N,) Spearman correlation, NaN where one of the maps is blank or was skipped.
+    """
+    other = copy.deepcopy(model)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in other.parameters():
+            if parameter.ndim > 1 and parameter.is_floating_point():
+                noise = torch.randn(parameter.shape, generator=generator).to(parameter)
+                parameter.copy_(noise * parameter.std())
+    random = method(other, images, target_layer or explanation.target_layer, explanation.targets, forward_fn=forward_fn)
+    alike = rank_correlation(explanation.raw, random.raw.to(explanation.raw.device))
+    unknown = explanation.blank | explanation.skipped | (random.blank | random.skipped).to(explanation.blank.device)
+    return torch.where(unknown, torch.nan, alike)

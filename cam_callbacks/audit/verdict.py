@@ -1,0 +1,246 @@
+"""The verdict: from the numbers of this look, and of the one before, to a statement that one can act on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from cam_callbacks.audit.audit import AuditResult
+from cam_callbacks.audit.estimates import Estimate, Measure, resampled_means, wilson
+
+State = Literal["alarm", "suspicion", "warning", "no alarm", "too few images", "not learnt"]
+HeatState = Literal["on the object", "indistinguishable from chance", "off the object"]
+
+ALL = -1
+"""In the place of a class index: all classes together."""
+
+_ALPHA = 0.025  # one-sided: the lower bound of a 95 % interval
+_RING_DELTA = 0.15
+_FEWEST = 10
+_ENOUGH = 30
+_DATA_RED_FLAG = 0.85
+_PER_CLASS_LINES = 10
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What was found at a look.
+
+    Attributes:
+        state: `"alarm"`: answers depend on the background, found at two looks in a row. `"suspicion"`: found at this
+            look. `"warning"`: a weak test, without masks, found the same; it never becomes an alarm. `"no alarm"`:
+            nothing was found, which does not mean that nothing is there. `"too few images"`, `"not learnt"`: nothing
+            can be said; the accuracy is not clearly above chance.
+        classes: The classes that it is about; `ALL` (-1) for all of them together.
+        suspects: The classes found at this look, to be handed to `judge` at the next.
+        heat: By class, where the heat lies; without masks empty.
+        text: All of it in words, Markdown.
+    """
+
+    state: State
+    classes: tuple[int, ...]
+    suspects: frozenset[int]
+    heat: Mapping[int, HeatState]
+    text: str
+
+
+def judge(result: AuditResult, suspects_before: Iterable[int] = (), delta: float = 0.05) -> Verdict:
+    """Judge the numbers of a look.
+
+    A class is suspect where the lower bound of its gap is above `delta`: the share of bootstrap means at or below
+    `delta` is its p-value, and Holm's procedure (1979) over the classes, and all of them together, keeps the chance of
+    any false suspicion at 2.5 %. What is suspect at two looks in a row is an alarm. Exchanged rings need 0.15 instead
+    of `delta`, and give a warning only. Nothing is judged before the accuracy is clearly above that of always
+    answering the most frequent class.
+
+    Args:
+        result: Of this look.
+        suspects_before: `Verdict.suspects` of the look before.
+        delta: The smallest gap that matters.
+    """
+    gap = result.measures[result.gap]
+    weak = result.masks == "none"
+    suspects = _suspects(gap, _RING_DELTA if weak else delta)
+    again = suspects & frozenset(suspects_before)
+    heat = _heat_states(result)
+    if not _learnt(result):
+        state: State = "not learnt"
+        suspects = again = frozenset()
+    elif gap.overall.count < _ENOUGH:
+        state = "too few images"
+        suspects = again = frozenset()
+    elif weak:
+        state = "warning" if again else "no alarm"
+    else:
+        state = "alarm" if again else "suspicion" if suspects else "no alarm"
+    classes = tuple(sorted(again or suspects)) if state in ("alarm", "suspicion", "warning") else ()
+    return Verdict(state, classes, suspects, heat, _text(result, state, classes, heat, delta))
+
+
+def _suspects(gap: Measure, delta: float) -> frozenset[int]:
+    """The classes whose gap is above delta, by Holm's procedure on bootstrap p-values."""
+    p_values = {}
+    for index, values in {ALL: gap.values, **{c: gap.values_of(c) for c in gap.per_class}}.items():
+        known = values[~values.isnan()]
+        if len(known) >= (_ENOUGH if index == ALL else _FEWEST):
+            means = resampled_means(known)
+            p_values[index] = float((1 + (means <= delta).sum()) / (1 + len(means)))
+    found = set()
+    for place, index in enumerate(sorted(p_values, key=lambda index: p_values[index])):
+        if p_values[index] > _ALPHA / (len(p_values) - place):
+            break
+        found.add(index)
+    return frozenset(found)
+
+
+def _learnt(result: AuditResult) -> bool:
+    """Whether the accuracy is clearly above that of always answering the most frequent class."""
+    accuracy = result.measures["accuracy"].overall
+    low, _ = wilson(round(accuracy.value * accuracy.count), accuracy.count)
+    return low > float(result.targets.bincount().max() / len(result.targets))
+
+
+def _heat_states(result: AuditResult) -> dict[int, HeatState]:
+    """Where the heat of each class lies, against what the masks of other images of the class give."""
+    suffix = "_estimated" if result.masks == "estimated" else ""
+    heat, over_area = (result.measures.get(f"{name}{suffix}") for name in ("heat_on_object", "heat_over_area"))
+    if heat is None or over_area is None:
+        return {}
+    states: dict[int, HeatState] = {}
+    for index, null in result.heat_null.items():
+        value = heat.per_class[index].value
+        if over_area.per_class[index].high < 0 or value < float(null.quantile(0.025)):
+            states[index] = "off the object"
+        elif value > float(null.quantile(0.975)):
+            states[index] = "on the object"
+        else:
+            states[index] = "indistinguishable from chance"
+    return states
+
+
+def _text(
+    result: AuditResult, state: State, classes: tuple[int, ...], heat: Mapping[int, HeatState], delta: float
+) -> str:
+    gap = result.measures[result.gap]
+    parts = [_headline(result, state, classes, delta)]
+    if state in ("alarm", "suspicion", "warning"):
+        parts.append(_what_is_used(result, classes))
+    parts.append(_numbers(result, gap))
+    if heat:
+        parts.append(_heat_lines(result, heat))
+    colour = result.measures.get("data_colour_auc")
+    if colour is not None and colour.overall.value >= _DATA_RED_FLAG:
+        parts.append(
+            "**Red flag of the data** (not of the model): the mean colour outside the heat alone tells the classes "
+            f"apart, AUC {_shown(colour.overall)}. Whoever collected the images should know why."
+        )
+    parts.append(_missing(gap, result))
+    parts += [f"Note: {note}" for note in result.notes]
+    parts.append(
+        "Not tested: a bias inside the object's mask (a collar, a watermark on it), blur, texture of the object, and "
+        "anything that all classes share. No alarm is not the same as no bias."
+    )
+    parts.append(f"Next: {_next(state, result)}")
+    return "\n\n".join(part for part in parts if part)
+
+
+def _headline(result: AuditResult, state: State, classes: tuple[int, ...], delta: float) -> str:
+    what = "ring" if result.masks == "none" else "background"
+    who = ", ".join("all classes together" if index == ALL else result.class_name(index) for index in classes)
+    smallest = _RING_DELTA if result.masks == "none" else delta
+    count = result.measures[result.gap].overall.count
+    return {
+        "alarm": f"**ALARM: answers depend on the {what}** ({who}). Found at two looks in a row.",
+        "suspicion": f"**Suspicion: answers seem to depend on the {what}** ({who}). Found at this look; an alarm if "
+        "the next one agrees.",
+        "warning": f"**Warning: answers seem to depend on what lies at the edge** ({who}). Without masks this is a "
+        "weak test.",
+        "no alarm": f"**No alarm.** No dependence on the {what} above {smallest:g} was found.",
+        "too few images": f"**Too few images to say anything**: {count} of {_ENOUGH}.",
+        "not learnt": "**Nothing to judge yet**: the accuracy is not clearly above that of always answering the most "
+        "frequent class.",
+    }[state]
+
+
+def _what_is_used(result: AuditResult, classes: tuple[int, ...]) -> str:
+    """Whether it is the colour of the background or its content, where both were measured."""
+    recoloured = result.measures.get(result.gap.replace("bg_gap", "recolour_gap"))
+    if recoloured is None or result.masks == "none":
+        return ""
+    gap = result.measures[result.gap]
+    shares = []
+    for index in classes:
+        whole, colour = (_of(each, index) for each in (gap, recoloured))
+        shares.append(colour.value / whole.value if whole.value > 0 else 0.0)
+    share = sum(shares) / len(shares)
+    if share > 0.6:
+        return "Moving only the background's *colour* has most of the effect: its colour is what is used."
+    if share < 0.25:
+        return "Moving only the background's colour has little effect: its *content or texture* is what is used."
+    return "Moving only the background's colour has part of the effect: colour and content or texture are both used."
+
+
+def _numbers(result: AuditResult, gap: Measure) -> str:
+    arms = "ring" if result.masks == "none" else "background"
+    made = " (foregrounds estimated)" if result.masks == "estimated" else ""
+    lines = [
+        f"Accuracy with a {arms} of the same class minus accuracy with one of another class{made}, with 95 % "
+        f"intervals: {_shown(gap.overall)} over {gap.overall.count} images."
+    ]
+    worst = sorted(gap.per_class, key=lambda index: -_sortable(gap.per_class[index]))[:_PER_CLASS_LINES]
+    lines += [f"- {result.class_name(i)}: {_shown(gap.per_class[i])}, {gap.per_class[i].count} images" for i in worst]
+    if len(gap.per_class) > len(worst):
+        lines.append(f"- and {len(gap.per_class) - len(worst)} classes with smaller gaps")
+    return "\n".join(lines)
+
+
+def _heat_lines(result: AuditResult, heat: Mapping[int, HeatState]) -> str:
+    suffix = "_estimated" if result.masks == "estimated" else ""
+    measured = result.measures[f"heat_on_object{suffix}"]
+    lines = ["Heat (Grad-CAM of the true class; evidence, not proof):"]
+    for index in list(heat)[:_PER_CLASS_LINES]:
+        estimate = measured.per_class[index]
+        chance = "" if estimate.chance is None else f", chance {estimate.chance:.2f}"
+        lines.append(f"- {result.class_name(index)}: {heat[index]} ({_shown(estimate)}{chance})")
+    return "\n".join(lines)
+
+
+def _missing(gap: Measure, result: AuditResult) -> str:
+    few = [index for index, estimate in gap.per_class.items() if estimate.count < _ENOUGH]
+    if not few:
+        return ""
+    names = ", ".join(f"{result.class_name(i)} {_ENOUGH - gap.per_class[i].count}" for i in few[:_PER_CLASS_LINES])
+    more = f" and {len(few) - _PER_CLASS_LINES} others" if len(few) > _PER_CLASS_LINES else ""
+    wanted = _ENOUGH * len(gap.per_class)
+    return (
+        f"Few images: for numbers to rely on, {_ENOUGH} a class are needed; missing: {names}{more}. Where the "
+        f"validation data has them, num_audit_images={wanted} takes them."
+    )
+
+
+def _next(state: State, result: AuditResult) -> str:
+    if state in ("alarm", "suspicion", "warning"):
+        return (
+            "look at the picture of exchanged backgrounds; ask how the images of these classes were collected; collect "
+            "or augment images whose background does not go with the class, and train again."
+        )
+    if state == "not learnt":
+        return "wait for the next looks."
+    if state == "too few images":
+        return "give more labelled validation images."
+    if result.masks != "given":
+        return "masks of the objects, even of some fifty validation images, make this test sharper."
+    return "look at the heatmaps of mistakes, and at images from another source."
+
+
+def _of(each: Measure, index: int) -> Estimate:
+    return each.overall if index == ALL else each.per_class[index]
+
+
+def _shown(estimate: Estimate) -> str:
+    return f"{estimate.value:.2f} [{estimate.low:.2f}, {estimate.high:.2f}]"
+
+
+def _sortable(estimate: Estimate) -> float:
+    return estimate.value if estimate.value == estimate.value else float("-inf")

@@ -1,0 +1,54 @@
+"""Well-known models are explained without a word about them, or refused for the reason that the docs give."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+import torchvision.models
+from model_zoo import METHODS, ZOO, table
+
+from cam_callbacks import CAM, GradCAM, ScoreCAM
+
+EACH = dict(zip(METHODS, [ScoreCAM(max_passes=8), GradCAM(), CAM()], strict=True))
+
+
+@pytest.fixture(scope="module", params=ZOO, ids=str)
+def entry(request):
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def model(entry):
+    torch.manual_seed(entry.seed)
+    return entry.build().eval()
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_model_is_explained_or_refused_as_the_docs_say(entry, model, blobs, name):
+    images = blobs(2, *entry.size)
+    if name in entry.refused:
+        with pytest.raises(ValueError, match=re.escape(entry.refused[name])):
+            EACH[name](model, images, targets=entry.target)
+        return
+    explanation = EACH[name](model, images, targets=entry.target)
+    assert explanation.target_layer == entry.layers.get(name, entry.layer)
+    assert explanation.heatmaps.shape == (2, *entry.size)
+    assert not explanation.skipped.any()
+    assert not explanation.blank.any()
+    assert explanation.heatmaps.isfinite().all()
+    assert explanation.heatmaps.min() >= 0
+    assert explanation.heatmaps.max() <= 1
+
+
+def test_the_layer_is_the_same_before_the_head_of_a_transformer_is_trained():
+    network = torchvision.models.VisionTransformer(
+        image_size=32, patch_size=8, num_layers=2, num_heads=2, hidden_dim=16, mlp_dim=16, num_classes=3
+    )
+    assert not network.heads.head.weight.any()
+    assert GradCAM().check(network, torch.rand(1, 3, 32, 32)) == "encoder.layers.encoder_layer_1.ln_1"
+
+
+def test_the_docs_hold_the_table_of_the_zoo():
+    docs = Path(__file__).parents[2] / "docs" / "models.md"
+    assert docs.read_text() == table(), "python tests/methods/model_zoo.py > docs/models.md writes it anew"

@@ -1,0 +1,87 @@
+"""The Python in the README and in docs/ runs as it stands there.
+
+A section is what stands under a `##` heading. Its blocks run one after the other in one namespace; what stands before
+the first such heading runs ahead of every section of the page.
+"""
+
+import re
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import torch
+
+import cam_callbacks
+from cam_callbacks import Explanation
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Section:
+    """Blocks of Python under one heading, each with the number of the line it begins at."""
+
+    page: Path
+    heading: str
+    blocks: tuple[tuple[int, str], ...]
+
+    def __str__(self) -> str:
+        return f"{self.page.name}: {self.heading}"
+
+    def run(self) -> dict[str, object]:
+        namespace: dict[str, object] = {"__name__": "docs"}
+        for line, code in self.blocks:
+            # Empty lines before it give errors the line of the page.
+            exec(compile("\n" * line + code, self.page, "exec"), namespace)
+        return namespace
+
+
+def sections(page: Path) -> list[Section]:
+    text = page.read_text(encoding="utf-8")
+    starts = [0, *(match.start() for match in re.finditer(r"^## ", text, re.MULTILINE)), len(text)]
+    found: list[Section] = []
+    preamble: tuple[tuple[int, str], ...] = ()
+    for start, end in pairwise(starts):
+        blocks = tuple((text.count("\n", 0, match.start(1)), match[1]) for match in BLOCK.finditer(text, start, end))
+        if start == 0:
+            preamble = blocks
+        elif blocks:
+            found.append(Section(page, text[start:].splitlines()[0].removeprefix("## "), preamble + blocks))
+    return found
+
+
+SECTIONS = [section for page in PAGES for section in sections(page)]
+
+
+@pytest.mark.parametrize("section", SECTIONS, ids=str)
+@pytest.mark.filterwarnings("ignore")
+def test_a_section_runs_and_skips_no_heatmap(section, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+    for name, value in section.run().items():
+        if isinstance(value, Explanation):
+            assert not value.skipped.any(), name
+
+
+@pytest.mark.parametrize("page", ["coming_from.md", "tasks.md"])
+def test_each_section_of_the_how_to_pages_shows_code(page):
+    text = (ROOT / "docs" / page).read_text(encoding="utf-8")
+    headings = re.findall(r"^## (.*)$", text, re.MULTILINE)
+    assert headings == [section.heading for section in SECTIONS if section.page.name == page]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_to_files_lead_somewhere(page):
+    text = BLOCK.sub("", page.read_text(encoding="utf-8"))
+    targets = [target.split("#")[0] for target in re.findall(r"\]\(([^)\s]+)\)", text) if "://" not in target]
+    missing = [target for target in targets if target and not (page.parent / target).exists()]
+    assert missing == []
+
+
+def test_all_public_methods_are_in_the_how_to_pages():
+    text = "".join((ROOT / "docs" / page).read_text(encoding="utf-8") for page in ("coming_from.md", "tasks.md"))
+    methods = [name for name in cam_callbacks.__all__ if name not in ("Explanation", "Method", "ProbeSet")]
+    assert [name for name in methods if f"{name}(" not in text] == []
