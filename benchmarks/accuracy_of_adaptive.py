@@ -27,16 +27,11 @@ def main() -> None:
     options.add_argument("--model", default="squeezenet1_1")
     options.add_argument("--layer", default="features")
     options.add_argument("--images", type=int, default=40)
-    options.add_argument(
-        "--fit", type=int, default=0, metavar="STEPS", help="first teach the network to tell the photos apart"
-    )
     args = options.parse_args()
     if args.short:
         args.images, args.size = min(args.images, 3), 96
     images = photos(args.data, args.images, args.size).to(args.device)
     network = model(args.model, args.weights, args.device)
-    if args.fit:
-        fit(network, images, args.fit)
     scored = all_scores(network, args.layer, images)
 
     results: dict[str, object] = {}
@@ -52,23 +47,6 @@ def main() -> None:
         print(table(header, adaptive + rows), flush=True)
         results[weighting] = adaptive + rows
     save("accuracy_of_adaptive", results)
-
-
-def fit(network: torch.nn.Module, images: Tensor, steps: int) -> None:
-    """Teach the network to tell the photos apart, each its own class: the nearest to trained weights where none are."""
-    classes = torch.arange(len(images), device=images.device)
-    optimizer = torch.optim.Adam(network.parameters(), lr=1e-3)
-    network.train()
-    for step in range(steps):
-        shift = torch.randint(-8, 9, (2,)).tolist()
-        loss = torch.nn.functional.cross_entropy(network(images.roll(shift, dims=(2, 3))), classes)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        print(f"\rstep {step + 1} of {steps}, loss {loss.item():.2f}", end="", flush=True)
-    network.eval()
-    with torch.no_grad():
-        print(f"\n{float((network(images).argmax(dim=1) == classes).float().mean()):.0%} of the photos are recognised")
 
 
 def all_scores(network: torch.nn.Module, layer: str, images: Tensor) -> list[tuple[Tensor, Tensor, Tensor, int]]:

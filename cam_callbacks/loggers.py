@@ -1,4 +1,4 @@
-"""One image to whichever logger is there."""
+"""One image, one text, to whichever logger is there."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from PIL import Image
 from cam_callbacks.render import Picture
 
 
-class ImageLog:
-    """Sends pictures to every logger of a trainer; to files where a logger takes no images, or none is there."""
+class LogOut:
+    """Sends pictures and texts to every logger of a trainer; to files where one takes none, or none is there."""
 
     def __init__(self) -> None:
         self._said: set[str] = set()
@@ -34,6 +34,14 @@ class ImageLog:
                 Image.fromarray(picture).save(path)
                 self._say_once(logger, path.parent)
 
+    def log_text(self, loggers: list[Any], folder: str | Path, tag: str, text: str, step: int) -> None:
+        """Log a text in Markdown; the arguments as for a picture."""
+        for logger in loggers or [None]:
+            if not _send_text(logger, tag, text, step):
+                path = Path(folder) / f"{tag}_step={step:06d}.md"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_text(text)
+
     def _say_once(self, logger: Any, folder: Path) -> None:
         who = "the trainer has no logger" if logger is None else f"{type(logger).__name__} takes no images"
         if who not in self._said:
@@ -53,5 +61,17 @@ def _send(logger: Any, tag: str, picture: Picture, step: int) -> bool:
         getattr(experiment, "add_image", None)
     ):  # TensorBoard; Lightning's stand-in on other ranks and in fast_dev_run
         experiment.add_image(tag, picture, step, dataformats="HWC")
+        return True
+    return False
+
+
+def _send_text(logger: Any, tag: str, text: str, step: int) -> bool:
+    """Hand a text to a logger in the way it offers; False if it offers none."""
+    if callable(getattr(logger, "log_text", None)):  # Weights & Biases
+        logger.log_text(key=tag, columns=["text"], data=[[text]], step=step)
+        return True
+    experiment: Any = getattr(logger, "experiment", None)
+    if callable(getattr(experiment, "add_text", None)):  # TensorBoard
+        experiment.add_text(tag, text, step)
         return True
     return False

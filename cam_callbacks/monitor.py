@@ -25,14 +25,25 @@ from cam_callbacks.arguments import (
     is_dataset,
     read_normalization,
 )
+from cam_callbacks.audit.audit import AuditResult
+from cam_callbacks.audit.verdict import Verdict
+from cam_callbacks.auditor import Audited, Auditor
 from cam_callbacks.batches import BatchFn, Labels, Samples, read_batch
 from cam_callbacks.explanation import Explanation
 from cam_callbacks.history import History, PastLook
-from cam_callbacks.loggers import ImageLog
+from cam_callbacks.loggers import LogOut
 from cam_callbacks.methods.method import Method
 from cam_callbacks.methods.score_cam import ScoreCAM
 from cam_callbacks.outputs import ForwardFn
-from cam_callbacks.pictures import channels_picture, class_mean_picture, heatmaps_picture, history_picture, scaled
+from cam_callbacks.pictures import (
+    channels_picture,
+    class_mean_picture,
+    heat_over_chance_picture,
+    heatmaps_picture,
+    history_picture,
+    scaled,
+    swaps_picture,
+)
 from cam_callbacks.probes import ProbeCollector, ProbeSet
 from cam_callbacks.targets import Target, TargetFn
 from cam_callbacks.trainer import CallbackBase, Misconfiguration
@@ -89,6 +100,11 @@ class CAMMonitor(CallbackBase):
         brightness: `"image"`: each map is scaled to its own maximum. `"run"`: to the largest of all looks, so that
             magnitudes can be compared between them; `cam/class_mean` is always by image.
         log_channels: Log `cam/channels` too: the channels of largest weight, for one probe of each class.
+        audit: Measure at each look, on labelled validation images, what the answers owe to the background, and judge
+            (`cam_callbacks.audit`): logged as scalars, `cam/swaps`, `cam/heat_over_chance` and `cam/verdict`.
+        num_audit_images: How many images that takes, balanced over the classes; 30 of each class or more.
+        on_alarm: What an alarm does: `"warn"` once, `"stop"` the training after this validation, or a callable that is
+            given the `Verdict`, on every rank.
         on_error: What an error does once training has started. `"warn"`: one warning with the traceback, no look
             until the next validation, after three in a row none any more. `"raise"`: it ends the run.
         name: First part of the tags; monitors in one trainer need different ones.
@@ -96,6 +112,8 @@ class CAMMonitor(CallbackBase):
     Attributes:
         probes: The images, once they are picked.
         explanation: Of the last look; its tensors on the CPU.
+        audit: The numbers of the last look's audit.
+        verdict: What it found.
 
     Raises:
         MisconfigurationException: An argument out of range; at the start of `fit`, or in its sanity check: a layer
@@ -124,6 +142,9 @@ class CAMMonitor(CallbackBase):
         style: render.Style = "blend",
         brightness: Literal["image", "run"] = "image",
         log_channels: bool = False,
+        audit: bool = True,
+        num_audit_images: int = 128,
+        on_alarm: Literal["warn", "stop"] | Callable[[Verdict], Any] = "warn",
         on_error: Literal["warn", "raise"] = "warn",
         name: str = "cam",
     ) -> None:
@@ -138,6 +159,10 @@ class CAMMonitor(CallbackBase):
         check_choice("brightness", brightness, ("image", "run"))
         check_choice("on_error", on_error, ("warn", "raise"))
         check_type("log_channels", log_channels, bool, "True or False")
+        check_type("audit", audit, bool, "True or False")
+        check_positive("num_audit_images", num_audit_images)
+        if not callable(on_alarm):
+            check_choice("on_alarm", on_alarm, ("warn", "stop"), "or a callable")
         index = isinstance(explain, int) and not isinstance(explain, bool) and explain >= 0
         if not index and not callable(explain):
             check_choice("explain", explain, ("true", "predicted", "both"), "or a class index, or a callable")
@@ -162,16 +187,21 @@ class CAMMonitor(CallbackBase):
         self.style = style
         self.brightness = brightness
         self.log_channels = log_channels
+        self.num_audit_images = num_audit_images
+        self.on_alarm = on_alarm
         self.on_error = on_error
         self.name = name
 
         self.probes: ProbeSet | None = probes if isinstance(probes, ProbeSet) else None
         self.explanation: Explanation | None = None
+        self.audit: AuditResult | None = None
+        self.verdict: Verdict | None = None
+        self._auditor = Auditor(num_audit_images) if audit and not callable(explain) else None
         self._source = None if isinstance(probes, ProbeSet) else probes
         self._given = probes is not None
         self._layer: str | Sequence[str] | None = self.target_layer
         self._history = History()
-        self._image_log = ImageLog()
+        self._log_out = LogOut()
         self._said: set[str] = set()
         self._failures = 0  # evaluations in a row that failed
         self._fingerprint: str | None = None  # of the probes in the history
@@ -179,6 +209,8 @@ class CAMMonitor(CallbackBase):
         self._collector: ProbeCollector | None = None
         self._picked: ProbeSet | None = None
         self._looked: _Looked | None = None
+        self._audit_images: ProbeSet | None = None
+        self._audited: Audited | None = None
         self._error: Exception | None = None
 
     @property
@@ -194,6 +226,7 @@ class CAMMonitor(CallbackBase):
             "probes": self.probes.state_dict() if self.probes is not None and fits else None,
             "fingerprint": self._fingerprint,
             "history": self._history.state_dict(),
+            "audit": None if self._auditor is None else self._auditor.state_dict(),
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -204,6 +237,8 @@ class CAMMonitor(CallbackBase):
             self.probes = ProbeSet.from_state_dict(state_dict["probes"])
         self._fingerprint = state_dict["fingerprint"]
         self._history.load_state_dict(state_dict["history"])
+        if self._auditor is not None and state_dict["audit"] is not None:
+            self._auditor.load_state_dict(state_dict["audit"])
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Begin with no failures, and check that no other monitor writes to the same tags."""
@@ -272,6 +307,8 @@ class CAMMonitor(CallbackBase):
             self._check_layer(pl_module)
         if not self._given and (self.probes is None or trainer.testing):
             self._collector = ProbeCollector(self.num_probes)
+        if self._auditor is not None:
+            self._auditor.begin(trainer.testing)
 
     def _batch_end(self, trainer: Trainer, pl_module: LightningModule, batch: Any, dataloader_idx: int) -> None:
         if self._failures == _FAILURES_IN_A_ROW:
@@ -284,7 +321,7 @@ class CAMMonitor(CallbackBase):
         if trainer.sanity_checking:
             stages += [self._check]
         elif self._due(trainer):
-            stages += [self._look, self._log]
+            stages += [self._look, self._log, self._audit_look, self._audit_log]
         for stage in stages:
             self._attempt(stage, trainer, pl_module)
             # The ranks send to each other in the stages: none goes on where another one has failed.
@@ -327,12 +364,21 @@ class CAMMonitor(CallbackBase):
     # log.
 
     def _collect(self, trainer: Trainer, batch: Any) -> None:
-        if self._collector is not None:
-            self._collector.offer(self._read(batch))
-        elif self._source is not None:
+        if self._source is not None:
             with random_state_kept():
                 self.probes = self._read_source(trainer, batch)
             self._source = None
+        if self._collector is not None:
+            samples = self._read(batch)
+            self._collector.offer(samples)
+        elif self._auditor is not None and self._auditor.collects:
+            try:
+                samples = self._read(batch)
+            except (TypeError, ValueError) as error:  # the probes were given: nothing else depends on the batches
+                self._warn_once(f"CAMMonitor audits nothing: {error}")
+                self._auditor = None
+        if self._auditor is not None and self._auditor.collects:
+            self._auditor.offer(samples)
 
     def _read(self, batch: Any) -> Samples:
         return read_batch(batch, self.batch_fn, self._labels)
@@ -372,6 +418,13 @@ class CAMMonitor(CallbackBase):
                     f"labels or masks are not like those of the first, {tuple(picked.images.shape[1:])}"
                 )
         self._picked = self._described(trainer, picked)
+        if self._auditor is not None and not trainer.sanity_checking and self._due(trainer):
+            self._audit_images = self._auditor.pick(lambda images: self._described(trainer, images))
+            if self._audit_images is None:
+                self._warn_once(
+                    "CAMMonitor audits nothing: no labels of two or more classes came with the images. audit=False "
+                    "says that this is meant"
+                )
 
     def _share(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Send the probes to all ranks."""
@@ -379,6 +432,9 @@ class CAMMonitor(CallbackBase):
         if self._picked is not None and not (trainer.sanity_checking or trainer.testing):
             self.probes = self._picked
             self._notice_change(self._picked)
+        self._audit_images = lightning.from_first_rank(trainer, self._audit_images)
+        if self._auditor is not None and not (trainer.sanity_checking or trainer.testing):
+            self._auditor.images = self._audit_images
 
     def _described(self, trainer: Trainer, probes: ProbeSet) -> ProbeSet:
         """The probes with class names and normalisation: the user's word, else their own, else that of the data."""
@@ -446,17 +502,7 @@ class CAMMonitor(CallbackBase):
         """Scalars on all ranks, so that all can monitor them; pictures from the first."""
         assert self._looked is not None
         looked, explanation = self._looked, self._looked.explanation
-        if not trainer.barebones:
-            for record, value in looked.scalars().items():
-                pl_module.log(
-                    records.tag(self.name, record, trainer.testing),
-                    value,
-                    on_step=False,
-                    on_epoch=True,
-                    batch_size=1,
-                    add_dataloader_idx=False,
-                    sync_dist=trainer.world_size > 1,
-                )
+        self._log_scalars(trainer, pl_module, looked.scalars())
         step, folder = lightning.step(trainer), lightning.folder(trainer)  # both asked for on all ranks
         now = PastLook(step, trainer.current_epoch, explanation.raw)
         if lightning.fitting(trainer):
@@ -464,7 +510,64 @@ class CAMMonitor(CallbackBase):
         if trainer.is_global_zero and not trainer.barebones:
             for record, picture in self._pictures(looked, None if trainer.testing else now).items():
                 tag = records.tag(self.name, record, trainer.testing)
-                self._image_log.log(trainer.loggers, folder, tag, picture, step)
+                self._log_out.log(trainer.loggers, folder, tag, picture, step)
+
+    def _audit_look(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Audit the model, and judge."""
+        self._audited = None
+        if self._auditor is None or self._audit_images is None:
+            return
+        self._audited = self._auditor.look(
+            pl_module,
+            self._audit_images,
+            self._layer,
+            lightning.forward_in_precision(trainer, self.forward_fn),
+            self.method.multi_label,
+            remember=lightning.fitting(trainer),
+        )
+
+    def _audit_log(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Numbers on all ranks; pictures and text from the first; what an alarm calls for."""
+        if self._audited is None:
+            return
+        audited, before = self._audited, self.verdict
+        self.audit, self.verdict = audited.result, audited.verdict
+        self._log_scalars(trainer, pl_module, audited.scalars())
+        step, folder = lightning.step(trainer), lightning.folder(trainer)
+        if trainer.is_global_zero and not trainer.barebones:
+            pictures = {
+                records.SWAPS: swaps_picture(audited),
+                records.HEAT_OVER_CHANCE: heat_over_chance_picture(audited),
+            }
+            for record, picture in pictures.items():
+                if picture is not None:
+                    tag = records.tag(self.name, record, trainer.testing)
+                    self._log_out.log(trainer.loggers, folder, tag, picture, step)
+            tag = records.tag(self.name, records.VERDICT, trainer.testing)
+            self._log_out.log_text(trainer.loggers, folder, tag, self.verdict.text, step)
+        if before is None or (before.state, before.classes) != (self.verdict.state, self.verdict.classes):
+            say = rank_zero_warn if self.verdict.state in ("alarm", "warning") else rank_zero_info
+            say(f"CAMMonitor, epoch {trainer.current_epoch}: {self.verdict.text.split(chr(10))[0].replace('**', '')}")
+        if self.verdict.state == "alarm":
+            if self.on_alarm == "stop":
+                trainer.should_stop = True
+            elif callable(self.on_alarm):
+                self.on_alarm(self.verdict)
+
+    def _log_scalars(self, trainer: Trainer, pl_module: LightningModule, scalars: dict[str, float]) -> None:
+        """Log numbers, by record, on all ranks, so that all callbacks can monitor them."""
+        if trainer.barebones:
+            return
+        for record, value in scalars.items():
+            pl_module.log(
+                records.tag(self.name, record, trainer.testing),
+                value,
+                on_step=False,
+                on_epoch=True,
+                batch_size=1,
+                add_dataloader_idx=False,
+                sync_dist=trainer.world_size > 1,
+            )
 
     def _pictures(self, looked: _Looked, now: PastLook | None) -> dict[str, render.Picture]:
         """The pictures of a look, by record; without a history where `now` is not given."""

@@ -7,13 +7,29 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from cam_callbacks.audit.counterfactual import ring, with_background_of, with_ring_of
+from cam_callbacks.auditor import Audited, most_affected
 from cam_callbacks.explanation import Explanation, Upsampling, min_max, upsample
 from cam_callbacks.history import PastLook
 from cam_callbacks.probes import ProbeSet
-from cam_callbacks.render import ALERT, MUTED, Cell, Line, Picture, Style, grid, overlay, to_pictures
+from cam_callbacks.render import (
+    ALERT,
+    MUTED,
+    Cell,
+    Line,
+    Picture,
+    Style,
+    grid,
+    histogram,
+    outlined,
+    overlay,
+    to_pictures,
+)
 from cam_callbacks.views import channel_cells
 
 _TOP = 3
+_SWAPS = 6
+_SWAP_SIDE = 160
 _CHANNELS = 4
 _PROBES_WITH_CHANNELS = 4
 _CELLS_IN_A_ROW = {1: 1, 2: 2, 3: 1}  # by the spatial dimensions of the images
@@ -156,6 +172,51 @@ def channels_picture(probes: ProbeSet, explanation: Explanation) -> Picture:
         cells += channel_cells(probes.images[index], explanation, index, probes.normalization, _CHANNELS)
     dimensions = probes.images.ndim - 2
     return grid(cells, columns=_CELLS_IN_A_ROW[dimensions], size=_SIDE[dimensions])
+
+
+def swaps_picture(audited: Audited) -> Picture:
+    """The probes that lose most by another class's background: as they are, and before both kinds of backgrounds."""
+    images, result = audited.images, audited.result
+    shown = most_affected(result, _SWAPS)
+    exchange = with_background_of if images.masks is not None else with_ring_of
+    masks = images.masks
+    if masks is None:
+        masks = (~ring(images.images.shape[2:])).expand(len(images), *images.images.shape[2:])
+    arms = [
+        exchange(images.images, masks, donor.clamp_min(0))[shown] for donor in (result.donors.same, result.donors.other)
+    ]
+    what = "ring" if images.masks is None else "background"
+    headings = ["image", f"same class's {what}", f"other class's {what}"]
+    cells = []
+    trios = zip(*(to_pictures(part, images.normalization) for part in (images.images[shown], *arms)), strict=True)
+    for index, (plain, same, other) in zip(shown.tolist(), trios, strict=True):
+        target = images.class_name(int(result.targets[index]))
+        seen = [f"{float(share):.2f}" for share in result.swaps[index]]
+        first = (
+            plain
+            if images.masks is None or plain.shape[:2] != images.masks.shape[1:]
+            else outlined(plain, images.masks[index])
+        )
+        line = Line(f"true: {target}; its probability: {seen[0]}, {seen[1]}, {seen[2]}")
+        cells.append(Cell([first, same, other], [line], headings))
+    return grid(cells, size=_SWAP_SIDE)
+
+
+def heat_over_chance_picture(audited: Audited) -> Picture | None:
+    """For each class, how much more heat lies on the object than by chance; None where that is not known."""
+    result = audited.result
+    suffix = "_estimated" if result.masks == "estimated" else ""
+    heat = result.measures.get(f"heat_on_object{suffix}")
+    if heat is None:
+        return None
+    cells = []
+    for index, estimate in heat.per_class.items():
+        values = heat.values_of(index)
+        over = (values[~values.isnan()] - (estimate.chance or 0)).tolist()
+        state = audited.verdict.heat.get(index, "not known")
+        lines = [Line(f"heat {state}", MUTED), Line("red: chance; left: less, right: more", MUTED)]
+        cells.append(Cell([histogram(over, -1, 1)], lines, [f"{result.class_name(index)}, {len(over)} images"]))
+    return grid(cells, columns=2, size=_SIDE[1])
 
 
 def _one_of_each(explanation: Explanation) -> list[int]:

@@ -220,6 +220,11 @@ class ProbeCollector:
         return True
 
     @property
+    def is_empty(self) -> bool:
+        """Whether no image was kept."""
+        return not self._kept
+
+    @property
     def is_full(self) -> bool:
         """Whether as many images are kept as are wanted; images without a class are not exchanged any more."""
         return len(self._kept) == self.num_probes

@@ -12,6 +12,21 @@ CLASS_MEAN = "class_mean"
 CHANNELS = "channels"
 """Image: of a few probes the channels of largest weight, as feature maps and as masked images."""
 
+SWAPS = "swaps"
+"""Image: of the audit's images the most affected, each beside its object on two other backgrounds."""
+
+HEAT_OVER_CHANCE = "heat_over_chance"
+"""Image: of each class a histogram of the heat on the object minus its chance level."""
+
+VERDICT = "verdict"
+"""Text: what the audit found."""
+
+ALARM = "alarm"
+"""Scalar: 1 where the verdict is an alarm, else 0. All other numbers of the audit are scalars by their own names."""
+
+AUDIT_PASSES = "audit_passes"
+"""Scalar: forward samples spent on the audit, without its heatmaps."""
+
 PASSES = "passes"
 """Scalar: forward samples spent on the look."""
 

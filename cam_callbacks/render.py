@@ -31,6 +31,7 @@ _FONT_SIZE = 18
 _PADDING = 6
 _MOST_SLICES = 9
 _SIGNAL_WIDTH, _SIGNAL_HEIGHT, _STRIP_HEIGHT = 224, 64, 14
+_OUTLINE = (0, 230, 118)
 _CURVES = ((138, 180, 248), (129, 201, 149), (253, 214, 99), (244, 143, 177))
 # The colour map "inferno" of Matplotlib (CC0) at nine equal steps; linear between them.
 _INFERNO = (0x000004, 0x1F0C48, 0x550F6D, 0x88226A, 0xBA3655, 0xE35933, 0xF98C0A, 0xF9C932, 0xFCFFA4)
@@ -144,6 +145,38 @@ def overlay(image: Picture, heatmap: Tensor | NDArray[np.float32], style: Style 
     kept = np.where(heat < 0.2, 0, heat)
     total = grey / 2 + _look_up(_jet(), kept) * kept[..., None]
     return _to_uint8((total / 1.5).astype(np.float32))
+
+
+def outlined(image: Picture, mask: Tensor | NDArray[np.bool_]) -> Picture:
+    """Draw the edge of a mask (H, W) bool, two pixels wide, onto an image (H, W, 3)."""
+    inside = np.asarray(mask, dtype=bool)
+    core = inside.copy()
+    for _ in range(max(1, min(inside.shape) // 64)):
+        shrunk = core.copy()
+        shrunk[1:] &= core[:-1]
+        shrunk[:-1] &= core[1:]
+        shrunk[:, 1:] &= core[:, :-1]
+        shrunk[:, :-1] &= core[:, 1:]
+        core = shrunk
+    drawn: Picture = image.copy()
+    drawn[inside & ~core] = _OUTLINE
+    return drawn
+
+
+def histogram(values: Sequence[float], low: float, high: float, width: int = 224, height: int = 64) -> Picture:
+    """Bars of how many values lie where between `low` and `high`, with a line at 0."""
+    bins = 28
+    counts, _ = np.histogram(np.asarray(values), bins=bins, range=(low, high))
+    canvas = Image.new("RGB", (width, height), (16, 17, 19))
+    draw = ImageDraw.Draw(canvas)
+    tallest = max(int(counts.max()), 1)
+    for place, count in enumerate(counts.tolist()):
+        left, right = round(place * width / bins), round((place + 1) * width / bins) - 2
+        if count:
+            draw.rectangle((left, height - 1 - round((height - 4) * count / tallest), right, height), fill=_CURVES[0])
+    zero = round((0 - low) / (high - low) * width)
+    draw.line([(zero, 0), (zero, height)], fill=ALERT, width=2)
+    return np.asarray(canvas)
 
 
 def _with_strip(image: Picture, heat: NDArray[np.float32], style: Style) -> Picture:

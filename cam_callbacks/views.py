@@ -31,7 +31,7 @@ def strongest_channels(
         explanation: Of one layer.
         index: Which image of the explanation it is.
         normalization: Mean and standard deviation that it was normalised with.
-        count: How many channels, at most 16.
+        count: How many channels, at most 16, and none whose weight is not above 0.
         columns: Channels in a row.
 
     Raises:
@@ -50,6 +50,7 @@ def channel_cells(
     parts = [part[index].cpu() for part in (channels.index, channels.weight, channels.activations)]
     if explanation.error.ndim == 2:
         parts = [part[0] for part in parts]
+    count = max(1, min(count, int((parts[1] > 0).sum())))  # those that weigh nothing show nothing
     numbers, weights, activations = (part[:count] for part in parts)
     masks = min_max(upsample(activations, image.shape[1:]))
     image = image.detach().cpu().float()
@@ -71,6 +72,7 @@ def classes_side_by_side(
     class_names: Sequence[str] | None = None,
     normalization: Normalization | None = None,
     style: Style = "blend",
+    size: int = _SIDE,
 ) -> Picture:
     """One row an image: the image, then the heatmap of each target, under its class with the probability.
 
@@ -80,6 +82,7 @@ def classes_side_by_side(
         class_names: Names of the classes.
         normalization: Mean and standard deviation that the images were normalised with.
         style: As in `cam_callbacks.render.overlay`.
+        size: Longer side of each picture, in pixels.
 
     Raises:
         ValueError: An explanation without several classes for each image.
@@ -94,7 +97,7 @@ def classes_side_by_side(
         probabilities = [f"{float(explanation.probabilities[index, target]):.2f}" for target in targets]
         named = [f"{share} {name}" for share, name in zip(probabilities, headings, strict=True)]
         rows.append(Cell([picture, *overlays], headings=["image", *named]))
-    return grid(rows, size=_SIDE)
+    return grid(rows, size=size)
 
 
 def _at_size(heatmaps: Tensor, images: Tensor) -> Tensor:
@@ -107,6 +110,7 @@ def methods_side_by_side(
     explanations: Mapping[str, Explanation],
     normalization: Normalization | None = None,
     style: Style = "blend",
+    size: int = _SIDE,
 ) -> Picture:
     """One row an image: the image, then its heatmap by each method, under the method's name.
 
@@ -115,6 +119,7 @@ def methods_side_by_side(
         explanations: By the name to show, each of these images, one target for each.
         normalization: Mean and standard deviation that the images were normalised with.
         style: As in `cam_callbacks.render.overlay`.
+        size: Longer side of each picture, in pixels.
 
     Raises:
         ValueError: An explanation of several targets for each image, or not of these images.
@@ -131,4 +136,4 @@ def methods_side_by_side(
         rows.append(
             Cell([picture, *(overlay(picture, heat, style) for heat in heatmaps)], headings=["image", *explanations])
         )
-    return grid(rows, size=_SIDE)
+    return grid(rows, size=size)

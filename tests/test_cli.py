@@ -45,6 +45,9 @@ def every_argument(method: str) -> dict[str, Any]:
         "style": "jet",
         "brightness": "run",
         "log_channels": True,
+        "audit": False,
+        "num_audit_images": 60,
+        "on_alarm": "stop",
         "on_error": "raise",
         "name": "look",
     }

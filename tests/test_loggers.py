@@ -14,14 +14,14 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from cam_callbacks import records
-from cam_callbacks.loggers import ImageLog
+from cam_callbacks.loggers import LogOut
 
 PICTURE = np.random.default_rng(0).integers(0, 256, (6, 9, 3), dtype=np.uint8)
 
 
 def log(loggers: list[Any], folder: Path, steps: tuple[int, ...] = (3,)) -> list[str]:
     """Log the picture; the warnings that were given."""
-    image_log = ImageLog()
+    image_log = LogOut()
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         for step in steps:

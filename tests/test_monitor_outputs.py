@@ -60,11 +60,16 @@ def test_without_a_logger_pictures_are_files_and_this_is_said_once(tmp_path: Pat
     assert pngs(tmp_path) == [
         "cam/class_mean_step=000002.png",
         "cam/class_mean_step=000005.png",
+        "cam/heat_over_chance_step=000002.png",
+        "cam/heat_over_chance_step=000005.png",
         "cam/heatmaps_step=000002.png",
         "cam/heatmaps_step=000005.png",
         "cam/history_step=000002.png",
         "cam/history_step=000005.png",
+        "cam/swaps_step=000002.png",
+        "cam/swaps_step=000005.png",
     ]
+    assert "Not tested" in (tmp_path / "cam/verdict_step=000005.md").read_text()
     assert len(said) == 1
     assert "the trainer has no logger" in said[0]
     assert str(tmp_path / "cam") in said[0]
@@ -79,7 +84,7 @@ def test_a_logger_without_images_gets_its_files_in_its_own_folder(tmp_path: Path
         fit(tmp_path, CAMMonitor(num_probes=4), logger=logger, max_epochs=2)
     assert len(said) == 1
     assert "CSVLogger takes no images" in said[0]
-    assert len(pngs(tmp_path / "table" / "one")) == len(pngs(tmp_path)) == 6
+    assert len(pngs(tmp_path / "table" / "one")) == len(pngs(tmp_path)) == 10
     table = (tmp_path / "table" / "one" / "metrics.csv").read_text()
     assert "cam/passes" in table.splitlines()[0]
 
@@ -88,7 +93,7 @@ def test_every_logger_of_the_trainer_gets_the_pictures(tmp_path: Path) -> None:
     tracker = Tracker()
     loggers = [CSVLogger(tmp_path, name="table"), TensorBoardLogger(tmp_path, name="", version="run"), tracker]
     with own_warnings() as said:
-        fit(tmp_path, CAMMonitor(num_probes=4), logger=loggers)
+        fit(tmp_path, CAMMonitor(num_probes=4, audit=False), logger=loggers)
     assert len(said) == 1
     assert "CSVLogger" in said[0]
     assert image_steps(tmp_path)["cam/heatmaps"] == [2]
@@ -169,7 +174,7 @@ def test_the_tqdm_bar_tells_how_far_it_is(tmp_path: Path, package: Any, capfd: p
 def test_the_rich_bar_tells_how_far_it_is(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("rich")
     with_bar(tmp_path, lightning.pytorch, RichProgressBar())
-    assert len(pngs(tmp_path)) == 3
+    assert len(pngs(tmp_path)) == 5
 
 
 @pytest.mark.parametrize("bar", [False, True])

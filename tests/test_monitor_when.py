@@ -165,7 +165,7 @@ def test_pictures_stand_at_the_steps_of_lightnings_own_scalars(tmp_path: Path) -
     own = [step for step, _ in scalars(tmp_path)["val_loss"]]
     assert len(own) == 3
     steps = image_steps(tmp_path)
-    assert set(steps) == {"cam/heatmaps", "cam/history", "cam/class_mean"}
+    assert set(steps) == {"cam/heatmaps", "cam/history", "cam/class_mean", "cam/swaps", "cam/heat_over_chance"}
     for tag in steps:
         assert steps[tag] == own
     assert [step for step, _ in scalars(tmp_path)["cam/passes"]] == own
@@ -179,7 +179,7 @@ def test_pictures_stand_at_the_steps_of_the_scalars_after_validate_following_fit
 
 
 def test_passes_seconds_blank_and_skipped_are_logged(tmp_path: Path) -> None:
-    monitor = CAMMonitor(num_probes=4)
+    monitor = CAMMonitor(num_probes=4, audit=False)
     fit(tmp_path, monitor)
     logged = {tag: values[0][1] for tag, values in scalars(tmp_path).items() if tag.startswith("cam/")}
     assert set(logged) == {"cam/passes", "cam/seconds", "cam/blank", "cam/skipped"}

@@ -141,7 +141,7 @@ class _Audit:
             self._without(masks, usable, suffix)
         else:
             everything = torch.ones_like(self.targets, dtype=torch.bool)
-            swaps, donors = self._exchange("ring_gap", ~where, everything, _exchange_rings)
+            swaps, donors = self._exchange("ring_gap", ~where, everything, counterfactual.with_ring_of)
         self._colours(whole)
         self._heat(masks, suffix, whole)
         return AuditResult(
@@ -248,7 +248,7 @@ class _Audit:
         hot = faithfulness.hottest_half(heatmaps)
         deleted = self._answers(counterfactual.fill(self.images, hot)).correct
         self._note("delete_hot", torch.where(known, deleted, torch.nan), chance=None)
-        self._note_data_colour(hot)
+        self._note_data_colour(hot if masks is None else masks)
         if masks is None:
             return
         usable = masks.flatten(1).any(dim=1) & ~masks.flatten(1).all(dim=1)
@@ -279,9 +279,9 @@ class _Audit:
     def _ring_share(self) -> float:
         return float(counterfactual.ring(self.images.shape[2:]).float().mean())
 
-    def _note_data_colour(self, hot: Tensor) -> None:
-        """How well the mean colour outside the heat tells the classes apart: a property of the data, not the model."""
-        cold = counterfactual.mean_colour(self.images, ~hot)
+    def _note_data_colour(self, object_or_heat: Tensor) -> None:
+        """How well the mean colour outside the object tells the classes apart: of the data, not of the model."""
+        cold = counterfactual.mean_colour(self.images, ~object_or_heat)
         self._note("data_colour_auc", counterfactual.colour_auc(cold, self.targets), chance=0.5)
 
 
@@ -291,8 +291,3 @@ class _Answers:
 
     correct: Tensor
     probability: Tensor
-
-
-def _exchange_rings(images: Tensor, inside: Tensor, donor: Tensor) -> Tensor:
-    """Images with the outer ring of their donors."""
-    return torch.where(inside.unsqueeze(1), images, images[donor])

@@ -74,6 +74,11 @@ def with_background_of(images: Tensor, masks: Tensor, donor: Tensor) -> Tensor:
     return torch.where(masks.unsqueeze(1), images, backgrounds)
 
 
+def with_ring_of(images: Tensor, inside: Tensor, donor: Tensor) -> Tensor:
+    """Each image with the outer ring of its donor (N,); `inside` (N, *spatial) bool is what it keeps."""
+    return torch.where(inside.unsqueeze(1), images, images[donor])
+
+
 def with_colours_of(images: Tensor, masks: Tensor, donor: Tensor) -> Tensor:
     """Each image with its own background, whose colour statistics are moved to those of its donor's background.
 

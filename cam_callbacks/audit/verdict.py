@@ -130,10 +130,11 @@ def _text(
     if heat:
         parts.append(_heat_lines(result, heat))
     colour = result.measures.get("data_colour_auc")
+    outside = "heat" if result.masks == "none" else "object"
     if colour is not None and colour.overall.value >= _DATA_RED_FLAG:
         parts.append(
-            "**Red flag of the data** (not of the model): the mean colour outside the heat alone tells the classes "
-            f"apart, AUC {_shown(colour.overall)}. Whoever collected the images should know why."
+            f"**Red flag of the data** (not of the model): the mean colour outside the {outside} alone tells the "
+            f"classes apart, AUC {_shown(colour.overall)}. Whoever collected the images should know why."
         )
     parts.append(_missing(gap, result))
     parts += [f"Note: {note}" for note in result.notes]

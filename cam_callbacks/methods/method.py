@@ -10,7 +10,7 @@ from typing import ClassVar, get_args
 import torch
 from torch import Tensor, nn
 
-from cam_callbacks.explanation import Channels, Explanation, Upsampling, min_max, upsample
+from cam_callbacks.explanation import Channels, Explanation, Upsampling, has_contrast, min_max, upsample
 from cam_callbacks.layouts import ReshapeTransform
 from cam_callbacks.methods.network import Look, Network, Progress, TargetLayer
 from cam_callbacks.outputs import ForwardFn
@@ -188,10 +188,12 @@ class LayerMap:
         return torch.stack([_weighted_sum(*pair) for pair in zip(self.weights, self.maps, strict=True)]).relu()
 
     def strongest(self) -> tuple[Tensor, Tensor, Tensor]:
-        """The channels of largest weight: numbers and weights (N, T, C), and maps (N, T, C, *spatial)."""
-        top = self.weights.topk(min(_CHANNELS_KEPT, self.weights.shape[2]), dim=2)
-        maps = torch.stack([maps[index] for maps, index in zip(self.maps, top.indices, strict=True)])
-        return top.indices, top.values, maps
+        """The channels of largest weight, dead ones last: numbers and weights (N, T, C), maps (N, T, C, *spatial)."""
+        live = has_contrast(self.maps).unsqueeze(1)
+        count = min(_CHANNELS_KEPT, self.weights.shape[2])
+        index = self.weights.masked_fill(~live, -torch.inf).topk(count, dim=2).indices
+        maps = torch.stack([maps[chosen] for maps, chosen in zip(self.maps, index, strict=True)])
+        return index, self.weights.gather(2, index), maps
 
 
 def _fused(maps: Sequence[Tensor]) -> Tensor:

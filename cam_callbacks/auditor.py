@@ -1,0 +1,140 @@
+"""The audit in a training: which images, when, what of it is logged. Knows the trainer's data, not its hook methods."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from cam_callbacks import records
+from cam_callbacks.audit.audit import AuditResult, audit
+from cam_callbacks.audit.estimates import Estimate
+from cam_callbacks.audit.foreground import can_estimate, estimate_masks
+from cam_callbacks.audit.verdict import Verdict, judge
+from cam_callbacks.batches import Samples
+from cam_callbacks.methods.network import TargetLayer
+from cam_callbacks.outputs import ForwardFn
+from cam_callbacks.probes import ProbeCollector, ProbeSet
+
+_PER_CLASS = ("bg_gap", "recolour_gap", "ring_gap", "heat_on_object")
+_MOST_CLASSES = 20
+
+
+@dataclass(frozen=True, eq=False)
+class Audited:
+    """The audit of one look."""
+
+    images: ProbeSet
+    result: AuditResult
+    verdict: Verdict
+
+    def scalars(self) -> dict[str, float]:
+        """What is logged, by record: each measure, bounds of the gaps, chance levels; of the main ones per class."""
+        found: dict[str, float] = {}
+        for name, measure in self.result.measures.items():
+            found |= _with_bounds(name, measure.overall, bounds="_gap" in name)
+            if name.removesuffix("_estimated") in _PER_CLASS and len(measure.per_class) <= _MOST_CLASSES:
+                for index, estimate in measure.per_class.items():
+                    label = self.result.class_name(index).replace("/", "_")
+                    found |= _with_bounds(f"{name}/{label}", estimate, bounds=True)
+        found[records.ALARM] = float(self.verdict.state == "alarm")
+        found[records.AUDIT_PASSES] = float(self.result.passes)
+        return {name: value for name, value in found.items() if value == value}
+
+
+def _with_bounds(name: str, estimate: Estimate, bounds: bool) -> dict[str, float]:
+    found = {name: estimate.value}
+    if bounds:
+        found |= {f"{name}_low": estimate.low, f"{name}_high": estimate.high}
+    if estimate.chance:  # 0 needs no line of its own
+        found[f"{name}_chance"] = estimate.chance
+    return found
+
+
+class Auditor:
+    """Picks a fixed set of labelled validation images, audits the model on it at each look, remembers suspicions.
+
+    Args:
+        num_images: How many images it picks, balanced over the classes.
+    """
+
+    def __init__(self, num_images: int) -> None:
+        self.num_images = num_images
+        self.images: ProbeSet | None = None
+        self.suspects: frozenset[int] = frozenset()
+        self._collector: ProbeCollector | None = None
+
+    @property
+    def collects(self) -> bool:
+        """Whether it is picking images now."""
+        return self._collector is not None
+
+    def begin(self, testing: bool) -> None:
+        """Begin to pick images, if there are none yet; test images are picked anew for each test."""
+        self._collector = ProbeCollector(self.num_images) if self.images is None or testing else None
+
+    def offer(self, samples: Samples) -> None:
+        """Look at the samples of a batch."""
+        if self._collector is not None and samples.targets is not None:
+            self._collector.offer(samples)
+
+    def pick(self, describe: Callable[[ProbeSet], ProbeSet]) -> ProbeSet | None:
+        """The images to audit on; None where there are no labels, or one class only.
+
+        Args:
+            describe: Adds class names and normalisation.
+        """
+        if self._collector is None:
+            return self.images
+        if self._collector.is_empty:
+            return None
+        picked = describe(self._collector.probes())
+        if picked.targets is None or len(set(picked.targets.tolist())) < 2:
+            return None
+        if picked.masks is None and picked.images.ndim == 4 and can_estimate():
+            picked = replace(picked, masks=estimate_masks(picked.images), masks_estimated=True)
+        return picked
+
+    def look(
+        self,
+        model: nn.Module,
+        images: ProbeSet,
+        layer: TargetLayer,
+        forward_fn: ForwardFn,
+        multi_label: bool,
+        remember: bool,
+    ) -> Audited:
+        """Audit and judge.
+
+        Args:
+            model: The model.
+            images: To audit on.
+            layer: Of the heatmaps.
+            forward_fn: As in `Method.__call__`.
+            multi_label: As in `Method`.
+            remember: Whether what is suspect now counts at the next look.
+        """
+        result = audit(model, images, layer, forward_fn=forward_fn, multi_label=multi_label)
+        verdict = judge(result, self.suspects)
+        if remember:
+            self.suspects = verdict.suspects
+        return Audited(images, result, verdict)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Primitives only; the images are picked again after a resume."""
+        return {"suspects": sorted(self.suspects)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on with the suspicions of an earlier run."""
+        self.suspects = frozenset(state["suspects"])
+
+
+def most_affected(result: AuditResult, count: int) -> Tensor:
+    """The images whose true class loses most by another class's background, (n,) at most `count`, worst first."""
+    lost = result.swaps[:, 1] - result.swaps[:, 2]
+    known = (~lost.isnan()).nonzero().flatten()
+    order = torch.argsort(lost[known], descending=True, stable=True)
+    return known[order[:count]]

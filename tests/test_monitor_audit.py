@@ -1,0 +1,217 @@
+"""In training, the audit finds a planted bias and clears a model without one; numbers, pictures, verdict, alarm."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning_runs import Squares, TinyModule, fit, image_steps, infos, loader, own_warnings, quiet, scalars
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch import Tensor, nn
+from torch.utils.data import TensorDataset
+
+from cam_callbacks import CAMMonitor, ProbeSet, RegressionTarget
+from cam_callbacks.audit import Verdict
+
+SIZE, OBJECT = 24, 10
+
+
+def samples(biased: bool, masks: bool = True, count: int = 96, seed: int = 0) -> Any:
+    """Blue squares, bright or dark by class, on backgrounds that are red or green: by class, or by chance."""
+    draw = torch.Generator().manual_seed(seed)
+    targets = torch.arange(count) % 2
+    images = 0.1 * torch.rand(count, 3, SIZE, SIZE, generator=draw)
+    inside = torch.zeros(count, SIZE, SIZE, dtype=torch.bool)
+    for index, target in enumerate(targets.tolist()):
+        row, column = torch.randint(2, SIZE - OBJECT - 2, (2,), generator=draw).tolist()
+        inside[index, row : row + OBJECT, column : column + OBJECT] = True
+        colour = target if biased else int(torch.randint(2, (1,), generator=draw))
+        images[index, colour] += 0.5 + 0.2 * torch.rand(1, generator=draw)
+        images[index, :, inside[index]] = torch.tensor([0.1, 0.1, 0.3 + 0.6 * target]).unsqueeze(1)
+    parts = [images, targets, inside] if masks else [images, targets]
+    return loader(TensorDataset(*parts), batch_size=16)
+
+
+class ReadsOneThing(LightningModule):
+    """Knows from the start: answers by the background's colour, or by the object's brightness."""
+
+    def __init__(self, background: bool) -> None:
+        super().__init__()
+        self.background = background
+        self.features = nn.Conv2d(3, 3, 1, bias=False)
+        self.features.weight.data = torch.eye(3).view(3, 3, 1, 1)
+        self.scale = nn.Parameter(torch.tensor(30.0))
+
+    def forward(self, images: Tensor) -> Tensor:
+        maps = self.features(images)
+        red, green, blue = maps.flatten(2).unbind(dim=1)
+        score = (green - red).mean(dim=1) if self.background else blue.amax(dim=1) - 0.6
+        return torch.stack([-score, score], dim=1) * self.scale
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        return F.cross_entropy(self(batch[0]), batch[1])
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self.log("val_loss", F.cross_entropy(self(batch[0]), batch[1]))
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.SGD(self.parameters(), lr=0.0)
+
+
+def run(folder: Path, background: bool, data: Any, epochs: int = 2, **arguments: Any) -> CAMMonitor:
+    monitor = CAMMonitor("features", num_probes=4, num_audit_images=80, on_error="raise", **arguments)
+    fit(folder, monitor, ReadsOneThing(background), data, data, max_epochs=epochs)
+    return monitor
+
+
+@pytest.mark.parametrize("masks", [True, False], ids=["masks", "estimated"])
+def test_a_model_that_reads_the_background_raises_the_alarm_at_the_second_look(tmp_path: Path, masks: bool) -> None:
+    said: list[Verdict] = []
+    monitor = run(tmp_path, True, samples(True, masks), on_alarm=said.append)
+    gap = "bg_gap" if masks else "bg_gap_estimated"
+    assert monitor.verdict.state == "alarm"
+    assert {0, 1} <= set(monitor.verdict.classes)
+    assert monitor.audit.measures[gap].overall.low > 0.9
+    assert "its colour is what is used" in monitor.verdict.text
+    assert [verdict.state for verdict in said] == ["alarm"]
+    logged = scalars(tmp_path)
+    assert [value for _, value in logged["cam/alarm"]] == [0, 1]
+    for tag in (f"cam/{gap}", f"cam/{gap}_low", f"cam/{gap}_high", f"cam/{gap}/0", f"cam/{gap}/1_low"):
+        assert len(logged[tag]) == 2
+        assert logged[tag][-1][1] > 0.9
+    assert logged["cam/audit_passes"][0][1] <= 11 * 80
+
+
+@pytest.mark.parametrize("biased", [True, False], ids=["biased data", "unbiased data"])
+@pytest.mark.parametrize("masks", [True, False], ids=["masks", "estimated"])
+def test_a_model_that_reads_the_object_raises_none(tmp_path: Path, masks: bool, biased: bool) -> None:
+    monitor = run(tmp_path, False, samples(biased, masks))
+    assert monitor.verdict.state == "no alarm"
+    assert abs(monitor.audit.measures[monitor.audit.gap].overall.value) < 0.02
+    assert "No alarm is not the same as no bias" in monitor.verdict.text
+    assert ("Red flag of the data" in monitor.verdict.text) == biased
+
+
+def test_pictures_and_the_verdict_are_logged(tmp_path: Path) -> None:
+    monitor = run(tmp_path, True, samples(True))
+    assert {"cam/swaps", "cam/heat_over_chance"} <= set(image_steps(tmp_path))
+    events = EventAccumulator(str(tmp_path / "run"), size_guidance={"tensors": 0}).Reload()
+    texts = [e.tensor_proto.string_val[0].decode() for e in events.Tensors("cam/verdict/text_summary")]
+    assert len(texts) == 2
+    assert texts[-1] == monitor.verdict.text
+
+
+def test_the_console_hears_of_a_change_of_the_verdict_once(tmp_path: Path) -> None:
+    with own_warnings() as warned, infos() as told:
+        run(tmp_path, True, samples(True), epochs=4)
+    assert [text for text in warned if "ALARM" in text] == [
+        "CAMMonitor, epoch 1: ALARM: answers depend on the background (all classes together, 0, 1). "
+        "Found at two looks in a row."
+    ]
+    assert len([text for text in told if "Suspicion" in text]) == 1
+
+
+def test_an_alarm_can_stop_the_training(tmp_path: Path) -> None:
+    monitor = CAMMonitor("features", num_probes=4, num_audit_images=80, on_alarm="stop")
+    data = samples(True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        trainer = fit(tmp_path, monitor, ReadsOneThing(True), data, data, max_epochs=6)
+    assert trainer.current_epoch == 2
+
+
+def test_the_numbers_can_be_monitored_in_the_same_validation(tmp_path: Path) -> None:
+    checkpoint = ModelCheckpoint(tmp_path / "best", monitor="cam/bg_gap", mode="min")
+    monitor = CAMMonitor("features", num_probes=4, num_audit_images=80)
+    data = samples(True)
+    fit(tmp_path, [monitor, checkpoint], ReadsOneThing(True), data, data, enable_checkpointing=True)
+    assert float(checkpoint.best_model_score) == pytest.approx(1)
+
+
+def test_suspicions_outlive_a_resume(tmp_path: Path) -> None:
+    monitor = CAMMonitor("features", num_probes=4, num_audit_images=80)
+    data = samples(True)
+    trainer = fit(tmp_path, monitor, ReadsOneThing(True), data, data, max_epochs=1)
+    assert monitor.verdict.state == "suspicion"
+    trainer.save_checkpoint(tmp_path / "last.ckpt")
+    again = CAMMonitor("features", num_probes=4, num_audit_images=80)
+    fit(tmp_path / "again", again, ReadsOneThing(True), data, data, ckpt_path=str(tmp_path / "last.ckpt"), max_epochs=2)
+    assert again.verdict.state == "alarm"
+
+
+def test_validate_judges_a_finished_model(tmp_path: Path) -> None:
+    monitor = CAMMonitor("features", num_probes=4, num_audit_images=80)
+    Trainer(callbacks=[monitor], **quiet(tmp_path)).validate(ReadsOneThing(True), samples(True), verbose=False)
+    assert monitor.verdict.state == "suspicion"
+
+
+def test_the_weights_are_those_of_a_run_without_it(tmp_path: Path) -> None:
+    finished = []
+    for monitor in (None, CAMMonitor(num_probes=6, num_audit_images=12)):
+        module = TinyModule()
+        fit(tmp_path / str(monitor is None), monitor, module, max_epochs=2)
+        finished.append(module.state_dict())
+    assert all(torch.equal(finished[0][key], finished[1][key]) for key in finished[0])
+
+
+class WithoutLabels(ReadsOneThing):
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        return self(batch[0]).square().mean()
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self.log("val_loss", self(batch[0]).mean())
+
+
+def test_without_labels_nothing_is_audited_and_this_is_said_once(tmp_path: Path) -> None:
+    data = loader(TensorDataset(torch.rand(12, 3, SIZE, SIZE)))
+    with own_warnings() as said:
+        monitor = CAMMonitor("features", num_probes=4, explain="predicted")
+        fit(tmp_path, monitor, WithoutLabels(True), data, data, max_epochs=2)
+    assert monitor.verdict is None
+    assert len([text for text in said if "audits nothing: no labels of two or more classes" in text]) == 1
+
+
+def test_what_is_no_classifier_is_not_audited(tmp_path: Path) -> None:
+    monitor = CAMMonitor("features", explain=RegressionTarget(0), num_probes=4)
+    with own_warnings() as said:
+        fit(tmp_path, monitor, TinyModule())
+    assert monitor.verdict is None
+    assert said == []
+
+
+def test_given_probes_and_batches_that_are_not_understood_leave_the_heatmaps(tmp_path: Path) -> None:
+    class OddBatches(TinyModule):
+        def _loss_of(self, batch: Any) -> Tensor:
+            return super()._loss_of(batch["odd"])
+
+    def odd(items: list[Any]) -> Any:
+        return {"odd": torch.utils.data.default_collate(items)}
+
+    data = loader(Squares(12), collate_fn=odd)
+    probes = ProbeSet(Squares(4).images, Squares(4).targets)
+    monitor = CAMMonitor(probes=probes)
+    with own_warnings() as said:
+        fit(tmp_path, monitor, OddBatches(), data, data)
+    assert monitor.explanation is not None
+    assert monitor.verdict is None
+    assert len([text for text in said if "audits nothing: the batch is not understood" in text]) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"audit": "yes"}, "audit='yes' must be True or False"),
+        ({"num_audit_images": 0}, "num_audit_images=0 must be a whole number of at least 1"),
+        ({"on_alarm": "shout"}, "on_alarm='shout' is unknown; choose one of warn, stop or a callable"),
+    ],
+    ids=str,
+)
+def test_bad_arguments_are_refused(arguments: dict[str, Any], said: str) -> None:
+    with pytest.raises(Exception, match=said):
+        CAMMonitor(**arguments)
