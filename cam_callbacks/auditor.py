@@ -10,11 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from cam_callbacks import records
+from cam_callbacks.audit import faithfulness
 from cam_callbacks.audit.audit import AuditResult, audit
-from cam_callbacks.audit.estimates import Estimate
+from cam_callbacks.audit.estimates import Estimate, Measure
 from cam_callbacks.audit.foreground import can_estimate, estimate_masks
 from cam_callbacks.audit.verdict import Verdict, judge
 from cam_callbacks.batches import Samples
+from cam_callbacks.explanation import Explanation
 from cam_callbacks.methods.network import TargetLayer
 from cam_callbacks.outputs import ForwardFn
 from cam_callbacks.probes import ProbeCollector, ProbeSet
@@ -30,6 +32,8 @@ class Audited:
     images: ProbeSet
     result: AuditResult
     verdict: Verdict
+    trust: dict[str, Measure]
+    """Of the heatmaps of the probes."""
 
     def scalars(self) -> dict[str, float]:
         """What is logged, by record: each measure, bounds of the gaps, chance levels; of the main ones per class."""
@@ -40,6 +44,7 @@ class Audited:
                 for index, estimate in measure.per_class.items():
                     label = self.result.class_name(index).replace("/", "_")
                     found |= _with_bounds(f"{name}/{label}", estimate, bounds=True)
+        found |= {name: measure.overall.value for name, measure in self.trust.items()}
         found[records.ALARM] = float(self.verdict.state == "alarm")
         found[records.AUDIT_PASSES] = float(self.result.passes)
         return {name: value for name, value in found.items() if value == value}
@@ -105,6 +110,8 @@ class Auditor:
         layer: TargetLayer,
         forward_fn: ForwardFn,
         multi_label: bool,
+        probes: Tensor,
+        explanation: Explanation,
         remember: bool,
     ) -> Audited:
         """Audit and judge.
@@ -115,13 +122,16 @@ class Auditor:
             layer: Of the heatmaps.
             forward_fn: As in `Method.__call__`.
             multi_label: As in `Method`.
+            probes: (N, C, *spatial), the images whose heatmaps are shown.
+            explanation: Of these.
             remember: Whether what is suspect now counts at the next look.
         """
         result = audit(model, images, layer, forward_fn=forward_fn, multi_label=multi_label)
         verdict = judge(result, self.suspects)
         if remember:
             self.suspects = verdict.suspects
-        return Audited(images, result, verdict)
+        trust = faithfulness.trust(model, probes, explanation, forward_fn, multi_label)
+        return Audited(images, result, verdict, trust)
 
     def state_dict(self) -> dict[str, Any]:
         """Primitives only; the images are picked again after a resume."""

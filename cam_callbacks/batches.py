@@ -7,6 +7,7 @@ from dataclasses import dataclass, is_dataclass
 from typing import Any, Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 BatchFn = Callable[[Any], Any]
@@ -15,6 +16,9 @@ BatchFn = Callable[[Any], Any]
 _IMAGE_KEYS = ("image", "images", "img", "imgs", "pixel_values", "x", "input", "inputs", "data")
 _TARGET_KEYS = ("label", "labels", "target", "targets", "y", "class", "classes")
 _MASK_KEYS = ("mask", "masks", "segmentation")
+_BOX_KEYS = ("box", "boxes", "bbox", "bboxes")
+_GROUP_KEYS = ("group", "groups")
+_MOST_MASK_VALUES = 16
 _REMEDY = "Give batch_fn, a callable that takes the batch and returns (images, targets) or (images, targets, masks)"
 
 
@@ -26,27 +30,39 @@ class Samples:
         images: (N, C, *spatial) floating point.
         targets: (N,) int64 class indices, or None.
         masks: (N, *spatial) bool, True on the object, or None.
+        groups: (N,) int64, a group for each image, or None.
+        note: What about the masks was not as expected, for the user.
     """
 
     images: Tensor
     targets: Tensor | None
     masks: Tensor | None
+    groups: Tensor | None = None
+    note: str | None = None
 
 
 Labels = Literal["needed", "welcome", "ignored"]
 
 
-def read_batch(batch: Any, batch_fn: BatchFn | None = None, labels: Labels = "needed") -> Samples:
+def read_batch(
+    batch: Any,
+    batch_fn: BatchFn | None = None,
+    labels: Labels = "needed",
+    object_values: Sequence[int] | None = None,
+) -> Samples:
     """Find images, targets and masks in a batch.
 
-    Understood are images alone, `(images, targets)`, `(images, targets, masks)`, and mappings with the usual keys.
-    Targets may be class indices (N,) or (N, 1), whole-numbered floats, or one-hot rows (N, classes).
+    Understood are images alone, `(images, targets)`, `(images, targets, masks)`, and mappings with the usual keys; they
+    may hold boxes (N, 4) in the place of masks, in pixels (left, top, right, bottom), and groups (N,). Targets may be
+    class indices (N,) or (N, 1), whole-numbered floats, or one-hot rows (N, classes).
 
     Args:
         batch: What the loader gives.
         batch_fn: Called on the batch first.
         labels: What becomes of targets that are not one class an image: where labels are `"needed"`, they are an
             error; where they are `"welcome"`, they are left out; and where `"ignored"`, all targets are.
+        object_values: The values of a mask that mean object, e.g. of a trimap; None for masks of two values, the larger
+            of which is the object.
 
     Raises:
         TypeError: The batch is none of these, or its images are not floating point.
@@ -54,7 +70,7 @@ def read_batch(batch: Any, batch_fn: BatchFn | None = None, labels: Labels = "ne
     """
     if batch_fn is not None:
         batch = batch_fn(batch)
-    images, targets, masks = _parts(batch)
+    images, targets, masks, groups = _parts(batch)
     if not isinstance(images, Tensor) or images.ndim < 3:
         raise TypeError(f"the batch is not understood: {describe(batch)}. {_REMEDY}")
     if not images.is_floating_point():
@@ -68,20 +84,23 @@ def read_batch(batch: Any, batch_fn: BatchFn | None = None, labels: Labels = "ne
             f"the targets of the batch are not one class an image: {describe(batch)}. {_REMEDY}; where there is "
             'no such class, as with multi-label targets, explain="predicted" or a class index'
         )
-    return Samples(images, indices, _object_masks(masks, images))
+    on_object, note = _object_masks(masks, images, object_values)
+    return Samples(images, indices, on_object, _groups(groups, images), note)
 
 
-def _parts(batch: Any) -> tuple[Any, Any, Any]:
+def _parts(batch: Any) -> tuple[Any, Any, Any, Any]:
+    """Images, targets, masks or boxes, groups; None for what there is not."""
     if isinstance(batch, Tensor):
-        return batch, None, None
+        return batch, None, None, None
     if isinstance(batch, Mapping):
         return tuple(next((batch[key] for key in keys if key in batch), None) for keys in _KEYS)  # type: ignore[return-value]
     if isinstance(batch, Sequence) and not isinstance(batch, str) and batch:
-        return (*batch[:3], None, None)[:3]
-    return None, None, None
+        images, targets, masks = (*batch[:3], None, None)[:3]
+        return images, targets, masks, None
+    return None, None, None, None
 
 
-_KEYS = (_IMAGE_KEYS, _TARGET_KEYS, _MASK_KEYS)
+_KEYS = (_IMAGE_KEYS, _TARGET_KEYS, (*_MASK_KEYS, *_BOX_KEYS), _GROUP_KEYS)
 
 
 def _class_indices(targets: Any, images: Tensor) -> Tensor | None:
@@ -102,16 +121,49 @@ def _one_hot(rows: Tensor) -> bool:
     return bool(((rows == 0) | (rows == 1)).all() and (rows.sum(dim=1) == 1).all())
 
 
-def _object_masks(masks: Any, images: Tensor) -> Tensor | None:
-    """Masks of two values, at the size of the images; anything else in their place is not taken for a mask."""
+def _object_masks(masks: Any, images: Tensor, object_values: Sequence[int] | None) -> tuple[Tensor | None, str | None]:
+    """Masks at the size of the images, True on the object, and what the user should know; other things are no masks."""
     if not isinstance(masks, Tensor) or masks.ndim == 0 or len(masks) != len(images):
-        return None
+        return None, None
+    if masks.shape == (len(images), 4) and images.ndim == 4:
+        return _inside_boxes(masks, images), None
     if masks.ndim == images.ndim and masks.shape[1] == 1:
         masks = masks.squeeze(1)
-    if masks.shape[1:] != images.shape[2:] or len(masks.unique()) > 2:
-        return None
-    on_object: Tensor = masks > 0
-    return on_object
+    if masks.ndim != images.ndim - 1:
+        return None, None
+    values = masks.unique().tolist()
+    if object_values is not None:
+        on_object = torch.isin(masks, torch.tensor(list(object_values), device=masks.device, dtype=masks.dtype))
+    elif len(values) <= 2:
+        on_object = masks > 0
+    elif len(values) > _MOST_MASK_VALUES:
+        return None, None  # no mask, perhaps a depth map
+    else:
+        shown = ", ".join(f"{value:g}" for value in values)
+        return None, (
+            f"the masks of the batch have {len(values)} values ({shown}) and are not used; give object_values, those "
+            "that mean object"
+        )
+    if on_object.shape[1:] == images.shape[2:]:
+        return on_object, None
+    resized = F.interpolate(on_object.unsqueeze(1).float(), images.shape[2:], mode="nearest-exact").squeeze(1) > 0.5
+    return resized, f"the masks of the batch are {tuple(masks.shape[1:])}: resized to {tuple(images.shape[2:])}"
+
+
+def _inside_boxes(boxes: Tensor, images: Tensor) -> Tensor:
+    """(N, H, W) bool, True within the box (left, top, right, bottom) of each image; what lies outside is cut off."""
+    height, width = images.shape[2:]
+    rows = torch.arange(height, device=boxes.device).view(1, -1, 1) + 0.5
+    columns = torch.arange(width, device=boxes.device).view(1, 1, -1) + 0.5
+    left, top, right, bottom = boxes.float().view(-1, 4, 1, 1).unbind(dim=1)
+    inside: Tensor = (columns > left) & (columns < right) & (rows > top) & (rows < bottom)
+    return inside.to(images.device)
+
+
+def _groups(groups: Any, images: Tensor) -> Tensor | None:
+    if isinstance(groups, Tensor) and groups.shape == (len(images),) and not groups.is_floating_point():
+        return groups.long()
+    return None
 
 
 def describe(value: Any, depth: int = 3) -> str:

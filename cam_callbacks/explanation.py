@@ -61,6 +61,8 @@ class Explanation:
             was forwarded. Of several layers the largest.
         skipped: (*leading) bool, True where activations or scores were not finite, so that no map exists.
         channels: The channels of largest weight; None where several layers were fused.
+        mean_activation: (N, *spatial of the layer) float32, the plain mean of the channels: a map that equals it says
+            nothing of the target. None where several layers were fused.
     """
 
     heatmaps: Tensor
@@ -75,6 +77,7 @@ class Explanation:
     error: Tensor
     skipped: Tensor
     channels: Channels | None
+    mean_activation: Tensor | None = None
 
     def __len__(self) -> int:
         """The number of images, N."""

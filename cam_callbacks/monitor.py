@@ -26,6 +26,8 @@ from cam_callbacks.arguments import (
     read_normalization,
 )
 from cam_callbacks.audit.audit import AuditResult
+from cam_callbacks.audit.estimates import bootstrap
+from cam_callbacks.audit.faithfulness import randomisation
 from cam_callbacks.audit.verdict import Verdict
 from cam_callbacks.auditor import Audited, Auditor
 from cam_callbacks.batches import BatchFn, Labels, Samples, read_batch
@@ -103,6 +105,10 @@ class CAMMonitor(CallbackBase):
         audit: Measure at each look, on labelled validation images, what the answers owe to the background, and judge
             (`cam_callbacks.audit`): logged as scalars, `cam/swaps`, `cam/heat_over_chance` and `cam/verdict`.
         num_audit_images: How many images that takes, balanced over the classes; 30 of each class or more.
+        object_values: The values of the batches' masks that mean object, e.g. of a trimap; None for masks of two
+            values, the larger of which is the object.
+        check_randomisation: At the end of `fit`, compare the heatmaps with those of a copy of the model with random
+            weights (Adebayo et al. 2018), and say how alike they are: near 0 the maps read the model.
         on_alarm: What an alarm does: `"warn"` once, `"stop"` the training after this validation, or a callable that is
             given the `Verdict`, on every rank.
         on_error: What an error does once training has started. `"warn"`: one warning with the traceback, no look
@@ -114,6 +120,7 @@ class CAMMonitor(CallbackBase):
         explanation: Of the last look; its tensors on the CPU.
         audit: The numbers of the last look's audit.
         verdict: What it found.
+        randomisation: Mean rank correlation of the heatmaps with those of random weights, if asked for.
 
     Raises:
         MisconfigurationException: An argument out of range; at the start of `fit`, or in its sanity check: a layer
@@ -144,6 +151,8 @@ class CAMMonitor(CallbackBase):
         log_channels: bool = False,
         audit: bool = True,
         num_audit_images: int = 128,
+        object_values: Sequence[int] | None = None,
+        check_randomisation: bool = False,
         on_alarm: Literal["warn", "stop"] | Callable[[Verdict], Any] = "warn",
         on_error: Literal["warn", "raise"] = "warn",
         name: str = "cam",
@@ -161,6 +170,8 @@ class CAMMonitor(CallbackBase):
         check_type("log_channels", log_channels, bool, "True or False")
         check_type("audit", audit, bool, "True or False")
         check_positive("num_audit_images", num_audit_images)
+        check_type("object_values", object_values, (list, tuple, type(None)), "a list of whole numbers, or None")
+        check_type("check_randomisation", check_randomisation, bool, "True or False")
         if not callable(on_alarm):
             check_choice("on_alarm", on_alarm, ("warn", "stop"), "or a callable")
         index = isinstance(explain, int) and not isinstance(explain, bool) and explain >= 0
@@ -188,6 +199,8 @@ class CAMMonitor(CallbackBase):
         self.brightness = brightness
         self.log_channels = log_channels
         self.num_audit_images = num_audit_images
+        self.object_values = None if object_values is None else list(object_values)
+        self.check_randomisation = check_randomisation
         self.on_alarm = on_alarm
         self.on_error = on_error
         self.name = name
@@ -196,6 +209,7 @@ class CAMMonitor(CallbackBase):
         self.explanation: Explanation | None = None
         self.audit: AuditResult | None = None
         self.verdict: Verdict | None = None
+        self.randomisation: float | None = None
         self._auditor = Auditor(num_audit_images) if audit and not callable(explain) else None
         self._source = None if isinstance(probes, ProbeSet) else probes
         self._given = probes is not None
@@ -300,6 +314,27 @@ class CAMMonitor(CallbackBase):
         self._error = None
         self.method.release()
 
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Compare the last heatmaps with those of random weights, if asked to."""
+        if not self.check_randomisation or self._looked is None:
+            return
+        self._error = None
+        self._attempt(self._randomise, trainer, pl_module)
+        if self._error is not None:
+            self._fail(trainer)
+
+    def _randomise(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        assert self._looked is not None
+        explanation, forward_fn = self._looked.explanation, lightning.forward_in_precision(trainer, self.forward_fn)
+        alike = randomisation(pl_module, self._looked.probes.images, explanation, self.method, self._layer, forward_fn)
+        low, high = bootstrap(alike[~alike.isnan()])
+        self.randomisation = float(alike.nanmean())
+        rank_zero_info(
+            "CAMMonitor: with random weights in the model the heatmaps' rank correlation with those shown is "
+            f"{self.randomisation:.2f} [{low:.2f}, {high:.2f}] over {int((~alike.isnan()).sum())} images; near 0 they "
+            "read the model, near 1 they would be the same whatever it has learnt"
+        )
+
     def _begin(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._error = None
         self._collector = None
@@ -381,7 +416,10 @@ class CAMMonitor(CallbackBase):
             self._auditor.offer(samples)
 
     def _read(self, batch: Any) -> Samples:
-        return read_batch(batch, self.batch_fn, self._labels)
+        samples = read_batch(batch, self.batch_fn, self._labels, self.object_values)
+        if samples.note is not None:
+            self._warn_once(f"CAMMonitor: {samples.note}")
+        return samples
 
     @property
     def _labels(self) -> Labels:
@@ -517,12 +555,15 @@ class CAMMonitor(CallbackBase):
         self._audited = None
         if self._auditor is None or self._audit_images is None:
             return
+        assert self._looked is not None
         self._audited = self._auditor.look(
             pl_module,
             self._audit_images,
             self._layer,
             lightning.forward_in_precision(trainer, self.forward_fn),
             self.method.multi_label,
+            self._looked.probes.images,
+            self._looked.explanation,
             remember=lightning.fitting(trainer),
         )
 

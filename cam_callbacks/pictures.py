@@ -174,10 +174,15 @@ def channels_picture(probes: ProbeSet, explanation: Explanation) -> Picture:
     return grid(cells, columns=_CELLS_IN_A_ROW[dimensions], size=_SIDE[dimensions])
 
 
-def swaps_picture(audited: Audited) -> Picture:
-    """The probes that lose most by another class's background: as they are, and before both kinds of backgrounds."""
+def swaps_picture(audited: Audited) -> Picture | None:
+    """The images that lose most by another class's background: as they are, and before both kinds of backgrounds.
+
+    None where nothing could be exchanged.
+    """
     images, result = audited.images, audited.result
     shown = most_affected(result, _SWAPS)
+    if len(shown) == 0:
+        return None
     exchange = with_background_of if images.masks is not None else with_ring_of
     masks = images.masks
     if masks is None:

@@ -32,6 +32,7 @@ class ProbeSet:
         class_names: One name a class, in the order of the indices, or None.
         normalization: Mean and standard deviation of each channel, for display; None if they are not known.
         masks_estimated: Whether the masks were estimated, not given.
+        groups: (N,) int64, a group for each image, e.g. of label and background, or None.
 
     Raises:
         TypeError: Images that are not floating point.
@@ -44,6 +45,7 @@ class ProbeSet:
     class_names: tuple[str, ...] | None = None
     normalization: Normalization | None = None
     masks_estimated: bool = False
+    groups: Tensor | None = None
 
     def __post_init__(self) -> None:
         images = self.images
@@ -51,10 +53,9 @@ class ProbeSet:
             raise TypeError(f"images must be floating point, as the model is fed (normalised); got {images.dtype}")
         if images.ndim < 3 or len(images) == 0:
             raise ValueError(f"images has shape {tuple(images.shape)}; at least one of (C, *spatial) is needed")
-        if self.targets is not None and self.targets.shape != (len(images),):
-            raise ValueError(
-                f"targets has shape {tuple(self.targets.shape)}; {len(images)} images need ({len(images)},)"
-            )
+        for name, labels in (("targets", self.targets), ("groups", self.groups)):
+            if labels is not None and labels.shape != (len(images),):
+                raise ValueError(f"{name} has shape {tuple(labels.shape)}; {len(images)} images need ({len(images)},)")
         expected = (len(images), *images.shape[2:])
         if self.masks is not None and self.masks.shape != expected:
             raise ValueError(f"masks has shape {tuple(self.masks.shape)}; images {tuple(images.shape)} need {expected}")
@@ -165,6 +166,7 @@ class ProbeSet:
             "targets": self.targets,
             "masks": self.masks,
             "masks_estimated": self.masks_estimated,
+            "groups": self.groups,
             "class_names": None if self.class_names is None else list(self.class_names),
             "normalization": normalization,
         }
@@ -180,6 +182,7 @@ class ProbeSet:
             None if names is None else tuple(names),
             None if normalization is None else (tuple(normalization[0]), tuple(normalization[1])),
             state["masks_estimated"],
+            state["groups"],
         )
 
 
@@ -246,16 +249,18 @@ class ProbeCollector:
         kept = [samples for _, samples in sorted(self._kept, key=lambda pair: pair[0])]
         targets = [samples.targets for samples in kept if samples.targets is not None]
         masks = [samples.masks for samples in kept if samples.masks is not None]
+        groups = [samples.groups for samples in kept if samples.groups is not None]
         return ProbeSet(
             torch.cat([samples.images for samples in kept]),
             torch.cat(targets) if targets else None,
             torch.cat(masks) if masks else None,
+            groups=torch.cat(groups) if groups else None,
         )
 
 
 def _one(samples: Samples, index: int) -> Samples:
     """A copy of one sample on the CPU."""
-    parts = (samples.images, samples.targets, samples.masks)
+    parts = (samples.images, samples.targets, samples.masks, samples.groups)
     return Samples(*(None if part is None else part[index : index + 1].detach().cpu().clone() for part in parts))  # type: ignore[arg-type]
 
 
@@ -265,6 +270,7 @@ def _alike(a: Samples, b: Samples) -> bool:
         and a.images.dtype == b.images.dtype
         and (a.targets is None) == (b.targets is None)
         and (a.masks is None) == (b.masks is None)
+        and (a.groups is None) == (b.groups is None)
     )
 
 

@@ -36,14 +36,14 @@ def assert_read(samples: Samples, targets: Tensor | None = TARGETS, masks: Tenso
         (IMAGES, TARGETS, ["a.png", "b.png", "c.png"]),
         (IMAGES, TARGETS, torch.tensor([10, 11, 12])),
         (IMAGES, TARGETS, torch.rand(3, 8, 8)),
-        (IMAGES, TARGETS, MASKS[:, :4], "something else"),
+        (IMAGES, TARGETS, MASKS[:2], "something else"),
         {"image": IMAGES, "label": TARGETS},
         {"pixel_values": IMAGES, "labels": TARGETS, "path": ["a", "b", "c"]},
         OrderedDict(x=IMAGES, y=TARGETS),
         (IMAGES, TARGETS.tolist()),
     ],
     ids=[
-        "tuple", "list", "named tuple", "file names", "numbers", "depth", "small masks", "mapping", "hugging face",
+        "tuple", "list", "named tuple", "file names", "numbers", "depth", "masks of others", "mapping", "hugging face",
         "ordered", "list of numbers",
     ],
 )  # fmt: skip
@@ -134,3 +134,41 @@ def test_a_description_names_types_and_shapes_and_stays_short() -> None:
     assert describe([[[[IMAGES]]]]) == "list(list(list(list)))"
     assert describe({"a": TARGETS, "b": None}) == "dict('a': Tensor int64 (3,), 'b': NoneType)"
     assert len(describe([IMAGES] * 1000)) < 400
+
+
+class TestMasksOfOtherKinds:
+    images, targets = torch.rand(2, 3, 8, 8), torch.tensor([0, 1])
+
+    def test_boxes_are_filled_and_cut_off_at_the_edge(self):
+        boxes = torch.tensor([[1.0, 2.0, 4.0, 7.0], [-5.0, -5.0, 2.0, 3.0]])
+        masks = read_batch({"image": self.images, "label": self.targets, "boxes": boxes}).masks
+        assert masks[0].nonzero().amin(dim=0).tolist() == [2, 1]
+        assert masks[0].nonzero().amax(dim=0).tolist() == [6, 3]
+        assert masks[1].sum() == 2 * 3
+
+    def test_a_box_outside_the_image_is_an_empty_mask(self):
+        boxes = torch.tensor([[20.0, 20.0, 30.0, 30.0], [0.0, 0.0, 8.0, 8.0]])
+        masks = read_batch({"image": self.images, "label": self.targets, "boxes": boxes}).masks
+        assert not masks[0].any()
+        assert masks[1].all()
+
+    def test_of_a_trimap_the_user_says_which_values_are_the_object(self):
+        trimap = torch.tensor([[1, 2, 3, 2]]).repeat(8, 2).expand(2, 8, 8)
+        unused = read_batch((self.images, self.targets, trimap))
+        assert unused.masks is None
+        assert "have 3 values (1, 2, 3) and are not used; give object_values" in unused.note
+        masks = read_batch((self.images, self.targets, trimap), object_values=[1, 3]).masks
+        assert torch.equal(masks, trimap != 2)
+
+    def test_of_another_size_are_resized_and_this_is_said(self):
+        small = torch.zeros(2, 4, 4)
+        small[:, :2] = 1
+        samples = read_batch((self.images, self.targets, small))
+        assert samples.masks[:, :4].all()
+        assert not samples.masks[:, 4:].any()
+        assert samples.note == "the masks of the batch are (4, 4): resized to (8, 8)"
+
+    def test_groups_are_read_from_mappings(self):
+        groups = torch.tensor([3, 1])
+        assert torch.equal(read_batch({"x": self.images, "y": self.targets, "group": groups}).groups, groups)
+        assert read_batch({"x": self.images, "y": self.targets, "group": groups.float()}).groups is None

@@ -47,6 +47,8 @@ def every_argument(method: str) -> dict[str, Any]:
         "log_channels": True,
         "audit": False,
         "num_audit_images": 60,
+        "object_values": [1, 3],
+        "check_randomisation": True,
         "on_alarm": "stop",
         "on_error": "raise",
         "name": "look",

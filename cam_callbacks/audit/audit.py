@@ -86,7 +86,7 @@ def audit(
         model: The classifier; it is left as it was.
         probes: Images with targets; 30 or more of each class tell something.
         target_layer: Of the heatmaps, as in `Method.__call__`.
-        groups: (N,) int64, groups of the images, e.g. label and background; for the accuracy of the worst one.
+        groups: (N,) int64, for the accuracy of the worst group; None for those of the probes, if they have any.
         forward_fn: As in `Method.__call__`.
         multi_label: As in `Method`.
 
@@ -100,6 +100,7 @@ def audit(
         raise ValueError("probes have no targets; the audit compares classes: give ProbeSet(images, targets)")
     if len(set(probes.targets.tolist())) < 2:
         raise ValueError(f"all {len(probes)} probes are of one class; the audit compares classes, two are needed")
+    groups = probes.groups if groups is None else groups
     if groups is not None and groups.shape != probes.targets.shape:
         raise ValueError(f"groups has shape {tuple(groups.shape)}; {len(probes)} images need ({len(probes)},)")
     with undisturbed(model):

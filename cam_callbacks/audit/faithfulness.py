@@ -7,10 +7,12 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from cam_callbacks.explanation import Explanation
+from cam_callbacks.audit.estimates import Measure, measure
+from cam_callbacks.explanation import Explanation, upsample
 from cam_callbacks.methods.method import Method
-from cam_callbacks.methods.network import TargetLayer
+from cam_callbacks.methods.network import Network, TargetLayer
 from cam_callbacks.outputs import ForwardFn
+from cam_callbacks.undisturbed import undisturbed
 
 
 def hottest_half(heatmaps: Tensor) -> Tensor:
@@ -20,6 +22,47 @@ def hottest_half(heatmaps: Tensor) -> Tensor:
     kept = torch.zeros_like(flat, dtype=torch.bool)
     kept.scatter_(1, order[:, : flat.shape[1] // 2], True)
     return kept.view_as(heatmaps)
+
+
+def trust(
+    model: nn.Module,
+    images: Tensor,
+    explanation: Explanation,
+    forward_fn: ForwardFn | None = None,
+    multi_label: bool = False,
+) -> dict[str, Measure]:
+    """How far heatmaps of classes deserve trust: two forward passes an image.
+
+    Args:
+        model: The model; it is left as it was.
+        images: (N, C, *spatial), those that were explained.
+        explanation: One class for each.
+        forward_fn: As in `Method.__call__`.
+        multi_label: As in `Method`.
+
+    Returns:
+        `average_drop` and `increase` of the probability when only the hottest half of each image is kept, the rest set
+        to 0, and `mean_activation_correlation`, how alike the map is to the plain mean of the layer's channels: near 1
+        it says nothing of the class. NaN for maps that are blank or were skipped.
+    """
+    assert explanation.targets is not None
+    targets = explanation.targets.cpu()
+    heatmaps = upsample(explanation.raw.cpu(), images.shape[2:])
+    unknown = (explanation.blank | explanation.skipped).cpu()
+    kept_images = images.cpu() * hottest_half(heatmaps).unsqueeze(1)
+    with undisturbed(model):
+        whole, kept = (
+            Network(model, part, forward_fn, multi_label=multi_label)
+            .scores()
+            .probabilities.cpu()
+            .gather(1, targets.unsqueeze(1))
+            .squeeze(1)
+            for part in (images, kept_images)
+        )
+    values = {"average_drop": average_drop(whole, kept), "increase": increase(whole, kept)}
+    if explanation.mean_activation is not None:
+        values["mean_activation_correlation"] = correlation(explanation.raw.cpu(), explanation.mean_activation.cpu())
+    return {name: measure(torch.where(unknown, torch.nan, each), targets) for name, each in values.items()}
 
 
 def average_drop(whole: Tensor, kept: Tensor) -> Tensor:

@@ -164,6 +164,7 @@ class Method(ABC):
             error=leading(error),
             skipped=leading(~finite),
             channels=channels and Channels(*map(leading, channels)),
+            mean_activation=look.activations[0].mean(dim=1) if len(maps) == 1 else None,
         )
 
 

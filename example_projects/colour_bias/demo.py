@@ -16,9 +16,10 @@ from pytorch_lightning.loggers import TensorBoardLogger
 from torch import Tensor
 
 from cam_callbacks import CAMMonitor, ScoreCAM
+from cam_callbacks.audit import AuditResult, Verdict
 from cam_callbacks.audit.attention import area_share, heat_on_object
 from cam_callbacks.datasets import normalization
-from cam_callbacks.render import MUTED, Cell, Line, Picture, grid, overlay, to_pictures
+from cam_callbacks.render import ALERT, MUTED, Cell, Line, Picture, grid, overlay, to_pictures
 
 HERE = Path(__file__).parent
 HEAT_IMAGES = 64
@@ -35,6 +36,14 @@ class Run:
     digit_area: float
     excess: tuple[float, float]  # 95 % interval of heat on the digit minus digit area, over the images
     model: SmallCNN
+    audit: AuditResult  # of the last look
+    verdict: Verdict
+
+    @property
+    def gap(self) -> str:
+        """What another class's background costs in accuracy beyond what one of the own class does."""
+        gap = self.audit.measures["bg_gap"].overall
+        return f"{gap.value:.2f} [{gap.low:.2f}, {gap.high:.2f}]"
 
     @property
     def looks_at(self) -> str:
@@ -75,11 +84,11 @@ def train(data: ColourBiasData, epochs: int, logs: Path, seed: int) -> Run:
     pl.seed_everything(seed, verbose=False)
     shutil.rmtree(logs / data.background, ignore_errors=True)
     logger = TensorBoardLogger(save_dir=logs, name="", version=data.background)
-    model = SmallCNN()
+    model, monitor = SmallCNN(), CAMMonitor()
     trainer = pl.Trainer(
         max_epochs=epochs,
         logger=logger,
-        callbacks=[CAMMonitor()],
+        callbacks=[monitor],
         enable_checkpointing=False,
         enable_model_summary=False,
         log_every_n_steps=8,
@@ -95,7 +104,8 @@ def train(data: ColourBiasData, epochs: int, logs: Path, seed: int) -> Run:
     difference = (shares - areas)[~shares.isnan()]
     half = 1.96 * difference.std() / len(difference) ** 0.5
     excess = (float(difference.mean() - half), float(difference.mean() + half))
-    return Run(val_accuracy, balanced, float(shares.nanmean()), float(areas.mean()), excess, model)
+    heat, area = float(shares.nanmean()), float(areas.mean())
+    return Run(val_accuracy, balanced, heat, area, excess, model, monitor.audit, monitor.verdict)
 
 
 def some_of(data: ColourBiasData, count: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -122,6 +132,10 @@ def draw(runs: dict[str, Run], data: ColourBiasData) -> Picture:
             Line(
                 f"heat on the digit: {run.heat_on_digit:.0%}, the digit covers {run.digit_area:.0%} of the area", MUTED
             ),
+            Line(
+                f"verdict: {run.verdict.state}; exchanging backgrounds costs {run.gap}",
+                ALERT if run.verdict.state == "alarm" else MUTED,
+            ),
         ]
         cells.append(Cell(overlays, lines))
     return grid(cells, size=128)
@@ -137,6 +151,8 @@ def report(runs: dict[str, Run]) -> str:
         ("share of the heat on the digit", f"{biased.heat_on_digit:.0%}", f"{balanced.heat_on_digit:.0%}"),
         ("share of the area that is digit", f"{biased.digit_area:.0%}", f"{balanced.digit_area:.0%}"),
         ("so it looks", biased.looks_at, balanced.looks_at),
+        ("accuracy lost with other backgrounds", biased.gap, balanced.gap),
+        ("verdict", biased.verdict.state, balanced.verdict.state),
     ]
     return "\n" + "\n".join(f"  {name:40}{left:>18}{right:>18}" for name, left, right in rows)
 
