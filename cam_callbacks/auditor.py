@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -143,8 +144,18 @@ class Auditor:
 
 
 def most_affected(result: AuditResult, count: int) -> Tensor:
-    """The images whose true class loses most by another class's background, (n,) at most `count`, worst first."""
+    """The images whose true class loses most by another class's background: the worst of each class, then the next.
+
+    Returns:
+        (n,) int64, at most `count`.
+    """
     lost = result.swaps[:, 1] - result.swaps[:, 2]
-    known = (~lost.isnan()).nonzero().flatten()
-    order = torch.argsort(lost[known], descending=True, stable=True)
-    return known[order[:count]]
+    known = (~lost.isnan()).nonzero().flatten().tolist()
+    worst_first = sorted(known, key=lambda index: -float(lost[index]))
+    seen: Counter[int] = Counter()
+    ranks = {}
+    for index in worst_first:
+        target = int(result.targets[index])
+        ranks[index] = seen[target]
+        seen[target] += 1
+    return torch.tensor(sorted(worst_first, key=lambda index: ranks[index])[:count], dtype=torch.long)

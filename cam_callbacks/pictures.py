@@ -191,7 +191,7 @@ def swaps_picture(audited: Audited) -> Picture | None:
         exchange(images.images, masks, donor.clamp_min(0))[shown] for donor in (result.donors.same, result.donors.other)
     ]
     what = "ring" if images.masks is None else "background"
-    headings = ["image", f"same class's {what}", f"other class's {what}"]
+    headings = ["image", f"{what}: same", f"{what}: other"]
     cells = []
     trios = zip(*(to_pictures(part, images.normalization) for part in (images.images[shown], *arms)), strict=True)
     for index, (plain, same, other) in zip(shown.tolist(), trios, strict=True):

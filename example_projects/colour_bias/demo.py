@@ -154,7 +154,7 @@ def report(runs: dict[str, Run]) -> str:
         ("accuracy lost with other backgrounds", biased.gap, balanced.gap),
         ("verdict", biased.verdict.state, balanced.verdict.state),
     ]
-    return "\n" + "\n".join(f"  {name:40}{left:>18}{right:>18}" for name, left, right in rows)
+    return "\n" + "\n".join(f"  {name:40}{left:>20}{right:>20}" for name, left, right in rows)
 
 
 def _quiet_lightning() -> None:
