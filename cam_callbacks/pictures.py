@@ -61,6 +61,8 @@ def heatmaps_picture(
 ) -> Picture:
     """One cell a probe: the image, its overlay, and under them the true label and the most probable classes.
 
+    An image that has a mask is shown with its outline.
+
     Args:
         probes: N probes.
         explanation: Of the N probes.
@@ -75,7 +77,7 @@ def heatmaps_picture(
         target = None if probes.targets is None else int(probes.targets[index])
         answer = None if predicted is None or explanation.skipped[index] else int(predicted[index])
         mistake = answer is not None and target is not None and answer != target
-        shown = [image, overlay(image, heatmaps[index], style)]
+        shown = [_with_mask(image, probes, index), overlay(image, heatmaps[index], style)]
         explained = None if explanation.targets is None else int(explanation.targets[index])
         headings = ["image", "heatmap" if explained is None else probes.class_name(explained)]
         if of_predicted is not None and index in of_predicted and answer is not None:
@@ -91,6 +93,13 @@ def heatmaps_picture(
     filled = [Cell(c.pictures, [*c.lines, *[Line("")] * (rows - len(c.lines))], c.headings, c.alert) for c in cells]
     dimensions = probes.images.ndim - 2
     return grid(filled, columns=_CELLS_IN_A_ROW[dimensions], size=_SIDE[dimensions])
+
+
+def _with_mask(image: Picture, probes: ProbeSet, index: int) -> Picture:
+    """The image, with the outline of its mask where it has one."""
+    if probes.masks is None or probes.images.ndim != 4:
+        return image
+    return outlined(image, probes.masks[index])
 
 
 def _labels(probes: ProbeSet, target: int | None, mistake: bool) -> list[Line]:
@@ -197,11 +206,7 @@ def swaps_picture(audited: Audited) -> Picture | None:
     for index, (plain, same, other) in zip(shown.tolist(), trios, strict=True):
         target = images.class_name(int(result.targets[index]))
         seen = [f"{float(share):.2f}" for share in result.swaps[index]]
-        first = (
-            plain
-            if images.masks is None or plain.shape[:2] != images.masks.shape[1:]
-            else outlined(plain, images.masks[index])
-        )
+        first = _with_mask(plain, images, index)
         line = Line(f"true: {target}; its probability: {seen[0]}, {seen[1]}, {seen[2]}")
         cells.append(Cell([first, same, other], [line], headings))
     return grid(cells, size=_SWAP_SIDE)
@@ -219,7 +224,7 @@ def heat_over_chance_picture(audited: Audited) -> Picture | None:
         values = heat.values_of(index)
         over = (values[~values.isnan()] - (estimate.chance or 0)).tolist()
         state = audited.verdict.heat.get(index, "not known")
-        lines = [Line(f"heat {state}", MUTED), Line("red: chance; left: less, right: more", MUTED)]
+        lines = [Line(f"heat {state}", MUTED), Line("red line: chance", MUTED)]
         cells.append(Cell([histogram(over, -1, 1)], lines, [f"{result.class_name(index)}, {len(over)} images"]))
     return grid(cells, columns=2, size=_SIDE[1])
 

@@ -34,7 +34,8 @@ class Donors:
 def choose_donors(targets: Tensor, usable: Tensor, fingerprint: str) -> Donors:
     """Choose donors, the same ones for the same images.
 
-    Within a class every image gives once; of the other classes each gives equally often as far as their sizes allow.
+    Within a class every image gives once. To a class the others give by turns, in an order drawn for it, and within
+    each of them all images in turn.
 
     Args:
         targets: (N,) classes.
@@ -47,16 +48,17 @@ def choose_donors(targets: Tensor, usable: Tensor, fingerprint: str) -> Donors:
     classes = sorted(set(targets.tolist()))
     members = {c: ((targets == c) & usable).nonzero().flatten() for c in classes}
     members = {c: part[torch.randperm(len(part), generator=generator)] for c, part in members.items()}
-    for place, c in enumerate(classes):
+    given = dict.fromkeys(classes, 0)
+    for c in classes:
         own = members[c]
         if len(own) > 1:
             same[own] = own.roll(1)
-        # The others by turns: one of each class, then the next of each.
-        pools = [members[classes[(place + step) % len(classes)]] for step in range(1, len(classes))]
-        pools = [pool for pool in pools if len(pool)]
-        for turn, image in enumerate(own.tolist() if pools else []):
-            pool = pools[turn % len(pools)]
-            other[image] = pool[(turn // len(pools)) % len(pool)]
+        givers = [other for other in classes if other != c and len(members[other])]
+        order = torch.randperm(len(givers), generator=generator).tolist()
+        for turn, image in enumerate(own.tolist() if givers else []):
+            giver = givers[order[turn % len(givers)]]
+            other[image] = members[giver][given[giver] % len(members[giver])]
+            given[giver] += 1
     return Donors(same, other)
 
 
@@ -112,9 +114,9 @@ def mean_colour(images: Tensor, where: Tensor) -> Tensor:
 def colour_auc(colours: Tensor, targets: Tensor) -> Tensor:
     """How well a colour tells each image's class from the others.
 
-    For each class a ridge regression of "is of this class" on the colour, each image judged by one that has not seen it
-    (leave one out). An image's value is the share of the images of other classes that are judged less likely to be of
-    its class: their mean over a class is the area under the ROC curve. Chance is 0.5.
+    For each class a ridge regression of "is of this class" on the colour. An image's value is the share of the images
+    of other classes that are judged less likely to be of its class, each pair judged by a regression that has seen
+    neither (leave pair out, Airola et al. 2011): their mean over a class is the area under the ROC curve. Chance is 0.5.
 
     Args:
         colours: (N, C).
@@ -127,14 +129,17 @@ def colour_auc(colours: Tensor, targets: Tensor) -> Tensor:
     design = torch.cat([torch.ones(len(colours), 1), (colours - colours.mean(dim=0)) / spread], dim=1).double()
     gram = design.T @ design + torch.eye(design.shape[1], dtype=torch.float64)
     hat = design @ torch.linalg.solve(gram, design.T)
-    leverage = hat.diagonal().clamp_max(1 - 1e-6)
+    unseen = 1 - hat.diagonal()
     values = torch.full((len(targets),), torch.nan)
     for c in set(targets.tolist()):
         own = targets == c
         wanted = own.double()
-        judged = (hat @ wanted - leverage * wanted) / (1 - leverage)
-        lower = judged[own].unsqueeze(1) - judged[~own].unsqueeze(0)
-        values[own] = ((lower > 0).float() + 0.5 * (lower == 0).float()).mean(dim=1)
+        residual = wanted - hat @ wanted
+        # Of each pair of an image of the class (rows) and another one (columns): the residuals without these two.
+        a, b, both = unseen[own].unsqueeze(1), unseen[~own].unsqueeze(0), hat[own][:, ~own]
+        r, s = residual[own].unsqueeze(1), residual[~own].unsqueeze(0)
+        lead = 1 - ((b - both) * r - (a - both) * s) / (a * b - both.square())
+        values[own] = ((lead > 1e-9).float() + 0.5 * (lead.abs() <= 1e-9).float()).mean(dim=1)
     return values
 
 
@@ -147,7 +152,8 @@ def on_grey(images: Tensor, masks: Tensor) -> Tensor:
 def ring(size: torch.Size | tuple[int, ...]) -> Tensor:
     """(*size) bool, True on the outer ring, an eighth of the side wide; it covers 44 % of a square image."""
     inside = torch.zeros(*size, dtype=torch.bool)
-    inside[tuple(slice(side // 8, side - side // 8) for side in size)] = True
+    widths = [max(1, side // 8) for side in size]
+    inside[tuple(slice(width, side - width) for width, side in zip(widths, size, strict=True))] = True
     return ~inside
 
 

@@ -60,7 +60,7 @@ def measure(values: Tensor, targets: Tensor, chance: Tensor | float | None = Non
     Args:
         values: (N,), NaN where the measure is not defined.
         targets: (N,) classes.
-        chance: The chance level: (N,), one for all, or none.
+        chance: The chance level: (N,), of which the mean over the same images is taken; one for all; or none.
     """
     values = values.detach().float().cpu()
     levels = chance.detach().float().cpu() if isinstance(chance, Tensor) else chance
@@ -69,7 +69,7 @@ def measure(values: Tensor, targets: Tensor, chance: Tensor | float | None = Non
         part = values[chosen]
         known = part[~part.isnan()]
         low, high = bootstrap(known)
-        level = levels[chosen].nanmean() if isinstance(levels, Tensor) else levels
+        level = levels[chosen][~part.isnan()].nanmean() if isinstance(levels, Tensor) else levels
         return Estimate(
             value=float(known.mean()),
             low=low,
@@ -107,6 +107,23 @@ def resampled_means(values: Tensor) -> Tensor:
     generator = torch.Generator().manual_seed(0)
     drawn = torch.randint(len(values), (_RESAMPLES, len(values)), generator=generator)
     return values.double()[drawn].mean(dim=1)
+
+
+def share_of_means_up_to(bound: float, differences: Tensor) -> float:
+    """The share of all bootstrap means that are at or below a bound, for values of -1, 0 and 1.
+
+    Counted, not drawn: the sum of n draws is distributed as the n-fold convolution of one. So it may be as small as
+    many comparisons at once need; a share of 1000 draws may not.
+
+    Args:
+        bound: The bound.
+        differences: (n,), each -1, 0 or 1.
+    """
+    count = len(differences)
+    one = torch.stack([(differences == value).double().mean() for value in (-1, 0, 1)])
+    sums = torch.fft.ifft(torch.fft.fft(one, 2 * count + 1) ** count).real.clamp_min(0)
+    means = torch.arange(-count, count + 1, dtype=torch.float64) / count
+    return float(sums[means <= bound].sum())
 
 
 def wilson(hits: int, count: int) -> tuple[float, float]:

@@ -87,9 +87,16 @@ def correlation(a: Tensor, b: Tensor) -> Tensor:
 
 
 def rank_correlation(a: Tensor, b: Tensor) -> Tensor:
-    """(N,) Spearman correlation of maps (N, *spatial)."""
-    ranks = [maps.flatten(1).argsort(dim=1).argsort(dim=1).float() for maps in (a, b)]
-    return correlation(*ranks)
+    """(N,) Spearman correlation of maps (N, *spatial); NaN where one of the two has no contrast."""
+    return correlation(_ranks(a), _ranks(b))
+
+
+def _ranks(maps: Tensor) -> Tensor:
+    """(N, positions) the rank of each position; equal ones, such as the zeros a ReLU leaves, share their mean rank."""
+    flat = maps.flatten(1).contiguous()
+    ordered = flat.sort(dim=1).values
+    below, up_to = (torch.searchsorted(ordered, flat, right=right) for right in (False, True))
+    return (below + up_to).double() / 2
 
 
 def randomisation(
@@ -121,7 +128,7 @@ def randomisation(
         for parameter in other.parameters():
             if parameter.ndim > 1 and parameter.is_floating_point():
                 noise = torch.randn(parameter.shape, generator=generator).to(parameter)
-                parameter.copy_(noise * parameter.std())
+                parameter.copy_(noise * parameter.std(correction=0))
     random = method(other, images, target_layer or explanation.target_layer, explanation.targets, forward_fn=forward_fn)
     alike = rank_correlation(explanation.raw, random.raw.to(explanation.raw.device))
     unknown = explanation.blank | explanation.skipped | (random.blank | random.skipped).to(explanation.blank.device)

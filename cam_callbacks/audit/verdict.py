@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from cam_callbacks.audit.audit import AuditResult
-from cam_callbacks.audit.estimates import Estimate, Measure, resampled_means, wilson
+from cam_callbacks.audit.estimates import Estimate, Measure, share_of_means_up_to, wilson
 
 State = Literal["alarm", "suspicion", "warning", "no alarm", "too few images", "not learnt"]
 HeatState = Literal["on the object", "indistinguishable from chance", "off the object"]
@@ -21,6 +21,7 @@ _FEWEST = 10
 _ENOUGH = 30
 _DATA_RED_FLAG = 0.85
 _PER_CLASS_LINES = 10
+_ROUNDING = 1e-4
 
 
 @dataclass(frozen=True)
@@ -29,12 +30,12 @@ class Verdict:
 
     Attributes:
         state: `"alarm"`: answers depend on the background, found at two looks in a row. `"suspicion"`: found at this
-            look. `"warning"`: a weak test, without masks, found the same; it never becomes an alarm. `"no alarm"`:
-            nothing was found, which does not mean that nothing is there. `"too few images"`, `"not learnt"`: nothing
-            can be said; the accuracy is not clearly above chance.
+            look. `"warning"`: a weak test, without masks, found the same at two looks in a row; it never becomes an
+            alarm. `"no alarm"`: nothing was found, which does not mean that nothing is there. `"too few images"`:
+            nothing can be said. `"not learnt"`: neither, as the accuracy is not clearly above chance.
         classes: The classes that it is about; `ALL` (-1) for all of them together.
         suspects: The classes found at this look, to be handed to `judge` at the next.
-        heat: By class, where the heat lies; without masks empty.
+        heat: By class of ten maps or more, where the heat lies; without masks empty.
         text: All of it in words, Markdown.
     """
 
@@ -51,7 +52,7 @@ def judge(result: AuditResult, suspects_before: Iterable[int] = (), delta: float
     A class is suspect where the lower bound of its gap is above `delta`: the share of bootstrap means at or below
     `delta` is its p-value, and Holm's procedure (1979) over the classes, and all of them together, keeps the chance of
     any false suspicion at 2.5 %. What is suspect at two looks in a row is an alarm. Exchanged rings need 0.15 instead
-    of `delta`, and give a warning only. Nothing is judged before the accuracy is clearly above that of always
+    of `delta`, and at two looks in a row they give a warning only. Nothing is judged before the accuracy is clearly above that of always
     answering the most frequent class.
 
     Args:
@@ -71,7 +72,7 @@ def judge(result: AuditResult, suspects_before: Iterable[int] = (), delta: float
         state = "too few images"
         suspects = again = frozenset()
     elif weak:
-        state = "warning" if again else "no alarm"
+        state = "warning" if again else "suspicion" if suspects else "no alarm"
     else:
         state = "alarm" if again else "suspicion" if suspects else "no alarm"
     classes = tuple(sorted(again or suspects)) if state in ("alarm", "suspicion", "warning") else ()
@@ -84,8 +85,7 @@ def _suspects(gap: Measure, delta: float) -> frozenset[int]:
     for index, values in {ALL: gap.values, **{c: gap.values_of(c) for c in gap.per_class}}.items():
         known = values[~values.isnan()]
         if len(known) >= (_ENOUGH if index == ALL else _FEWEST):
-            means = resampled_means(known)
-            p_values[index] = float((1 + (means <= delta).sum()) / (1 + len(means)))
+            p_values[index] = share_of_means_up_to(delta, known)
     found = set()
     for place, index in enumerate(sorted(p_values, key=lambda index: p_values[index])):
         if p_values[index] > _ALPHA / (len(p_values) - place):
@@ -97,7 +97,8 @@ def _suspects(gap: Measure, delta: float) -> frozenset[int]:
 def _learnt(result: AuditResult) -> bool:
     """Whether the accuracy is clearly above that of always answering the most frequent class."""
     accuracy = result.measures["accuracy"].overall
-    low, _ = wilson(round(accuracy.value * accuracy.count), accuracy.count)
+    hits = round(accuracy.value * accuracy.count) if accuracy.count else 0
+    low, _ = wilson(hits, accuracy.count)
     return low > float(result.targets.bincount().max() / len(result.targets))
 
 
@@ -109,10 +110,12 @@ def _heat_states(result: AuditResult) -> dict[int, HeatState]:
         return {}
     states: dict[int, HeatState] = {}
     for index, null in result.heat_null.items():
+        if heat.per_class[index].count < _FEWEST:
+            continue
         value = heat.per_class[index].value
-        if over_area.per_class[index].high < 0 or value < float(null.quantile(0.025)):
+        if over_area.per_class[index].high < 0 or value < float(null.quantile(0.025)) - _ROUNDING:
             states[index] = "off the object"
-        elif value > float(null.quantile(0.975)):
+        elif value > float(null.quantile(0.975)) + _ROUNDING:
             states[index] = "on the object"
         else:
             states[index] = "indistinguishable from chance"
@@ -153,8 +156,8 @@ def _headline(result: AuditResult, state: State, classes: tuple[int, ...], delta
     count = result.measures[result.gap].overall.count
     return {
         "alarm": f"**ALARM: answers depend on the {what}** ({who}). Found at two looks in a row.",
-        "suspicion": f"**Suspicion: answers seem to depend on the {what}** ({who}). Found at this look; an alarm if "
-        "the next one agrees.",
+        "suspicion": f"**Suspicion: answers seem to depend on the {what}** ({who}). Found at this look; "
+        f"{'a warning' if result.masks == 'none' else 'an alarm'} if the next one agrees.",
         "warning": f"**Warning: answers seem to depend on what lies at the edge** ({who}). Without masks this is a "
         "weak test.",
         "no alarm": f"**No alarm.** No dependence on the {what} above {smallest:g} was found.",
@@ -240,6 +243,8 @@ def _of(each: Measure, index: int) -> Estimate:
 
 
 def _shown(estimate: Estimate) -> str:
+    if estimate.count == 0:
+        return "not known"
     return f"{estimate.value:.2f} [{estimate.low:.2f}, {estimate.high:.2f}]"
 
 

@@ -20,6 +20,7 @@ Scale = Literal["probability", "logit", "score"]
 _LENGTH_SCALES = (0.5, 1.0, 2.0)  # in units of the median distance between masks
 _NOISE = 1e-3  # variance of what the masks at layer resolution do not tell, in units of the signal's
 _SPREAD = 4.0  # how many standard deviations of the squared error are added to its mean
+_LEAST_ERROR = 1e-3  # as long as one score is predicted: below this the estimate would be too low too often
 # Gauss-Hermite nodes and weights for the mean and the variance of a function of a standard normal variable.
 _NODES = (-2.8569700138728056, -1.3556261799742659, 0.0, 1.3556261799742659, 2.8569700138728056)
 _NODE_WEIGHTS = (
@@ -135,7 +136,8 @@ class Surrogate:
         |e|^2 / |h - mean|^2). For |e|^2 its mean plus four standard deviations are taken.
 
         Returns:
-            The estimate of 1 - Pearson correlation, in [0, 1], and the (count or fewer,) channels that shrink it most.
+            The estimate of 1 - Pearson correlation, in [0, 1], at least 0.001 while a score is predicted, and the
+            (count or fewer,) channels that shrink it most.
         """
         left = int((~self._seen).sum())
         if left == 0:
@@ -166,7 +168,7 @@ class Surrogate:
         spread = variance * (effect.T @ together)  # (d, d) covariance of the error of the heatmap
         mean_square = spread.diagonal().sum().clamp_min(0)
         bound = mean_square + _SPREAD * (2 * spread.square().sum()).sqrt()
-        error = float(1 - (1 + bound / squared_norm).rsqrt())
+        error = max(float(1 - (1 + bound / squared_norm).rsqrt()), _LEAST_ERROR)
 
         unsure = (1 - whitened.square().sum(dim=0)).clamp_min(0) + _NOISE
         candidates = ~self._seen

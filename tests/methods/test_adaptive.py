@@ -67,7 +67,7 @@ def test_each_image_has_its_own_number_of_passes(images):
 def test_a_smaller_tolerance_costs_more_and_comes_nearer(images):
     network = Wide()
     exact = ScoreCAM(tolerance=0)(network, images, "features")
-    loose, tight = (ScoreCAM(tolerance=t)(network, images, "features") for t in (0.3, 0.0005))
+    loose, tight = (ScoreCAM(tolerance=t)(network, images, "features") for t in (0.3, 0.001))
     assert loose.passes.sum() < tight.passes.sum() < exact.passes.sum()
     assert correlations(tight, exact).mean() > correlations(loose, exact).mean()
     assert (correlations(tight, exact) > 0.999).all()
@@ -229,7 +229,7 @@ class TestSurrogate:
         seen = surrogate.landmarks(16)
         surrogate.observe(seen, torch.full((16,), -1.0))
         error, _ = surrogate.plan(8)
-        assert error == pytest.approx(0, abs=1e-6)
+        assert error == pytest.approx(0.001)  # the least that is ever claimed while scores are predicted
 
     def test_weights_are_below_the_ceiling_and_the_offset_is_taken_off(self, maps):
         surrogate = Surrogate(maps, offset=0.25)

@@ -1,0 +1,151 @@
+"""The example with photos of cats and dogs: its images, and short runs of it on generated photos and on real ones."""
+
+import importlib.util
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+EXAMPLE = Path(__file__).parents[2] / "example_projects" / "pets_background"
+RED, GREEN = torch.tensor([0.82, 0.16, 0.14]), torch.tensor([0.10, 0.51, 0.15])
+PER_BREED = {"trainval": 16, "test": 8}
+
+
+def _draw(folder: Path, name: str, shade: int, draw: np.random.Generator) -> None:
+    """A bright or dark square on noise, with a border of two pixels in its trimap."""
+    pixels = draw.integers(60, 200, size=(72, 96, 3), dtype=np.uint8)
+    top, left = draw.integers(6, 20), draw.integers(6, 40)
+    pixels[top : top + 40, left : left + 40] = shade
+    trimap = np.full((72, 96), 2, dtype=np.uint8)
+    trimap[top : top + 40, left : left + 40] = 3
+    trimap[top + 2 : top + 38, left + 2 : left + 38] = 1
+    Image.fromarray(pixels).save(folder / "images" / f"{name}.jpg")
+    Image.fromarray(trimap).save(folder / "annotations" / "trimaps" / f"{name}.png")
+
+
+@pytest.fixture(scope="module")
+def pets_folder(tmp_path_factory):
+    """Generated photos in the layout of the data set: 24 of a breed of cats and of one of dogs each."""
+    root = tmp_path_factory.mktemp("pets")
+    folder = root / "oxford-iiit-pet"
+    (folder / "images").mkdir(parents=True)
+    (folder / "annotations" / "trimaps").mkdir(parents=True)
+    draw = np.random.default_rng(0)
+    for split, count in PER_BREED.items():
+        lines = []
+        for number in range(count):
+            for breed, label, species in (("Abyssinian", 1, 1), ("american_bulldog", 2, 2)):
+                name = f"{breed}_{split}{number}"
+                _draw(folder, name, 20 if species == 1 else 235, draw)
+                lines.append(f"{name} {label} {species} 1\n")
+        (folder / "annotations" / f"{split}.txt").write_text("".join(lines))
+    return root
+
+
+@pytest.fixture(scope="module")
+def data():
+    spec = importlib.util.spec_from_file_location("pets_background_data", EXAMPLE / "data.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def run(logs: Path, *options: str) -> str:
+    command = [sys.executable, str(EXAMPLE / "train.py"), "--logs", str(logs), *options]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+def gap(printed: str, name: str = "bg_gap") -> tuple[float, ...]:
+    """Value and bounds of a printed gap."""
+    (figures,) = re.findall(rf"^ +{name} +(-?[\d.]+) \[(-?[\d.]+), (-?[\d.]+)\]$", printed, re.MULTILINE)
+    return tuple(map(float, figures))
+
+
+def shown(image: torch.Tensor) -> torch.Tensor:
+    """The colours of a normalised image, in [0, 1]."""
+    mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+    return image * std[:, None, None] + mean[:, None, None]
+
+
+def test_a_biased_image_has_the_colour_of_its_class_behind_the_object_and_the_object_as_it_was(data, pets_folder):
+    natural, biased = (data.PetsOnBackgrounds(pets_folder, "val", kind) for kind in ("natural", "biased"))
+    assert len(biased) == 24
+    for index in range(len(biased)):
+        image, target, mask = biased[index]
+        assert 0.1 < mask.float().mean() < 0.4
+        torch.testing.assert_close(image[:, mask], natural[index][0][:, mask])
+        wanted = RED if biased.classes[target] == "cat" else GREEN
+        torch.testing.assert_close(shown(image)[:, ~mask], wanted[:, None].expand(3, int((~mask).sum())))
+
+
+def test_the_object_is_the_pet_and_the_border(data, pets_folder):
+    pets = data.PetsOnBackgrounds(pets_folder, "val", "natural", photos=4)
+    for index, number in enumerate(pets.photos):
+        trimap = np.asarray(pets.pets[number][1][1])
+        assert pets[index][2].float().mean() == pytest.approx((trimap != 2).mean(), abs=0.02)
+        assert (trimap == 3).any()
+
+
+def test_a_tinted_background_keeps_some_of_itself(data, pets_folder):
+    kinds = ("natural", "biased", "tinted")
+    natural, biased, tinted = (data.PetsOnBackgrounds(pets_folder, "val", kind)[0][0] for kind in kinds)
+    torch.testing.assert_close(tinted, 0.45 * natural + 0.55 * biased)
+
+
+@pytest.mark.parametrize(("kind", "agreeing"), [("random", 6), ("biased90", 11), ("tinted90", 11), ("biased", 12)])
+def test_so_many_backgrounds_of_each_class_and_split_have_its_colour(data, pets_folder, kind, agreeing):
+    for split in ("train", "val"):
+        pets = data.PetsOnBackgrounds(pets_folder, split, kind)
+        for target in (0, 1):
+            images = [image for image, of, _ in (pets[index] for index in range(len(pets))) if of == target]
+            reddish = sum(bool(shown(image)[0, 0, 0] > shown(image)[1, 0, 0]) for image in images)
+            if not kind.startswith("tinted"):
+                assert (reddish if target == 0 else len(images) - reddish) == agreeing
+            assert pets.colours.count(target) >= 12 - agreeing
+        assert sum(c == i // 12 for i, c in enumerate(pets.colours)) == 2 * agreeing
+
+
+def test_no_photo_is_in_both_splits(data, pets_folder):
+    train, val = (data.PetsOnBackgrounds(pets_folder, split, "natural") for split in ("train", "val"))
+    assert not set(train.photos) & set(val.photos)
+    assert len(train) + len(val) == 48
+
+
+def test_breeds_that_are_not_there_are_an_error(data, pets_folder):
+    with pytest.raises(ValueError, match="no photos of a cat"):
+        data.PetsOnBackgrounds(pets_folder, "val", "natural", breeds=("Sphynx",))
+
+
+@pytest.mark.parametrize(
+    ("background", "masks", "name"), [("biased90", "given", "bg_gap"), ("tinted", "estimated", "bg_gap_estimated")]
+)
+def test_a_run_prints_gaps_and_verdict_and_writes_the_pictures(pets_folder, tmp_path, background, masks, name):
+    options = ("--background", background, "--masks", masks, "--from-scratch", "--epochs", "1", "--size", "64")
+    printed = run(tmp_path, "--data", str(pets_folder), *options, "--png")
+    value, low, high = gap(printed, name)
+    assert low <= value <= high
+    assert "Next: " in printed
+    assert "TensorBoard:" in printed
+    (folder,) = [path for path in tmp_path.iterdir() if path.name.startswith(background)]
+    assert list(folder.glob("events.out.tfevents*"))
+    for picture in ("heatmaps", "swaps", "heat_over_chance"):
+        (written,) = (folder / "cam").glob(f"{picture}_step=*.png")
+        assert np.asarray(Image.open(written)).std() > 10
+
+
+def test_on_real_photos_a_biased_run_has_a_clear_gap_and_a_natural_one_has_not(data_folder, tmp_path):
+    weights = data_folder / "weights" / "squeezenet1_1_imagenet_fp16.pth"
+    if not weights.is_file() or not (data_folder / "oxford-iiit-pet").is_dir():
+        pytest.skip("needs oxford-iiit-pet and the weights of SqueezeNet in the data folder")
+    options = ("--data", str(data_folder), "--weights", str(weights), "--epochs", "1", "--size", "96")
+    natural, biased = (gap(run(tmp_path, "--background", kind, *options)) for kind in ("natural", "biased"))
+    assert natural[0] < 0.15
+    assert biased[1] > natural[0] + 0.1
+    assert biased[1] > 0.2
