@@ -6,7 +6,7 @@ import time
 import traceback
 import warnings
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
@@ -34,18 +34,11 @@ from cam_callbacks.batches import BatchFn, Labels, Samples, read_batch
 from cam_callbacks.explanation import Explanation
 from cam_callbacks.history import History, PastLook
 from cam_callbacks.loggers import LogOut
+from cam_callbacks.looked import Looked
 from cam_callbacks.methods.method import Method
 from cam_callbacks.methods.score_cam import ScoreCAM
 from cam_callbacks.outputs import ForwardFn
-from cam_callbacks.pictures import (
-    channels_picture,
-    class_mean_picture,
-    heat_over_chance_picture,
-    heatmaps_picture,
-    history_picture,
-    scaled,
-    swaps_picture,
-)
+from cam_callbacks.pictures import audit_pictures
 from cam_callbacks.probes import ProbeCollector, ProbeSet
 from cam_callbacks.targets import Target, TargetFn
 from cam_callbacks.trainer import CallbackBase, Misconfiguration
@@ -222,7 +215,7 @@ class CAMMonitor(CallbackBase):
         # Of the evaluation that is going on:
         self._collector: ProbeCollector | None = None
         self._picked: ProbeSet | None = None
-        self._looked: _Looked | None = None
+        self._looked: Looked | None = None
         self._audit_images: ProbeSet | None = None
         self._audited: Audited | None = None
         self._error: Exception | None = None
@@ -533,7 +526,7 @@ class CAMMonitor(CallbackBase):
                     of_predicted = explain(probes.images[mistaken], explanation.predicted[mistaken])
         if explanation.scores is not None:
             probes = self._with_fitting_names(probes, explanation.scores.shape[1])
-        self._looked = _Looked(probes, explanation, mistaken, of_predicted, time.perf_counter() - began)
+        self._looked = Looked(probes, explanation, mistaken, of_predicted, time.perf_counter() - began)
         self.explanation = explanation
 
     def _log(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -545,10 +538,13 @@ class CAMMonitor(CallbackBase):
         now = PastLook(step, trainer.current_epoch, explanation.raw)
         if lightning.fitting(trainer):
             self._history.add(now)
+        past = [] if trainer.testing else self._history.selected(_LOOKS_IN_HISTORY, now)
+        brightest = None
+        if self.brightness == "run":
+            brightest = max(self._history.brightest(), float(explanation.raw.nan_to_num().max()))
         if trainer.is_global_zero and not trainer.barebones:
-            for record, picture in self._pictures(looked, None if trainer.testing else now).items():
-                tag = records.tag(self.name, record, trainer.testing)
-                self._log_out.log(trainer.loggers, folder, tag, picture, step)
+            pictures = looked.pictures(past, self.style, brightest, self.method.upsampling, self.log_channels)
+            self._log_pictures(trainer, pictures, folder, step)
 
     def _audit_look(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Audit the model, and judge."""
@@ -576,17 +572,11 @@ class CAMMonitor(CallbackBase):
         self._log_scalars(trainer, pl_module, audited.scalars())
         step, folder = lightning.step(trainer), lightning.folder(trainer)
         if trainer.is_global_zero and not trainer.barebones:
-            pictures = {
-                records.SWAPS: swaps_picture(audited),
-                records.HEAT_OVER_CHANCE: heat_over_chance_picture(audited),
-            }
-            for record, picture in pictures.items():
-                if picture is not None:
-                    tag = records.tag(self.name, record, trainer.testing)
-                    self._log_out.log(trainer.loggers, folder, tag, picture, step)
+            self._log_pictures(trainer, audit_pictures(audited), folder, step)
             tag = records.tag(self.name, records.VERDICT, trainer.testing)
             self._log_out.log_text(trainer.loggers, folder, tag, self.verdict.text, step)
-        if before is None or (before.state, before.classes) != (self.verdict.state, self.verdict.classes):
+        said = ("not learnt", ()) if before is None else (before.state, before.classes)
+        if said != (self.verdict.state, self.verdict.classes):
             say = rank_zero_warn if self.verdict.state in ("alarm", "warning") else rank_zero_info
             say(f"CAMMonitor, epoch {trainer.current_epoch}: {self.verdict.text.split(chr(10))[0].replace('**', '')}")
         if self.verdict.state == "alarm":
@@ -594,6 +584,12 @@ class CAMMonitor(CallbackBase):
                 trainer.should_stop = True
             elif callable(self.on_alarm):
                 self.on_alarm(self.verdict)
+
+    def _log_pictures(self, trainer: Trainer, pictures: dict[str, render.Picture], folder: str, step: int) -> None:
+        """Log pictures, by record."""
+        for record, picture in pictures.items():
+            tag = records.tag(self.name, record, trainer.testing)
+            self._log_out.log(trainer.loggers, folder, tag, picture, step)
 
     def _log_scalars(self, trainer: Trainer, pl_module: LightningModule, scalars: dict[str, float]) -> None:
         """Log numbers, by record, on all ranks, so that all callbacks can monitor them."""
@@ -609,36 +605,6 @@ class CAMMonitor(CallbackBase):
                 add_dataloader_idx=False,
                 sync_dist=trainer.world_size > 1,
             )
-
-    def _pictures(self, looked: _Looked, now: PastLook | None) -> dict[str, render.Picture]:
-        """The pictures of a look, by record; without a history where `now` is not given."""
-        probes, explanation = looked.probes, looked.explanation
-        size = probes.images.shape[2:]
-        brightest = None
-        if self.brightness == "run":
-            brightest = max(self._history.brightest(), float(explanation.raw.nan_to_num().max()))
-        of_predicted = {}
-        if looked.of_predicted is not None:
-            maps = scaled(looked.of_predicted.raw, size, brightest, self.method.upsampling)
-            of_predicted = dict(zip(looked.mistaken.tolist(), maps, strict=True))
-        pictures = {
-            records.HEATMAPS: heatmaps_picture(
-                probes,
-                explanation,
-                scaled(explanation.raw, size, brightest, self.method.upsampling),
-                self.style,
-                of_predicted,
-            ),
-        }
-        if explanation.targets is not None and len(set(explanation.targets.tolist())) < len(probes):
-            alike = scaled(explanation.raw, size, None, self.method.upsampling)
-            pictures[records.CLASS_MEAN] = class_mean_picture(probes, explanation, alike, self.style)
-        if now is not None:
-            past = self._history.selected(_LOOKS_IN_HISTORY, now)
-            pictures[records.HISTORY] = history_picture(probes, past, self.style, brightest, self.method.upsampling)
-        if self.log_channels and explanation.channels is not None:
-            pictures[records.CHANNELS] = channels_picture(probes, explanation)
-        return pictures
 
     def _targets(self, probes: ProbeSet) -> int | Tensor | TargetFn | None:
         if isinstance(self.explain, int) or callable(self.explain):
@@ -684,26 +650,6 @@ class CAMMonitor(CallbackBase):
         if message not in self._said:
             self._said.add(message)
             rank_zero_warn(message)
-
-
-@dataclass(frozen=True, eq=False)
-class _Looked:
-    """One look, before it is logged."""
-
-    probes: ProbeSet
-    explanation: Explanation
-    mistaken: Tensor  # numbers of the probes whose predicted class is not the explained one
-    of_predicted: Explanation | None  # of these, the predicted class
-    seconds: float
-
-    def scalars(self) -> dict[str, float]:
-        more = 0 if self.of_predicted is None else int(self.of_predicted.passes.sum())
-        return {
-            records.PASSES: float(int(self.explanation.passes.sum()) + more),
-            records.SECONDS: self.seconds,
-            records.BLANK: float(self.explanation.blank.sum()),
-            records.SKIPPED: float(self.explanation.skipped.sum()),
-        }
 
 
 def _first(ask: Callable[[Any], T | None], sources: Iterable[Any]) -> T | None:

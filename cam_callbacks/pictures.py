@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from cam_callbacks import records
 from cam_callbacks.audit.counterfactual import ring, with_background_of, with_ring_of
 from cam_callbacks.auditor import Audited, most_affected
 from cam_callbacks.explanation import Explanation, Upsampling, min_max, upsample
@@ -181,6 +182,12 @@ def channels_picture(probes: ProbeSet, explanation: Explanation) -> Picture:
         cells += channel_cells(probes.images[index], explanation, index, probes.normalization, _CHANNELS)
     dimensions = probes.images.ndim - 2
     return grid(cells, columns=_CELLS_IN_A_ROW[dimensions], size=_SIDE[dimensions])
+
+
+def audit_pictures(audited: Audited) -> dict[str, Picture]:
+    """The pictures of an audit, by record; those that there are."""
+    made = {records.SWAPS: swaps_picture(audited), records.HEAT_OVER_CHANCE: heat_over_chance_picture(audited)}
+    return {record: picture for record, picture in made.items() if picture is not None}
 
 
 def swaps_picture(audited: Audited) -> Picture | None:

@@ -63,8 +63,8 @@ class AuditResult:
         """Columns of a table with one row for each measure and class, e.g. for `pandas.DataFrame`."""
         rows = []
         for name, each in self.measures.items():
-            classes = {self.class_name(index): estimate for index, estimate in each.per_class.items()}
-            for label, estimate in {"all": each.overall, **classes}.items():
+            classes = [(self.class_name(index), estimate) for index, estimate in each.per_class.items()]
+            for label, estimate in [("all", each.overall), *classes]:
                 rows.append({"measure": name, "class": label, **vars(estimate)})
         return {column: [row[column] for row in rows] for column in rows[0]} if rows else {}
 
@@ -160,7 +160,7 @@ class _Audit:
     def _masks(self) -> tuple[Tensor | None, MaskSource]:
         """The masks, and where they come from; none where they can be neither known nor estimated."""
         source: MaskSource = self.probes.mask_source
-        masks = self.probes.masks
+        masks = None if self.probes.masks is None else self.probes.masks.bool()
         if masks is None and self.images.ndim == 4 and can_estimate():
             masks, source = estimate_masks(self.images), "estimated"
         if masks is None:
@@ -179,15 +179,15 @@ class _Audit:
         scores = network.scores()
         self.passes += len(images)
         targets = self.targets.to(scores.logits.device)
-        outside = targets[targets >= scores.logits.shape[1]]
+        outside = targets[(targets < 0) | (targets >= scores.logits.shape[1])]
         if len(outside):
             raise ValueError(
                 f"targets contains {sorted(set(outside.tolist()))}, but the model has {scores.logits.shape[1]} classes"
             )
-        return _Answers(
-            (scores.probabilities.argmax(dim=1) == targets).float().cpu(),
-            scores.probabilities.gather(1, targets.unsqueeze(1)).squeeze(1).cpu(),
-        )
+        known = torch.isfinite(scores.probabilities).all(dim=1)
+        correct = (scores.probabilities.argmax(dim=1) == targets).float()
+        probability = scores.probabilities.gather(1, targets.unsqueeze(1)).squeeze(1)
+        return _Answers(torch.where(known, correct, torch.nan).cpu(), torch.where(known, probability, torch.nan).cpu())
 
     def _note(self, name: str, values: Tensor, chance: Tensor | float | None = None) -> None:
         self.measures[name] = measure(values, self.targets, chance)
@@ -195,9 +195,10 @@ class _Audit:
     def _note_groups(self, correct: Tensor) -> None:
         if self.groups is None:
             return
-        means = {g: float(correct[self.groups == g].mean()) for g in set(self.groups.tolist())}
+        groups = self.groups.cpu()
+        means = {g: float(correct[groups == g].nan_to_num().mean()) for g in sorted(set(groups.tolist()))}
         worst = min(means, key=lambda g: means[g])
-        within = torch.where(self.groups == worst, correct, torch.nan)
+        within = torch.where(groups == worst, correct, torch.nan)
         self._note("worst_group_accuracy", within)
 
     def _exchange(
@@ -282,13 +283,17 @@ class _Audit:
 
     def _note_data_colour(self, object_or_heat: Tensor) -> None:
         """How well the mean colour outside the object tells the classes apart: of the data, not of the model."""
-        cold = counterfactual.mean_colour(self.images, ~object_or_heat)
-        self._note("data_colour_auc", counterfactual.colour_auc(cold, self.targets), chance=0.5)
+        outside = ~object_or_heat
+        known = outside.flatten(1).any(dim=1)
+        colours = counterfactual.mean_colour(self.images[known], outside[known])
+        values = torch.full((len(known),), torch.nan)
+        values[known] = counterfactual.colour_auc(colours, self.targets[known])
+        self._note("data_colour_auc", values, chance=0.5)
 
 
 @dataclass(frozen=True, eq=False)
 class _Answers:
-    """What the model said to N images: whether it was right, and the probability of the true class."""
+    """What the model said to N images: whether it was right, and the probability of the true class; NaN if that is."""
 
     correct: Tensor
     probability: Tensor

@@ -116,7 +116,8 @@ def colour_auc(colours: Tensor, targets: Tensor) -> Tensor:
 
     For each class a ridge regression of "is of this class" on the colour. An image's value is the share of the images
     of other classes that are judged less likely to be of its class, each pair judged by a regression that has seen
-    neither (leave pair out, Airola et al. 2011): their mean over a class is the area under the ROC curve. Chance is 0.5.
+    neither (leave pair out, Airola et al. 2011): their mean over a class is the area under the ROC curve. Chance is
+    0.5.
 
     Args:
         colours: (N, C).

@@ -118,7 +118,12 @@ def share_of_means_up_to(bound: float, differences: Tensor) -> float:
     Args:
         bound: The bound.
         differences: (n,), each -1, 0 or 1.
+
+    Raises:
+        ValueError: Other values.
     """
+    if not bool(((differences == 0) | (differences.abs() == 1)).all()):
+        raise ValueError("differences must each be -1, 0 or 1")
     count = len(differences)
     one = torch.stack([(differences == value).double().mean() for value in (-1, 0, 1)])
     sums = torch.fft.ifft(torch.fft.fft(one, 2 * count + 1) ** count).real.clamp_min(0)

@@ -52,8 +52,8 @@ def judge(result: AuditResult, suspects_before: Iterable[int] = (), delta: float
     A class is suspect where the lower bound of its gap is above `delta`: the share of bootstrap means at or below
     `delta` is its p-value, and Holm's procedure (1979) over the classes, and all of them together, keeps the chance of
     any false suspicion at 2.5 %. What is suspect at two looks in a row is an alarm. Exchanged rings need 0.15 instead
-    of `delta`, and at two looks in a row they give a warning only. Nothing is judged before the accuracy is clearly above that of always
-    answering the most frequent class.
+    of `delta`, and at two looks in a row they give a warning only. Nothing is judged before the accuracy is clearly
+    above that of always answering the most frequent class.
 
     Args:
         result: Of this look.

@@ -3,7 +3,15 @@
 import pytest
 import torch
 
-from cam_callbacks.audit.attention import area_share, heat_on_object
+from cam_callbacks.audit.attention import (
+    area_share,
+    border_share,
+    heat_by_chance,
+    heat_on_object,
+    mean_heat_by_chance,
+    pointing,
+    rank_accuracy,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -81,3 +89,40 @@ class TestAreaShare:
         masks = torch.zeros(1, 4096, 4099, dtype=torch.bool)
         masks[:, :1024] = True
         assert area_share(masks) == 0.25
+
+
+class TestChance:
+    def test_of_one_class_is_the_heat_on_the_masks_of_the_others(self, left_half):
+        masks = torch.cat([left_half, ~left_half, left_half])
+        heatmaps = left_half.float().expand(3, -1, -1)
+        assert heat_by_chance(heatmaps, masks, torch.tensor([0, 0, 1]))[:2].tolist() == [0, 1]
+
+    def test_is_unknown_for_a_single_image(self, left_half):
+        assert heat_by_chance(left_half.float(), left_half, torch.tensor([0])).isnan().all()
+
+    def test_means_by_chance_are_below_heat_that_follows_the_object_and_the_same_each_time(self):
+        masks = torch.zeros(12, 12, 12, dtype=torch.bool)
+        masks[torch.arange(12), torch.arange(12)] = True
+        null = mean_heat_by_chance(masks.float(), masks)
+        assert null.shape == (200,)
+        assert null.max() < heat_on_object(masks.float(), masks).mean()
+        assert torch.equal(null, mean_heat_by_chance(masks.float(), masks))
+
+
+class TestRanksAndPoints:
+    def test_heat_on_the_object_has_both_at_one_and_heat_off_it_at_zero(self, left_half):
+        for rule in (rank_accuracy, pointing):
+            assert rule(left_half.float(), left_half) == 1
+            assert rule((~left_half).float(), left_half) == 0
+
+    def test_blank_maps_and_empty_masks_are_unknown(self, left_half):
+        for rule in (rank_accuracy, pointing):
+            assert rule(torch.zeros(1, 4, 6), left_half).isnan()
+            assert rule(torch.ones(1, 4, 6), torch.zeros_like(left_half)).isnan()
+
+    def test_equally_hot_positions_share_the_point(self, left_half):
+        assert pointing(torch.ones(1, 4, 6), left_half) == 0.5
+
+
+def test_the_border_share_of_a_flat_map_is_the_share_of_the_ring():
+    assert border_share(torch.ones(1, 16, 16)) == pytest.approx(1 - (12 / 16) ** 2)

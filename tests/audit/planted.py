@@ -1,0 +1,70 @@
+"""Images and networks whose answer to every question of the audit is known by construction.
+
+Channel 0 holds the object, channel 1 what surrounds it, each with a sign that goes with the class.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from cam_callbacks.probes import ProbeSet
+
+SIDE = 24
+
+
+class Reader(nn.Module):
+    """Answers from one channel: its positive parts speak for class 1, its negative ones for class 0."""
+
+    def __init__(self, channel: int) -> None:
+        super().__init__()
+        self.features = nn.Sequential(nn.Conv2d(3, 2, 1, bias=False), nn.ReLU())
+        self.head = nn.Linear(2, 2, bias=False)
+        with torch.no_grad():
+            self.features[0].weight.zero_()
+            self.features[0].weight[:, channel] = torch.tensor([-1.0, 1.0]).view(2, 1, 1)
+            self.head.weight.copy_(20 * torch.eye(2))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.head(self.features(images).mean(dim=(2, 3)))
+
+
+class TextureReader(Reader):
+    """Answers from the direction of stripes in channel 1, whatever their colour."""
+
+    def __init__(self) -> None:
+        super().__init__(1)
+        self.features[0] = nn.Conv2d(3, 4, 3, bias=False)
+        self.head = nn.Linear(4, 2, bias=False)
+        with torch.no_grad():
+            kernels = torch.zeros(4, 3, 3, 3)
+            kernels[0, 1, 0, 1], kernels[0, 1, 1, 1] = 1, -1
+            kernels[2, 1, 1, 0], kernels[2, 1, 1, 1] = 1, -1
+            kernels[1], kernels[3] = -kernels[0], -kernels[2]
+            self.features[0].weight.copy_(kernels)
+            self.head.weight.copy_(20 * torch.tensor([[1.0, 1, 0, 0], [0, 0, 1, 1]]))
+
+
+class Constant(nn.Module):
+    def forward(self, images: Tensor) -> Tensor:
+        return torch.tensor([1.0, 0.0]).repeat(len(images), 1)
+
+
+class Guessing(nn.Module):
+    def forward(self, images: Tensor) -> Tensor:
+        return torch.randn(len(images), 2)
+
+
+def scenes(count: int = 60, texture: bool = False, masks: bool = True) -> ProbeSet:
+    """Half of them of each class, square objects at places of their own, backgrounds that go with the class."""
+    draw = torch.Generator().manual_seed(3)
+    targets = torch.arange(count) % 2
+    where = torch.zeros(count, SIDE, SIDE, dtype=torch.bool)
+    for mask in where:
+        top, left = torch.randint(4, 12, (2,), generator=draw).tolist()
+        mask[top : top + 8, left : left + 8] = True
+    sign = (2.0 * targets - 1).view(-1, 1, 1)
+    stripes = (torch.arange(SIDE) % 2 * 2.0 - 1).view(SIDE, 1).expand(SIDE, SIDE)
+    around = torch.where(targets.view(-1, 1, 1) == 0, stripes, stripes.T) if texture else sign.expand(-1, SIDE, SIDE)
+    images = 0.02 * torch.randn(count, 3, SIDE, SIDE, generator=draw)
+    images[:, 0] += sign * where
+    images[:, 1] += around * ~where
+    return ProbeSet(images, targets, where if masks else None, ("cat", "dog"))

@@ -1,0 +1,204 @@
+"""The audit tells planted biases from none, counts what it cannot measure, and leaves no trace."""
+
+import sys
+from dataclasses import replace
+
+import pytest
+import torch
+from planted import Constant, Guessing, Reader, TextureReader, scenes
+from torch import nn
+
+from cam_callbacks.audit import audit, judge
+from cam_callbacks.audit.counterfactual import ring
+from cam_callbacks.probes import ProbeSet
+
+# The function `audit` hides the module of that name.
+MODULE = sys.modules["cam_callbacks.audit.audit"]
+
+
+def overall(result, name):
+    return result.measures[name].overall
+
+
+@pytest.fixture
+def no_opencv(monkeypatch):
+    monkeypatch.setattr(MODULE, "can_estimate", lambda: False)
+
+
+class TestPlanted:
+    def test_a_model_that_reads_the_background(self):
+        result = audit(Reader(1), scenes())
+        assert overall(result, "bg_gap").value == 1
+        assert overall(result, "recolour_gap").value > 0.9
+        assert overall(result, "background_only").value == 1
+        assert overall(result, "heat_on_object").value < 0.05
+        assert overall(result, "heat_over_area").high < 0
+
+    def test_a_model_that_reads_the_object(self):
+        result = audit(Reader(0), scenes())
+        assert overall(result, "bg_gap").value == 0
+        assert overall(result, "recolour_gap").value == 0
+        assert overall(result, "background_only").low <= 0.5 <= overall(result, "background_only").high
+        assert overall(result, "object_only").value == 1
+        assert overall(result, "heat_on_object").value > 0.8
+
+    def test_a_model_that_reads_the_texture_of_the_background_but_not_its_colour(self):
+        result = audit(TextureReader(), scenes(texture=True))
+        assert overall(result, "bg_gap").value > 0.9
+        assert abs(overall(result, "recolour_gap").value) < 0.1
+        assert "content or texture* is what is used" in judge(result).text
+
+    def test_a_model_that_reads_the_ring_without_masks(self, no_opencv):
+        probes = scenes(masks=False)
+        probes.images[:, 1] *= ring((24, 24))
+        result = audit(Reader(1), probes)
+        assert result.masks == "none"
+        assert overall(result, "ring_gap").value == 1
+        assert any("only the outer ring" in note for note in result.notes)
+        assert not [name for name in result.measures if name.startswith("bg_gap")]
+
+    def test_a_constant_model(self):
+        result = audit(Constant(), scenes())
+        assert overall(result, "accuracy").value == 0.5
+        assert overall(result, "bg_gap").value == 0
+        assert any("Heat is not measured" in note for note in result.notes)
+        assert judge(result).state == "not learnt"
+
+    def test_a_model_that_answers_at_random(self):
+        torch.manual_seed(0)
+        result = audit(Guessing(), scenes(120))
+        assert overall(result, "bg_gap").low < 0 < overall(result, "bg_gap").high
+        assert judge(result).state == "not learnt"
+
+    def test_the_worst_group_is_found(self):
+        probes = scenes()
+        targets = probes.targets.clone()
+        targets[:6] = 1 - targets[:6]
+        groups = torch.arange(60) // 6
+        result = audit(Reader(0), replace(probes, targets=targets), groups=groups)
+        assert overall(result, "worst_group_accuracy").value == 0
+        assert overall(result, "worst_group_accuracy").count == 6
+
+
+class TestDegenerate:
+    def test_empty_and_full_masks_are_counted_and_left_out(self):
+        probes = scenes()
+        masks = probes.masks.clone()
+        masks[:3], masks[3:5] = False, True
+        result = audit(Reader(1), replace(probes, masks=masks))
+        for name in ("bg_gap", "recolour_gap", "background_only", "heat_on_object", "rank_accuracy", "pointing"):
+            assert overall(result, name).skipped >= 5, name
+            assert overall(result, name).value == overall(result, name).value
+        assert "3 masks are empty and 2 cover all: left out" in result.notes
+
+    def test_a_class_of_a_single_image_is_counted_not_averaged(self):
+        probes = scenes()
+        targets = probes.targets.clone()
+        targets[0] = 2
+        model = nn.Sequential(Reader(1), nn.ConstantPad1d((0, 1), -9.0))
+        gap = audit(model, replace(probes, targets=targets), "0.features").measures["bg_gap"]
+        assert (gap.per_class[2].count, gap.per_class[2].skipped) == (0, 1)
+        assert gap.overall.count == 59
+
+    def test_blank_maps_are_counted_not_averaged(self):
+        result = audit(Reader(1), replace(scenes(), images=torch.zeros(60, 3, 24, 24)))
+        for name in ("heat_on_object", "border_share", "delete_hot"):
+            assert overall(result, name).count == 0, name
+
+    def test_answers_that_are_not_finite_are_left_out(self):
+        model = Reader(1)
+        with torch.no_grad():
+            model.head.weight.fill_(torch.nan)
+        result = audit(model, scenes())
+        assert overall(result, "accuracy").count == 0
+        assert judge(result).state == "not learnt"
+
+    @pytest.mark.parametrize("shape", [(1, 24, 24), (3, 200, 160), (3, 24)])
+    def test_works_for_grey_large_and_one_dimensional_images(self, shape):
+        model = nn.Sequential(nn.Flatten(2), nn.Conv1d(shape[0], 4, 1), nn.ReLU())
+        model = nn.Sequential(model, nn.AdaptiveAvgPool1d(1), nn.Flatten(), nn.Linear(4, 2))
+        result = audit(model, ProbeSet(torch.rand(6, *shape), torch.arange(6) % 2))
+        assert overall(result, "accuracy").count == 6
+
+
+class TestTraces:
+    def test_it_is_deterministic_and_touches_no_random_state(self):
+        torch.manual_seed(5)
+        before = torch.get_rng_state()
+        first = audit(Reader(1), scenes()).to_dict()
+        model = Reader(1)
+        torch.manual_seed(77)
+        between = torch.get_rng_state()
+        assert str(audit(model, scenes()).to_dict()) == str(first)
+        assert torch.equal(torch.get_rng_state(), between)
+        assert before.shape == between.shape
+
+    @pytest.mark.parametrize("fails", [False, True])
+    def test_train_flags_and_hooks_are_left_as_they_were_also_after_an_error(self, fails):
+        class Failing(Reader):
+            calls = 0
+
+            def forward(self, images):
+                self.calls += 1
+                if fails and self.calls > 6:
+                    raise KeyError("planned")
+                return super().forward(images)
+
+        model = Failing(1).train()
+        model.head.eval()
+        try:
+            audit(model, scenes())
+        except KeyError:
+            assert fails
+        assert (model.training, model.features.training, model.head.training) == (True, True, False)
+        assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+
+    @pytest.mark.parametrize("masks", [True, False])
+    def test_passes_are_the_samples_that_the_model_saw_without_the_heatmaps(self, forwarded, monkeypatch, masks):
+        monkeypatch.setattr(MODULE._Audit, "_heatmaps", lambda self: torch.rand(60, 24, 24))
+        model = Reader(1)
+        sizes = forwarded(model)
+        result = audit(model, scenes(masks=masks))
+        assert result.passes == sum(sizes) <= 11 * 60
+
+
+class TestTable:
+    def test_it_has_columns_of_equal_length_and_a_row_for_each_measure_and_class(self):
+        result = audit(Reader(1), scenes())
+        table = result.to_dict()
+        assert {len(column) for column in table.values()} == {3 * len(result.measures)}
+        assert table["class"][:3] == ["all", "cat", "dog"]
+        assert {"measure", "value", "low", "high", "count", "skipped", "chance"} < set(table)
+
+    def test_a_class_called_all_hides_nothing(self):
+        result = audit(Reader(1), replace(scenes(), class_names=("all", "dog")))
+        assert result.to_dict()["class"][:3] == ["all", "all", "dog"]
+
+
+class TestBadInput:
+    def test_no_targets(self):
+        with pytest.raises(ValueError, match="probes have no targets"):
+            audit(Reader(1), ProbeSet(torch.rand(4, 3, 24, 24)))
+
+    def test_one_class_only(self):
+        with pytest.raises(ValueError, match="two are needed"):
+            audit(Reader(1), ProbeSet(torch.rand(4, 3, 24, 24), torch.ones(4, dtype=torch.int64)))
+
+    def test_groups_of_another_shape(self):
+        with pytest.raises(ValueError, match=r"groups has shape \(3,\); 60 images need \(60,\)"):
+            audit(Reader(1), scenes(), groups=torch.zeros(3))
+
+    @pytest.mark.parametrize("target", [7, -1])
+    def test_a_target_that_the_model_has_no_class_for(self, target):
+        targets = scenes().targets.clone()
+        targets[0] = target
+        with pytest.raises(ValueError, match=rf"targets contains \[{target}\], but the model has 2 classes"):
+            audit(Reader(1), replace(scenes(), targets=targets))
+
+    def test_masks_of_another_shape_are_refused_by_the_probe_set(self):
+        with pytest.raises(ValueError, match="masks has shape"):
+            ProbeSet(torch.rand(4, 3, 24, 24), torch.arange(4), torch.ones(4, 12, 12, dtype=torch.bool))
+
+    def test_several_labels_are_read_by_their_sigmoids(self):
+        result = audit(Reader(1), scenes(), multi_label=True)
+        assert overall(result, "bg_gap").value == 1

@@ -1,0 +1,35 @@
+"""GrabCut finds an object that differs from its surroundings, and nothing where there is none."""
+
+import pytest
+import torch
+
+pytest.importorskip("cv2")
+
+from cam_callbacks.audit.foreground import estimate_masks
+
+
+def blob(side: int, channels: int = 3) -> tuple[torch.Tensor, torch.Tensor]:
+    """A bright disc on a textured dark ground, and where it lies."""
+    rows, columns = torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij")
+    disc = (rows - 0.45 * side) ** 2 + (columns - 0.55 * side) ** 2 < (0.25 * side) ** 2
+    ground = 0.25 * torch.rand(channels, side, side, generator=torch.Generator().manual_seed(0))
+    return torch.where(disc, 0.8 + 0.2 * ground, ground).unsqueeze(0), disc
+
+
+@pytest.mark.parametrize(("side", "channels"), [(64, 3), (64, 1), (300, 3)])
+def test_a_blob_on_a_textured_ground_is_found(side, channels):
+    image, disc = blob(side, channels)
+    found = estimate_masks(image)[0]
+    assert found.shape == (side, side)
+    assert (found & disc).sum() / (found | disc).sum() > 0.6
+
+
+def test_flat_images_have_empty_masks():
+    assert not estimate_masks(torch.stack([torch.zeros(3, 32, 32), torch.full((3, 32, 32), 0.7)])).any()
+
+
+def test_it_is_deterministic_and_touches_no_random_state():
+    image, _ = blob(64)
+    before = torch.get_rng_state()
+    assert torch.equal(estimate_masks(image), estimate_masks(image))
+    assert torch.equal(torch.get_rng_state(), before)

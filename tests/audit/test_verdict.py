@@ -1,0 +1,110 @@
+"""The verdict says what was found, with numbers, and never clears; it seldom errs, and seldom misses a strong bias."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from cam_callbacks.audit import AuditResult, judge
+from cam_callbacks.audit.counterfactual import Donors
+from cam_callbacks.audit.estimates import measure
+from cam_callbacks.audit.verdict import ALL, _suspects
+
+
+def result(differences: Tensor, targets: Tensor, masks: str = "given", accuracy: float = 1.0, **more) -> AuditResult:
+    count = len(targets)
+    correct = (torch.arange(count) < accuracy * count).float()
+    gap = {"given": "bg_gap", "estimated": "bg_gap_estimated", "none": "ring_gap"}[masks]
+    measures = {"accuracy": measure(correct, targets), gap: measure(differences, targets, 0.0), **more}
+    nobody = torch.full((count,), -1)
+    return AuditResult(measures, masks, targets, ("cat", "dog"), torch.zeros(count, 3), Donors(nobody, nobody))
+
+
+def classes_of(size: int, count: int = 2) -> Tensor:
+    return torch.arange(count).repeat_interleave(size)
+
+
+def gap_of(value: float, size: int) -> Tensor:
+    """Differences of two classes, those of the first with this mean, those of the second 0."""
+    return torch.cat([(torch.arange(size) < value * size).float(), torch.zeros(size)])
+
+
+class TestStates:
+    def test_a_suspicion_found_again_is_an_alarm(self):
+        look = result(gap_of(0.5, 60), classes_of(60))
+        first = judge(look)
+        assert first.state == "suspicion"
+        assert 0 in first.suspects
+        assert 1 not in first.suspects
+        second = judge(look, first.suspects)
+        assert second.state == "alarm"
+        assert "ALARM" in second.text
+        assert "cat" in second.text.split("\n")[0]
+        assert "0.50 [" in second.text
+
+    def test_another_class_than_before_is_no_alarm(self):
+        assert judge(result(gap_of(0.5, 60), classes_of(60)), {1}).state == "suspicion"
+
+    def test_exchanged_rings_warn_and_never_alarm(self):
+        look = result(gap_of(0.9, 60), classes_of(60), "none")
+        first = judge(look)
+        assert first.state == "suspicion"
+        assert "a warning if the next one agrees" in first.text
+        assert judge(look, first.suspects).state == "warning"
+
+    def test_a_small_gap_of_rings_is_nothing(self):
+        assert judge(result(gap_of(0.2, 60), classes_of(60), "none"), {0, ALL}).state == "no alarm"
+
+    def test_no_alarm_is_no_clearance(self):
+        verdict = judge(result(torch.zeros(120), classes_of(60)))
+        assert verdict.state == "no alarm"
+        assert "No alarm is not the same as no bias." in verdict.text
+        assert "Not tested: a bias inside the object's mask" in verdict.text
+        assert verdict.suspects == frozenset()
+
+    def test_nothing_is_judged_before_anything_is_learnt(self):
+        verdict = judge(result(gap_of(1, 60), classes_of(60), accuracy=0.55), {0, ALL})
+        assert (verdict.state, verdict.suspects) == ("not learnt", frozenset())
+
+    def test_too_few_images_are_said_and_counted(self):
+        verdict = judge(result(gap_of(1, 12), classes_of(12)), {0, ALL})
+        assert (verdict.state, verdict.suspects) == ("too few images", frozenset())
+        assert "24 of 30" in verdict.text
+        assert "missing: cat 18, dog 18" in verdict.text
+
+    def test_a_class_without_numbers_is_not_known(self):
+        differences = torch.cat([torch.zeros(40), torch.full((5,), torch.nan)])
+        text = judge(result(differences, torch.tensor([0] * 40 + [1] * 5))).text
+        assert "dog: not known, 0 images" in text
+
+
+class TestHolm:
+    @pytest.mark.parametrize("count", [8, 40, 200])
+    def test_one_strong_class_among_many_is_found_and_weak_ones_are_not(self, count):
+        values = torch.zeros(count, 30)
+        values[0] = 1
+        values[1:, :3] = 1  # a mean of 0.1
+        found = _suspects(measure(values.flatten(), classes_of(30, count)), 0.05)
+        assert found - {ALL} == {0}
+
+
+class TestErrorRates:
+    @staticmethod
+    def looks(size: int, gap: float, times: int, seed: int) -> list[AuditResult]:
+        """Two classes; each arm flips 10 % of the answers; of the first the share `gap` follows the background."""
+        draw = torch.Generator().manual_seed(seed)
+        follows = torch.zeros(times, 2 * size, dtype=torch.bool)
+        follows[:, :size] = torch.rand(times, size, generator=draw) < gap
+        same, other = (torch.rand(times, 2 * size, generator=draw) >= 0.1 for _ in range(2))
+        differences = same.float() - (other & ~follows).float()
+        return [result(each, classes_of(size)) for each in differences]
+
+    @pytest.mark.parametrize("size", [30, 60])
+    def test_a_clean_model_is_seldom_suspected_and_hardly_ever_alarmed_about(self, size):
+        suspects = [_suspects(each.measures["bg_gap"], 0.05) for each in self.looks(size, 0.0, 600, size)]
+        assert sum(map(bool, suspects)) / 600 < 0.02
+        alarms = [bool(a & b) for a, b in zip(suspects[::2], suspects[1::2], strict=True)]
+        assert sum(alarms) / 300 < 0.005
+
+    def test_a_gap_of_two_fifths_in_one_class_of_60_is_found(self):
+        found = [0 in _suspects(each.measures["bg_gap"], 0.05) for each in self.looks(60, 0.4, 300, 7)]
+        assert sum(found) / 300 > 0.9
