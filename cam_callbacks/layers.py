@@ -54,6 +54,8 @@ def name_of(model: nn.Module, layer: str | nn.Module) -> str:
     if isinstance(layer, str):
         find(model, layer)
         return layer
+    if not isinstance(layer, nn.Module):
+        raise TypeError(f"target_layer={layer!r} must be the dotted name of a layer, or the module itself")
     for name, module in model.named_modules():
         if module is layer:
             return str(name).replace("_orig_mod.", "")
@@ -88,8 +90,9 @@ def recorded(layers: Sequence[nn.Module], differentiable: bool = False) -> Itera
                 own.append(output.detach().clone())
                 return None
             first = not any(outputs)
-            own.append(output.detach().requires_grad_() if first else output)
-            return own[-1].clone()  # type: ignore[no-any-return]
+            own.append(output if output.requires_grad and not first else output.detach().requires_grad_())
+            with torch.enable_grad():  # also where the model itself has switched gradients off
+                return own[-1].clone()  # type: ignore[no-any-return]
 
         return keep
 
@@ -182,9 +185,8 @@ def choose(model: nn.Module, images: Tensor, forward: Forward, class_map: bool =
     Of layers that put out tokens, or have the channels last, only blocks and normalisations are considered, which carry
     what is passed on.
 
-    Where there are such layers, or several outputs, only layers are considered whose positions the answer depends on,
-    if the model has gradients: none after the last attention of a transformer with a class token, where nothing but
-    that token is read, and no auxiliary head.
+    If the model has gradients, only layers are considered whose positions the answer depends on: none after the last
+    attention of a transformer with a class token, where nothing but that token is read, and no side branch.
 
     Args:
         model: The model; to be called inside `undisturbed`.
@@ -195,15 +197,14 @@ def choose(model: nn.Module, images: Tensor, forward: Forward, class_map: bool =
     Raises:
         ValueError: No layer has spatial output.
     """
-    output, calls, before = _calls(model, images[:1], forward)
+    found = _calls_with_gradients(model, images[:1], forward) or _calls(model, images[:1], forward)
+    output, calls, before = found
     if not calls:
         raise ValueError(
             f"no layer of {type(model).__name__} has an output of shape (N, channels, *spatial), nor one of tokens "
             f"that form a grid, for images {tuple(images.shape)}; name one by target_layer, and give "
             "reshape_transform, a callable from its output to (N, channels, *spatial)"
         )
-    if not isinstance(output, Tensor) or any(call.is_tokens for call in calls):
-        output, calls, before = _calls_with_gradients(model, images[:1], forward) or (output, calls, before)
     read = [place for place, call in enumerate(calls) if call.is_read] or range(len(calls))
     classes = _count_classes(output)
     narrow = {place for place in read if calls[place].output.shape[1] == classes and not calls[place].is_tokens}

@@ -10,16 +10,17 @@ from torch import Tensor
 ReshapeTransform = Callable[[Tensor], Tensor]
 """Called with a layer's output; returns it as (N, channels, *spatial). It may only rearrange and leave out."""
 
-_MOST_PREFIX_TOKENS = 5
+_PREFIX_TOKENS = (0, 1, 2, 5)  # none; class token; class and distillation token; class token and four registers
 
 
 def to_maps(output: Tensor, size: Sequence[int], reshape_transform: ReshapeTransform | None = None) -> Tensor | None:
     """A layer's output as maps (N, channels, *spatial); None if it has no positions that fit images of `size`.
 
     Understood are (N, channels, *spatial), (N, *spatial, channels), and for images with two spatial dimensions tokens
-    (N, tokens, channels): row by row, with up to five tokens before them that belong to no position (class token,
+    (N, tokens, channels): row by row, with one, two or five tokens before them that belong to no position (class token,
     registers). The grid of tokens is the one with the proportions of the image. Where two readings are possible, the
-    one that keeps the proportions of the image better is taken.
+    one that keeps the proportions of the image better is taken; for sequences always (N, channels, time), because
+    nothing tells the two apart there.
 
     Args:
         output: What the layer put out.
@@ -28,13 +29,15 @@ def to_maps(output: Tensor, size: Sequence[int], reshape_transform: ReshapeTrans
     """
     if reshape_transform is not None:
         maps = reshape_transform(output)
+        if not isinstance(maps, Tensor):
+            raise TypeError(f"reshape_transform returned {type(maps).__name__}, not a tensor (N, channels, *spatial)")
         return maps if maps.ndim == len(size) + 2 and maps.shape[2:].numel() > 1 else None
     if not output.is_floating_point():
         return None
     if output.ndim == len(size) + 2:
         first, last = _distortion(output.shape[2:], size), _distortion(output.shape[1:-1], size)
         if first <= last:
-            return output if first <= 4 and output.shape[2:].numel() > 1 else None
+            return output if first <= 8 and output.shape[2:].numel() > 1 else None
         most = 1.5 if len(size) == 2 else 4  # videos shrink less in time than in space
         return output.movedim(-1, 1) if last <= most and output.shape[1:-1].numel() > 1 else None
     if output.ndim == 3 and len(size) == 2:
@@ -53,7 +56,7 @@ def is_channels_first(output: Tensor, size: Sequence[int]) -> bool:
 
 def token_grid(tokens: int, size: Sequence[int]) -> tuple[int, int] | None:
     """Height and width of the grid that so many tokens form for images of `size`, with the fewest tokens left over."""
-    for prefix in range(_MOST_PREFIX_TOKENS + 1):
+    for prefix in _PREFIX_TOKENS:
         positions = tokens - prefix
         if positions < 4:
             return None

@@ -86,10 +86,11 @@ def class_scores(output: Any, probabilities: bool = False, multi_label: bool = F
 def logits_of(output: Any) -> Tensor:
     """The tensor of scores in what a model returned; the rules, and the error, of `class_scores`.
 
-    In a mapping or an object it is called `logits`, or `out` as in torchvision's segmentation models.
+    In a mapping or an object it is called `logits`, or `out` as in torchvision's segmentation models. A single number,
+    as a model that squeezes its output returns it for one image, becomes a tensor of shape (1,).
     """
     if isinstance(output, Tensor):
-        return output
+        return output.reshape(1) if output.ndim == 0 else output
     for name in ("logits", "out"):
         found = output.get(name) if isinstance(output, Mapping) else getattr(output, name, None)
         if isinstance(found, Tensor):
@@ -104,12 +105,11 @@ def logits_of(output: Any) -> Tensor:
     )
 
 
-def may_be_sigmoids(output: Any, multi_label: bool) -> bool:
-    """Whether an output of one column, or of several labels, is in [0, 1] wherever it is finite."""
+def may_be_sigmoids(output: Any) -> bool:
+    """Whether all numbers of an output that are finite lie in [0, 1]."""
     tensor = logits_of(output)
     finite = tensor[torch.isfinite(tensor)]
-    one_column = tensor.ndim == 1 or tensor.shape[1:] == (1,)
-    return (one_column or multi_label) and bool(((finite >= 0) & (finite <= 1)).all())
+    return bool(((finite >= 0) & (finite <= 1)).all())
 
 
 def returns_probabilities(output: Any) -> bool:
@@ -138,6 +138,9 @@ class _SigmoidWatch(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
-        if func.overloadpacket in (torch.ops.aten.sigmoid, torch.ops.aten.sigmoid_):
+        aten = torch.ops.aten
+        made = func.overloadpacket in (aten.sigmoid, aten.sigmoid_)
+        kept = func.overloadpacket in (aten.clamp, aten.clamp_min, aten.clamp_max, aten._to_copy, aten.clone)
+        if made or (kept and args[0].untyped_storage().data_ptr() in self.results):
             self.results[result.untyped_storage().data_ptr()] = result
         return result

@@ -141,12 +141,13 @@ class Readout(ABC):
     classes: Tensor | None = None
 
     @abstractmethod
-    def read(self, output: Any, image: Tensor) -> Tensor:
-        """(B, T) float32, the scores in an output for B masked images, or for one that stands for all B.
+    def read(self, output: Any, image: Tensor, shared: bool = False) -> Tensor:
+        """(B, T) float32, the scores in an output for B masked images.
 
         Args:
             output: What the model returned.
             image: (B,) which of the N images each is.
+            shared: Whether the output is that of one image, which stands for all B.
         """
 
 
@@ -165,7 +166,7 @@ class ClassReadout(Readout):
         self.score = score
         self._scores_of = scores_of
 
-    def read(self, output: Any, image: Tensor) -> Tensor:  # noqa: D102
+    def read(self, output: Any, image: Tensor, shared: bool = False) -> Tensor:  # noqa: D102
         scores = self._scores_of(output)
         values = scores.logits if self.score == "logit" else scores.probabilities
         return values.expand(len(image), -1).gather(1, self.classes[image])
@@ -178,21 +179,24 @@ class CallableReadout(Readout):
         self._targets = targets
         self.score = score
 
-    def read(self, output: Any, image: Tensor) -> Tensor:  # noqa: D102
+    def read(self, output: Any, image: Tensor, shared: bool = False) -> Tensor:  # noqa: D102
         asked = [self._targets[index] for index in image.tolist()]
         # Targets are few: each is asked once, of all images, and the rows that are its own are kept.
-        answers = {id(target): _checked(target, output, len(image)) for target in asked}
+        count = 1 if shared else len(image)
+        answers = {id(target): _checked(target, output, count).expand(len(image)) for target in asked}
         return torch.stack([answers[id(target)][row] for row, target in enumerate(asked)]).unsqueeze(1)
 
 
 def _checked(target: TargetFn, output: Any, count: int) -> Tensor:
     values = target(output)
-    if not isinstance(values, Tensor) or values.shape not in ((count,), (1,)):
+    if isinstance(values, Tensor) and count == 1 and values.ndim == 0:
+        values = values.reshape(1)  # of a model that squeezes its output
+    if not isinstance(values, Tensor) or values.shape != (count,) or values.is_complex():
         got = f"a tensor of shape {tuple(values.shape)}" if isinstance(values, Tensor) else type(values).__name__
         raise ValueError(
             f"targets={name_of(target)} returned {got}; one number for each of the {count} images is needed, ({count},)"
         )
-    return values.float().expand(count)
+    return values.float()
 
 
 def name_of(target: TargetFn) -> str:

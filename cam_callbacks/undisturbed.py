@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -15,14 +16,16 @@ from torch import nn
 def undisturbed(model: nn.Module) -> Iterator[None]:
     """Evaluate `model` inside, find it and the process outside as they were.
 
-    Inside: every module is in eval mode, gradients are off, and compiled parts run eagerly, so that forward hooks
-        fire and nothing is recompiled. On the way out, whatever happened: the train flag of each module and the
-        random number generators (Python, NumPy, torch on every device in use) are put back.
+    Inside: every module is in eval mode, gradients are off, backward hooks of modules are silent, and compiled parts
+        run eagerly, so that forward hooks fire and nothing is recompiled. On the way out, whatever happened: all that
+        and the random number generators (Python, NumPy, torch on every device in use) are put back. Buffers that a
+        model's own forward changes in eval mode stay changed.
 
     Gradients are off by `no_grad`, not by `inference_mode`, which is left where the caller is in it: a tensor that a
     model caches during its forward would become an inference tensor, and the next training step would fail on it.
     """
     training = [(module, module.training) for module in model.modules()]
+    backward_hooks = [(module, module._backward_hooks, module._backward_pre_hooks) for module, _ in training]
     try:
         with (
             random_state_kept(),
@@ -33,10 +36,13 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
             for module, _ in training:
                 # Not .eval(): a model may have overridden it to do more than set the flag.
                 module.training = False
+                module._backward_hooks, module._backward_pre_hooks = OrderedDict(), OrderedDict()
             yield
     finally:
         for module, flag in training:
             module.training = flag
+        for module, hooks, pre_hooks in backward_hooks:
+            module._backward_hooks, module._backward_pre_hooks = hooks, pre_hooks
 
 
 @contextmanager

@@ -89,6 +89,8 @@ def classes_side_by_side(
     """
     if explanation.targets is None or explanation.targets.ndim != 2 or explanation.probabilities is None:
         raise ValueError("explanation has one target for each image; explain several, with targets of shape (N, T)")
+    if len(images) != len(explanation):
+        raise ValueError(f"the explanation is of {len(explanation)} images, {len(images)} are given")
     rows = []
     for index, picture in enumerate(to_pictures(images, normalization)):
         targets = explanation.targets[index].tolist()

@@ -259,3 +259,18 @@ class TestOtherLayouts:
     def test_of_a_transformer_that_takes_the_mean_of_its_tokens_the_last_is_chosen(self, blobs):
         network = timm.create_model("vit_tiny_patch16_224", img_size=64, global_pool="avg", class_token=False)
         assert chosen(network, blobs(1, 64, 64)) == "blocks"
+
+
+def test_a_side_branch_is_not_chosen(blobs):
+    class WithDecoder(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.encoder = nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.ReLU())
+            self.decoder, self.head = nn.ConvTranspose2d(8, 3, 2, 2), nn.Linear(8, 4)
+
+        def forward(self, images):
+            maps = self.encoder(images)
+            self.reconstruction = self.decoder(maps)
+            return self.head(maps.mean(dim=(2, 3)))
+
+    assert chosen(WithDecoder(), blobs(1, 16, 16)) == "encoder"

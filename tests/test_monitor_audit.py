@@ -203,6 +203,63 @@ def test_given_probes_and_batches_that_are_not_understood_leave_the_heatmaps(tmp
     assert len([text for text in said if "audits nothing: the batch is not understood" in text]) == 1
 
 
+class ReadsMappings(ReadsOneThing):
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        return super().training_step((batch["image"], batch["label"]), batch_idx)
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        super().validation_step((batch["image"], batch["label"]), batch_idx)
+
+
+def test_trimaps_and_groups_are_read_from_the_batches(tmp_path: Path) -> None:
+    images, targets, inside = samples(True).dataset.tensors
+    trimap = torch.where(inside, 1, 2)
+    trimap[:, 0] = 3
+    groups = torch.arange(len(targets)) // 2 % 2
+
+    def collate(items: list[Any]) -> Any:
+        return dict(zip(("image", "label", "mask", "group"), torch.utils.data.default_collate(items), strict=True))
+
+    data = loader(TensorDataset(images, targets, trimap, groups), batch_size=16, collate_fn=collate)
+    monitor = CAMMonitor("features", num_probes=4, num_audit_images=80, object_values=[1], on_error="raise")
+    fit(tmp_path, monitor, ReadsMappings(True), data, data)
+    assert monitor.audit.masks == "given"
+    assert monitor.audit.measures["bg_gap"].overall.value > 0.9
+    assert monitor.audit.measures["worst_group_accuracy"].overall.value == 1
+
+
+def test_masks_that_are_not_understood_are_said_once_and_estimated(tmp_path: Path) -> None:
+    images, targets, inside = samples(True).dataset.tensors
+    data = loader(
+        TensorDataset(images, targets, inside.long() + torch.arange(len(images)).view(-1, 1, 1) % 2), batch_size=16
+    )
+    with own_warnings() as said:
+        monitor = run(tmp_path, False, data)
+    assert monitor.audit.masks == "estimated"
+    assert len([text for text in said if "have 3 values (0, 1, 2) and are not used; give object_values" in text]) == 1
+
+
+def test_how_far_the_heatmaps_deserve_trust_is_logged(tmp_path: Path) -> None:
+    fit(tmp_path, CAMMonitor(num_probes=6, num_audit_images=12))
+    logged = scalars(tmp_path)
+    assert 0 <= logged["cam/average_drop"][0][1] <= 1
+    assert 0 <= logged["cam/increase"][0][1] <= 1
+    assert -1 <= logged["cam/mean_activation_correlation"][0][1] <= 1
+
+
+def test_on_request_the_heatmaps_are_compared_with_those_of_random_weights(tmp_path: Path) -> None:
+    module = TinyModule()
+    monitor = CAMMonitor(num_probes=6, check_randomisation=True, on_error="raise")
+    with infos() as told:
+        fit(tmp_path, monitor, module, max_epochs=2)
+    weights = {key: value.clone() for key, value in module.state_dict().items()}
+    assert -1 <= monitor.randomisation <= 1
+    assert len([text for text in told if "with random weights in the model" in text]) == 1
+    without = TinyModule()
+    fit(tmp_path / "without", None, without, max_epochs=2)
+    assert all(torch.equal(weights[key], value) for key, value in without.state_dict().items())
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

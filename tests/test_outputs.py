@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from cam_callbacks import ScoreCAM
+from cam_callbacks import CAM, GradCAM, ScoreCAM
 from cam_callbacks.outputs import (
     class_scores,
     ends_in_sigmoid,
@@ -67,7 +67,7 @@ class TestClassScores:
         torch.testing.assert_close(again.logits, LOGITS)
         torch.testing.assert_close(again.probabilities, LOGITS.sigmoid())
 
-    @pytest.mark.parametrize("shape", [(), (2, 3, 4), (2, 3, 4, 4), (2, 0)])
+    @pytest.mark.parametrize("shape", [(2, 3, 4), (2, 3, 4, 4), (2, 0)])
     def test_of_another_shape_are_refused(self, shape):
         with pytest.raises(ValueError, match=r"the model returned a tensor of shape .* Give forward_fn") as error:
             class_scores(torch.zeros(shape))
@@ -154,10 +154,36 @@ class TestEndsInSigmoid:
     @pytest.mark.parametrize("shape", [(4,), (4, 1)])
     def test_tells_a_sigmoid_from_a_logit_that_happens_to_be_small(self, shape):
         logits = torch.rand(shape)
-        assert may_be_sigmoids(logits, multi_label=False)
+        assert may_be_sigmoids(logits)
         assert ends_in_sigmoid(lambda: logits.sigmoid())
         assert ends_in_sigmoid(lambda: {"logits": nn.Sigmoid()(logits).view(shape)})
+        assert ends_in_sigmoid(lambda: logits.sigmoid().clamp(1e-6, 1 - 1e-6).double())
         assert not ends_in_sigmoid(lambda: logits * 1.0)
+
+    def test_several_sigmoids_are_warned_of_where_classes_are_taken_to_exclude_each_other(self, small_cnn, blobs):
+        network, images = nn.Sequential(small_cnn(), nn.Sigmoid()), blobs(2, 24, 24)
+        with pytest.warns(UserWarning, match=r"a sigmoid for each of several classes.* multi_label=True"):
+            ScoreCAM()(network, images, "0.features")
+        with pytest.warns(UserWarning, match="the model returns probabilities"):
+            explanation = ScoreCAM(multi_label=True)(network, images, "0.features", 2)
+        expected = ScoreCAM(multi_label=True)(small_cnn(), images, "features", 2)
+        torch.testing.assert_close(explanation.probabilities, expected.probabilities)
+
+    def test_a_head_that_squeezes_its_output_is_understood(self, small_cnn, blobs):
+        class Squeezes(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.net = small_cnn(classes=1)
+
+            def forward(self, images):
+                return self.net(images).squeeze()
+
+        network, images = Squeezes(), blobs(2, 24, 24)
+        for method in (ScoreCAM("increase"), ScoreCAM(batch_size=1), GradCAM(), CAM()):
+            for count in (1, 2):
+                explained = method(network, images[:count], "net.features", 1)
+                expected = method(network.net, images[:count], "features", 1)
+                torch.testing.assert_close(explained.raw, expected.raw)
 
     def test_a_binary_head_that_returns_probabilities_gives_the_maps_of_its_logits(self, small_cnn, blobs):
         network, images = small_cnn(classes=1), blobs(3, 24, 24)

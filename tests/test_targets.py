@@ -84,7 +84,9 @@ class TestReadout:
     def test_lets_the_output_of_one_image_stand_for_all(self):
         read = ClassReadout(torch.tensor([[0], [2]]), "logit", class_scores).read(LOGITS[:1], torch.tensor([0, 1]))
         assert read.tolist() == [[2.0], [0.5]]
-        assert CallableReadout([RegressionTarget(1)] * 2, "").read(LOGITS[:1], torch.tensor([0, 1])).tolist() == [
+        assert CallableReadout([RegressionTarget(1)] * 2, "").read(
+            LOGITS[:1], torch.tensor([0, 1]), shared=True
+        ).tolist() == [
             [-1.0],
             [-1.0],
         ]
@@ -99,6 +101,8 @@ class TestReadout:
         [
             (torch.zeros(3, 2), r"a tensor of shape \(3, 2\)"),
             (torch.zeros(()), r"a tensor of shape \(\)"),
+            (torch.zeros(1), r"a tensor of shape \(1,\)"),
+            (torch.zeros(3, dtype=torch.complex64), r"a tensor of shape \(3,\)"),
             (1.0, "float"),
             (None, "NoneType"),
         ],

@@ -77,11 +77,13 @@ def _linear_calls(model: nn.Module) -> Iterator[list[tuple[nn.Linear, Tensor]]]:
     """Collect the linear layers that vectors (n, features) run through, with the vectors."""
     calls: list[tuple[nn.Linear, Tensor]] = []
 
-    def keep(module: nn.Module, inputs: tuple[Tensor, ...], _output: Tensor) -> None:
-        if isinstance(module, nn.Linear) and inputs[0].ndim == 2:
-            calls.append((module, inputs[0].float()))
+    def keep(module: nn.Module, inputs: tuple[Tensor, ...], named: dict[str, Tensor], _output: Tensor) -> None:
+        features = inputs[0] if inputs else named["input"]
+        if isinstance(module, nn.Linear) and features.ndim == 2:
+            calls.append((module, features.float()))
 
-    handles = [module.register_forward_hook(keep) for module in model.modules() if isinstance(module, nn.Linear)]
+    linears = [module for module in model.modules() if isinstance(module, nn.Linear)]
+    handles = [module.register_forward_hook(keep, with_kwargs=True) for module in linears]
     try:
         yield calls
     finally:
@@ -101,19 +103,18 @@ def _head(
         output: (1, outputs), what the model returned for the first image.
         calls: The linear layers that were run for that image, with their inputs.
     """
-    if calls:
-        linear, features = calls[-1]
+    means_lead_on = False
+    for linear, features in reversed(calls):
         for summed in (maps, maps.relu()):
             means = summed[:1].flatten(2).mean(dim=2)
             if means.shape == features.shape and _same(means, features):
-                if linear.out_features != output.shape[1] or not _follows(
-                    nn.functional.linear(
-                        features, linear.weight.float(), None if linear.bias is None else linear.bias.float()
-                    ),
-                    output,
-                ):
-                    raise ValueError(f"CAM: the output of {model} is not that of its last linear layer; {_INSTEAD}")
-                return summed, linear.weight.detach().float()
+                bias = None if linear.bias is None else linear.bias.float()
+                answer = nn.functional.linear(features, linear.weight.float(), bias)
+                if answer.shape == output.shape and _follows(answer, output):
+                    return summed, linear.weight.detach().float()
+                means_lead_on = True
+    if means_lead_on and len(calls) == 1:
+        raise ValueError(f"CAM: the output of {model} is not that of its last linear layer; {_INSTEAD}")
     means = maps[:1].flatten(2).mean(dim=2)
     if means.shape == output.shape and _follows(means, output):
         return maps, torch.eye(output.shape[1], device=maps.device)
@@ -146,8 +147,9 @@ def _rows(matrix: Tensor, look: Look, targets: Targets) -> Tensor:
 
 
 def _follows(logits: Tensor, output: Tensor) -> bool:
-    """Whether an output is these logits, or their softmax or sigmoid."""
-    return any(_same(values, output) for values in (logits, logits.softmax(dim=1), logits.sigmoid()))
+    """Whether an output is these logits, or their softmax, its logarithm, or their sigmoid."""
+    forms = (logits, logits.softmax(dim=1), logits.log_softmax(dim=1), logits.sigmoid())
+    return any(_same(values, output) for values in forms)
 
 
 def _same(a: Tensor, b: Tensor) -> bool:

@@ -50,7 +50,7 @@ def foldable(model: nn.Module, run: Callable[[], Any]) -> list[Pair]:
         calls[module] = calls.get(module, 0) + 1
         if isinstance(module, _ConvNd):
             made_by[id(output)] = (module, output)  # the output is kept, so that its identity stays unique
-        elif isinstance(module, _BatchNorm) and id(inputs[0]) in made_by:
+        elif inputs and isinstance(module, _BatchNorm) and id(inputs[0]) in made_by:
             pairs.append((made_by[id(inputs[0])][0], module))
 
     handles = [module.register_forward_hook(note) for module in model.modules() if _is_plain(module)]

@@ -46,6 +46,11 @@ class Method(ABC):
 
     def __post_init__(self) -> None:
         check_choice("upsampling", self.upsampling, get_args(Upsampling))
+        if self.reshape_transform is not None and not callable(self.reshape_transform):
+            raise ValueError(
+                f"reshape_transform={self.reshape_transform!r} must be a callable from a layer's output to (N, "
+                "channels, *spatial)"
+            )
 
     def __call__(
         self,
@@ -89,6 +94,7 @@ class Method(ABC):
         with undisturbed(model):
             network = self._network(model, images, forward_fn)
             look = self._look(network, target_layer, targets)
+            self._check_upsampling(look, network)
             maps = [self._map(network, look, layer, progress) for layer in range(len(look.layers))]
             return self._explanation(network, look, maps)
 

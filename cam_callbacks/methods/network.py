@@ -10,6 +10,7 @@ from typing import NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from cam_callbacks import layers
 from cam_callbacks.explanation import min_max, upsample
@@ -180,6 +181,11 @@ class Network:
             if self.channels_last and "view size is not compatible" in str(error):
                 self.channels_last = False
                 return self._try(images)
+            if "Inference tensors cannot be saved" in str(error):
+                raise ValueError(
+                    f"{type(self.model).__name__} keeps a tensor that it made in inference mode, through which no "
+                    "gradient can be taken; ScoreCAM needs none, and Trainer(inference_mode=False) makes none such"
+                ) from error
             raise ValueError(
                 f"{type(self.model).__name__} cannot be run on images of shape {tuple(images.shape)}, {self.dtype}: "
                 f"{error}"
@@ -260,6 +266,23 @@ class Network:
         score: Score,
         gradients: bool,
     ) -> _Part:
+        try:
+            return self._look_once(chunk, names, modules, wanted, score, gradients)
+        except RuntimeError as error:
+            if self.channels_last and "view size is not compatible" in str(error):  # a callable calls .view
+                self.channels_last = False
+                return self._look_once(chunk, names, modules, wanted, score, gradients)
+            raise
+
+    def _look_once(
+        self,
+        chunk: slice,
+        names: Sequence[str],
+        modules: Sequence[nn.Module],
+        wanted: Wanted,
+        score: Score,
+        gradients: bool,
+    ) -> _Part:
         images = self.images[chunk]
         with layers.recorded(modules, gradients) as recorded, torch.set_grad_enabled(gradients):
             output = self._try(images)
@@ -302,10 +325,21 @@ class Network:
 
     def _settle_probabilities(self, output: object) -> None:
         """Find out, from the first output with finite scores, whether the model returns probabilities."""
-        if self._returns_probabilities is None and bool(torch.isfinite(logits_of(output)).any()):
-            self._returns_probabilities = (not self._multi_label and returns_probabilities(output)) or (
-                may_be_sigmoids(output, self._multi_label) and ends_in_sigmoid(lambda: self._try(self.images[:1]))
-            )
+        if self._returns_probabilities is not None or not bool(torch.isfinite(logits_of(output)).any()):
+            return
+        self._returns_probabilities = not self._multi_label and returns_probabilities(output)
+        if self._returns_probabilities or not may_be_sigmoids(output):
+            return
+        if ends_in_sigmoid(lambda: self._try(self.images[:1])):
+            several = logits_of(output).ndim == 2 and logits_of(output).shape[1] > 1
+            if several and not self._multi_label:
+                warnings.warn(
+                    "the model ends in a sigmoid for each of several classes, and is taken for one whose classes "
+                    "exclude each other; give the method multi_label=True",
+                    stacklevel=6,
+                )
+            else:
+                self._returns_probabilities = True
 
     @contextmanager
     def simplified(self) -> Iterator[None]:
@@ -322,10 +356,11 @@ class Network:
         try:
             with folded(pairs):
                 outputs.append(self.run(self.images[:1].clone()))
-            before, after = (logits_of(output).double() for output in outputs)
-        except (RuntimeError, TypeError):
-            return []  # e.g. weights that are spread over several devices, or the output of a detector
-        return pairs if (after - before).norm() <= _ROUNDING * before.norm() else []
+            before, after = (_floating_tensors(output) for output in outputs)
+            same = len(before) == len(after) and all(map(_same, before, after))
+        except RuntimeError:
+            return []  # e.g. weights that are spread over several devices
+        return pairs if same else []
 
     def masked_scores(
         self, activations: Tensor, image: Tensor, channel: Tensor, readout: Readout, advance: Callable[[int], None]
@@ -354,7 +389,7 @@ class Network:
     def empty_scores(self, readout: Readout) -> Tensor:
         """(N, T) explained scores of the image that is 0 everywhere, for the targets of each image."""
         rows = torch.arange(len(self.images), device=self.images.device)
-        return readout.read(self.run(torch.zeros_like(self.images[:1])), rows)
+        return readout.read(self.run(torch.zeros_like(self.images[:1])), rows, shared=True)
 
 
 class _Part(NamedTuple):
@@ -376,13 +411,28 @@ def _gradients(target_scores: Tensor, outputs: Sequence[Tensor]) -> list[list[Te
             f"rounding), or the target layer comes after it. {remedy}"
         )
     columns = target_scores.unbind(dim=1)
+    # Small gradients vanish in half precision, as they do in training; so they are scaled on the way.
+    scale = 2.0**14 if any(output.dtype == torch.float16 for output in outputs) else 1.0
     by_target = [
-        torch.autograd.grad(column.sum(), list(outputs), retain_graph=place + 1 < len(columns), allow_unused=True)
+        torch.autograd.grad(
+            column.sum() * scale, list(outputs), retain_graph=place + 1 < len(columns), allow_unused=True
+        )
         for place, column in enumerate(columns)
     ]
     if any(gradient is None for gradients in by_target for gradient in gradients):
         raise ValueError(f"the explained score does not depend on the target layer by any gradient. {remedy}")
-    return [list(gradients) for gradients in zip(*by_target, strict=True)]
+    return [[gradient.float() / scale for gradient in gradients] for gradients in zip(*by_target, strict=True)]
+
+
+def _floating_tensors(output: object) -> list[Tensor]:
+    """All floating point tensors in what a model returned."""
+    leaves = tree_leaves(output if isinstance(output, (Tensor, tuple, list, dict)) else vars(output))
+    return [leaf for leaf in leaves if isinstance(leaf, Tensor) and leaf.is_floating_point()]
+
+
+def _same(a: Tensor, b: Tensor) -> bool:
+    """Whether two tensors are equal but for rounding."""
+    return a.shape == b.shape and bool((a.double() - b.double()).norm() <= _ROUNDING * a.double().norm())
 
 
 def check_images(images: Tensor) -> None:

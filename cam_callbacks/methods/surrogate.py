@@ -69,7 +69,7 @@ class Surrogate:
         while len(chosen) < min(count, len(self._maps)):
             last = self._masks[chosen[-1]]
             nearest = torch.minimum(nearest, (self._masks - last).norm(dim=1))
-            nearest[chosen] = 0
+            nearest[chosen] = -1  # below those that equal a chosen one, which count 0
             chosen.append(int((nearest * self._contrast).argmax()))
         return torch.tensor(chosen, device=self._maps.device)
 

@@ -21,7 +21,7 @@ CLASSES = 5
 
 HIDDEN_LAYERS = "{} fully connected layers"
 NOT_THE_MEAN = "what the linear layer is given is not the spatial mean"
-TWO_HEADS = "is not that of its last linear layer"
+TWO_HEADS = HIDDEN_LAYERS.format(2)
 NO_CLASSES = "CAM explains classes and RegressionTarget"
 
 

@@ -101,3 +101,30 @@ def test_the_maps_are_those_of_the_network_as_it_is(network, images):
         module.register_forward_hook(lambda *_: None)
     expected = ScoreCAM(tolerance=0)(network, images, "layer3", targets=2)
     torch.testing.assert_close(explanation.raw, expected.raw, rtol=1e-3, atol=1e-4 * float(expected.raw.max()))
+
+
+class Neck(nn.Module):
+    """Returns what a convolution puts out, beside logits that are read through the batch norm after it."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.ReLU())
+        self.conv, self.norm, self.head = nn.Conv2d(8, 16, 3, 2, 1), nn.BatchNorm2d(16), nn.Linear(16, 4)
+        self.norm.running_mean.normal_()
+        self.norm.running_var.uniform_(0.2, 3)
+
+    def forward(self, images):
+        maps = self.conv(self.stem(images))
+        return {"logits": self.head(self.norm(maps).relu().mean((2, 3))), "embedding": maps.mean((2, 3))}
+
+
+def test_whatever_a_callable_may_read_stays_the_same(images):
+    torch.manual_seed(0)
+    network = Neck().eval()
+
+    def first(output):
+        return output["embedding"][:, 0]
+
+    explanation = ScoreCAM(tolerance=0)(network, images, "stem", first)
+    network.conv.register_forward_hook(lambda *_: None)  # a module with a hook is not folded
+    torch.testing.assert_close(explanation.raw, ScoreCAM(tolerance=0)(network, images, "stem", first).raw)

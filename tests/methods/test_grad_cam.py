@@ -178,3 +178,76 @@ def test_upsampling(network, images):
 def test_bicubic_is_for_images_only(small_cnn, blobs, ask):
     with pytest.raises(ValueError, match=r'upsampling="bicubic" needs two spatial dimensions, these images have 1'):
         ask(small_cnn(dimensions=1), blobs(2, 40), "features")
+
+
+class FrozenBackbone(nn.Module):
+    def __init__(self, network):
+        super().__init__()
+        self.features, self.head = network.features, network.head
+
+    def forward(self, images):
+        with torch.no_grad():
+            maps = self.features(images)
+        return self.head(maps.mean(dim=(2, 3)))
+
+
+def test_a_backbone_without_gradients_is_explained_at_its_end(network, images):
+    explanation = GradCAM()(FrozenBackbone(network), images, "features", 1)
+    assert torch.equal(explanation.raw, GradCAM()(network, images, "features", 1).raw)
+
+
+def test_branches_with_frozen_parameters_are_fused(images):
+    class Branches(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b, self.head = nn.Conv2d(3, 4, 3), nn.Conv2d(3, 4, 3), nn.Linear(8, 3)
+
+        def forward(self, images):
+            return self.head(torch.cat([self.a(images), self.b(images)], dim=1).relu().mean((2, 3)))
+
+    torch.manual_seed(0)
+    model = Branches().eval()
+    expected = GradCAM()(model, images, ["a", "b"], 1)
+    model.requires_grad_(False)
+    torch.testing.assert_close(GradCAM()(model, images, ["a", "b"], 1).raw, expected.raw)
+
+
+def test_backward_hooks_of_the_user_are_silent_and_stay(network, images):
+    called = []
+    network.head.register_full_backward_hook(lambda *_: called.append(1))
+    GradCAM()(network, images)
+    assert called == []
+    network(images).sum().backward()
+    assert called == [1]
+
+
+def test_a_tensor_made_in_inference_mode_is_named_with_the_remedy(network, images):
+    class Caches(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.network, self.scale = network, None
+
+        def forward(self, images):
+            maps = self.network.features(images)
+            if self.scale is None:
+                self.scale = torch.linspace(0.5, 1.5, maps.shape[-1])
+            return self.network.head((maps * self.scale).mean((2, 3)))
+
+    model = Caches()
+    with torch.inference_mode():
+        model(images)
+    with pytest.raises(
+        ValueError, match=r"made in inference mode.* ScoreCAM needs none, and Trainer\(inference_mode=False"
+    ):
+        GradCAM()(model, images, "network.features")
+
+
+def test_gradients_that_vanish_in_half_precision_are_scaled(small_cnn, blobs):
+    torch.manual_seed(0)
+    network = nn.Sequential(
+        nn.Conv2d(3, 32, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 100)
+    )
+    images = blobs(1, 96, 96)
+    expected = GradCAM("probability")(network, images, "1", 3).raw
+    half = GradCAM("probability")(copy.deepcopy(network).half(), images, "1", 3).raw
+    assert torch.corrcoef(torch.stack([expected.flatten(), half.flatten()]))[0, 1] > 0.999

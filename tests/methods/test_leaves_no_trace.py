@@ -28,7 +28,7 @@ class FrozenNorm(nn.BatchNorm2d):
 
 
 class Fails(nn.Module):
-    """Raises in one of its calls."""
+    """Raises from one of its calls on."""
 
     def __init__(self, error, at):
         super().__init__()
@@ -36,7 +36,7 @@ class Fails(nn.Module):
 
     def forward(self, x):
         self.calls += 1
-        if self.calls == self.at:
+        if self.calls >= self.at:
             raise self.error
         return x
 
@@ -137,7 +137,7 @@ def test_an_error_in_the_middle_leaves_all_as_it_was(network, images, error, pla
     before = state_of(network, images)
     with pytest.raises((type(error), ValueError)):
         ScoreCAM(batch_size=4)(network, images)
-    assert network[place].calls == at
+    assert network[place].calls >= at
     assert state_of(network, images) == before
 
 
