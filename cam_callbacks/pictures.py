@@ -31,6 +31,7 @@ from cam_callbacks.views import channel_cells
 _TOP = 3
 _SWAPS = 6
 _SWAP_SIDE = 160
+_HISTOGRAM_WIDTH = 300
 _CHANNELS = 4
 _PROBES_WITH_CHANNELS = 4
 _CELLS_IN_A_ROW = {1: 1, 2: 2, 3: 1}  # by the spatial dimensions of the images
@@ -170,7 +171,7 @@ def class_mean_picture(probes: ProbeSet, explanation: Explanation, heatmaps: Ten
             Line(f"class: {probes.class_name(target)}"),
             Line(f"mean of {int(used.sum())}" + (f", {left_out} blank or skipped" if left_out else ""), MUTED),
         ]
-        cells.append(Cell([mean_image, overlay(mean_image, heat, style)], lines, ["mean image", "heatmap"]))
+        cells.append(Cell([mean_image, overlay(mean_image, heat, style)], lines, ["mean", "heatmap"]))
     dimensions = probes.images.ndim - 2
     return grid(cells, columns=_CELLS_IN_A_ROW[dimensions], size=_SIDE[dimensions])
 
@@ -207,15 +208,20 @@ def swaps_picture(audited: Audited) -> Picture | None:
         exchange(images.images, masks, donor.clamp_min(0))[shown] for donor in (result.donors.same, result.donors.other)
     ]
     what = "ring" if images.masks is None else "background"
-    headings = ["image", f"{what}: same", f"{what}: other"]
-    cells = []
+    total = int((~result.swaps.isnan()).all(dim=1).sum())
+    above = [
+        Line(f"{len(shown)} of {total}: those that lose most"),
+        Line(f"probability of the true class, {what} of ...", MUTED),
+    ]
+    cells: list[Cell] = []
     trios = zip(*(to_pictures(part, images.normalization) for part in (images.images[shown], *arms)), strict=True)
     for index, (plain, same, other) in zip(shown.tolist(), trios, strict=True):
         target = images.class_name(int(result.targets[index]))
-        seen = [f"{float(share):.2f}" for share in result.swaps[index]]
+        names = ("itself", "own class", "other class")
+        headings = [f"{name} {float(p):.2f}" for name, p in zip(names, result.swaps[index], strict=True)]
         first = _with_mask(plain, images, index)
-        line = Line(f"true: {target}; its probability: {seen[0]}, {seen[1]}, {seen[2]}")
-        cells.append(Cell([first, same, other], [line], headings))
+        lines = [Line(f"true: {target}")]
+        cells.append(Cell([first, same, other], lines if cells else [*lines, *above], headings))
     return grid(cells, size=_SWAP_SIDE)
 
 
@@ -232,8 +238,9 @@ def heat_over_chance_picture(audited: Audited) -> Picture | None:
         over = (values[~values.isnan()] - (estimate.chance or 0)).tolist()
         state = audited.verdict.heat.get(index, "not known")
         lines = [Line(f"heat {state}", MUTED), Line("red line: chance", MUTED)]
-        cells.append(Cell([histogram(over, -1, 1)], lines, [f"{result.class_name(index)}, {len(over)} images"]))
-    return grid(cells, columns=2, size=_SIDE[1])
+        bars = histogram(over, -1, 1, width=_HISTOGRAM_WIDTH)
+        cells.append(Cell([bars], lines, [f"{result.class_name(index)}, {len(over)} images"]))
+    return grid(cells, columns=2, size=_HISTOGRAM_WIDTH)
 
 
 def _one_of_each(explanation: Explanation) -> list[int]:

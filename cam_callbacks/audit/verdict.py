@@ -51,9 +51,9 @@ def judge(result: AuditResult, suspects_before: Iterable[int] = (), delta: float
 
     A class is suspect where the lower bound of its gap is above `delta`: the share of bootstrap means at or below
     `delta` is its p-value, and Holm's procedure (1979) over the classes, and all of them together, keeps the chance of
-    any false suspicion at 2.5 %. What is suspect at two looks in a row is an alarm. Exchanged rings need 0.15 instead
-    of `delta`, and at two looks in a row they give a warning only. Nothing is judged before the accuracy is clearly
-    above that of always answering the most frequent class.
+    any false suspicion at 2.5 %. A suspicion at two looks in a row, be it of different classes, is an alarm. Exchanged
+    rings need 0.15 instead of `delta`, and at two looks in a row they give a warning only. Nothing is judged before the
+    accuracy is clearly above that of always answering the most frequent class.
 
     Args:
         result: Of this look.
@@ -63,7 +63,7 @@ def judge(result: AuditResult, suspects_before: Iterable[int] = (), delta: float
     gap = result.measures[result.gap]
     weak = result.masks == "none"
     suspects = _suspects(gap, _RING_DELTA if weak else delta)
-    again = suspects & frozenset(suspects_before)
+    again = suspects if any(True for _ in suspects_before) else frozenset()
     heat = _heat_states(result)
     if not _learnt(result):
         state: State = "not learnt"
@@ -160,7 +160,7 @@ def _headline(result: AuditResult, state: State, classes: tuple[int, ...], delta
         f"{'a warning' if result.masks == 'none' else 'an alarm'} if the next one agrees.",
         "warning": f"**Warning: answers seem to depend on what lies at the edge** ({who}). Without masks this is a "
         "weak test.",
-        "no alarm": f"**No alarm.** No dependence on the {what} above {smallest:g} was found.",
+        "no alarm": f"**No alarm.** No dependence on the {what} clearly above {smallest:g} was found.",
         "too few images": f"**Too few images to say anything**: {count} of {_ENOUGH}.",
         "not learnt": "**Nothing to judge yet**: the accuracy is not clearly above that of always answering the most "
         "frequent class.",
@@ -180,6 +180,11 @@ def _what_is_used(result: AuditResult, classes: tuple[int, ...]) -> str:
     share = sum(shares) / len(shares)
     if share > 0.6:
         return "Moving only the background's *colour* has most of the effect: its colour is what is used."
+    if share < 0.25 and result.masks == "estimated":
+        return (
+            "Moving only the background's colour has little effect: its *content or texture* is what is used, or parts "
+            "of objects that the estimate of the foregrounds left in the backgrounds; masks would tell."
+        )
     if share < 0.25:
         return "Moving only the background's colour has little effect: its *content or texture* is what is used."
     return "Moving only the background's colour has part of the effect: colour and content or texture are both used."
@@ -202,10 +207,12 @@ def _numbers(result: AuditResult, gap: Measure) -> str:
 def _heat_lines(result: AuditResult, heat: Mapping[int, HeatState]) -> str:
     suffix = "_estimated" if result.masks == "estimated" else ""
     measured = result.measures[f"heat_on_object{suffix}"]
+    over_area = result.measures[f"heat_over_area{suffix}"]
     lines = ["Heat (Grad-CAM of the true class; evidence, not proof):"]
     for index in list(heat)[:_PER_CLASS_LINES]:
         estimate = measured.per_class[index]
-        chance = "" if estimate.chance is None else f", chance {estimate.chance:.2f}"
+        area = estimate.value - over_area.per_class[index].value
+        chance = "" if estimate.chance is None else f", chance {estimate.chance:.2f}, area {area:.2f}"
         lines.append(f"- {result.class_name(index)}: {heat[index]} ({_shown(estimate)}{chance})")
     return "\n".join(lines)
 

@@ -41,8 +41,9 @@ class TestStates:
         assert "cat" in second.text.split("\n")[0]
         assert "0.50 [" in second.text
 
-    def test_another_class_than_before_is_no_alarm(self):
-        assert judge(result(gap_of(0.5, 60), classes_of(60)), {1}).state == "suspicion"
+    def test_a_suspicion_of_another_class_than_before_is_an_alarm_too(self):
+        assert judge(result(gap_of(0.5, 60), classes_of(60)), {1}).state == "alarm"
+        assert judge(result(torch.zeros(120), classes_of(60)), {1}).state == "no alarm"
 
     def test_exchanged_rings_warn_and_never_alarm(self):
         look = result(gap_of(0.9, 60), classes_of(60), "none")
