@@ -30,6 +30,7 @@ bench: $(VENV)/.test ## Run the benchmarks in their short form
 	$(BIN)/python benchmarks/accuracy_of_adaptive.py --short
 	$(BIN)/python benchmarks/faithfulness.py --short
 	$(BIN)/python benchmarks/memory.py --short
+	$(BIN)/python benchmarks/bias_detection.py --short
 
 clean: ## Remove the virtual environment and all that was made
 	rm -rf $(VENV) $(LOGS) build dist .mypy_cache .ruff_cache .pytest_cache
