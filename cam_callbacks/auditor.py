@@ -128,7 +128,8 @@ class Auditor:
             remember: Whether what is suspect now counts at the next look.
         """
         result = audit(model, images, layer, forward_fn=forward_fn, multi_label=multi_label)
-        verdict = judge(result, self.suspects)
+        # Outside of a fit the weights are those of the last look: finding the same again would tell nothing.
+        verdict = judge(result, self.suspects if remember else ())
         if remember:
             self.suspects = verdict.suspects
         trust = faithfulness.trust(model, probes, explanation, forward_fn, multi_label)

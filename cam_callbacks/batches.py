@@ -84,7 +84,8 @@ def read_batch(
             f"the targets of the batch are not one class an image: {describe(batch)}. {_REMEDY}; where there is "
             'no such class, as with multi-label targets, explain="predicted" or a class index'
         )
-    on_object, note = _object_masks(masks, images, object_values)
+    boxes = isinstance(batch, Mapping) and not any(key in batch for key in _MASK_KEYS)
+    on_object, note = _boxes(masks, images) if boxes else _object_masks(masks, images, object_values)
     return Samples(images, indices, on_object, _groups(groups, images), note)
 
 
@@ -125,8 +126,6 @@ def _object_masks(masks: Any, images: Tensor, object_values: Sequence[int] | Non
     """Masks at the size of the images, True on the object, and what the user should know; other things are no masks."""
     if not isinstance(masks, Tensor) or masks.ndim == 0 or len(masks) != len(images):
         return None, None
-    if masks.shape == (len(images), 4) and images.ndim == 4:
-        return _inside_boxes(masks, images), None
     if masks.ndim == images.ndim and masks.shape[1] == 1:
         masks = masks.squeeze(1)
     if masks.ndim != images.ndim - 1:
@@ -134,7 +133,9 @@ def _object_masks(masks: Any, images: Tensor, object_values: Sequence[int] | Non
     values = masks.unique().tolist()
     if object_values is not None:
         on_object = torch.isin(masks, torch.tensor(list(object_values), device=masks.device, dtype=masks.dtype))
-    elif len(values) <= 2:
+    elif len(values) == 2:
+        on_object = masks == values[-1]
+    elif len(values) == 1:
         on_object = masks > 0
     elif len(values) > _MOST_MASK_VALUES:
         return None, None  # no mask, perhaps a depth map
@@ -148,6 +149,17 @@ def _object_masks(masks: Any, images: Tensor, object_values: Sequence[int] | Non
         return on_object, None
     resized = F.interpolate(on_object.unsqueeze(1).float(), images.shape[2:], mode="nearest-exact").squeeze(1) > 0.5
     return resized, f"the masks of the batch are {tuple(masks.shape[1:])}: resized to {tuple(images.shape[2:])}"
+
+
+def _boxes(boxes: Any, images: Tensor) -> tuple[Tensor | None, str | None]:
+    """Masks that are True within boxes, and what the user should know."""
+    if boxes is None:
+        return None, None
+    if not isinstance(boxes, Tensor) or boxes.shape != (len(images), 4) or images.ndim != 4:
+        return None, f"the boxes of the batch, {describe(boxes)}, are not one for each image (N, 4): they are not used"
+    if bool((boxes <= 1).all()):
+        return None, "the boxes of the batch are not in pixels, but all within 1: they are not used"
+    return _inside_boxes(boxes, images), None
 
 
 def _inside_boxes(boxes: Tensor, images: Tensor) -> Tensor:

@@ -211,6 +211,7 @@ class CAMMonitor(CallbackBase):
         self._log_out = LogOut()
         self._said: set[str] = set()
         self._failures = 0  # evaluations in a row that failed
+        self._audit_failures = 0  # audits in a row
         self._fingerprint: str | None = None  # of the probes in the history
         # Of the evaluation that is going on:
         self._collector: ProbeCollector | None = None
@@ -244,7 +245,7 @@ class CAMMonitor(CallbackBase):
             self.probes = ProbeSet.from_state_dict(state_dict["probes"])
         self._fingerprint = state_dict["fingerprint"]
         self._history.load_state_dict(state_dict["history"])
-        if self._auditor is not None and state_dict["audit"] is not None:
+        if self._auditor is not None and state_dict.get("audit") is not None:
             self._auditor.load_state_dict(state_dict["audit"])
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -349,7 +350,7 @@ class CAMMonitor(CallbackBase):
         if trainer.sanity_checking:
             stages += [self._check]
         elif self._due(trainer):
-            stages += [self._look, self._log, self._audit_look, self._audit_log]
+            stages += [self._look, self._log]
         for stage in stages:
             self._attempt(stage, trainer, pl_module)
             # The ranks send to each other in the stages: none goes on where another one has failed.
@@ -357,6 +358,36 @@ class CAMMonitor(CallbackBase):
                 self._fail(trainer)
                 return
         self._failures = 0
+        if not trainer.sanity_checking and self._due(trainer):
+            self._audit_model(trainer, pl_module)
+
+    def _audit_model(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Audit, and log it; an error in it costs no heatmap."""
+        for stage in (self._audit_pick, self._audit_look, self._audit_log):
+            if self._auditor is None:
+                return
+            self._attempt(stage, trainer, pl_module)
+            if not lightning.all_agree(trainer, self._error is None):
+                self._fail_audit(trainer)
+                return
+        self._audit_failures = 0
+
+    def _fail_audit(self, trainer: Trainer) -> None:
+        """On all ranks: raise where an error may end the run, else say what happened; after three in a row give up."""
+        self._audit_failures += 1
+        error = self._error or RuntimeError("the audit failed on another rank")
+        if self.on_error == "raise":
+            raise error
+        last = self._audit_failures == _FAILURES_IN_A_ROW
+        if self._error is not None or trainer.is_global_zero:
+            then = "three times in a row: it gives up" if last else "it tries again at the next one"
+            trace = "".join(traceback.format_exception(error))
+            warnings.warn(
+                f"CAMMonitor failed to audit at this evaluation, {then}. Heatmaps and the run go on.\n{trace}",
+                stacklevel=2,
+            )
+        if last:
+            self._auditor = None
 
     def _due(self, trainer: Trainer) -> bool:
         if not lightning.fitting(trainer) or trainer.fast_dev_run:  # type: ignore[attr-defined]
@@ -449,13 +480,6 @@ class CAMMonitor(CallbackBase):
                     f"labels or masks are not like those of the first, {tuple(picked.images.shape[1:])}"
                 )
         self._picked = self._described(trainer, picked)
-        if self._auditor is not None and not trainer.sanity_checking and self._due(trainer):
-            self._audit_images = self._auditor.pick(lambda images: self._described(trainer, images))
-            if self._audit_images is None:
-                self._warn_once(
-                    "CAMMonitor audits nothing: no labels of two or more classes came with the images. audit=False "
-                    "says that this is meant"
-                )
 
     def _share(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Send the probes to all ranks."""
@@ -463,9 +487,6 @@ class CAMMonitor(CallbackBase):
         if self._picked is not None and not (trainer.sanity_checking or trainer.testing):
             self.probes = self._picked
             self._notice_change(self._picked)
-        self._audit_images = lightning.from_first_rank(trainer, self._audit_images)
-        if self._auditor is not None and not (trainer.sanity_checking or trainer.testing):
-            self._auditor.images = self._audit_images
 
     def _described(self, trainer: Trainer, probes: ProbeSet) -> ProbeSet:
         """The probes with class names and normalisation: the user's word, else their own, else that of the data."""
@@ -545,6 +566,21 @@ class CAMMonitor(CallbackBase):
         if trainer.is_global_zero and not trainer.barebones:
             pictures = looked.pictures(past, self.style, brightest, self.method.upsampling, self.log_channels)
             self._log_pictures(trainer, pictures, folder, step)
+
+    def _audit_pick(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Choose the images to audit on; the first rank chooses for all."""
+        assert self._auditor is not None
+        self._audit_images = None
+        if trainer.is_global_zero:
+            self._audit_images = self._auditor.pick(lambda images: self._described(trainer, images))
+            if self._audit_images is None:
+                self._warn_once(
+                    "CAMMonitor audits nothing: no labels of two or more classes came with the images. audit=False "
+                    "says that this is meant"
+                )
+        self._audit_images = lightning.from_first_rank(trainer, self._audit_images)
+        if not trainer.testing:
+            self._auditor.images = self._audit_images
 
     def _audit_look(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Audit the model, and judge."""

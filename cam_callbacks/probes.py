@@ -181,8 +181,8 @@ class ProbeSet:
             state["masks"],
             None if names is None else tuple(names),
             None if normalization is None else (tuple(normalization[0]), tuple(normalization[1])),
-            state["masks_estimated"],
-            state["groups"],
+            state.get("masks_estimated", False),
+            state.get("groups"),
         )
 
 

@@ -172,3 +172,19 @@ class TestMasksOfOtherKinds:
         groups = torch.tensor([3, 1])
         assert torch.equal(read_batch({"x": self.images, "y": self.targets, "group": groups}).groups, groups)
         assert read_batch({"x": self.images, "y": self.targets, "group": groups.float()}).groups is None
+
+    def test_of_two_values_the_larger_is_the_object(self):
+        masks = torch.ones(2, 8, 8)
+        masks[:, 2:5] = 2
+        assert torch.equal(read_batch((self.images, self.targets, masks)).masks, masks == 2)
+
+    def test_boxes_that_are_not_in_pixels_or_not_one_an_image_are_not_used(self):
+        within = read_batch({"image": self.images, "label": self.targets, "boxes": torch.rand(2, 4)})
+        assert within.masks is None
+        assert "not in pixels, but all within 1" in within.note
+        several = read_batch({"image": self.images, "label": self.targets, "boxes": torch.rand(2, 3, 4)})
+        assert several.masks is None
+        assert "are not one for each image (N, 4): they are not used" in several.note
+
+    def test_four_numbers_an_image_in_a_tuple_are_no_boxes(self):
+        assert read_batch((self.images, self.targets, torch.randn(2, 4))).masks is None

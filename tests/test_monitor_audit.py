@@ -112,7 +112,7 @@ def test_the_console_hears_of_a_change_of_the_verdict_once(tmp_path: Path) -> No
         run(tmp_path, True, samples(True), epochs=4)
     assert [text for text in warned if "ALARM" in text] == [
         "CAMMonitor, epoch 1: ALARM: answers depend on the background (all classes together, 0, 1). "
-        "Found at two looks in a row."
+        "Suspected at two looks in a row."
     ]
     assert len([text for text in told if "Suspicion" in text]) == 1
 
@@ -158,6 +158,49 @@ def test_the_weights_are_those_of_a_run_without_it(tmp_path: Path) -> None:
         fit(tmp_path / str(monitor is None), monitor, module, max_epochs=2)
         finished.append(module.state_dict())
     assert all(torch.equal(finished[0][key], finished[1][key]) for key in finished[0])
+
+
+@pytest.mark.parametrize("fails", ["alarm", "picking"])
+def test_an_error_in_the_audit_costs_no_heatmap(tmp_path: Path, fails: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: Any) -> Any:
+        raise OSError("libGL.so.1 is missing")
+
+    if fails == "picking":
+        monkeypatch.setattr("cam_callbacks.auditor.estimate_masks", broken)
+    data = samples(True, masks=fails == "alarm")
+    monitor = CAMMonitor("features", num_probes=4, num_audit_images=80, on_alarm=broken)
+    with own_warnings() as said:
+        trainer = fit(tmp_path, monitor, ReadsOneThing(True), data, data, max_epochs=5)
+    assert trainer.current_epoch == 5
+    assert len(image_steps(tmp_path)["cam/heatmaps"]) == 5
+    failures = [text for text in said if "failed to audit" in text]
+    assert len(failures) == 3
+    assert "it gives up. Heatmaps and the run go on" in failures[-1]
+    assert "libGL" in failures[0]
+
+
+def test_a_repeated_look_at_the_same_weights_is_no_second_finding(tmp_path: Path) -> None:
+    monitor = CAMMonitor("features", num_probes=4, num_audit_images=80)
+    data = samples(True)
+    trainer = fit(tmp_path, monitor, ReadsOneThing(True), data, data, max_epochs=1)
+    trainer.validate(trainer.lightning_module, data, verbose=False)
+    assert monitor.verdict.state == "suspicion"
+
+
+def test_test_images_are_audited_in_tests_only(tmp_path: Path) -> None:
+    monitor = CAMMonitor("features", num_probes=4, num_audit_images=80, every_n_epochs=2)
+    data, others = samples(True), samples(True, seed=5)
+    trainer = fit(tmp_path, monitor, TestsToo(True), data, data, max_epochs=2)
+    audited = monitor._auditor.images.fingerprint
+    trainer.test(trainer.lightning_module, others, verbose=False)
+    trainer.fit_loop.max_epochs = 4
+    trainer.fit(trainer.lightning_module, data, data)
+    assert monitor._auditor.images.fingerprint == audited
+
+
+class TestsToo(ReadsOneThing):
+    def test_step(self, batch: Any, batch_idx: int) -> None:
+        self.log("test_loss", F.cross_entropy(self(batch[0]), batch[1]))
 
 
 class WithoutLabels(ReadsOneThing):

@@ -198,7 +198,7 @@ class _Audit:
         groups = self.groups.cpu()
         means = {g: float(correct[groups == g].nan_to_num().mean()) for g in sorted(set(groups.tolist()))}
         worst = min(means, key=lambda g: means[g])
-        within = torch.where(groups == worst, correct, torch.nan)
+        within = torch.where(groups == worst, correct.nan_to_num(), torch.nan)  # no answer is a wrong one
         self._note("worst_group_accuracy", within)
 
     def _exchange(

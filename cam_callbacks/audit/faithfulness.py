@@ -75,7 +75,7 @@ def average_drop(whole: Tensor, kept: Tensor) -> Tensor:
 
 def increase(whole: Tensor, kept: Tensor) -> Tensor:
     """(N,) 1 where the probability rises when only the hottest half is kept (Chattopadhay et al. 2018), else 0."""
-    return (kept > whole).float()
+    return torch.where(whole.isfinite() & kept.isfinite(), (kept > whole).float(), torch.nan)
 
 
 def correlation(a: Tensor, b: Tensor) -> Tensor:

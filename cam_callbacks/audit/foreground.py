@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -18,8 +18,12 @@ _LEAST_SHARE, _MOST_SHARE = 0.02, 0.95
 
 
 def can_estimate() -> bool:
-    """Whether OpenCV is installed."""
-    return find_spec("cv2") is not None
+    """Whether OpenCV can be imported; it may be installed and lack a library of the system."""
+    try:
+        import_module("cv2")
+    except Exception:
+        return False
+    return True
 
 
 def estimate_masks(images: Tensor) -> Tensor:

@@ -6,6 +6,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from torch import Tensor
+
 from cam_callbacks.audit.audit import AuditResult
 from cam_callbacks.audit.estimates import Estimate, Measure, share_of_means_up_to, wilson
 
@@ -18,6 +20,7 @@ ALL = -1
 _ALPHA = 0.025  # one-sided: the lower bound of a 95 % interval
 _RING_DELTA = 0.15
 _FEWEST = 10
+_DISTINCT_DONORS = 20
 _ENOUGH = 30
 _DATA_RED_FLAG = 0.85
 _PER_CLASS_LINES = 10
@@ -62,7 +65,7 @@ def judge(result: AuditResult, suspects_before: Iterable[int] = (), delta: float
     """
     gap = result.measures[result.gap]
     weak = result.masks == "none"
-    suspects = _suspects(gap, _RING_DELTA if weak else delta)
+    suspects = _suspects(gap, _RING_DELTA if weak else delta, result.donors.other)
     again = suspects if any(True for _ in suspects_before) else frozenset()
     heat = _heat_states(result)
     if not _learnt(result):
@@ -79,13 +82,18 @@ def judge(result: AuditResult, suspects_before: Iterable[int] = (), delta: float
     return Verdict(state, classes, suspects, heat, _text(result, state, classes, heat, delta))
 
 
-def _suspects(gap: Measure, delta: float) -> frozenset[int]:
-    """The classes whose gap is above delta, by Holm's procedure on bootstrap p-values."""
+def _suspects(gap: Measure, delta: float, donors: Tensor) -> frozenset[int]:
+    """The classes whose gap is above delta, by Holm's procedure on bootstrap p-values.
+
+    Resampling takes images for independent, which those with the same donor are not: a class whose other-class donors
+    are few is not tested.
+    """
     p_values = {}
-    for index, values in {ALL: gap.values, **{c: gap.values_of(c) for c in gap.per_class}}.items():
-        known = values[~values.isnan()]
-        if len(known) >= (_ENOUGH if index == ALL else _FEWEST):
-            p_values[index] = share_of_means_up_to(delta, known)
+    for index in (ALL, *gap.per_class):
+        tested = ~gap.values.isnan() & ((gap.targets == index) | (index == ALL))
+        count, distinct = int(tested.sum()), len(set(donors[tested].tolist()))
+        if count >= (_ENOUGH if index == ALL else _FEWEST) and distinct >= min(count, _DISTINCT_DONORS):
+            p_values[index] = share_of_means_up_to(delta, gap.values[tested])
     found = set()
     for place, index in enumerate(sorted(p_values, key=lambda index: p_values[index])):
         if p_values[index] > _ALPHA / (len(p_values) - place):
@@ -155,7 +163,7 @@ def _headline(result: AuditResult, state: State, classes: tuple[int, ...], delta
     smallest = _RING_DELTA if result.masks == "none" else delta
     count = result.measures[result.gap].overall.count
     return {
-        "alarm": f"**ALARM: answers depend on the {what}** ({who}). Found at two looks in a row.",
+        "alarm": f"**ALARM: answers depend on the {what}** ({who}). Suspected at two looks in a row.",
         "suspicion": f"**Suspicion: answers seem to depend on the {what}** ({who}). Found at this look; "
         f"{'a warning' if result.masks == 'none' else 'an alarm'} if the next one agrees.",
         "warning": f"**Warning: answers seem to depend on what lies at the edge** ({who}). Without masks this is a "

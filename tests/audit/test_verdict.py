@@ -1,5 +1,7 @@
 """The verdict says what was found, with numbers, and never clears; it seldom errs, and seldom misses a strong bias."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
@@ -9,6 +11,9 @@ from cam_callbacks.audit.counterfactual import Donors
 from cam_callbacks.audit.estimates import measure
 from cam_callbacks.audit.verdict import ALL, _suspects
 
+DONORS = torch.arange(10_000)
+"""Every image has another donor."""
+
 
 def result(differences: Tensor, targets: Tensor, masks: str = "given", accuracy: float = 1.0, **more) -> AuditResult:
     count = len(targets)
@@ -16,7 +21,9 @@ def result(differences: Tensor, targets: Tensor, masks: str = "given", accuracy:
     gap = {"given": "bg_gap", "estimated": "bg_gap_estimated", "none": "ring_gap"}[masks]
     measures = {"accuracy": measure(correct, targets), gap: measure(differences, targets, 0.0), **more}
     nobody = torch.full((count,), -1)
-    return AuditResult(measures, masks, targets, ("cat", "dog"), torch.zeros(count, 3), Donors(nobody, nobody))
+    return AuditResult(
+        measures, masks, targets, ("cat", "dog"), torch.zeros(count, 3), Donors(nobody, torch.arange(count))
+    )
 
 
 def classes_of(size: int, count: int = 2) -> Tensor:
@@ -84,7 +91,7 @@ class TestHolm:
         values = torch.zeros(count, 30)
         values[0] = 1
         values[1:, :3] = 1  # a mean of 0.1
-        found = _suspects(measure(values.flatten(), classes_of(30, count)), 0.05)
+        found = _suspects(measure(values.flatten(), classes_of(30, count)), 0.05, DONORS[: 30 * count])
         assert found - {ALL} == {0}
 
 
@@ -101,11 +108,22 @@ class TestErrorRates:
 
     @pytest.mark.parametrize("size", [30, 60])
     def test_a_clean_model_is_seldom_suspected_and_hardly_ever_alarmed_about(self, size):
-        suspects = [_suspects(each.measures["bg_gap"], 0.05) for each in self.looks(size, 0.0, 600, size)]
+        suspects = [
+            _suspects(each.measures["bg_gap"], 0.05, each.donors.other) for each in self.looks(size, 0.0, 600, size)
+        ]
         assert sum(map(bool, suspects)) / 600 < 0.02
         alarms = [bool(a & b) for a, b in zip(suspects[::2], suspects[1::2], strict=True)]
         assert sum(alarms) / 300 < 0.005
 
     def test_a_gap_of_two_fifths_in_one_class_of_60_is_found(self):
-        found = [0 in _suspects(each.measures["bg_gap"], 0.05) for each in self.looks(60, 0.4, 300, 7)]
+        found = [
+            0 in _suspects(each.measures["bg_gap"], 0.05, each.donors.other) for each in self.looks(60, 0.4, 300, 7)
+        ]
         assert sum(found) / 300 > 0.9
+
+
+def test_a_class_with_few_different_donors_is_not_tested():
+    look = result(gap_of(0.5, 60), classes_of(60))
+    few = replace(look, donors=Donors(look.donors.same, torch.arange(120) % 10))
+    assert judge(look).suspects
+    assert not judge(few).suspects
