@@ -47,7 +47,8 @@ class Audited:
                     found |= _with_bounds(f"{name}/{label}", estimate, bounds=True)
         found |= {name: measure.overall.value for name, measure in self.trust.items()}
         found[records.ALARM] = float(self.verdict.state == "alarm")
-        found[records.AUDIT_PASSES] = float(self.result.passes)
+        trusted = next(iter(self.trust.values())).values
+        found[records.AUDIT_PASSES] = float(self.result.passes + faithfulness.PASSES_OF_TRUST * len(trusted))
         return {name: value for name, value in found.items() if value == value}
 
 
@@ -71,6 +72,8 @@ class Auditor:
         self.num_images = num_images
         self.images: ProbeSet | None = None
         self.suspects: frozenset[int] = frozenset()
+        self.gave_up = False
+        """Whether the batches are not understood, so that it picks no images."""
         self._collector: ProbeCollector | None = None
 
     @property
@@ -80,7 +83,12 @@ class Auditor:
 
     def begin(self, testing: bool) -> None:
         """Begin to pick images, if there are none yet; test images are picked anew for each test."""
-        self._collector = ProbeCollector(self.num_images) if self.images is None or testing else None
+        wanted = not self.gave_up and (self.images is None or testing)
+        self._collector = ProbeCollector(self.num_images) if wanted else None
+
+    def give_up(self) -> None:
+        """Pick no images any more."""
+        self.gave_up, self._collector = True, None
 
     def offer(self, samples: Samples) -> None:
         """Look at the samples of a batch."""

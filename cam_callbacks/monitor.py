@@ -351,43 +351,26 @@ class CAMMonitor(CallbackBase):
             stages += [self._check]
         elif self._due(trainer):
             stages += [self._look, self._log]
+        if not self._run(stages, trainer, pl_module):
+            self._fail(trainer)
+            return
+        self._failures = 0
+        if self._auditor is not None and not trainer.sanity_checking and self._due(trainer):
+            if self._run([self._audit_pick, self._audit_look, self._audit_log], trainer, pl_module):
+                self._audit_failures = 0
+            else:
+                self._fail_audit(trainer)
+
+    def _run(self, stages: Sequence[Callable[..., None]], trainer: Trainer, pl_module: LightningModule) -> bool:
+        """Run stages on all ranks; False as soon as one has failed on any.
+
+        The ranks send to each other in the stages: none goes on where another one has failed.
+        """
         for stage in stages:
             self._attempt(stage, trainer, pl_module)
-            # The ranks send to each other in the stages: none goes on where another one has failed.
             if not lightning.all_agree(trainer, self._error is None):
-                self._fail(trainer)
-                return
-        self._failures = 0
-        if not trainer.sanity_checking and self._due(trainer):
-            self._audit_model(trainer, pl_module)
-
-    def _audit_model(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Audit, and log it; an error in it costs no heatmap."""
-        for stage in (self._audit_pick, self._audit_look, self._audit_log):
-            if self._auditor is None:
-                return
-            self._attempt(stage, trainer, pl_module)
-            if not lightning.all_agree(trainer, self._error is None):
-                self._fail_audit(trainer)
-                return
-        self._audit_failures = 0
-
-    def _fail_audit(self, trainer: Trainer) -> None:
-        """On all ranks: raise where an error may end the run, else say what happened; after three in a row give up."""
-        self._audit_failures += 1
-        error = self._error or RuntimeError("the audit failed on another rank")
-        if self.on_error == "raise":
-            raise error
-        last = self._audit_failures == _FAILURES_IN_A_ROW
-        if self._error is not None or trainer.is_global_zero:
-            then = "three times in a row: it gives up" if last else "it tries again at the next one"
-            trace = "".join(traceback.format_exception(error))
-            warnings.warn(
-                f"CAMMonitor failed to audit at this evaluation, {then}. Heatmaps and the run go on.\n{trace}",
-                stacklevel=2,
-            )
-        if last:
-            self._auditor = None
+                return False
+        return True
 
     def _due(self, trainer: Trainer) -> bool:
         if not lightning.fitting(trainer) or trainer.fast_dev_run:  # type: ignore[attr-defined]
@@ -413,11 +396,26 @@ class CAMMonitor(CallbackBase):
             raise Misconfiguration(f"CAMMonitor(explain={self.explain!r}): {error}") from error
         if trainer.sanity_checking or self.on_error == "raise":
             raise error
-        if self._error is not None or trainer.is_global_zero:
-            last = self._failures == _FAILURES_IN_A_ROW
-            then = "three times in a row: it gives up" if last else "it tries again at the next one"
-            trace = "".join(traceback.format_exception(error))
-            warnings.warn(f"CAMMonitor failed at this evaluation, {then}. The run goes on.\n{trace}", stacklevel=2)
+        self._say_failed(trainer, error, "CAMMonitor failed at", self._failures, "The run goes on.")
+
+    def _fail_audit(self, trainer: Trainer) -> None:
+        """The same for the audit, which costs no heatmap; after three failures in a row it is given up."""
+        self._audit_failures += 1
+        error = self._error or RuntimeError("the audit of CAMMonitor failed on another rank")
+        if self.on_error == "raise":
+            raise error
+        going_on = "Heatmaps and the run go on."
+        self._say_failed(trainer, error, "CAMMonitor failed to audit at", self._audit_failures, going_on)
+        if self._audit_failures == _FAILURES_IN_A_ROW:
+            self._auditor = None
+
+    def _say_failed(self, trainer: Trainer, error: Exception, what: str, failures: int, going_on: str) -> None:
+        if self._error is None and not trainer.is_global_zero:
+            return
+        last = failures == _FAILURES_IN_A_ROW
+        then = "three times in a row: it gives up" if last else "it tries again at the next one"
+        trace = "".join(traceback.format_exception(error))
+        warnings.warn(f"{what} this evaluation, {then}. {going_on}\n{trace}", stacklevel=2)
 
     # The stages of an evaluation: collect at every batch; after the last one pick and share, then check, or look and
     # log.
@@ -435,7 +433,7 @@ class CAMMonitor(CallbackBase):
                 samples = self._read(batch)
             except (TypeError, ValueError) as error:  # the probes were given: nothing else depends on the batches
                 self._warn_once(f"CAMMonitor audits nothing: {error}")
-                self._auditor = None
+                self._auditor.give_up()
         if self._auditor is not None and self._auditor.collects:
             self._auditor.offer(samples)
 
@@ -573,7 +571,7 @@ class CAMMonitor(CallbackBase):
         self._audit_images = None
         if trainer.is_global_zero:
             self._audit_images = self._auditor.pick(lambda images: self._described(trainer, images))
-            if self._audit_images is None:
+            if self._audit_images is None and not self._auditor.gave_up:
                 self._warn_once(
                     "CAMMonitor audits nothing: no labels of two or more classes came with the images. audit=False "
                     "says that this is meant"

@@ -31,7 +31,7 @@ PASSES = "passes"
 """Scalar: forward samples spent on the look."""
 
 SECONDS = "seconds"
-"""Scalar: wall-clock seconds of the look."""
+"""Scalar: wall-clock seconds of the look, without the audit."""
 
 BLANK = "blank"
 """Scalar: probes whose map has no contrast."""

@@ -14,6 +14,9 @@ from cam_callbacks.methods.network import Network, TargetLayer
 from cam_callbacks.outputs import ForwardFn
 from cam_callbacks.undisturbed import undisturbed
 
+PASSES_OF_TRUST = 2
+"""Forward samples that `trust` spends on each image."""
+
 
 def hottest_half(heatmaps: Tensor) -> Tensor:
     """(N, *spatial) bool, the half of the positions that each map ranks highest."""

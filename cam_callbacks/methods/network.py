@@ -168,8 +168,17 @@ class Network:
                     f"which changes no result; give batch_size={self._batch_size} to begin with that",
                     stacklevel=7,
                 )
+            except RuntimeError as error:
+                if not self._gives_up_channels_last(error):
+                    raise
             else:
                 start = chunk.stop
+
+    def _gives_up_channels_last(self, error: RuntimeError) -> bool:
+        """Whether the model, or a callable, calls `.view` on what lies with the channels last, so that it shall not."""
+        gives_up = self.channels_last and "view size is not compatible" in str(error)
+        self.channels_last = self.channels_last and not gives_up
+        return gives_up
 
     def _try(self, images: Tensor) -> object:
         """`run` on a copy of the images, which settles the memory layout, with an error that names the images."""
@@ -178,8 +187,7 @@ class Network:
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:
-            if self.channels_last and "view size is not compatible" in str(error):
-                self.channels_last = False
+            if self._gives_up_channels_last(error):
                 return self._try(images)
             if "Inference tensors cannot be saved" in str(error):
                 raise ValueError(
@@ -258,23 +266,6 @@ class Network:
         return tuple(layers.name_of(self.model, layer) for layer in target_layer)
 
     def _look_at(
-        self,
-        chunk: slice,
-        names: Sequence[str],
-        modules: Sequence[nn.Module],
-        wanted: Wanted,
-        score: Score,
-        gradients: bool,
-    ) -> _Part:
-        try:
-            return self._look_once(chunk, names, modules, wanted, score, gradients)
-        except RuntimeError as error:
-            if self.channels_last and "view size is not compatible" in str(error):  # a callable calls .view
-                self.channels_last = False
-                return self._look_once(chunk, names, modules, wanted, score, gradients)
-            raise
-
-    def _look_once(
         self,
         chunk: slice,
         names: Sequence[str],
