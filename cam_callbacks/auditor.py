@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from cam_callbacks import records
 from cam_callbacks.audit import faithfulness
-from cam_callbacks.audit.audit import AuditResult, audit
-from cam_callbacks.audit.estimates import Estimate, Measure
+from cam_callbacks.audit.audit import AuditResult, Observed, Plan
+from cam_callbacks.audit.estimates import Estimate, Measure, measure
 from cam_callbacks.audit.foreground import can_estimate, estimate_masks
 from cam_callbacks.audit.verdict import Verdict, judge
 from cam_callbacks.batches import Samples
@@ -24,6 +24,7 @@ from cam_callbacks.probes import ProbeCollector, ProbeSet
 
 _PER_CLASS = ("bg_gap", "recolour_gap", "ring_gap", "heat_on_object")
 _MOST_CLASSES = 20
+_PASSES_OF_TRUST = 2  # an image
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,20 +36,21 @@ class Audited:
     verdict: Verdict
     trust: dict[str, Measure]
     """Of the heatmaps of the probes."""
+    passes: int
+    """Forward samples spent on all of it, without the audit's own heatmaps."""
 
     def scalars(self) -> dict[str, float]:
         """What is logged, by record: each measure, bounds of the gaps, chance levels; of the main ones per class."""
         found: dict[str, float] = {}
-        for name, measure in self.result.measures.items():
-            found |= _with_bounds(name, measure.overall, bounds="_gap" in name)
-            if name.removesuffix("_estimated") in _PER_CLASS and len(measure.per_class) <= _MOST_CLASSES:
-                for index, estimate in measure.per_class.items():
+        for name, measured in self.result.measures.items():
+            found |= _with_bounds(name, measured.overall, bounds="_gap" in name)
+            if name.removesuffix("_estimated") in _PER_CLASS and len(measured.per_class) <= _MOST_CLASSES:
+                for index, estimate in measured.per_class.items():
                     label = self.result.class_name(index).replace("/", "_")
                     found |= _with_bounds(f"{name}/{label}", estimate, bounds=True)
-        found |= {name: measure.overall.value for name, measure in self.trust.items()}
+        found |= {name: measured.overall.value for name, measured in self.trust.items()}
         found[records.ALARM] = float(self.verdict.state == "alarm")
-        trusted = next(iter(self.trust.values())).values
-        found[records.AUDIT_PASSES] = float(self.result.passes + faithfulness.PASSES_OF_TRUST * len(trusted))
+        found[records.AUDIT_PASSES] = float(self.passes)
         return {name: value for name, value in found.items() if value == value}
 
 
@@ -59,6 +61,18 @@ def _with_bounds(name: str, estimate: Estimate, bounds: bool) -> dict[str, float
     if estimate.chance:  # 0 needs no line of its own
         found[f"{name}_chance"] = estimate.chance
     return found
+
+
+@dataclass(frozen=True, eq=False)
+class Observation:
+    """What one of several processes has seen of its share of the images."""
+
+    audited: Observed | None
+    """Of the images to audit on; None where its share was empty."""
+    probe_rows: Tensor
+    """(n,) int64, its share of the probes."""
+    trust: dict[str, Tensor]
+    """Of their heatmaps, (n,) each."""
 
 
 class Auditor:
@@ -112,7 +126,7 @@ class Auditor:
             picked = replace(picked, masks=estimate_masks(picked.images), masks_estimated=True)
         return picked
 
-    def look(
+    def observe(
         self,
         model: nn.Module,
         images: ProbeSet,
@@ -121,27 +135,52 @@ class Auditor:
         multi_label: bool,
         probes: Tensor,
         explanation: Explanation,
-        remember: bool,
-    ) -> Audited:
-        """Audit and judge.
+        share: Callable[[int], Tensor],
+    ) -> Observation:
+        """Run the model on this process' share of the images.
 
         Args:
             model: The model.
-            images: To audit on.
+            images: To audit on, all of them.
             layer: Of the heatmaps.
             forward_fn: As in `Method.__call__`.
             multi_label: As in `Method`.
             probes: (N, C, *spatial), the images whose heatmaps are shown.
             explanation: Of these.
+            share: From a count of images to the numbers of those that this process sees to.
+        """
+        rows, probe_rows = share(len(images)), share(len(probes))
+        audited, trust = None, {}
+        if len(rows):
+            audited = Plan(images).observe(model, rows, layer, forward_fn, multi_label)
+        if len(probe_rows):
+            part = explanation[probe_rows]
+            trust = faithfulness.trust(model, probes[probe_rows], part, forward_fn, multi_label)
+        return Observation(audited, probe_rows, trust)
+
+    def conclude(
+        self, images: ProbeSet, parts: Sequence[Observation], explanation: Explanation, remember: bool
+    ) -> Audited:
+        """Judge, from what all processes have seen.
+
+        Args:
+            images: To audit on, all of them.
+            parts: Of the processes.
+            explanation: Of the probes.
             remember: Whether what is suspect now counts at the next look.
         """
-        result = audit(model, images, layer, forward_fn=forward_fn, multi_label=multi_label)
+        result = Plan(images).conclude([part.audited for part in parts if part.audited is not None])
         # Outside of a fit the weights are those of the last look: finding the same again would tell nothing.
         verdict = judge(result, self.suspects if remember else ())
         if remember:
             self.suspects = verdict.suspects
-        trust = faithfulness.trust(model, probes, explanation, forward_fn, multi_label)
-        return Audited(images, result, verdict, trust)
+        assert explanation.targets is not None
+        order = torch.cat([part.probe_rows for part in parts]).argsort()
+        shared = [part.trust for part in parts if part.trust]
+        trust = {
+            name: measure(torch.cat([part[name] for part in shared])[order], explanation.targets) for name in shared[0]
+        }
+        return Audited(images, result, verdict, trust, result.passes + _PASSES_OF_TRUST * len(order))
 
     def state_dict(self) -> dict[str, Any]:
         """Primitives only; the images are picked again after a resume."""

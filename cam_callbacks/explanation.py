@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +12,8 @@ from torch import Tensor
 
 _ROUNDING = 1e-6
 _LINEAR = {1: "linear", 2: "bilinear", 3: "trilinear"}
+
+_T = TypeVar("_T", bound="Channels | Explanation")
 
 Upsampling = Literal["bilinear", "bicubic", "nearest", "none"]
 
@@ -29,10 +31,6 @@ class Channels:
     index: Tensor
     weight: Tensor
     activations: Tensor
-
-    def to(self, device: torch.device | str) -> Channels:
-        """The same channels on `device`."""
-        return Channels(self.index.to(device), self.weight.to(device), self.activations.to(device))
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,11 +93,32 @@ class Explanation:
 
     def to(self, device: torch.device | str) -> Explanation:
         """The same explanation with its tensors on `device`."""
-        parts = {field.name: getattr(self, field.name) for field in fields(self)}
-        moved: dict[str, Any] = {
-            name: part.to(device) for name, part in parts.items() if isinstance(part, (Tensor, Channels))
-        }
-        return replace(self, **moved)
+        return _combined([self], lambda parts: parts[0].to(device))
+
+    def __getitem__(self, rows: Tensor) -> Explanation:
+        """The explanation of some of the images.
+
+        Args:
+            rows: (n,) int64, their numbers.
+        """
+        return _combined([self], lambda parts: parts[0][rows])
+
+
+def concatenated(parts: Sequence[Explanation]) -> Explanation:
+    """One explanation of the images of several, which were made by the same method for the same layer."""
+    return _combined(parts, torch.cat)
+
+
+def _combined(parts: Sequence[_T], combine: Callable[[list[Tensor]], Tensor]) -> _T:
+    """One dataclass of several, each of its tensors made of theirs; the rest is that of the first."""
+    made: dict[str, Any] = {}
+    for field in fields(parts[0]):
+        values = [getattr(part, field.name) for part in parts]
+        if isinstance(values[0], Tensor):
+            made[field.name] = combine(values)
+        elif isinstance(values[0], Channels):
+            made[field.name] = _combined(values, combine)
+    return replace(parts[0], **made)
 
 
 def upsample(maps: Tensor, size: Sequence[int], mode: Upsampling = "bilinear") -> Tensor:

@@ -12,6 +12,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.tensor import DTensor
 from torchvision.ops import Permute
 
 from cam_callbacks.layouts import ReshapeTransform, is_channels_first, to_maps
@@ -304,6 +306,16 @@ def bytes_put_out(model: nn.Module, images: Tensor, forward: Forward) -> int:
 _POOLING = [f"{kind}Pool{d}d" for kind in ("Max", "Avg", "AdaptiveMax", "AdaptiveAvg", "LP") for d in (1, 2, 3)]
 _DROPOUT = ["Dropout", "Dropout1d", "Dropout2d", "Dropout3d", "AlphaDropout", "FeatureAlphaDropout"]
 _PASSED_OVER = (*(getattr(nn, name) for name in [*_POOLING, *_DROPOUT, "Identity", "Softmax"]), Permute)
+
+
+def mesh_of(model: nn.Module) -> DeviceMesh | None:
+    """The processes over which the weights of a model are spread (`fully_shard`); None where each holds all of it.
+
+    None of them can run such a model alone.
+    """
+    if not torch.distributed.is_available() or not torch.distributed.is_initialized():
+        return None
+    return next((part.device_mesh for part in model.parameters() if isinstance(part, DTensor)), None)
 
 
 def device_and_dtype(model: nn.Module, images: Tensor) -> tuple[torch.device, torch.dtype]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 import traceback
 import warnings
 from collections.abc import Callable, Iterable, Sequence
@@ -29,12 +28,12 @@ from cam_callbacks.audit.audit import AuditResult
 from cam_callbacks.audit.estimates import bootstrap
 from cam_callbacks.audit.faithfulness import randomisation
 from cam_callbacks.audit.verdict import Verdict
-from cam_callbacks.auditor import Audited, Auditor
+from cam_callbacks.auditor import Audited, Auditor, Observation
 from cam_callbacks.batches import BatchFn, Labels, Samples, read_batch
 from cam_callbacks.explanation import Explanation
 from cam_callbacks.history import History, PastLook
 from cam_callbacks.loggers import LogOut
-from cam_callbacks.looked import Looked
+from cam_callbacks.looked import Looked, Share
 from cam_callbacks.methods.method import Method
 from cam_callbacks.methods.score_cam import ScoreCAM
 from cam_callbacks.outputs import ForwardFn
@@ -216,8 +215,10 @@ class CAMMonitor(CallbackBase):
         # Of the evaluation that is going on:
         self._collector: ProbeCollector | None = None
         self._picked: ProbeSet | None = None
+        self._share_of_look: Share | None = None
         self._looked: Looked | None = None
         self._audit_images: ProbeSet | None = None
+        self._share_of_audit: Observation | None = None
         self._audited: Audited | None = None
         self._error: Exception | None = None
 
@@ -249,8 +250,9 @@ class CAMMonitor(CallbackBase):
             self._auditor.load_state_dict(state_dict["audit"])
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Begin with no failures, and check that no other monitor writes to the same tags."""
+        """Begin with no failures; check the strategy, and that no other monitor writes to the same tags."""
         self._failures = 0
+        lightning.check_strategy(trainer)
         names = [other.name for other in trainer.callbacks if isinstance(other, CAMMonitor)]  # type: ignore[attr-defined]
         if names.count(self.name) > 1:
             raise Misconfiguration(
@@ -350,13 +352,14 @@ class CAMMonitor(CallbackBase):
         if trainer.sanity_checking:
             stages += [self._check]
         elif self._due(trainer):
-            stages += [self._look, self._log]
+            # Without a sanity check the layer is settled only now: by all ranks from the same images.
+            stages += [*([self._check] if self._layer is None else []), self._look, self._gather, self._log]
         if not self._run(stages, trainer, pl_module):
             self._fail(trainer)
             return
         self._failures = 0
         if self._auditor is not None and not trainer.sanity_checking and self._due(trainer):
-            if self._run([self._audit_pick, self._audit_look, self._audit_log], trainer, pl_module):
+            if self._run([self._audit_pick, self._audit_look, self._audit_gather, self._audit_log], trainer, pl_module):
                 self._audit_failures = 0
             else:
                 self._fail_audit(trainer)
@@ -518,11 +521,10 @@ class CAMMonitor(CallbackBase):
         self._settle_layer(layer)
 
     def _look(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Explain the probes."""
+        """Explain this rank's share of the probes."""
         probes = self._picked
         assert probes is not None
         forward_fn = lightning.forward_in_precision(trainer, self.forward_fn)
-        began = time.perf_counter()
         with lightning.shown_progress(trainer, self.method.name) as progress:
 
             def explain(images: Tensor, targets: int | Tensor | TargetFn | None) -> Explanation:
@@ -530,23 +532,25 @@ class CAMMonitor(CallbackBase):
                     pl_module, images, self._layer, targets, forward_fn=forward_fn, progress=progress
                 ).to("cpu")
 
-            explanation = explain(probes.images, self._targets(probes))
-            self._settle_layer(explanation.target_layer)
-            if explanation.raw[0].numel() < _COARSE and probes.images.ndim > 3:
-                self._warn_once(
-                    f"The layer {explanation.target_layer!r} has only {tuple(explanation.raw.shape[1:])} positions: "
-                    "its maps are coarse; an earlier target_layer shows more"
-                )
-            mistaken, of_predicted = torch.empty(0, dtype=torch.long), None
-            if self.explain == "both" and explanation.predicted is not None:
-                differ = explanation.predicted != explanation.targets
-                mistaken = (differ & ~explanation.skipped).nonzero().flatten()
-                if len(mistaken):
-                    of_predicted = explain(probes.images[mistaken], explanation.predicted[mistaken])
+            rows = lightning.share(trainer, pl_module, len(probes))
+            self._share_of_look = Share.of(probes, rows, self._targets(probes), explain, self.explain == "both")
+
+    def _gather(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Put the shares of all ranks together, on all of them."""
+        probes, share = self._picked, self._share_of_look
+        assert probes is not None
+        assert share is not None
+        shares = lightning.from_sharers(trainer, pl_module, share)
+        looked = Looked.of(probes, shares, self.method.upsampling)
+        explanation = looked.explanation
+        if explanation.raw[0].numel() < _COARSE and probes.images.ndim > 3:
+            self._warn_once(
+                f"The layer {explanation.target_layer!r} has only {tuple(explanation.raw.shape[1:])} positions: "
+                "its maps are coarse; an earlier target_layer shows more"
+            )
         if explanation.scores is not None:
-            probes = self._with_fitting_names(probes, explanation.scores.shape[1])
-        self._looked = Looked(probes, explanation, mistaken, of_predicted, time.perf_counter() - began)
-        self.explanation = explanation
+            looked = replace(looked, probes=self._with_fitting_names(probes, explanation.scores.shape[1]))
+        self._looked, self.explanation = looked, explanation
 
     def _log(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Scalars on all ranks, so that all can monitor them; pictures from the first."""
@@ -581,18 +585,34 @@ class CAMMonitor(CallbackBase):
             self._auditor.images = self._audit_images
 
     def _audit_look(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Audit the model, and judge."""
-        self._audited = None
-        if self._auditor is None or self._audit_images is None:
+        """Run the model on this rank's share of the audit."""
+        self._share_of_audit = None
+        if self._audit_images is None:
             return
+        assert self._auditor is not None
         assert self._looked is not None
-        self._audited = self._auditor.look(
+        self._share_of_audit = self._auditor.observe(
             pl_module,
             self._audit_images,
             self._layer,
             lightning.forward_in_precision(trainer, self.forward_fn),
             self.method.multi_label,
             self._looked.probes.images,
+            self._looked.explanation,
+            lambda count: lightning.share(trainer, pl_module, count),
+        )
+
+    def _audit_gather(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Put the shares of all ranks together, and judge, on all of them."""
+        self._audited = None
+        if self._audit_images is None:
+            return
+        assert self._auditor is not None
+        assert self._looked is not None
+        shares = lightning.from_sharers(trainer, pl_module, self._share_of_audit)
+        self._audited = self._auditor.conclude(
+            self._audit_images,
+            [share for share in shares if share is not None],
             self._looked.explanation,
             remember=lightning.fitting(trainer),
         )

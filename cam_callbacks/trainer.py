@@ -7,9 +7,10 @@ from contextlib import contextmanager
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import torch
 from torch import Tensor, nn
 
-from cam_callbacks import outputs
+from cam_callbacks import layers, outputs
 
 if TYPE_CHECKING:
     from lightning_fabric.utilities.exceptions import MisconfigurationException
@@ -104,6 +105,53 @@ def forward_in_precision(trainer: Trainer, forward_fn: outputs.ForwardFn | None)
             return outputs.forward(model, images, forward_fn)
 
     return call
+
+
+def check_strategy(trainer: Trainer) -> None:
+    """Raise where the weights are spread over processes in a way that a callback cannot run the model.
+
+    Raises:
+        MisconfigurationException: The weights of a layer come together only where the strategy itself runs it.
+    """
+    if "FSDPStrategy" in _kinds(trainer.strategy):
+        raise Misconfiguration(
+            "FSDPStrategy flattens the weights of layers, so that CAMMonitor cannot run the model; use "
+            "ModelParallelStrategy, with torch.distributed.fsdp.fully_shard in configure_model"
+        )
+    if getattr(trainer.strategy, "zero_stage_3", False):
+        raise Misconfiguration(
+            "DeepSpeedStrategy(stage=3) gathers weights in its own engine only, so that CAMMonitor cannot "
+            "run the model; use stage 1 or 2"
+        )
+
+
+def _kinds(strategy: Any) -> set[str]:
+    """The names of its class and of all above it, in whichever Lightning."""
+    return {kind.__name__ for kind in type(strategy).__mro__}
+
+
+def takes_turns(trainer: Trainer, model: nn.Module) -> bool:
+    """Whether every rank holds the whole model and can run it alone, so that they can share out the work.
+
+    Where the weights are spread over the ranks, all of them have to run it together, on the same images.
+    """
+    return trainer.world_size > 1 and "DDPStrategy" in _kinds(trainer.strategy) and layers.mesh_of(model) is None
+
+
+def share(trainer: Trainer, model: nn.Module, count: int) -> Tensor:
+    """The numbers of those among `count` images that this rank sees to, (n,) int64."""
+    if takes_turns(trainer, model):
+        return torch.arange(trainer.global_rank, count, trainer.world_size)
+    return torch.arange(count)
+
+
+def from_sharers(trainer: Trainer, model: nn.Module, value: T) -> list[T]:
+    """What each of the ranks has to which `share` deals images. To be called on all ranks."""
+    if not takes_turns(trainer, model):
+        return [value]
+    values: list[Any] = [None] * trainer.world_size
+    torch.distributed.all_gather_object(values, value)
+    return values
 
 
 def from_first_rank(trainer: Trainer, value: T) -> T:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -96,66 +96,90 @@ def audit(
     Raises:
         ValueError: Images without targets, or all of one class; as `Method.__call__` otherwise.
     """
-    if probes.targets is None:
-        raise ValueError("probes have no targets; the audit compares classes: give ProbeSet(images, targets)")
-    if len(set(probes.targets.tolist())) < 2:
-        raise ValueError(f"all {len(probes)} probes are of one class; the audit compares classes, two are needed")
-    groups = probes.groups if groups is None else groups
-    if groups is not None and groups.shape != probes.targets.shape:
-        raise ValueError(f"groups has shape {tuple(groups.shape)}; {len(probes)} images need ({len(probes)},)")
-    with undisturbed(model):
-        return _Audit(model, probes, target_layer, groups, forward_fn, multi_label).run()
+    plan = Plan(probes, groups)
+    observed = plan.observe(model, torch.arange(len(probes)), target_layer, forward_fn, multi_label)
+    return plan.conclude([observed])
 
 
-class _Audit:
-    """One audit, while it is being made."""
+@dataclass(frozen=True, eq=False)
+class Observed:
+    """What a model did with n of the images of an audit: all of it that takes passes.
 
-    def __init__(
-        self,
-        model: nn.Module,
-        probes: ProbeSet,
-        target_layer: TargetLayer,
-        groups: Tensor | None,
-        forward_fn: ForwardFn | None,
-        multi_label: bool,
-    ) -> None:
-        assert probes.targets is not None
-        self.model, self.probes, self.layer = model, probes, target_layer
-        self.groups, self.forward_fn, self.multi_label = groups, forward_fn, multi_label
+    Attributes:
+        rows: (n,) int64, the numbers of the images.
+        correct: By change, (n,) whether the answer was right, NaN where there was none.
+        probability: By change, (n,) probability of the true class, NaN where it is.
+        raw: (n, *spatial of the layer) heat of the true class, NaN where skipped; None where no method applies.
+        notes: What was left out, and why.
+        passes: Forward samples spent, without the heatmaps.
+    """
+
+    rows: Tensor
+    correct: Mapping[str, Tensor]
+    probability: Mapping[str, Tensor]
+    raw: Tensor | None
+    notes: tuple[str, ...]
+    passes: int
+
+
+@dataclass(frozen=True, eq=False)
+class _Exchange:
+    """An exchange of what lies outside of `kept`, (N, *spatial) bool, with a donor of the same and of another class."""
+
+    name: str
+    kept: Tensor
+    usable: Tensor
+    donors: counterfactual.Donors
+    exchange: Callable[[Tensor, Tensor, Tensor], Tensor]
+
+    def changes(self, images: Tensor) -> dict[str, Callable[[], Tensor]]:
+        """Both arms."""
+
+        def arm(donor: Tensor) -> Callable[[], Tensor]:
+            return lambda: self.exchange(images, self.kept, donor.clamp_min(0))
+
+        return {f"{self.name}/same": arm(self.donors.same), f"{self.name}/other": arm(self.donors.other)}
+
+    def where_known(self, values: Tensor) -> Tensor:
+        """(N,) values, NaN where an image has no donors."""
+        return torch.where(self.donors.known & self.usable, values, torch.nan)
+
+
+class Plan:
+    """An audit of labelled images in two steps, so that several processes can share the first, which takes all passes.
+
+    Args:
+        probes: As in `audit`.
+        groups: As in `audit`.
+
+    Raises:
+        ValueError: As `audit`.
+    """
+
+    def __init__(self, probes: ProbeSet, groups: Tensor | None = None) -> None:
+        if probes.targets is None:
+            raise ValueError("probes have no targets; the audit compares classes: give ProbeSet(images, targets)")
+        if len(set(probes.targets.tolist())) < 2:
+            raise ValueError(f"all {len(probes)} probes are of one class; the audit compares classes, two are needed")
+        groups = probes.groups if groups is None else groups
+        if groups is not None and groups.shape != probes.targets.shape:
+            raise ValueError(f"groups has shape {tuple(groups.shape)}; {len(probes)} images need ({len(probes)},)")
+        self.probes, self.groups = probes, groups
         self.images, self.targets = probes.images.float(), probes.targets
-        self.measures: dict[str, Measure] = {}
         self.notes: list[str] = []
-        self.passes = 0
-        self.heat_null: dict[int, Tensor] = {}
-
-    def run(self) -> AuditResult:
-        masks, source = self._masks()
-        whole = self._answers(self.images)
-        self._note("accuracy", whole.correct)
-        self._note_groups(whole.correct)
-        suffix = "_estimated" if source == "estimated" else ""
-        where = counterfactual.ring(self.images.shape[2:]).expand(len(self.images), *self.images.shape[2:])
-        if masks is not None:
-            usable = masks.flatten(1).any(dim=1) & ~masks.flatten(1).all(dim=1)
-            swaps, donors = self._exchange(f"bg_gap{suffix}", masks, usable, counterfactual.with_background_of)
-            self._exchange(f"recolour_gap{suffix}", masks, usable, counterfactual.with_colours_of)
-            self._without(masks, usable, suffix)
-        else:
-            everything = torch.ones_like(self.targets, dtype=torch.bool)
-            swaps, donors = self._exchange("ring_gap", ~where, everything, counterfactual.with_ring_of)
-        self._colours(whole)
-        self._heat(masks, suffix, whole)
-        return AuditResult(
-            measures=self.measures,
-            masks=source,
-            targets=self.targets,
-            class_names=self.probes.class_names,
-            swaps=torch.stack([whole.probability, *swaps], dim=1),
-            donors=donors,
-            heat_null=self.heat_null,
-            notes=tuple(self.notes),
-            passes=self.passes,
-        )
+        self.masks, self.source = self._masks()
+        self.suffix = "_estimated" if self.source == "estimated" else ""
+        self.usable = torch.ones_like(self.targets, dtype=torch.bool)
+        if self.masks is None:
+            size = self.images.shape[2:]
+            inside = ~counterfactual.ring(size).expand(len(self.images), *size)
+            self.exchanges = [self._exchange("ring_gap", inside, counterfactual.with_ring_of)]
+            return
+        self.usable = self.masks.flatten(1).any(dim=1) & ~self.masks.flatten(1).all(dim=1)
+        self.exchanges = [
+            self._exchange(f"bg_gap{self.suffix}", self.masks, counterfactual.with_background_of),
+            self._exchange(f"recolour_gap{self.suffix}", self.masks, counterfactual.with_colours_of),
+        ]
 
     def _masks(self) -> tuple[Tensor | None, MaskSource]:
         """The masks, and where they come from; none where they can be neither known nor estimated."""
@@ -174,11 +198,87 @@ class _Audit:
             self.notes.append(f"{int(empty.sum())} masks are empty and {int(full.sum())} cover all: left out")
         return masks, source
 
-    def _answers(self, images: Tensor) -> _Answers:
-        network = Network(self.model, images, self.forward_fn, multi_label=self.multi_label)
-        scores = network.scores()
+    def _exchange(self, name: str, kept: Tensor, exchange: Callable[[Tensor, Tensor, Tensor], Tensor]) -> _Exchange:
+        donors = counterfactual.choose_donors(self.targets, self.usable, self.probes.fingerprint)
+        return _Exchange(name, kept, self.usable, donors, exchange)
+
+    def _changes(self) -> dict[str, Callable[[], Tensor]]:
+        """What is done to the images, by name; each returns all of them changed, (N, C, *spatial)."""
+        images, masks = self.images, self.masks
+        changes: dict[str, Callable[[], Tensor]] = {"nothing": lambda: images}
+        for exchange in self.exchanges:
+            changes |= exchange.changes(images)
+        if masks is not None:
+            changes["background_only"] = lambda: counterfactual.fill(images, masks)
+            changes["object_only"] = lambda: counterfactual.on_grey(images, masks)
+        if images.shape[1] == 3:
+            changes["brighter"] = lambda: counterfactual.brighter(images)
+            changes["roll"] = lambda: counterfactual.roll_colours(images)
+            changes["grey"] = lambda: counterfactual.grey(images)
+        return changes
+
+    def observe(
+        self,
+        model: nn.Module,
+        rows: Tensor,
+        target_layer: TargetLayer = None,
+        forward_fn: ForwardFn | None = None,
+        multi_label: bool = False,
+    ) -> Observed:
+        """Run the model on some of the images, and on what becomes of them; it is left as it was.
+
+        Args:
+            model: As in `audit`.
+            rows: (n,) int64, which images, at least one.
+            target_layer: As in `audit`.
+            forward_fn: As in `audit`.
+            multi_label: As in `audit`.
+        """
+        with undisturbed(model):
+            ask = _Asked(model, self.targets[rows], forward_fn, multi_label)
+            for name, change in self._changes().items():
+                ask(name, change()[rows])
+            images = self.images[rows]
+            raw, notes = _heat(model, images, self.targets[rows], target_layer, forward_fn, multi_label)
+            if raw is not None:
+                hot = faithfulness.hottest_half(upsample(raw, images.shape[2:]))
+                ask("delete_hot", counterfactual.fill(images, hot))
+        return Observed(rows, ask.correct, ask.probability, raw, notes, ask.passes)
+
+    def conclude(self, parts: Sequence[Observed]) -> AuditResult:
+        """The numbers, from what was seen of all images together.
+
+        Args:
+            parts: Each image is in one of them.
+        """
+        order = torch.cat([part.rows for part in parts]).argsort()
+        changes = [name for name in parts[0].correct if all(name in part.correct for part in parts)]
+        raw = [part.raw for part in parts if part.raw is not None]
+        observed = Observed(
+            rows=torch.arange(len(order)),
+            correct={name: torch.cat([part.correct[name] for part in parts])[order] for name in changes},
+            probability={name: torch.cat([part.probability[name] for part in parts])[order] for name in changes},
+            raw=torch.cat(raw)[order] if len(raw) == len(parts) else None,
+            notes=tuple(dict.fromkeys(note for part in parts for note in part.notes)),
+            passes=sum(part.passes for part in parts),
+        )
+        return _Conclusion(self, observed).result()
+
+
+class _Asked:
+    """Keeps what the model answers to images of these classes, by the name of what was done to them."""
+
+    def __init__(self, model: nn.Module, targets: Tensor, forward_fn: ForwardFn | None, multi_label: bool) -> None:
+        self._model, self._targets = model, targets
+        self._forward_fn, self._multi_label = forward_fn, multi_label
+        self.correct: dict[str, Tensor] = {}
+        self.probability: dict[str, Tensor] = {}
+        self.passes = 0
+
+    def __call__(self, name: str, images: Tensor) -> None:
+        scores = Network(self._model, images, self._forward_fn, multi_label=self._multi_label).scores()
         self.passes += len(images)
-        targets = self.targets.to(scores.logits.device)
+        targets = self._targets.to(scores.logits.device)
         outside = targets[(targets < 0) | (targets >= scores.logits.shape[1])]
         if len(outside):
             raise ValueError(
@@ -187,113 +287,126 @@ class _Audit:
         known = torch.isfinite(scores.probabilities).all(dim=1)
         correct = (scores.probabilities.argmax(dim=1) == targets).float()
         probability = scores.probabilities.gather(1, targets.unsqueeze(1)).squeeze(1)
-        return _Answers(torch.where(known, correct, torch.nan).cpu(), torch.where(known, probability, torch.nan).cpu())
+        self.correct[name] = torch.where(known, correct, torch.nan).cpu()
+        self.probability[name] = torch.where(known, probability, torch.nan).cpu()
+
+
+def _heat(
+    model: nn.Module,
+    images: Tensor,
+    targets: Tensor,
+    target_layer: TargetLayer,
+    forward_fn: ForwardFn | None,
+    multi_label: bool,
+) -> tuple[Tensor | None, tuple[str, ...]]:
+    """Heat of the true classes (n, *spatial of the layer); by Grad-CAM, or by CAM where there are no gradients."""
+    reasons = []
+    for method in (GradCAM(upsampling="none", multi_label=multi_label), CAM(upsampling="none")):
+        try:
+            return method(model, images, target_layer, targets, forward_fn=forward_fn).raw.cpu(), ()
+        except (ValueError, RuntimeError) as error:
+            reasons.append(f"{method.name}: {error}")
+    return None, ("Heat is not measured: " + "; ".join(reasons),)
+
+
+class _Conclusion:
+    """Turns what was observed into measures."""
+
+    def __init__(self, plan: Plan, observed: Observed) -> None:
+        self.plan, self.observed = plan, observed
+        self.targets, self.suffix = plan.targets, plan.suffix
+        self.measures: dict[str, Measure] = {}
+        self.heat_null: dict[int, Tensor] = {}
+
+    def result(self) -> AuditResult:
+        plan, observed = self.plan, self.observed
+        whole = observed.correct["nothing"]
+        self._note("accuracy", whole)
+        self._note_groups(whole)
+        for exchange in plan.exchanges:
+            self._note_exchange(exchange)
+        self._note_parts()
+        self._note_colours(whole)
+        if observed.raw is not None:
+            self._note_heat(upsample(observed.raw, plan.images.shape[2:]))
+        main = plan.exchanges[0]
+        swaps = [main.where_known(observed.probability[f"{main.name}/{arm}"]) for arm in ("same", "other")]
+        return AuditResult(
+            measures=self.measures,
+            masks=plan.source,
+            targets=plan.targets,
+            class_names=plan.probes.class_names,
+            swaps=torch.stack([observed.probability["nothing"], *swaps], dim=1),
+            donors=main.donors,
+            heat_null=self.heat_null,
+            notes=(*plan.notes, *observed.notes),
+            passes=observed.passes,
+        )
 
     def _note(self, name: str, values: Tensor, chance: Tensor | float | None = None) -> None:
         self.measures[name] = measure(values, self.targets, chance)
 
     def _note_groups(self, correct: Tensor) -> None:
-        if self.groups is None:
+        if self.plan.groups is None:
             return
-        groups = self.groups.cpu()
+        groups = self.plan.groups.cpu()
         means = {g: float(correct[groups == g].nan_to_num().mean()) for g in sorted(set(groups.tolist()))}
         worst = min(means, key=lambda g: means[g])
         within = torch.where(groups == worst, correct.nan_to_num(), torch.nan)  # no answer is a wrong one
         self._note("worst_group_accuracy", within)
 
-    def _exchange(
-        self, name: str, masks: Tensor, usable: Tensor, exchange: Any
-    ) -> tuple[tuple[Tensor, Tensor], counterfactual.Donors]:
-        """The gap between both arms of an exchange, in accuracy and in probability; and the probabilities of both."""
-        donors = counterfactual.choose_donors(self.targets, usable, self.probes.fingerprint)
-        known = donors.known & usable
-        same, other = (
-            self._answers(exchange(self.images, masks, donor.clamp_min(0))) for donor in (donors.same, donors.other)
-        )
+    def _note_exchange(self, exchange: _Exchange) -> None:
+        """The gap between both arms, in accuracy and in probability."""
+        for name, values in (("", self.observed.correct), ("_probability", self.observed.probability)):
+            gap = values[f"{exchange.name}/same"] - values[f"{exchange.name}/other"]
+            self._note(f"{exchange.name}{name}", exchange.where_known(gap), chance=0.0)
 
-        def where_known(values: Tensor) -> Tensor:
-            return torch.where(known, values, torch.nan)
-
-        self._note(name, where_known(same.correct - other.correct), chance=0.0)
-        self._note(f"{name}_probability", where_known(same.probability - other.probability), chance=0.0)
-        return (where_known(same.probability), where_known(other.probability)), donors
-
-    def _without(self, masks: Tensor, usable: Tensor, suffix: str) -> None:
+    def _note_parts(self) -> None:
         """Accuracy on the background alone, and on the object alone."""
+        if self.plan.masks is None:
+            return
         most = float(torch.bincount(self.targets).max() / len(self.targets))
-        for name, images in (
-            ("background_only", counterfactual.fill(self.images, masks)),
-            ("object_only", counterfactual.on_grey(self.images, masks)),
-        ):
-            correct = self._answers(images).correct
-            self._note(f"{name}{suffix}", torch.where(usable, correct, torch.nan), chance=most)
+        for name in ("background_only", "object_only"):
+            correct = torch.where(self.plan.usable, self.observed.correct[name], torch.nan)
+            self._note(f"{name}{self.suffix}", correct, chance=most)
 
-    def _colours(self, whole: _Answers) -> None:
+    def _note_colours(self, whole: Tensor) -> None:
         """How many right answers changes of colour undo, beside a placebo; more than a clean network's is no proof."""
-        if self.images.shape[1] != 3:
+        if "brighter" not in self.observed.correct:
             return
-        changes = {"roll": counterfactual.roll_colours, "grey": counterfactual.grey}
-        placebo = self._lost(whole, counterfactual.brighter(self.images))
-        for name, change in changes.items():
-            self._note(f"colour_sensitivity_{name}", self._lost(whole, change(self.images)) - placebo, chance=0.0)
 
-    def _lost(self, whole: _Answers, images: Tensor) -> Tensor:
-        return torch.where(whole.correct == 1, 1 - self._answers(images).correct, torch.nan)
+        def lost(change: str) -> Tensor:
+            return torch.where(whole == 1, 1 - self.observed.correct[change], torch.nan)
 
-    def _heat(self, masks: Tensor | None, suffix: str, whole: _Answers) -> None:
-        """Where the heat of the true class lies; by Grad-CAM, or by CAM where there are no gradients."""
-        heatmaps = self._heatmaps()
-        if heatmaps is None:
-            return
+        for change in ("roll", "grey"):
+            self._note(f"colour_sensitivity_{change}", lost(change) - lost("brighter"), chance=0.0)
+
+    def _note_heat(self, heatmaps: Tensor) -> None:
+        """Where the heat of the true class lies."""
+        masks, usable = self.plan.masks, self.plan.usable
         known = heatmaps.flatten(1).amax(dim=1) > 0
-        self._note("border_share", attention.border_share(heatmaps), chance=self._ring_share())
-        hot = faithfulness.hottest_half(heatmaps)
-        deleted = self._answers(counterfactual.fill(self.images, hot)).correct
-        self._note("delete_hot", torch.where(known, deleted, torch.nan), chance=None)
-        self._note_data_colour(hot if masks is None else masks)
+        ring_share = float(counterfactual.ring(heatmaps.shape[1:]).float().mean())
+        self._note("border_share", attention.border_share(heatmaps), chance=ring_share)
+        self._note("delete_hot", torch.where(known, self.observed.correct["delete_hot"], torch.nan), chance=None)
+        self._note_data_colour(faithfulness.hottest_half(heatmaps) if masks is None else masks)
         if masks is None:
             return
-        usable = masks.flatten(1).any(dim=1) & ~masks.flatten(1).all(dim=1)
         heat = torch.where(usable, attention.heat_on_object(heatmaps, masks), torch.nan)
-        self._note(f"heat_on_object{suffix}", heat, attention.heat_by_chance(heatmaps, masks, self.targets))
+        self._note(f"heat_on_object{self.suffix}", heat, attention.heat_by_chance(heatmaps, masks, self.targets))
         area = attention.area_share(masks)
-        self._note(f"heat_over_area{suffix}", heat - area, chance=0.0)
+        self._note(f"heat_over_area{self.suffix}", heat - area, chance=0.0)
         for name, rule in (("rank_accuracy", attention.rank_accuracy), ("pointing", attention.pointing)):
-            self._note(f"{name}{suffix}", torch.where(usable, rule(heatmaps, masks), torch.nan), area)
+            self._note(f"{name}{self.suffix}", torch.where(usable, rule(heatmaps, masks), torch.nan), area)
         for c in sorted(set(self.targets.tolist())):
             members = (self.targets == c) & usable & known
             if int(members.sum()) > 1:
                 self.heat_null[c] = attention.mean_heat_by_chance(heatmaps[members], masks[members])
 
-    def _heatmaps(self) -> Tensor | None:
-        """(N, *spatial) on the CPU, NaN where skipped; None where no method applies."""
-        reasons = []
-        for method in (GradCAM(upsampling="none", multi_label=self.multi_label), CAM(upsampling="none")):
-            try:
-                explained = method(self.model, self.images, self.layer, self.targets, forward_fn=self.forward_fn)
-            except (ValueError, RuntimeError) as error:
-                reasons.append(f"{method.name}: {error}")
-                continue
-            return upsample(explained.raw.cpu(), self.images.shape[2:])
-        self.notes.append("Heat is not measured: " + "; ".join(reasons))
-        return None
-
-    def _ring_share(self) -> float:
-        return float(counterfactual.ring(self.images.shape[2:]).float().mean())
-
     def _note_data_colour(self, object_or_heat: Tensor) -> None:
         """How well the mean colour outside the object tells the classes apart: of the data, not of the model."""
         outside = ~object_or_heat
         known = outside.flatten(1).any(dim=1)
-        colours = counterfactual.mean_colour(self.images[known], outside[known])
+        colours = counterfactual.mean_colour(self.plan.images[known], outside[known])
         values = torch.full((len(known),), torch.nan)
         values[known] = counterfactual.colour_auc(colours, self.targets[known])
         self._note("data_colour_auc", values, chance=0.5)
-
-
-@dataclass(frozen=True, eq=False)
-class _Answers:
-    """What the model said to N images: whether it was right, and the probability of the true class; NaN if that is."""
-
-    correct: Tensor
-    probability: Tensor

@@ -7,15 +7,11 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from cam_callbacks.audit.estimates import Measure, measure
 from cam_callbacks.explanation import Explanation, upsample
 from cam_callbacks.methods.method import Method
 from cam_callbacks.methods.network import Network, TargetLayer
 from cam_callbacks.outputs import ForwardFn
 from cam_callbacks.undisturbed import undisturbed
-
-PASSES_OF_TRUST = 2
-"""Forward samples that `trust` spends on each image."""
 
 
 def hottest_half(heatmaps: Tensor) -> Tensor:
@@ -33,7 +29,7 @@ def trust(
     explanation: Explanation,
     forward_fn: ForwardFn | None = None,
     multi_label: bool = False,
-) -> dict[str, Measure]:
+) -> dict[str, Tensor]:
     """How far heatmaps of classes deserve trust: two forward passes an image.
 
     Args:
@@ -44,9 +40,9 @@ def trust(
         multi_label: As in `Method`.
 
     Returns:
-        `average_drop` and `increase` of the probability when only the hottest half of each image is kept, the rest set
-        to 0, and `mean_activation_correlation`, how alike the map is to the plain mean of the layer's channels: near 1
-        it says nothing of the class. NaN for maps that are blank or were skipped.
+        (N,) `average_drop` and `increase` of the probability when only the hottest half of each image is kept, the rest
+        set to 0, and `mean_activation_correlation`, how alike the map is to the plain mean of the layer's channels:
+        near 1 it says nothing of the class. NaN for maps that are blank or were skipped.
     """
     assert explanation.targets is not None
     targets = explanation.targets.cpu()
@@ -65,7 +61,7 @@ def trust(
     values = {"average_drop": average_drop(whole, kept), "increase": increase(whole, kept)}
     if explanation.mean_activation is not None:
         values["mean_activation_correlation"] = correlation(explanation.raw.cpu(), explanation.mean_activation.cpu())
-    return {name: measure(torch.where(unknown, torch.nan, each), targets) for name, each in values.items()}
+    return {name: torch.where(unknown, torch.nan, each) for name, each in values.items()}
 
 
 def average_drop(whole: Tensor, kept: Tensor) -> Tensor:

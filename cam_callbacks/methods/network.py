@@ -78,6 +78,9 @@ class Network:
     Images are held with the channels last in memory, which convolutions on a CPU and on tensor cores run faster on. A
     model that cannot read such input (it calls `.view` on an activation) is given contiguous images instead.
 
+    A model whose weights are spread over several processes (`fully_shard`) is run by all of them on the same images;
+    they go by what the first one reads. Where memory runs out on one of them alone, no chunk can be halved.
+
     Args:
         model: The model.
         images: (N, C, *spatial), copied to the model's device and type.
@@ -113,6 +116,20 @@ class Network:
         self.images = self._stored.movedim(-1, 1)
         self._batch_size = batch_size
         self._compiled = compiled
+        self._mesh = layers.mesh_of(model)
+
+    def _agreed(self, values: Tensor) -> Tensor:
+        """The values that the first process has, where the model is spread over several.
+
+        They decide what is forwarded next, and a pass that one process makes and another does not would never end:
+        so not even their rounding may differ.
+        """
+        if self._mesh is None:
+            return values
+        values = values.clone(memory_format=torch.contiguous_format)
+        for dimension in range(self._mesh.ndim):
+            torch.distributed.broadcast(values, group=self._mesh.get_group(dimension), group_src=0)
+        return values
 
     @property
     def batch_size(self) -> int:
@@ -160,7 +177,7 @@ class Network:
             try:
                 act(chunk)
             except torch.OutOfMemoryError:
-                if chunk.stop - start == 1:
+                if chunk.stop - start == 1 or self._mesh is not None:
                     raise
                 self._batch_size = (chunk.stop - start) // 2
                 warnings.warn(
@@ -206,7 +223,7 @@ class Network:
         def read(chunk: slice) -> None:
             output = self._try(self.images[chunk])
             self._settle_probabilities(output)
-            parts.append(self.class_scores(output))
+            parts.append(ClassScores(*map(self._agreed, self.class_scores(output))))
 
         self._in_chunks(len(self.images), read)
         return ClassScores(*map(torch.cat, zip(*parts, strict=True)))
@@ -284,17 +301,16 @@ class Network:
             scores = None
             if wanted.score is None:
                 self._settle_probabilities(output)
-                scores = self.class_scores(output)
+                scores = ClassScores(*(self._agreed(each.detach()) for each in self.class_scores(output)))
             settled = wanted.settle(chunk, output, scores)
             rows = torch.arange(len(images), device=images.device)
             target_scores = self._readout([settled], wanted, score).read(output, rows)
             weights = (
                 [self._mean_over_positions(each) for each in _gradients(target_scores, found)] if gradients else []
             )
-        activations = [self._to_maps(each.detach()).float() for each in found]
-        if scores is not None:
-            scores = ClassScores(scores.logits.detach(), scores.probabilities.detach())
-        return _Part(activations, weights, settled, target_scores.detach(), scores)
+        activations = [self._agreed(self._to_maps(each.detach()).float()) for each in found]
+        weights = [self._agreed(each) for each in weights]
+        return _Part(activations, weights, settled, self._agreed(target_scores.detach()), scores)
 
     def _to_maps(self, output: Tensor) -> Tensor:
         """A layer's output, or its gradient, as (N, K, *spatial)."""
@@ -341,6 +357,8 @@ class Network:
     def _foldable(self) -> list[Pair]:
         """The batch norms that can be folded without changing what the model returns; tried on the first image."""
         outputs: list[object] = []
+        if self._mesh is not None:
+            return []
         pairs = foldable(self.model, lambda: outputs.append(self._try(self.images[:1])))
         if not pairs:
             return []
@@ -350,7 +368,7 @@ class Network:
             before, after = (_floating_tensors(output) for output in outputs)
             same = len(before) == len(after) and all(map(_same, before, after))
         except RuntimeError:
-            return []  # e.g. weights that are spread over several devices
+            return []
         return pairs if same else []
 
     def masked_scores(
@@ -371,7 +389,7 @@ class Network:
             pairs = image[chunk]
             masks = min_max(upsample(activations[pairs, channel[chunk]], self.images.shape[2:]))
             masked = self._stored[pairs].mul_(masks.unsqueeze(-1).to(self.dtype)).movedim(-1, 1)
-            parts.append(self._read_masked(masked, pairs, readout)[: len(pairs)])
+            parts.append(self._agreed(self._read_masked(masked, pairs, readout)[: len(pairs)]))
             advance(len(pairs))
 
         self._in_chunks(len(image), score)
@@ -380,7 +398,7 @@ class Network:
     def empty_scores(self, readout: Readout) -> Tensor:
         """(N, T) explained scores of the image that is 0 everywhere, for the targets of each image."""
         rows = torch.arange(len(self.images), device=self.images.device)
-        return readout.read(self.run(torch.zeros_like(self.images[:1])), rows, shared=True)
+        return self._agreed(readout.read(self.run(torch.zeros_like(self.images[:1])), rows, shared=True))
 
 
 class _Part(NamedTuple):

@@ -9,6 +9,7 @@ from planted import Constant, Guessing, Reader, TextureReader, scenes
 from torch import nn
 
 from cam_callbacks.audit import audit, judge
+from cam_callbacks.audit.audit import Plan
 from cam_callbacks.audit.counterfactual import ring
 from cam_callbacks.probes import ProbeSet
 
@@ -154,13 +155,13 @@ class TestTraces:
         assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
 
     @pytest.mark.parametrize("masks", [True, False])
-    def test_passes_are_the_samples_that_the_model_saw_without_the_heatmaps(self, forwarded, monkeypatch, masks):
-        monkeypatch.setattr(MODULE._Audit, "_heatmaps", lambda self: torch.rand(60, 24, 24))
+    def test_passes_are_the_samples_that_the_model_saw_without_the_heatmaps(self, forwarded, masks):
         model = Reader(1)
         sizes = forwarded(model)
         result = audit(model, scenes(masks=masks))
-        again = sum(sizes) - result.passes  # where all scores lie in [0, 1] one image is run again: are they sigmoids?
-        assert 0 <= again <= 11
+        heatmaps = 60 + 1  # the layer is chosen with one image
+        again = sum(sizes) - result.passes - heatmaps  # scores in [0, 1] are asked once more: are they sigmoids?
+        assert 0 <= again <= 12
         assert result.passes <= 11 * 60
 
 
@@ -204,3 +205,18 @@ class TestBadInput:
     def test_several_labels_are_read_by_their_sigmoids(self):
         result = audit(Reader(1), scenes(), multi_label=True)
         assert overall(result, "bg_gap").value == 1
+
+
+class TestSharedOut:
+    @pytest.mark.parametrize("masks", [True, False])
+    def test_the_numbers_are_the_same_however_the_images_are_dealt_out(self, masks):
+        probes, model = scenes(masks=masks), Reader(1)
+        plan = Plan(probes)
+        parts = [plan.observe(model, torch.arange(first, len(probes), 3)) for first in range(3)]
+        alone, together = audit(model, probes), Plan(probes).conclude(parts)
+        assert alone.passes == together.passes
+        assert alone.measures.keys() == together.measures.keys()
+        for name, measure in alone.measures.items():
+            other = together.measures[name]
+            assert torch.allclose(measure.values, other.values, atol=1e-5, equal_nan=True), name
+        assert torch.equal(alone.donors.other, together.donors.other)
