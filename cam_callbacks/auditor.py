@@ -88,6 +88,7 @@ class Auditor:
         self.suspects: frozenset[int] = frozenset()
         self.gave_up = False
         """Whether the batches are not understood, so that it picks no images."""
+        self._fingerprint: str | None = None  # of the images that the suspicions are from
         self._collector: ProbeCollector | None = None
 
     @property
@@ -125,6 +126,16 @@ class Auditor:
         if picked.masks is None and picked.images.ndim == 4 and can_estimate():
             picked = replace(picked, masks=estimate_masks(picked.images), masks_estimated=True)
         return picked
+
+    def keep(self, images: ProbeSet | None) -> bool:
+        """Keep the images for the looks to come; False if they are others than before, whose suspicions are dropped."""
+        self.images = images
+        fingerprint = None if images is None else images.fingerprint
+        same = self._fingerprint in (None, fingerprint)
+        if not same:
+            self.suspects = frozenset()
+        self._fingerprint = fingerprint
+        return same
 
     def observe(
         self,
@@ -182,13 +193,21 @@ class Auditor:
         }
         return Audited(images, result, verdict, trust, result.passes + _PASSES_OF_TRUST * len(order))
 
-    def state_dict(self) -> dict[str, Any]:
-        """Primitives only; the images are picked again after a resume."""
-        return {"suspects": sorted(self.suspects)}
+    def state_dict(self, room: int) -> dict[str, Any]:
+        """Tensors and primitives only; with the images if they go into `room` bytes, else they are picked again."""
+        fits = self.images is not None and self.images.nbytes <= room
+        return {
+            "suspects": sorted(self.suspects),
+            "fingerprint": self._fingerprint,
+            "images": self.images.state_dict() if self.images is not None and fits else None,
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on with the suspicions of an earlier run."""
+        """Go on with the images and the suspicions of an earlier run."""
         self.suspects = frozenset(state["suspects"])
+        self._fingerprint = state.get("fingerprint")
+        if state.get("images") is not None:
+            self.images = ProbeSet.from_state_dict(state["images"])
 
 
 def most_affected(result: AuditResult, count: int) -> Tensor:

@@ -37,8 +37,7 @@ class History:
         self.looks = [past for past in self.looks if past.step < look.step and past.raw.shape == look.raw.shape]
         self.looks.append(look)
         if len(self.looks) > _MOST_LOOKS:
-            steps = [look.step for look in self.looks]
-            del self.looks[min(range(1, len(steps) - 1), key=lambda at: steps[at + 1] - steps[at - 1])]
+            _forget_one(self.looks)
 
     def selected(self, count: int, now: PastLook) -> list[PastLook]:
         """The first look, the current one, and others at equal distances between them, at most `count`."""
@@ -52,10 +51,26 @@ class History:
         """The largest value of all maps, 0 if there is none."""
         return max((float(look.raw.nan_to_num().max()) for look in self.looks), default=0.0)
 
-    def state_dict(self) -> dict[str, Any]:
-        """Tensors and primitives only."""
-        return {"looks": [{"step": look.step, "epoch": look.epoch, "raw": look.raw} for look in self.looks]}
+    @property
+    def nbytes(self) -> int:
+        """What the maps take in memory, in bytes."""
+        return sum(look.raw.nbytes for look in self.looks)
+
+    def state_dict(self, room: int) -> dict[str, Any]:
+        """Tensors and primitives only; of the looks as many as go into `room` bytes, or none if two do not."""
+        kept = History()
+        kept.looks = list(self.looks)
+        while kept.nbytes > room and len(kept.looks) > 2:
+            _forget_one(kept.looks)
+        looks = kept.looks if kept.nbytes <= room else []
+        return {"looks": [{"step": look.step, "epoch": look.epoch, "raw": look.raw} for look in looks]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over the looks of an earlier run."""
         self.looks = [PastLook(look["step"], look["epoch"], look["raw"]) for look in state["looks"]]
+
+
+def _forget_one(looks: list[PastLook]) -> None:
+    """Remove the look that is closest to its neighbours, neither the first nor the last."""
+    steps = [look.step for look in looks]
+    del looks[min(range(1, len(steps) - 1), key=lambda at: steps[at + 1] - steps[at - 1])]

@@ -318,6 +318,12 @@ def mesh_of(model: nn.Module) -> DeviceMesh | None:
     return next((part.device_mesh for part in model.parameters() if isinstance(part, DTensor)), None)
 
 
+def whole(parameter: Tensor) -> Tensor:
+    """A weight as one tensor, also where it is spread over processes, all of which then call this."""
+    detached = parameter.detach()
+    return detached.full_tensor() if isinstance(detached, DTensor) else detached
+
+
 def device_and_dtype(model: nn.Module, images: Tensor) -> tuple[torch.device, torch.dtype]:
     """Where the model computes and in which floating type: that of its first floating parameter, else the images'."""
     for parameter in model.parameters():

@@ -51,7 +51,7 @@ T = TypeVar("T")
 _FAILURES_IN_A_ROW = 3
 _LOOKS_IN_HISTORY = 5
 _COARSE = 16
-_PROBES_IN_CHECKPOINT = 10 * 2**20
+_BYTES_IN_CHECKPOINT = 10 * 2**20
 
 
 class CAMMonitor(CallbackBase):
@@ -228,14 +228,21 @@ class CAMMonitor(CallbackBase):
         return f"CAMMonitor[{self.name}]"
 
     def state_dict(self) -> dict[str, Any]:
-        """Probes (where they fit into 10 MB), layer, maps of earlier looks; tensors and primitives only."""
-        fits = self.probes is not None and self.probes.images.nbytes <= _PROBES_IN_CHECKPOINT
+        """Layer, probes, maps of earlier looks, images of the audit, as far as they fit into 10 MB; and suspicions.
+
+        Tensors and primitives only, so that it can be loaded with `weights_only`.
+        """
+        room = _BYTES_IN_CHECKPOINT
+        probes = self.probes if self.probes is not None and self.probes.nbytes <= room else None
+        room -= 0 if probes is None else probes.nbytes
+        history = self._history.state_dict(room)
+        room -= sum(look["raw"].nbytes for look in history["looks"])
         return {
             "layer": self._layer,
-            "probes": self.probes.state_dict() if self.probes is not None and fits else None,
+            "probes": None if probes is None else probes.state_dict(),
             "fingerprint": self._fingerprint,
-            "history": self._history.state_dict(),
-            "audit": None if self._auditor is None else self._auditor.state_dict(),
+            "history": history,
+            "audit": None if self._auditor is None else self._auditor.state_dict(room),
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -262,6 +269,11 @@ class CAMMonitor(CallbackBase):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Check what can be checked before the first batch."""
         self._check_layer(pl_module)
+        if self.check_randomisation and layers.mesh_of(pl_module) is not None:
+            raise Misconfiguration(
+                "check_randomisation=True needs a copy of the model, but its weights are spread over processes; leave "
+                "it out, and check on one device"
+            )
         if not lightning.will_validate(trainer):
             self._warn_once(
                 "CAMMonitor looks after each validation, but this fit has none: it will show nothing. It needs a "
@@ -581,8 +593,8 @@ class CAMMonitor(CallbackBase):
                     "says that this is meant"
                 )
         self._audit_images = lightning.from_first_rank(trainer, self._audit_images)
-        if not trainer.testing:
-            self._auditor.images = self._audit_images
+        if not trainer.testing and not self._auditor.keep(self._audit_images):
+            self._warn_once("The images of the audit are not those of the earlier run: suspicions begin anew")
 
     def _audit_look(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Run the model on this rank's share of the audit."""

@@ -72,6 +72,11 @@ class ProbeSet:
         return "estimated" if self.masks_estimated else "given"
 
     @property
+    def nbytes(self) -> int:
+        """What the images and masks take in memory, in bytes."""
+        return self.images.nbytes + (0 if self.masks is None else self.masks.nbytes)
+
+    @property
     def fingerprint(self) -> str:
         """Sha256 of the images, targets and masks: two probe sets with the same fingerprint are the same."""
         digest = hashlib.sha256()

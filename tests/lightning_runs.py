@@ -188,7 +188,7 @@ def own_warnings() -> Iterator[list[str]]:
     texts += [str(w.message) for w in caught if any(mark in str(w.message) for mark in _MARKS)]
 
 
-_MARKS = ("CAMMonitor", "heatmaps", "probes", "class names", "normalis", "Score-CAM")
+_MARKS = ("CAMMonitor", "heatmaps", "probes", "class names", "normalis", "Score-CAM", "audit")
 
 
 @contextmanager

@@ -68,6 +68,18 @@ def test_the_brightest_value_is_that_of_all_looks_and_skips_what_is_not_a_number
 
 def test_the_state_is_taken_over() -> None:
     history, other = history_of(3), history_of(1)
-    other.load_state_dict(history.state_dict())
+    other.load_state_dict(history.state_dict(room=10**6))
     assert [(look.step, look.epoch) for look in other.looks] == [(look.step, look.epoch) for look in history.looks]
     assert all(torch.equal(a.raw, b.raw) for a, b in zip(history.looks, other.looks, strict=True))
+
+
+def test_the_state_keeps_as_many_looks_as_there_is_room_for_the_first_and_the_last_among_them() -> None:
+    history = History()
+    for step in range(9):
+        history.add(PastLook(step, step, torch.zeros(2, 4, 4)))
+    each = history.nbytes // 9
+    kept = [look["step"] for look in history.state_dict(room=4 * each)["looks"]]
+    assert len(kept) == 4
+    assert (kept[0], kept[-1]) == (0, 8)
+    assert len(history.looks) == 9
+    assert history.state_dict(room=each)["looks"] == []

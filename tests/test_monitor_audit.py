@@ -145,6 +145,31 @@ def test_suspicions_outlive_a_resume(tmp_path: Path) -> None:
     assert again.verdict.state == "alarm"
 
 
+def test_a_resumed_run_audits_the_images_of_the_checkpoint_whatever_the_batches(tmp_path: Path) -> None:
+    first, again = (CAMMonitor("features", num_probes=4, num_audit_images=40) for _ in range(2))
+    trainer = fit(tmp_path, first, ReadsOneThing(True), samples(True), samples(True), max_epochs=1)
+    trainer.save_checkpoint(tmp_path / "last.ckpt")
+    others, checkpoint = samples(True, seed=5), str(tmp_path / "last.ckpt")
+    fit(tmp_path / "again", again, ReadsOneThing(True), others, others, ckpt_path=checkpoint, max_epochs=2)
+    assert again._auditor.images.fingerprint == first._auditor.images.fingerprint
+    assert torch.equal(again.audit.donors.other, first.audit.donors.other)
+    assert again.verdict.state == "alarm"
+
+
+def test_suspicions_are_dropped_where_the_images_are_too_large_for_the_checkpoint_and_others_come(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cam_callbacks.monitor._BYTES_IN_CHECKPOINT", 10_000)
+    first, again = (CAMMonitor("features", num_probes=4, num_audit_images=40) for _ in range(2))
+    trainer = fit(tmp_path, first, ReadsOneThing(True), samples(True), samples(True), max_epochs=1)
+    trainer.save_checkpoint(tmp_path / "last.ckpt")
+    others, checkpoint = samples(True, seed=5), str(tmp_path / "last.ckpt")
+    with own_warnings() as said:
+        fit(tmp_path / "again", again, ReadsOneThing(True), others, others, ckpt_path=checkpoint, max_epochs=2)
+    assert again.verdict.state == "suspicion"
+    assert any("suspicions begin anew" in text for text in said)
+
+
 def test_validate_judges_a_finished_model(tmp_path: Path) -> None:
     monitor = CAMMonitor("features", num_probes=4, num_audit_images=80)
     Trainer(callbacks=[monitor], **quiet(tmp_path)).validate(ReadsOneThing(True), samples(True), verbose=False)

@@ -10,6 +10,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from cam_callbacks import layers
 from cam_callbacks.methods.method import Method
 from cam_callbacks.methods.network import Look, Network, TargetLayer
 from cam_callbacks.outputs import logits_of
@@ -108,10 +109,11 @@ def _head(
         for summed in (maps, maps.relu()):
             means = summed[:1].flatten(2).mean(dim=2)
             if means.shape == features.shape and _same(means, features):
-                bias = None if linear.bias is None else linear.bias.float()
-                answer = nn.functional.linear(features, linear.weight.float(), bias)
+                weight = layers.whole(linear.weight).float()
+                bias = None if linear.bias is None else layers.whole(linear.bias).float()
+                answer = nn.functional.linear(features, weight, bias)
                 if answer.shape == output.shape and _follows(answer, output):
-                    return summed, linear.weight.detach().float()
+                    return summed, weight
                 means_lead_on = True
     if means_lead_on and len(calls) == 1:
         raise ValueError(f"CAM: the output of {model} is not that of its last linear layer; {_INSTEAD}")
