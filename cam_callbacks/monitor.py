@@ -371,7 +371,8 @@ class CAMMonitor(CallbackBase):
             return
         self._failures = 0
         if self._auditor is not None and not trainer.sanity_checking and self._due(trainer):
-            if self._run([self._audit_pick, self._audit_look, self._audit_gather, self._audit_log], trainer, pl_module):
+            stages = [self._audit_pick, self._audit_share, self._audit_look, self._audit_gather, self._audit_log]
+            if self._run(stages, trainer, pl_module):
                 self._audit_failures = 0
             else:
                 self._fail_audit(trainer)
@@ -585,13 +586,18 @@ class CAMMonitor(CallbackBase):
         """Choose the images to audit on; the first rank chooses for all."""
         assert self._auditor is not None
         self._audit_images = None
-        if trainer.is_global_zero:
-            self._audit_images = self._auditor.pick(lambda images: self._described(trainer, images))
-            if self._audit_images is None and not self._auditor.gave_up:
-                self._warn_once(
-                    "CAMMonitor audits nothing: no labels of two or more classes came with the images. audit=False "
-                    "says that this is meant"
-                )
+        if not trainer.is_global_zero:
+            return
+        self._audit_images = self._auditor.pick(lambda images: self._described(trainer, images))
+        if self._audit_images is None and not self._auditor.gave_up:
+            self._warn_once(
+                "CAMMonitor audits nothing: no labels of two or more classes came with the images. audit=False "
+                "says that this is meant"
+            )
+
+    def _audit_share(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Send them to all ranks."""
+        assert self._auditor is not None
         self._audit_images = lightning.from_first_rank(trainer, self._audit_images)
         if not trainer.testing and not self._auditor.keep(self._audit_images):
             self._warn_once("The images of the audit are not those of the earlier run: suspicions begin anew")
