@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -46,12 +47,16 @@ class Audited:
             found |= _with_bounds(name, measured.overall, bounds="_gap" in name)
             if name.removesuffix("_estimated") in _PER_CLASS and len(measured.per_class) <= _MOST_CLASSES:
                 for index, estimate in measured.per_class.items():
-                    label = self.result.class_name(index).replace("/", "_")
-                    found |= _with_bounds(f"{name}/{label}", estimate, bounds=True)
+                    found |= _with_bounds(f"{name}_by_class/{self._label(index)}", estimate, bounds=True)
         found |= {name: measured.overall.value for name, measured in self.trust.items()}
         found[records.ALARM] = float(self.verdict.state == "alarm")
         found[records.AUDIT_PASSES] = float(self.passes)
         return {name: value for name, value in found.items() if value == value}
+
+    def _label(self, index: int) -> str:
+        """The name of a class as a part of a tag: some loggers make files of tags, and take letters and digits only."""
+        names = [re.sub(r"[^\w .-]", "_", self.result.class_name(i)) for i in range(index + 1)]
+        return names[index] if names.count(names[index]) == 1 else f"{names[index]}_{index}"
 
 
 def _with_bounds(name: str, estimate: Estimate, bounds: bool) -> dict[str, float]:

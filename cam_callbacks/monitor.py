@@ -212,10 +212,13 @@ class CAMMonitor(CallbackBase):
         self._failures = 0  # evaluations in a row that failed
         self._audit_failures = 0  # audits in a row
         self._fingerprint: str | None = None  # of the probes in the history
+        self._sent = False  # whether all ranks have the probes
         # Of the evaluation that is going on:
         self._collector: ProbeCollector | None = None
         self._picked: ProbeSet | None = None
         self._share_of_look: Share | None = None
+        self._to_send: dict[str, render.Picture | str] = {}  # by record
+        self._folder = ""
         self._looked: Looked | None = None
         self._audit_images: ProbeSet | None = None
         self._share_of_audit: Observation | None = None
@@ -344,7 +347,7 @@ class CAMMonitor(CallbackBase):
         )
 
     def _begin(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._error = None
+        self._error, self._to_send = None, {}
         self._collector = None
         if not lightning.fitting(trainer):
             self._check_layer(pl_module)
@@ -376,6 +379,7 @@ class CAMMonitor(CallbackBase):
                 self._audit_failures = 0
             else:
                 self._fail_audit(trainer)
+        self._send(trainer)
 
     def _run(self, stages: Sequence[Callable[..., None]], trainer: Trainer, pl_module: LightningModule) -> bool:
         """Run stages on all ranks; False as soon as one has failed on any.
@@ -412,7 +416,8 @@ class CAMMonitor(CallbackBase):
             raise Misconfiguration(f"CAMMonitor(explain={self.explain!r}): {error}") from error
         if trainer.sanity_checking or self.on_error == "raise":
             raise error
-        self._say_failed(trainer, error, "CAMMonitor failed at", self._failures, "The run goes on.")
+        if self._error is not None or trainer.is_global_zero:
+            self._say_failed(error, "CAMMonitor failed at", self._failures, "The run goes on.")
 
     def _fail_audit(self, trainer: Trainer) -> None:
         """The same for the audit, which costs no heatmap; after three failures in a row it is given up."""
@@ -420,14 +425,13 @@ class CAMMonitor(CallbackBase):
         error = self._error or RuntimeError("the audit of CAMMonitor failed on another rank")
         if self.on_error == "raise":
             raise error
-        going_on = "Heatmaps and the run go on."
-        self._say_failed(trainer, error, "CAMMonitor failed to audit at", self._audit_failures, going_on)
+        if self._error is not None or trainer.is_global_zero:
+            going_on = "Heatmaps and the run go on."
+            self._say_failed(error, "CAMMonitor failed to audit at", self._audit_failures, going_on)
         if self._audit_failures == _FAILURES_IN_A_ROW:
             self._auditor = None
 
-    def _say_failed(self, trainer: Trainer, error: Exception, what: str, failures: int, going_on: str) -> None:
-        if self._error is None and not trainer.is_global_zero:
-            return
+    def _say_failed(self, error: Exception, what: str, failures: int, going_on: str) -> None:
         last = failures == _FAILURES_IN_A_ROW
         then = "three times in a row: it gives up" if last else "it tries again at the next one"
         trace = "".join(traceback.format_exception(error))
@@ -481,25 +485,35 @@ class CAMMonitor(CallbackBase):
 
     def _pick(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Choose the probes of this evaluation; the first rank chooses for all."""
-        if not trainer.is_global_zero:
-            return
+        if self._ranks_have_them:
+            self._picked = self.probes
+        elif trainer.is_global_zero:
+            self._picked = self._described(trainer, self._chosen())
+
+    @property
+    def _ranks_have_them(self) -> bool:
+        """Whether the probes of this evaluation were sent to all ranks before."""
+        return self._collector is None and self._sent
+
+    def _chosen(self) -> ProbeSet:
         if self._collector is None:
-            picked = self.probes
-            assert picked is not None
-        else:
-            picked = self._collector.probes()
-            if self._collector.ignored:
-                self._warn_once(
-                    f"CAMMonitor left out {self._collector.ignored} images that are not finite, or whose size, "
-                    f"labels or masks are not like those of the first, {tuple(picked.images.shape[1:])}"
-                )
-        self._picked = self._described(trainer, picked)
+            assert self.probes is not None
+            return self.probes
+        picked = self._collector.probes()
+        if self._collector.ignored:
+            self._warn_once(
+                f"CAMMonitor left out {self._collector.ignored} images that are not finite, or whose size, "
+                f"labels or masks are not like those of the first, {tuple(picked.images.shape[1:])}"
+            )
+        return picked
 
     def _share(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Send the probes to all ranks."""
+        if self._ranks_have_them:
+            return
         self._picked = lightning.from_first_rank(trainer, self._picked)
         if self._picked is not None and not (trainer.sanity_checking or trainer.testing):
-            self.probes = self._picked
+            self.probes, self._sent = self._picked, True
             self._notice_change(self._picked)
 
     def _described(self, trainer: Trainer, probes: ProbeSet) -> ProbeSet:
@@ -570,8 +584,8 @@ class CAMMonitor(CallbackBase):
         assert self._looked is not None
         looked, explanation = self._looked, self._looked.explanation
         self._log_scalars(trainer, pl_module, looked.scalars())
-        step, folder = lightning.step(trainer), lightning.folder(trainer)  # both asked for on all ranks
-        now = PastLook(step, trainer.current_epoch, explanation.raw)
+        self._folder = lightning.folder(trainer)  # asked for on all ranks
+        now = PastLook(lightning.step(trainer), trainer.current_epoch, explanation.raw)
         if lightning.fitting(trainer):
             self._history.add(now)
         past = [] if trainer.testing else self._history.selected(_LOOKS_IN_HISTORY, now)
@@ -579,14 +593,13 @@ class CAMMonitor(CallbackBase):
         if self.brightness == "run":
             brightest = max(self._history.brightest(), float(explanation.raw.nan_to_num().max()))
         if trainer.is_global_zero and not trainer.barebones:
-            pictures = looked.pictures(past, self.style, brightest, self.method.upsampling, self.log_channels)
-            self._log_pictures(trainer, pictures, folder, step)
+            self._to_send |= looked.pictures(past, self.style, brightest, self.method.upsampling, self.log_channels)
 
     def _audit_pick(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Choose the images to audit on; the first rank chooses for all."""
         assert self._auditor is not None
-        self._audit_images = None
-        if not trainer.is_global_zero:
+        self._audit_images = None if trainer.testing else self._auditor.images
+        if self._audit_images is not None or not trainer.is_global_zero:
             return
         self._audit_images = self._auditor.pick(lambda images: self._described(trainer, images))
         if self._audit_images is None and not self._auditor.gave_up:
@@ -598,7 +611,8 @@ class CAMMonitor(CallbackBase):
     def _audit_share(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Send them to all ranks."""
         assert self._auditor is not None
-        self._audit_images = lightning.from_first_rank(trainer, self._audit_images)
+        if trainer.testing or self._auditor.images is None:
+            self._audit_images = lightning.from_first_rank(trainer, self._audit_images)
         if not trainer.testing and not self._auditor.keep(self._audit_images):
             self._warn_once("The images of the audit are not those of the earlier run: suspicions begin anew")
 
@@ -642,11 +656,8 @@ class CAMMonitor(CallbackBase):
         audited, before = self._audited, self.verdict
         self.audit, self.verdict = audited.result, audited.verdict
         self._log_scalars(trainer, pl_module, audited.scalars())
-        step, folder = lightning.step(trainer), lightning.folder(trainer)
         if trainer.is_global_zero and not trainer.barebones:
-            self._log_pictures(trainer, audit_pictures(audited), folder, step)
-            tag = records.tag(self.name, records.VERDICT, trainer.testing)
-            self._log_out.log_text(trainer.loggers, folder, tag, self.verdict.text, step)
+            self._to_send |= audit_pictures(audited) | {records.VERDICT: self.verdict.text}
         said = ("not learnt", ()) if before is None else (before.state, before.classes)
         if said != (self.verdict.state, self.verdict.classes):
             say = rank_zero_warn if self.verdict.state in ("alarm", "warning") else rank_zero_info
@@ -657,11 +668,17 @@ class CAMMonitor(CallbackBase):
             elif callable(self.on_alarm):
                 self.on_alarm(self.verdict)
 
-    def _log_pictures(self, trainer: Trainer, pictures: dict[str, render.Picture], folder: str, step: int) -> None:
-        """Log pictures, by record."""
-        for record, picture in pictures.items():
-            tag = records.tag(self.name, record, trainer.testing)
-            self._log_out.log(trainer.loggers, folder, tag, picture, step)
+    def _send(self, trainer: Trainer) -> None:
+        """Send pictures and texts to the loggers; one that fails costs neither the others theirs nor a look."""
+        tagged = {records.tag(self.name, record, trainer.testing): sent for record, sent in self._to_send.items()}
+        self._to_send = {}
+        if not tagged:
+            return
+        for failed in self._log_out.log(trainer.loggers, self._folder, tagged, lightning.step(trainer)):
+            if self.on_error == "raise":
+                raise failed.error
+            what = f"CAMMonitor: {failed.what} failed at the pictures of"
+            self._say_failed(failed.error, what, failed.times, "Whatever else is logged, and the run, go on.")
 
     def _log_scalars(self, trainer: Trainer, pl_module: LightningModule, scalars: dict[str, float]) -> None:
         """Log numbers, by record, on all ranks, so that all callbacks can monitor them."""

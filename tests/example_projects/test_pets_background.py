@@ -147,7 +147,7 @@ def test_a_run_prints_gaps_and_verdict_and_writes_the_pictures(pets_folder, tmp_
     (folder,) = [path for path in tmp_path.iterdir() if path.name.startswith(background)]
     assert list(folder.glob("events.out.tfevents*"))
     for picture in ("heatmaps", "swaps", "heat_over_chance"):
-        (written,) = (folder / "cam").glob(f"{picture}_step=*.png")
+        (written,) = (folder / "csv" / "cam").glob(f"{picture}_step=*.png")
         assert np.asarray(Image.open(written)).std() > 10
 
 
