@@ -14,7 +14,7 @@ demo: $(VENV)/.examples ## Train the biased and the balanced network, make the p
 	$(BIN)/python example_projects/colour_bias/demo.py
 
 test: $(VENV)/.test ## Run all tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(ARGS)  # one thread: on tiny tensors more of them only wait for each other
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile $(ARGS)  # one thread a process: on tiny tensors more of them only wait
 
 lint: $(VENV)/.dev ## Check the format, the style and the types
 	$(BIN)/ruff format --check .

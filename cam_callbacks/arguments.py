@@ -37,6 +37,17 @@ def is_dataset(value: Any) -> bool:
     return hasattr(value, "__getitem__") and hasattr(value, "__len__") and not isinstance(value, (tuple, list, Tensor))
 
 
+def is_list(value: Any) -> bool:
+    """Whether a value is a list of any kind, such as OmegaConf's, and no text."""
+    return isinstance(value, Sequence) and not isinstance(value, str)
+
+
+def check_list(argument: str, value: Any, wanted: str) -> None:
+    """Raise unless the value is a list, or None."""
+    if value is not None and not is_list(value):
+        raise Misconfiguration(f"{argument}={value!r} must be {wanted}")
+
+
 def check_type(argument: str, value: Any, kind: type | tuple[type, ...], wanted: str) -> None:
     """Raise unless the value is of that kind."""
     if not isinstance(value, kind):
@@ -45,7 +56,7 @@ def check_type(argument: str, value: Any, kind: type | tuple[type, ...], wanted:
 
 def check_layer_names(target_layer: Any) -> None:
     """Raise unless it is a name, a list of at least one name, or None."""
-    several = isinstance(target_layer, (list, tuple)) and target_layer and all(isinstance(n, str) for n in target_layer)
+    several = is_list(target_layer) and target_layer and all(isinstance(name, str) for name in target_layer)
     if not several:
         check_type(
             "target_layer", target_layer, (str, type(None)), "the dotted name of a layer, a list of them, or None"

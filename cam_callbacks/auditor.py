@@ -54,9 +54,9 @@ class Audited:
         return {name: value for name, value in found.items() if value == value}
 
     def _label(self, index: int) -> str:
-        """The name of a class as a part of a tag: some loggers make files of tags, and take letters and digits only."""
-        names = [re.sub(r"[^\w .-]", "_", self.result.class_name(i)) for i in range(index + 1)]
-        return names[index] if names.count(names[index]) == 1 else f"{names[index]}_{index}"
+        """The name of a class as a part of a tag: some loggers make files of it, and take ASCII only."""
+        names = [re.sub(r"[^\w-]", "_", self.result.class_name(i), flags=re.ASCII) for i in range(index + 1)]
+        return names[index] if names[index] and names.count(names[index]) == 1 else f"{names[index]}_{index}"
 
 
 def _with_bounds(name: str, estimate: Estimate, bounds: bool) -> dict[str, float]:

@@ -16,8 +16,13 @@ def class_names(dataset: Any) -> tuple[str, ...] | None:
     for layer in _unwrapped(dataset):
         names = getattr(layer, "classes", None) or getattr(layer, "class_names", None) or _hub_names(layer)
         if isinstance(names, Sequence) and not isinstance(names, str) and names:
-            return tuple(map(str, names))
+            return as_names(names)
     return None
+
+
+def as_names(names: Sequence[Any]) -> tuple[str, ...]:
+    """Names as text that can be shown and written: folders may have names that are no UTF-8."""
+    return tuple(str(name).encode(errors="replace").decode() for name in names)
 
 
 def _hub_names(dataset: Any) -> Any:

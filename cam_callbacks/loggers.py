@@ -107,17 +107,6 @@ class LogOut:
         failed: list[Failed] = []
         without: dict[str, list[Any]] = {}  # tag -> the loggers that do not take it
 
-        def attempt(what: str, act: Callable[[], None]) -> None:
-            if self._failures[what] == _FAILURES_IN_A_ROW:
-                return
-            try:
-                act()
-            except Exception as error:
-                self._failures[what] += 1
-                failed.append(Failed(what, error, self._failures[what]))
-            else:
-                self._failures[what] = 0
-
         def serve(logger: Any) -> None:
             sender = _sender(logger)
             for tag, record in records.items():
@@ -131,9 +120,29 @@ class LogOut:
 
         for number, logger in enumerate(loggers or [None]):
             name = type(logger).__name__
-            attempt(name if len(loggers) < 2 else f"{name} (logger {number})", partial(serve, logger))
-        attempt("writing files", write)
+            failed += self.attempt(name if len(loggers) < 2 else f"{name} (logger {number})", partial(serve, logger))
+        failed += self.attempt("writing files", write)
         return failed
+
+    def attempt(self, what: str, act: Callable[[], None]) -> list[Failed]:
+        """Act, unless that has failed three times in a row.
+
+        Args:
+            what: A name for it.
+            act: What may fail.
+
+        Returns:
+            The failure, if it has failed.
+        """
+        if self._failures[what] == _FAILURES_IN_A_ROW:
+            return []
+        try:
+            act()
+        except Exception as error:
+            self._failures[what] += 1
+            return [Failed(what, error, self._failures[what])]
+        self._failures[what] = 0
+        return []
 
     def _say_once(self, loggers: list[Any], path: Path) -> None:
         what, files = ("images", "PNG") if path.suffix == ".png" else ("texts", "Markdown")

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import torch
-from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
+from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_warn
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -19,6 +19,7 @@ from cam_callbacks import trainer as lightning
 from cam_callbacks.arguments import (
     check_choice,
     check_layer_names,
+    check_list,
     check_positive,
     check_type,
     is_dataset,
@@ -39,6 +40,7 @@ from cam_callbacks.methods.score_cam import ScoreCAM
 from cam_callbacks.outputs import ForwardFn
 from cam_callbacks.pictures import audit_pictures
 from cam_callbacks.probes import ProbeCollector, ProbeSet
+from cam_callbacks.tab_data import TabData, readable
 from cam_callbacks.targets import Target, TargetFn
 from cam_callbacks.trainer import CallbackBase, Misconfiguration
 from cam_callbacks.undisturbed import random_state_kept
@@ -51,6 +53,7 @@ T = TypeVar("T")
 _FAILURES_IN_A_ROW = 3
 _LOOKS_IN_HISTORY = 5
 _COARSE = 16
+_PUT_ON_BY_LIGHTNING = ("log", "log_dict")  # methods of the model
 _BYTES_IN_CHECKPOINT = 10 * 2**20
 
 
@@ -149,10 +152,11 @@ class CAMMonitor(CallbackBase):
         on_error: Literal["warn", "raise"] = "warn",
         name: str = "cam",
     ) -> None:
+        arguments = {argument: value for argument, value in locals().items() if argument not in ("self", "__class__")}
         super().__init__()
         check_layer_names(target_layer)
         check_type("method", method, Method, "a method such as ScoreCAM()")
-        check_type("class_names", class_names, (list, tuple, type(None)), "a list of names, or None")
+        check_list("class_names", class_names, "a list of names, or None")
         check_type("name", name, str, "a string")
         check_positive("num_probes", num_probes)
         check_positive("every_n_epochs", every_n_epochs)
@@ -162,7 +166,7 @@ class CAMMonitor(CallbackBase):
         check_type("log_channels", log_channels, bool, "True or False")
         check_type("audit", audit, bool, "True or False")
         check_positive("num_audit_images", num_audit_images)
-        check_type("object_values", object_values, (list, tuple, type(None)), "a list of whole numbers, or None")
+        check_list("object_values", object_values, "a list of whole numbers, or None")
         check_type("check_randomisation", check_randomisation, bool, "True or False")
         if not callable(on_alarm):
             check_choice("on_alarm", on_alarm, ("warn", "stop"), "or a callable")
@@ -183,7 +187,7 @@ class CAMMonitor(CallbackBase):
         self.num_probes = num_probes
         self.explain = explain
         self.every_n_epochs = every_n_epochs
-        self.class_names = None if class_names is None else tuple(class_names)
+        self.class_names = None if class_names is None else datasets.as_names(class_names)
         self.normalization = read_normalization(normalization)
         self.batch_fn = batch_fn
         self.forward_fn = forward_fn
@@ -208,6 +212,7 @@ class CAMMonitor(CallbackBase):
         self._layer: str | Sequence[str] | None = self.target_layer
         self._history = History()
         self._log_out = LogOut()
+        self._tab = TabData(name, readable(arguments))
         self._said: set[str] = set()
         self._failures = 0  # evaluations in a row that failed
         self._audit_failures = 0  # audits in a row
@@ -316,14 +321,23 @@ class CAMMonitor(CallbackBase):
         self._batch_end(trainer, pl_module, batch, dataloader_idx)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Let go of the model, which an error or a compiled copy would keep."""
-        self._error = None
-        self.method.release()
+        """Let go of the model."""
+        self._let_go()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Let go of the model; Lightning calls this, not `teardown`, when a run fails."""
+        self._let_go()
+
+    def _let_go(self) -> None:
+        """Of the model, which an error, a compiled copy, and what Lightning puts on each callback would keep."""
         self._error = None
         self.method.release()
+        for name in _PUT_ON_BY_LIGHTNING:
+            self.__dict__.pop(name, None)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Copies and pickles are made without the model."""
+        return {name: value for name, value in self.__dict__.items() if name not in _PUT_ON_BY_LIGHTNING}
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Compare the last heatmaps with those of random weights, if asked to."""
@@ -347,7 +361,7 @@ class CAMMonitor(CallbackBase):
         )
 
     def _begin(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._error, self._to_send = None, {}
+        self._error, self._audited, self._to_send = None, None, {}
         self._collector = None
         if not lightning.fitting(trainer):
             self._check_layer(pl_module)
@@ -669,16 +683,27 @@ class CAMMonitor(CallbackBase):
                 self.on_alarm(self.verdict)
 
     def _send(self, trainer: Trainer) -> None:
-        """Send pictures and texts to the loggers; one that fails costs neither the others theirs nor a look."""
-        tagged = {records.tag(self.name, record, trainer.testing): sent for record, sent in self._to_send.items()}
-        self._to_send = {}
-        if not tagged:
+        """Send pictures, texts and the tab's data to the loggers; one that fails costs neither the others nor a look."""
+        if not self._to_send:
             return
-        for failed in self._log_out.log(trainer.loggers, self._folder, tagged, lightning.step(trainer)):
+        tagged = {records.tag(self.name, record, trainer.testing): sent for record, sent in self._to_send.items()}
+        failed = self._log_out.log(trainer.loggers, self._folder, tagged, lightning.step(trainer))
+        failed += self._log_out.attempt("writing for the CAM tab", lambda: self._write_for_tab(trainer))
+        self._to_send = {}
+        for each in failed:
             if self.on_error == "raise":
-                raise failed.error
-            what = f"CAMMonitor: {failed.what} failed at the pictures of"
-            self._say_failed(failed.error, what, failed.times, "Whatever else is logged, and the run, go on.")
+                raise each.error
+            what = f"CAMMonitor: {each.what} failed at"
+            self._say_failed(each.error, what, each.times, "Whatever else is logged, and the run, go on.")
+
+    def _write_for_tab(self, trainer: Trainer) -> None:
+        assert self._looked is not None
+        loggers, step, testing = trainer.loggers, lightning.step(trainer), trainer.testing
+        epoch, method = trainer.current_epoch, self.method.name
+        self._tab.write_look(loggers, step, self._looked, epoch=epoch, method=method, testing=testing)
+        if self._audited is not None:
+            swaps = self._to_send.get(records.SWAPS)
+            self._tab.write_audit(loggers, step, self._audited, swaps, testing=testing)
 
     def _log_scalars(self, trainer: Trainer, pl_module: LightningModule, scalars: dict[str, float]) -> None:
         """Log numbers, by record, on all ranks, so that all callbacks can monitor them."""

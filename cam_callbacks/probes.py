@@ -161,7 +161,8 @@ class ProbeSet:
         for photo in photos:
             target = torch.tensor([names.index(photo.parent.name)]) if subfolders and names else None
             collector.offer(Samples(_read_photo(photo, size, normalization).unsqueeze(0), target, None))
-        return replace(collector.probes(), class_names=names, normalization=normalization)
+        shown = None if names is None else datasets.as_names(names)
+        return replace(collector.probes(), class_names=shown, normalization=normalization)
 
     def state_dict(self) -> dict[str, Any]:
         """Tensors and primitives only, so that a checkpoint with it loads with `weights_only`."""

@@ -1,17 +1,30 @@
-"""CAMMonitor in LightningCLI: every argument from YAML, printed and read back."""
+"""CAMMonitor in LightningCLI: every argument from YAML, printed and read back; the config.yaml of the documentation."""
 
 from __future__ import annotations
 
+import inspect
+import os
+import re
+import runpy
+import shutil
+import subprocess
+import sys
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import pytest
+import pytorch_lightning.cli
 import yaml
 from lightning.pytorch.cli import LightningCLI
-from lightning_runs import Squares, TinyModule, loader, looks
+from lightning_runs import Squares, TinyModule, image_steps, loader, looks, scalars
 from torch import Tensor
 
 from cam_callbacks import CAMMonitor, GradCAM, RegressionTarget, ScoreCAM
+
+pytestmark = pytest.mark.filterwarnings("ignore:LightningCLI's args parameter")
+
+DOCS = Path(__file__).parents[1] / "docs"
 
 
 class Module(TinyModule):
@@ -202,7 +215,11 @@ def test_a_typo_is_rejected_and_named(
     with pytest.raises(SystemExit) as exit_:
         cli("--config", config(tmp_path, **arguments))
     assert exit_.value.code == 2
-    assert words in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "error:" in said
+    assert "trainer.callbacks" in said
+    assert words in said
+    assert "Traceback" not in said
 
 
 def test_the_help_of_the_monitor_names_every_argument(capsys: pytest.CaptureFixture[str]) -> None:
@@ -211,3 +228,84 @@ def test_the_help_of_the_monitor_names_every_argument(capsys: pytest.CaptureFixt
     shown = capsys.readouterr().out
     for argument in every_argument(""):
         assert f"--trainer.callbacks.{argument}" in shown
+
+
+class TestTheConfigOfTheDocumentation:
+    """`docs/config.yaml`, run by the `train.py` that `docs/configuration.md` shows."""
+
+    @pytest.fixture
+    def folder(self, tmp_path: Path) -> Path:
+        """A folder with both."""
+        page = (DOCS / "configuration.md").read_text(encoding="utf-8")
+        script = re.search(r"^## LightningCLI$.*?^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+        assert script is not None
+        (tmp_path / "train.py").write_text(script[1])
+        shutil.copy(DOCS / "config.yaml", tmp_path)
+        return tmp_path
+
+    @staticmethod
+    def train(folder: Path, *args: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "train.py", "fit", *args],
+            cwd=folder,
+            env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"},
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
+
+    @staticmethod
+    def arguments() -> dict[str, Any]:
+        """Those of the monitor."""
+        config = yaml.safe_load((DOCS / "config.yaml").read_text())
+        return config["trainer"]["callbacks"][0]["init_args"]
+
+    def test_has_every_option_of_the_monitor_and_of_score_cam(self) -> None:
+        arguments = self.arguments()
+        assert list(arguments) == list(inspect.signature(CAMMonitor).parameters)
+        assert set(arguments["method"]["init_args"]) == {field.name for field in fields(ScoreCAM) if field.init}
+
+    def test_is_the_default_where_it_does_not_say_otherwise(self) -> None:
+        text = (DOCS / "config.yaml").read_text()
+        method = self.arguments().pop("method")["init_args"]
+        defaults = {name: parameter.default for name, parameter in inspect.signature(CAMMonitor).parameters.items()}
+        of_method = {field.name: field.default for field in fields(ScoreCAM)}
+        for given, default in ((self.arguments(), defaults), (method, of_method)):
+            for name, value in given.items():
+                if name != "method":
+                    line = re.search(rf"^ +{name}: .*$", text, re.MULTILINE)
+                    assert line is not None
+                    assert ("# default: " in line[0]) == (value != default[name]), line[0]
+                    if "# default: " in line[0]:
+                        said = line[0].split("# default: ")[1].split(";")[0].split(", ")[0]
+                        assert yaml.safe_load(said) == default[name]
+
+    def test_stands_on_the_page_as_it_is(self) -> None:
+        page = (DOCS / "configuration.md").read_text(encoding="utf-8")
+        assert f"```yaml\n{(DOCS / 'config.yaml').read_text()}```" in page
+
+    def test_is_what_the_monitor_gets(self, tmp_path: Path) -> None:
+        monitor = monitor_of(cli("--config", config(tmp_path, **self.arguments())))
+        assert monitor.method == ScoreCAM(weighting="increase", tolerance=0.01)
+        assert (monitor.num_probes, monitor.explain, monitor.num_audit_images) == (8, "both", 64)
+
+    def test_printed_and_read_again_it_trains_and_looks(self, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        shown = runpy.run_path(str(folder / "train.py"))
+        arguments = ["fit", "--config", str(folder / "config.yaml"), "--print_config"]
+        with pytest.raises(SystemExit, match="0"):
+            pytorch_lightning.cli.LightningCLI(shown["Classifier"], shown["Photos"], args=arguments)
+        printed = capsys.readouterr().out
+        found = yaml.safe_load(printed)["trainer"]["callbacks"][0]
+        assert found == {"class_path": "cam_callbacks.CAMMonitor", "init_args": self.arguments()}
+        (folder / "printed.yaml").write_text(printed)
+        ran = self.train(
+            folder, "--config=printed.yaml", "--trainer.accelerator=cpu", "--trainer.logger.init_args.version=run"
+        )
+        assert ran.returncode == 0, ran.stderr[-3000:]
+        assert "CAMMonitor explains the layer 'features'" in ran.stderr + ran.stdout
+        logs = folder / "lightning_logs" / "photos"
+        assert [step for step, _ in scalars(logs)["cam/passes"]] == [3, 7]
+        steps = image_steps(logs)
+        assert steps["cam/heatmaps"] == steps["cam/channels"] == steps["cam/history"] == [3, 7]
+        assert [step for step, _ in scalars(logs)["cam/audit_passes"]] == [3, 7]

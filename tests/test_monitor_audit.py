@@ -82,7 +82,13 @@ def test_a_model_that_reads_the_background_raises_the_alarm_at_the_second_look(t
     assert [verdict.state for verdict in said] == ["alarm"]
     logged = scalars(tmp_path)
     assert [value for _, value in logged["cam/alarm"]] == [0, 1]
-    for tag in (f"cam/{gap}", f"cam/{gap}_low", f"cam/{gap}_high", f"cam/{gap}_by_class/0", f"cam/{gap}_by_class/1_low"):
+    for tag in (
+        f"cam/{gap}",
+        f"cam/{gap}_low",
+        f"cam/{gap}_high",
+        f"cam/{gap}_by_class/0",
+        f"cam/{gap}_by_class/1_low",
+    ):
         assert len(logged[tag]) == 2
         assert logged[tag][-1][1] > 0.9
     assert logged["cam/audit_passes"][0][1] <= 11 * 80 + 2 * 4

@@ -14,7 +14,7 @@ from lightning.pytorch import Trainer, seed_everything
 from lightning_runs import Squares, TinyModule, fit, image_steps, infos, loader, looks, own_warnings, quiet, scalars
 from torch import Tensor, nn
 
-from cam_callbacks import CAMMonitor, ProbeSet
+from cam_callbacks import CAMMonitor, GradCAM, ProbeSet
 from cam_callbacks.history import PastLook
 
 
@@ -151,6 +151,36 @@ def test_probes_above_ten_megabytes_are_left_out_of_the_checkpoint() -> None:
     size = 3 * 3 * 512 * 512 * 4
     assert small.state_dict()["probes"]["images"].nbytes == size < 10 * 2**20
     assert large.state_dict()["probes"] is None
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_probes_that_are_not_in_the_checkpoint_are_picked_again_and_compared(
+    tmp_path: Path, same: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cam_callbacks.monitor._BYTES_IN_CHECKPOINT", 7000)  # enough for the history
+    trainer = fit(tmp_path / "first", CAMMonitor(num_probes=6))
+    trainer.save_checkpoint(tmp_path / "last.ckpt")
+    monitor = CAMMonitor(num_probes=6)
+    with own_warnings() as said:
+        resumed(
+            tmp_path / "second",
+            monitor,
+            tmp_path / "last.ckpt",
+            max_epochs=2,
+            val=loader(Squares(12, seed=1 if same else 2)),
+        )
+    assert [look.epoch for look in looked(monitor)] == ([0, 1] if same else [1])
+    assert any("history begins anew" in text for text in said) != same
+
+
+def test_a_checkpoint_grows_by_ten_megabytes_at_most(tmp_path: Path) -> None:
+    sizes = []
+    large = loader(Squares(48, size=224))
+    for monitor in (None, CAMMonitor(num_probes=12, num_audit_images=48, method=GradCAM())):
+        trainer = fit(tmp_path / str(len(sizes)), monitor, train=large, val=large, limit_train_batches=1)
+        trainer.save_checkpoint(tmp_path / "last.ckpt")
+        sizes.append((tmp_path / "last.ckpt").stat().st_size)
+    assert 7 * 2**20 < sizes[1] - sizes[0] < 10.1 * 2**20
 
 
 def test_the_state_stays_small_however_long_the_run(tmp_path: Path) -> None:

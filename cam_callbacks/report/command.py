@@ -1,0 +1,63 @@
+"""The command `cam-callbacks`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from cam_callbacks import __version__
+from cam_callbacks.report.page import NothingRecordedError, write_report
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command.
+
+    Args:
+        arguments: Of the command line; None for those of this process.
+
+    Returns:
+        0; or 1 where nothing was found to report on.
+    """
+    options = _parser().parse_args(arguments)
+    path = Path(options.output)
+    if not path.absolute().parent.is_dir():
+        return _fail(f"--output {options.output}: there is no folder {str(path.parent)!r}; make it first")
+    if path.is_dir():
+        return _fail(f"--output {options.output} is a folder; give the name of a file, such as report.html")
+    try:
+        skipped = write_report(options.logdir, path, progress=sys.stderr.isatty() and not options.quiet)
+    except (FileNotFoundError, NothingRecordedError) as error:
+        return _fail(str(error))
+    except OSError as error:
+        return _fail(f"--output {options.output} cannot be written: {error.strerror or error}")
+    for each in skipped:
+        sys.stderr.write(f"Left out: {each['file']} {each['why']}\n")
+    if not options.quiet:
+        sys.stdout.write(f"{path}\n")
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="cam-callbacks", description="What CAMMonitor has seen in your trainings.")
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="command")
+    report = commands.add_parser(
+        "report",
+        help="write one HTML page to hand over, from the event files of one or several runs",
+        description="Write one HTML page with all looks of all runs that are found; it needs no network.",
+    )
+    report.add_argument("logdir", nargs="+", help="log folder, searched at any depth, e.g. lightning_logs")
+    report.add_argument("-o", "--output", default="report.html", metavar="FILE", help="default: %(default)s")
+    report.add_argument("-q", "--quiet", action="store_true", help="no progress bar, nothing said but errors")
+    return parser
+
+
+def _fail(why: str) -> int:
+    sys.stderr.write(f"cam-callbacks: {why}\n")
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,159 @@
+"""The report: all that monitors have recorded in some runs, in one HTML file that needs nothing else."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import html
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm  # type: ignore[import-untyped]
+
+from cam_callbacks import recorded
+from cam_callbacks.report.events import BrokenFileError, FileSeries, read
+
+_STATIC = Path(__file__).parent.parent / "tab" / "static"
+_EVENT_FILES = "*tfevents*"
+_PAGE = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta http-equiv="Content-Security-Policy"
+ content="default-src 'none'; script-src 'sha256-{allowed}'; style-src 'unsafe-inline'; img-src data: blob:">
+<title>{title}</title>
+<style>
+{style}
+</style>
+</head>
+<body>
+<noscript>This report needs JavaScript. It runs in this page only and loads nothing.</noscript>
+<script type="application/json" id="data">{data}</script>
+<script type="module">{script}</script>
+</body>
+</html>
+"""
+_START = """
+const source = new EmbeddedSource(JSON.parse(document.getElementById('data').textContent));
+await show(document.body, source);
+"""
+
+
+class NothingRecordedError(ValueError):
+    """No look of a CAMMonitor in any of the folders."""
+
+
+def write_report(folders: Sequence[str | Path], path: str | Path, progress: bool = False) -> list[dict[str, str]]:
+    """Write a report of all runs in some folders.
+
+    Args:
+        folders: Log folders, searched for event files at any depth; or event files.
+        path: Of the HTML file, which is replaced if it is there.
+        progress: Whether to show a progress bar while the event files are read.
+
+    Returns:
+        Event files that were left out, wholly or from a broken place on: `[{"file": path, "why": reason}, ...]`.
+
+    Raises:
+        FileNotFoundError: A folder that does not exist.
+        NothingRecordedError: No look in any of them.
+    """
+    content = collect(folders, progress)
+    whole, unfinished = Path(path), Path(f"{path}.part")
+    unfinished.write_text(page(content), encoding="utf-8")
+    os.replace(unfinished, whole)
+    skipped: list[dict[str, str]] = content["skipped"]
+    return skipped
+
+
+def collect(folders: Sequence[str | Path], progress: bool = False) -> dict[str, Any]:
+    """What a report shows.
+
+    Args:
+        folders: As in `write_report`.
+        progress: As in `write_report`.
+
+    Returns:
+        `{"runs": [{"timeline", "looks": {step: look}, "swaps": {step: data URI}}, ...], "skipped": [{"file", "why"},
+        ...]}`, one entry a run and monitor; the parts are those of `cam_callbacks.recorded`.
+
+    Raises:
+        FileNotFoundError: As in `write_report`.
+        NothingRecordedError: As in `write_report`.
+    """
+    files = _event_files(folders)
+    found: dict[Path, dict[str, FileSeries]] = {}
+    skipped = []
+    with tqdm(total=sum(file.stat().st_size for file in files), unit="B", unit_scale=True, disable=not progress) as bar:
+        for file in files:
+            bar.set_description(file.parent.name, refresh=False)
+            try:
+                for count in read(file, found.setdefault(file.parent, {})):
+                    bar.update(count)
+            except BrokenFileError as error:
+                skipped.append({"file": str(file), "why": str(error)})
+    names = _names([folder for folder, monitors in found.items() if monitors])
+    runs = [_run(name, monitor, found[at][monitor]) for at, name in names.items() for monitor in sorted(found[at])]
+    runs = [run for run in runs if run["timeline"]["looks"]]
+    if not runs:
+        where = ", ".join(str(folder) for folder in folders)
+        why = "".join(f"\n{each['file']} {each['why']}" for each in skipped)
+        raise NothingRecordedError(
+            f"no looks of a CAMMonitor in {where}: the report is made from what it writes to a TensorBoardLogger{why}"
+        )
+    return {"runs": runs, "skipped": skipped}
+
+
+def page(content: dict[str, Any]) -> str:
+    """The HTML of a report.
+
+    Args:
+        content: Of `collect`.
+    """
+    script = (_STATIC / "view.js").read_text(encoding="utf-8") + _START
+    names = list(dict.fromkeys(run["timeline"]["run"] for run in content["runs"]))
+    return _PAGE.format(
+        title=html.escape(f"CAM report: {', '.join(names)}"),
+        style=(_STATIC / "style.css").read_text(encoding="utf-8"),
+        data=json.dumps(content, separators=(",", ":")).replace("<", r"\u003c"),
+        script=script,
+        allowed=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),  # no other script runs
+    )
+
+
+def _run(name: str, monitor: str, series: FileSeries) -> dict[str, Any]:
+    timeline = recorded.timeline(name, monitor, series)
+    looks, swaps = {}, {}
+    for step in [look["step"] for look in timeline["looks"]]:
+        try:
+            looks[str(step)] = recorded.look(series, step)
+        except recorded.NotRecorded:
+            continue
+        swaps[str(step)] = recorded.swaps(series, step)["swaps"]
+    timeline["looks"] = [look for look in timeline["looks"] if str(look["step"]) in looks]
+    return {"timeline": timeline, "looks": looks, "swaps": swaps}
+
+
+def _event_files(folders: Sequence[str | Path]) -> list[Path]:
+    """The event files in folders, at any depth; each once, those of a run in the order of their names."""
+    files: set[Path] = set()
+    for folder in map(Path, folders):
+        if not folder.exists():
+            raise FileNotFoundError(f"{str(folder)!r} does not exist; give a log folder, or an event file")
+        inside = (file for file in folder.rglob(_EVENT_FILES) if file.is_file())
+        files |= {file.resolve() for file in (inside if folder.is_dir() else [folder])}
+    return sorted(files)
+
+
+def _names(folders: Sequence[Path]) -> dict[Path, str]:
+    """A name for each run: its folder, as far as it differs from that of the others."""
+    if not folders:
+        return {}
+    if len(folders) == 1:
+        return {folders[0]: folders[0].name}
+    common = os.path.commonpath(folders)
+    return {folder: str(folder.relative_to(common)) for folder in folders}

@@ -1,0 +1,157 @@
+"""What a real TensorBoard answers for the tab."""
+
+from __future__ import annotations
+
+import base64
+import io
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from servers import Server
+from tab_logs import HOSTILE, NAMES, SIZE
+
+LOOKS, PROBES = 3, 4
+BIASED = {"run": "biased/run", "monitor": "cam"}
+
+
+def picture(uri: str) -> np.ndarray:
+    kind, _, content = uri.partition(",")
+    assert kind == "data:image/png;base64"
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(content))))
+
+
+def steps(server: Server) -> list[int]:
+    return [look["step"] for look in server.ours("timeline", **BIASED).json["looks"]]
+
+
+def test_the_tab_is_there_by_itself(server: Server) -> None:
+    tab = server.tab()
+    assert (tab["enabled"], tab["tab_name"]) == (True, "CAM")
+    assert tab["loading_mechanism"] == {"type": "IFRAME", "module_path": "/data/plugin/cam_callbacks/index.js"}
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"), [("index.js", "text/javascript"), ("view.js", "text/javascript"), ("style.css", "text/css")]
+)
+def test_the_files_of_the_tab_are_served(server: Server, name: str, kind: str) -> None:
+    answer = server.ours(name)
+    assert (answer.code, answer.kind) == (200, kind)
+    assert answer.body
+
+
+def test_runs_are_listed_with_their_monitors(server: Server) -> None:
+    runs = [{"run": run, "monitors": ["cam"]} for run in ("balanced/run", "biased/run")]
+    assert server.ours("runs").json == {"runs": runs}
+
+
+def test_the_timeline_has_all_looks_in_order_with_their_audits(server: Server) -> None:
+    timeline = server.ours("timeline", **BIASED).json
+    assert (timeline["run"], timeline["monitor"]) == ("biased/run", "cam")
+    looks = timeline["looks"]
+    assert [look["epoch"] for look in looks] == list(range(LOOKS))
+    assert steps(server) == sorted(steps(server))
+    assert all(look["wall_time"] > 1e9 for look in looks)
+    last = looks[-1]["audit"]
+    assert (last["verdict"]["state"], last["gap"], last["threshold"], last["masks"]) == (
+        "alarm",
+        "bg_gap",
+        0.05,
+        "given",
+    )
+    assert "ALARM" in last["verdict"]["text"]
+    gap = last["measures"]["bg_gap"]
+    assert set(gap["per_class"]) == set(NAMES)
+    assert set(gap["overall"]) == {"value", "low", "high", "count", "skipped", "chance"}
+    assert gap["overall"]["low"] <= gap["overall"]["value"] <= gap["overall"]["high"]
+
+
+def test_the_timeline_has_the_photos_and_the_settings(server: Server) -> None:
+    timeline = server.ours("timeline", **BIASED).json
+    assert [picture(uri).shape for uri in timeline["photos"]] == [(SIZE, SIZE, 3)] * PROBES
+    assert timeline["settings"]["settings"]["num_probes"] == PROBES
+    assert set(timeline["settings"]["versions"]) == {"torch", "lightning", "python"}
+
+
+def test_a_look_has_a_map_and_numbers_for_each_probe(server: Server) -> None:
+    step = steps(server)[-1]
+    look = server.ours("look", **BIASED, step=step).json
+    assert look["step"] == step
+    assert (look["layer"], look["method"], look["class_names"]) == ("features", "Score-CAM", list(NAMES))
+    assert len(look["maps"]) == len(look["probes"]) == PROBES
+    for probe, uri in zip(look["probes"], look["maps"], strict=True):
+        heat = picture(uri)
+        assert heat.shape == (SIZE // 2, SIZE // 2)  # of the layer
+        assert (heat.min(), heat.max()) == ((0, 0) if probe["blank"] else (0, 255))
+        assert 0 <= probe["probability_predicted"] <= 1
+    assert "photos" not in look
+
+
+def test_a_look_has_the_channels_of_each_probe(server: Server) -> None:
+    look = server.ours("look", **BIASED, step=steps(server)[0]).json
+    assert [len(channels) for channels in look["channels"]] == [4] * PROBES
+    assert [len(probe["channels"]) for probe in look["probes"]] == [4] * PROBES
+    assert picture(look["channels"][0][0]).shape == (SIZE // 2, SIZE // 2)
+
+
+def test_the_swaps_are_the_logged_picture(server: Server) -> None:
+    step = steps(server)[-1]
+    shown = picture(server.ours("swaps", **BIASED, step=step).json["swaps"])
+    logged = server.get("/data/plugin/images/images", run="biased/run", tag="cam/swaps", sample=0).json[-1]
+    image = server.get(f"/data/plugin/images/individualImage?{logged['query']}").body
+    assert np.array_equal(shown, np.asarray(Image.open(io.BytesIO(image))))
+
+
+def test_names_come_as_they_are_in_json_that_no_browser_takes_for_a_page(server: Server) -> None:
+    answer = server.ours("look", **BIASED, step=steps(server)[0])
+    assert HOSTILE in answer.json["class_names"]
+    assert answer.kind == "application/json"
+    assert answer.headers["X-Content-Type-Options"] == "nosniff"
+
+
+@pytest.mark.parametrize(
+    ("route", "arguments", "code"),
+    [
+        ("timeline", {}, 400),
+        ("timeline", {"run": "biased/run"}, 400),
+        ("timeline", {"monitor": "cam"}, 400),
+        ("timeline", {"run": "", "monitor": "cam"}, 400),
+        ("timeline", {"run": "nobody", "monitor": "cam"}, 404),
+        ("timeline", {"run": "../../../etc", "monitor": "cam"}, 404),
+        ("timeline", {"run": "biased/run", "monitor": "nobody"}, 404),
+        ("timeline", {"run": "biased/run", "monitor": "../cam"}, 404),
+        ("timeline", {"run": "\x00\ud7ff\u2028", "monitor": "'; DROP TABLE"}, 404),
+        ("look", BIASED, 400),
+        ("look", BIASED | {"step": "-1"}, 400),
+        ("look", BIASED | {"step": "1.5"}, 400),
+        ("look", BIASED | {"step": "NaN"}, 400),
+        ("look", BIASED | {"step": "../1"}, 400),
+        ("look", BIASED | {"step": "\u0661"}, 400),
+        ("look", BIASED | {"step": "9" * 400}, 400),
+        ("look", BIASED | {"step": "999999"}, 404),
+        ("swaps", BIASED | {"step": "999999"}, 404),
+        ("swaps", BIASED | {"step": "x"}, 400),
+        ("look", {"run": "nobody", "monitor": "cam", "step": "1"}, 404),
+    ],
+)
+def test_bad_requests_are_refused_in_words(server: Server, route: str, arguments: dict[str, Any], code: int) -> None:
+    answer = server.ours(route, **arguments)
+    assert (answer.code, answer.kind) == (code, "application/json")
+    assert list(answer.json) == ["error"]
+    assert "Traceback" not in answer.json["error"]
+
+
+@pytest.mark.parametrize("route", ["runs", "timeline", "look", "swaps", "index.js"])
+@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE"])
+def test_only_get_is_answered(server: Server, route: str, method: str) -> None:
+    answer = server.ours(route, method=method)
+    assert (answer.code, answer.headers["Allow"]) == (405, "GET")
+    assert list(answer.json) == ["error"]
+
+
+@pytest.mark.parametrize(
+    "path", ["nothing", "plugin.py", "../plugin.py", "%2e%2e/plugin.py", "static/index.js", "index.js/../../plugin.py"]
+)
+def test_no_other_file_is_served(server: Server, path: str) -> None:
+    assert server.ours(path).code == 404

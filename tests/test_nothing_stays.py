@@ -1,0 +1,269 @@
+"""Right after each look all is as right before it; after a run the monitor knows the model no more."""
+
+from __future__ import annotations
+
+import copy
+import gc
+import pickle
+import signal
+import weakref
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import Callback, Trainer
+from lightning_runs import Squares, TinyModule, fit, loader, looks, quiet
+from torch import Tensor, nn
+from traces import around, state_of
+
+from cam_callbacks import CAM, CAMMonitor, GradCAM, Method, ScoreCAM
+
+METHODS: dict[str, Method] = {"Score-CAM": ScoreCAM(), "Grad-CAM": GradCAM(), "CAM": CAM()}
+by_method = pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
+
+
+def small(**arguments: Any) -> CAMMonitor:
+    return CAMMonitor(**({"num_probes": 4, "num_audit_images": 12} | arguments))
+
+
+class InTraining(TinyModule):
+    """As in the middle of a training: flags are mixed, weights frozen, hooks in place, gradients accumulated."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.features[0].bias.requires_grad_(False)
+        self.features[3].register_forward_hook(self._hook)
+        self.features[4].register_full_backward_hook(self._hook)
+        self.calls = 0
+
+    def _hook(self, *_: Any) -> None:
+        pass
+
+    def on_validation_model_zero_grad(self) -> None:
+        """The gradients so far stay, as they do inside an accumulation."""
+
+    def on_validation_model_eval(self) -> None:
+        super().on_validation_model_eval()
+        self.features[5].train()
+
+
+@by_method
+def test_right_after_a_look_all_is_as_right_before_it(tmp_path: Path, method: Method) -> None:
+    callbacks, before, after = around(small(method=method))
+    module = InTraining()
+    fit(tmp_path, callbacks, module, max_epochs=2, accumulate_grad_batches=2)
+    assert looks(tmp_path) == 2
+    assert after.states == before.states
+    last = after.states[-1]
+    assert any(gradient is not None for gradient in last["gradients"].values())
+    assert set(last["train flags"].values()) == {True, False}
+    assert set(last["requires_grad"].values()) == {True, False}
+
+
+@by_method
+@pytest.mark.parametrize("inference_mode", [True, False])
+def test_the_same_in_validate_and_in_test(tmp_path: Path, method: Method, inference_mode: bool) -> None:
+    callbacks, before, after = around(small(method=method))
+    torch.manual_seed(0)
+    trainer = Trainer(callbacks=callbacks, inference_mode=inference_mode, **quiet(tmp_path))
+    module = InTraining()
+    at_first = state_of(module)
+    trainer.validate(module, loader(Squares(12)), verbose=False)
+    trainer.test(module, loader(Squares(12)), verbose=False)
+    assert looks(tmp_path) == looks(tmp_path, "cam_test") == 1
+    assert after.states == before.states
+    without = InTraining()
+    torch.manual_seed(0)
+    plain = Trainer(inference_mode=inference_mode, **quiet(tmp_path / "without"))
+    plain.validate(without, loader(Squares(12)), verbose=False)
+    plain.test(without, loader(Squares(12)), verbose=False)
+    assert lasting(module) == lasting(without)
+    assert state_of(module)["weights and buffers"] == at_first["weights and buffers"]
+
+
+def lasting(module: nn.Module) -> dict[str, Any]:
+    """The state of a module that can be compared with that of another one, whose hooks have other numbers."""
+    state = state_of(module)
+    return state | {"hooks": {name: [len(those) for those in hooks] for name, hooks in state["hooks"].items()}}
+
+
+@by_method
+def test_after_fit_the_module_is_that_of_a_run_without_it(tmp_path: Path, method: Method) -> None:
+    left = []
+    for monitor in (None, small(method=method, check_randomisation=True)):
+        module = InTraining()
+        fit(tmp_path / str(monitor is None), monitor, module, max_epochs=2)
+        left.append(lasting(module))
+    assert left[0] == left[1]
+
+
+class Copies(Callback):
+    """Copies and pickles the module and all callbacks, whenever it is called."""
+
+    def __init__(self, weights_of: Callable[[Any], Tensor]) -> None:
+        self.weights_of, self.copied = weights_of, 0
+
+    def _copy(self, trainer: Any, module: Any) -> None:
+        for copied in (copy.deepcopy(module), pickle.loads(pickle.dumps(module))):
+            assert torch.equal(self.weights_of(copied), self.weights_of(module))
+            self.copied += 1
+
+    def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
+        self._copy(trainer, pl_module)
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, *_: Any) -> None:
+        self._copy(trainer, pl_module)
+
+    def on_validation_batch_end(self, trainer: Any, pl_module: Any, *_: Any) -> None:
+        self._copy(trainer, pl_module)
+
+    def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
+        self._copy(trainer, pl_module)
+
+    def on_fit_end(self, trainer: Any, pl_module: Any) -> None:
+        self._copy(trainer, pl_module)
+
+
+def _head(module: Any) -> Tensor:
+    return module.head.weight
+
+
+@by_method
+def test_the_module_can_be_copied_and_pickled_at_any_time(tmp_path: Path, method: Method) -> None:
+    copies, module = Copies(_head), InTraining()
+    fit(tmp_path, [copies, small(method=method)], module, max_epochs=2)
+    copies._copy(None, module)
+    assert looks(tmp_path) == 2
+    assert copies.copied >= 2 * 20
+
+
+class CannotBeCopied(TinyModule):
+    """Stands for a model so large that a copy of it must not be made."""
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        raise AssertionError("the model is copied or pickled")
+
+
+class CopiesMonitor(Copies):
+    """Copies and pickles the monitor, as ddp_spawn does."""
+
+    def __init__(self, monitor: CAMMonitor) -> None:
+        self.monitor, self.copied = monitor, 0
+
+    def _copy(self, trainer: Any, module: Any) -> None:
+        for copied in (copy.deepcopy(self.monitor), pickle.loads(pickle.dumps(self.monitor))):
+            assert copied.method == self.monitor.method
+            assert (copied.probes is None) == (self.monitor.probes is None)
+            assert (copied.explanation is None) == (self.monitor.explanation is None)
+            self.copied += 1
+
+
+@by_method
+def test_the_monitor_can_be_copied_and_pickled_at_any_time_and_the_model_does_not_come_along(
+    tmp_path: Path, method: Method
+) -> None:
+    monitor = small(method=method)
+    copies = CopiesMonitor(monitor)
+    fit(tmp_path, [monitor, copies], CannotBeCopied(), max_epochs=2)
+    copies._copy(None, None)
+    assert looks(tmp_path) == 2
+
+
+def test_a_copy_of_a_monitor_that_was_used_can_be_used(tmp_path: Path) -> None:
+    monitor = small(on_error="raise")
+    fit(tmp_path / "first", monitor)
+    for name, copied in (("deep", copy.deepcopy(monitor)), ("pickled", pickle.loads(pickle.dumps(monitor)))):
+        fit(tmp_path / name, copied)
+        assert looks(tmp_path / name) == 1
+        assert copied.probes.fingerprint == monitor.probes.fingerprint
+
+
+def fits(folder: Path, monitor: CAMMonitor | None, module: Any) -> None:
+    fit(folder, monitor, module, max_epochs=2)
+
+
+def validates(folder: Path, monitor: CAMMonitor | None, module: Any) -> None:
+    Trainer(callbacks=monitor, **quiet(folder)).validate(module, loader(Squares(12)), verbose=False)
+
+
+def is_tested(folder: Path, monitor: CAMMonitor | None, module: Any) -> None:
+    Trainer(callbacks=monitor, **quiet(folder)).test(module, loader(Squares(12)), verbose=False)
+
+
+def ends_by_an_error(folder: Path, monitor: CAMMonitor | None, module: Any) -> None:
+    module.on_validation_epoch_end = _fails_after_training_began.__get__(module)
+    with pytest.raises(OSError, match="disk gone"):
+        fit(folder, monitor, module, max_epochs=2)
+    del module.on_validation_epoch_end
+
+
+def _fails_after_training_began(module: Any) -> None:
+    if not module.trainer.sanity_checking:
+        raise OSError("disk gone")
+
+
+RUNS = {"fit": fits, "validate": validates, "test": is_tested, "a fit that ends by an error": ends_by_an_error}
+
+
+def outlives(run: Callable[..., None], folder: Path, monitor: CAMMonitor | None) -> bool:
+    """Whether the module is still there after the run, all of whose other owners are gone."""
+    module = TinyModule()
+    reference = weakref.ref(module)
+    run(folder, monitor, module)
+    del module
+    gc.collect()
+    return reference() is not None
+
+
+@pytest.mark.parametrize("run", RUNS.values(), ids=RUNS)
+def test_without_a_monitor_the_module_is_gone_after_its_run(tmp_path: Path, run: Callable[..., None]) -> None:
+    assert not outlives(run, tmp_path, None)
+
+
+@pytest.mark.parametrize("run", RUNS.values(), ids=RUNS)
+def test_the_monitor_keeps_no_reference_to_the_model(tmp_path: Path, run: Callable[..., None]) -> None:
+    monitor = small()
+    alive = outlives(run, tmp_path, monitor)
+    assert monitor.explanation is not None
+    assert not alive
+
+
+@pytest.mark.parametrize("method", [GradCAM(), CAM()], ids=["Grad-CAM", "CAM"])
+def test_nor_does_it_with_another_method(tmp_path: Path, method: Method) -> None:
+    assert not outlives(fits, tmp_path, small(method=method))
+
+
+@pytest.mark.parametrize("epochs", [(0,), (1,), (0, 1)], ids=str)
+def test_nor_after_looks_that_failed(tmp_path: Path, epochs: tuple[int, ...]) -> None:
+    def broken(module: Any, images: Tensor) -> Any:
+        if not module.trainer.sanity_checking and module.current_epoch in epochs:
+            raise OSError("disk gone")  # one that is kept would itself keep the model, in its traceback
+        return module(images)
+
+    with pytest.warns(UserWarning, match="disk gone"):
+        alive = outlives(fits, tmp_path, small(forward_fn=broken))
+    assert not alive
+
+
+@pytest.fixture
+def handler_of_ctrl_c() -> Iterator[None]:
+    """Lightning ignores the second Ctrl-C for good."""
+    handler = signal.getsignal(signal.SIGINT)
+    yield
+    signal.signal(signal.SIGINT, handler)
+
+
+@pytest.mark.usefixtures("handler_of_ctrl_c")
+def test_nor_after_an_interrupted_one(tmp_path: Path) -> None:
+    def interrupted(folder: Path, monitor: CAMMonitor | None, module: Any) -> None:
+        with pytest.raises(SystemExit):
+            fit(folder, monitor, module)
+
+    def interrupt(module: Any, images: Tensor) -> Any:
+        if not module.trainer.sanity_checking:
+            raise KeyboardInterrupt
+        return module(images)
+
+    assert not outlives(interrupted, tmp_path, small(forward_fn=interrupt))
