@@ -703,6 +703,7 @@ class CAMMonitor(CallbackBase):
         self._tab.write_look(loggers, step, self._looked, epoch=epoch, method=method, testing=testing)
         if self._audited is not None:
             swaps = self._to_send.get(records.SWAPS)
+            assert not isinstance(swaps, str)
             self._tab.write_audit(loggers, step, self._audited, swaps, testing=testing)
 
     def _log_scalars(self, trainer: Trainer, pl_module: LightningModule, scalars: dict[str, float]) -> None:
