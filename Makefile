@@ -31,6 +31,7 @@ bench: $(VENV)/.test ## Run the benchmarks in their short form
 	$(BIN)/python benchmarks/faithfulness.py --short
 	$(BIN)/python benchmarks/memory.py --short
 	$(BIN)/python benchmarks/bias_detection.py --short
+	$(BIN)/python benchmarks/scaling.py --short
 
 clean: ## Remove the virtual environment and all that was made
 	rm -rf $(VENV) $(LOGS) build dist .mypy_cache .ruff_cache .pytest_cache

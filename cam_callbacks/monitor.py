@@ -40,6 +40,7 @@ from cam_callbacks.methods.score_cam import ScoreCAM
 from cam_callbacks.outputs import ForwardFn
 from cam_callbacks.pictures import audit_pictures
 from cam_callbacks.probes import ProbeCollector, ProbeSet
+from cam_callbacks.report.page import write_report
 from cam_callbacks.tab_data import TabData, readable
 from cam_callbacks.targets import Target, TargetFn
 from cam_callbacks.trainer import CallbackBase, Misconfiguration
@@ -106,6 +107,8 @@ class CAMMonitor(CallbackBase):
             weights (Adebayo et al. 2018), and say how alike they are: near 0 the maps read the model.
         on_alarm: What an alarm does: `"warn"` once, `"stop"` the training after this validation, or a callable that is
             given the `Verdict`, on every rank.
+        report: At the end of `fit`, write `cam_report.html` beside TensorBoard's event files: all looks in one file to
+            hand over, as `cam-callbacks report` does.
         on_error: What an error does once training has started. `"warn"`: one warning with the traceback, no look
             until the next validation, after three in a row none any more. `"raise"`: it ends the run.
         name: First part of the tags; monitors in one trainer need different ones.
@@ -149,6 +152,7 @@ class CAMMonitor(CallbackBase):
         object_values: Sequence[int] | None = None,
         check_randomisation: bool = False,
         on_alarm: Literal["warn", "stop"] | Callable[[Verdict], Any] = "warn",
+        report: bool = False,
         on_error: Literal["warn", "raise"] = "warn",
         name: str = "cam",
     ) -> None:
@@ -168,6 +172,7 @@ class CAMMonitor(CallbackBase):
         check_positive("num_audit_images", num_audit_images)
         check_list("object_values", object_values, "a list of whole numbers, or None")
         check_type("check_randomisation", check_randomisation, bool, "True or False")
+        check_type("report", report, bool, "True or False")
         if not callable(on_alarm):
             check_choice("on_alarm", on_alarm, ("warn", "stop"), "or a callable")
         index = isinstance(explain, int) and not isinstance(explain, bool) and explain >= 0
@@ -198,6 +203,7 @@ class CAMMonitor(CallbackBase):
         self.object_values = None if object_values is None else list(object_values)
         self.check_randomisation = check_randomisation
         self.on_alarm = on_alarm
+        self.report = report
         self.on_error = on_error
         self.name = name
 
@@ -282,6 +288,11 @@ class CAMMonitor(CallbackBase):
                 "check_randomisation=True needs a copy of the model, but its weights are spread over processes; leave "
                 "it out, and check on one device"
             )
+        if self.report and not (trainer.fast_dev_run or trainer.barebones or lightning.logs_to_tensorboard(trainer)):  # type: ignore[attr-defined]
+            raise Misconfiguration(
+                "report=True makes a report of what is in TensorBoard's event files, but the trainer has no "
+                "TensorBoardLogger; give it one, or leave report out"
+            )
         if not lightning.will_validate(trainer):
             self._warn_once(
                 "CAMMonitor looks after each validation, but this fit has none: it will show nothing. It needs a "
@@ -347,6 +358,18 @@ class CAMMonitor(CallbackBase):
         self._attempt(self._randomise, trainer, pl_module)
         if self._error is not None:
             self._fail(trainer)
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write the report, if asked to."""
+        if not self.report or not trainer.is_global_zero or not lightning.logs_to_tensorboard(trainer):
+            return
+        try:
+            folders = self._tab.flush(trainer.loggers)
+            write_report(folders, folders[0] / "cam_report.html")
+        except Exception:
+            if self.on_error == "raise":
+                raise
+            warnings.warn(f"CAMMonitor could not write the report.\n{traceback.format_exc()}", stacklevel=2)
 
     def _randomise(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert self._looked is not None
@@ -683,7 +706,7 @@ class CAMMonitor(CallbackBase):
                 self.on_alarm(self.verdict)
 
     def _send(self, trainer: Trainer) -> None:
-        """Send pictures, texts and the tab's data to the loggers; one that fails costs neither the others nor a look."""
+        """Send pictures, texts and the tab's data to the loggers; one that fails costs the others nothing."""
         if not self._to_send:
             return
         tagged = {records.tag(self.name, record, trainer.testing): sent for record, sent in self._to_send.items()}

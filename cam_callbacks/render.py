@@ -30,7 +30,7 @@ ALERT = (255, 138, 128)
 _FONT_SIZE = 18
 _PADDING = 6
 _MOST_SLICES = 9
-_SIGNAL_WIDTH, _SIGNAL_HEIGHT, _STRIP_HEIGHT = 224, 64, 14
+_SIGNAL_WIDTH, SIGNAL_HEIGHT, STRIP_HEIGHT = 224, 64, 14
 _OUTLINE = (0, 230, 118)
 _CURVES = ((138, 180, 248), (129, 201, 149), (253, 214, 99), (244, 143, 177))
 # The colour map "inferno" of Matplotlib (CC0) at nine equal steps; linear between them.
@@ -77,14 +77,14 @@ def montage(volume: NDArray[Any]) -> NDArray[Any]:
 
 def _curves(signal: NDArray[np.float32]) -> Picture:
     """Signals (C, T) as curves, one colour each, with a strip below."""
-    canvas = Image.new("RGB", (_SIGNAL_WIDTH, _SIGNAL_HEIGHT + _STRIP_HEIGHT), (16, 17, 19))
+    canvas = Image.new("RGB", (_SIGNAL_WIDTH, SIGNAL_HEIGHT + STRIP_HEIGHT), (16, 17, 19))
     draw = ImageDraw.Draw(canvas)
     low, high = float(np.nanmin(signal)), float(np.nanmax(signal))
     across = np.linspace(1, _SIGNAL_WIDTH - 2, signal.shape[1])
     for curve, colour in zip(signal, cycle(_CURVES), strict=False):
-        down = 3 + (_SIGNAL_HEIGHT - 8) * (1 - (curve - low) / max(high - low, 1e-12))
+        down = 3 + (SIGNAL_HEIGHT - 8) * (1 - (curve - low) / max(high - low, 1e-12))
         draw.line(list(zip(across.tolist(), down.tolist(), strict=True)), fill=colour)
-    draw.rectangle((0, _SIGNAL_HEIGHT, _SIGNAL_WIDTH, _SIGNAL_HEIGHT + _STRIP_HEIGHT), fill=BACKGROUND)
+    draw.rectangle((0, SIGNAL_HEIGHT, _SIGNAL_WIDTH, SIGNAL_HEIGHT + STRIP_HEIGHT), fill=BACKGROUND)
     return np.asarray(canvas)
 
 
@@ -186,7 +186,7 @@ def _with_strip(image: Picture, heat: NDArray[np.float32], style: Style) -> Pict
     at = np.linspace(0, len(heat) - 1, image.shape[1])
     along = np.interp(at, np.arange(len(heat)), heat).astype(np.float32)
     picture: Picture = image.copy()
-    picture[-_STRIP_HEIGHT:] = _to_uint8(_look_up(_jet() if style == "jet" else _inferno(), along))
+    picture[-STRIP_HEIGHT:] = _to_uint8(_look_up(_jet() if style == "jet" else _inferno(), along))
     return picture
 
 

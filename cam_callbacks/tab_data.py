@@ -25,7 +25,7 @@ from cam_callbacks.auditor import Audited
 from cam_callbacks.explanation import Explanation, min_max, upsample
 from cam_callbacks.looked import Looked
 from cam_callbacks.probes import ProbeSet
-from cam_callbacks.render import Picture, montage, to_pictures
+from cam_callbacks.render import SIGNAL_HEIGHT, STRIP_HEIGHT, Picture, montage, to_pictures
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -33,11 +33,9 @@ if TYPE_CHECKING:
 _LONGEST_SIDE = 256
 _CHANNELS = 4
 _LONGEST_SETTING = 200
-_THRESHOLD = {"given": 0.05, "estimated": 0.05, "none": 0.15}
 _MOST_CLASSES = 20
 _ALWAYS_PER_CLASS = ("bg_gap", "recolour_gap", "ring_gap", "heat_on_object", "accuracy")
 _DIGITS = 4
-_CURVES, _STRIP = 64, 14  # rows of the picture of a signal, as `render` draws it
 
 
 class TabData:
@@ -108,6 +106,13 @@ class TabData:
         for writer in writers:
             for record, blob in blobs.items():
                 self._write(writer, record, blob, step, testing)
+
+    def flush(self, loggers: Iterable[Any]) -> list[Path]:
+        """Have everything written to disk; the folders of the event files."""
+        writers = _writers(loggers)
+        for writer in writers:
+            writer.flush()
+        return [Path(writer.log_dir) for writer in writers]
 
     def _is_first(self, writer: SummaryWriter, record: str, testing: bool, what: str = "") -> bool:
         """Whether this record has not yet been written to this writer's folder; of those that change, not lately."""
@@ -253,7 +258,7 @@ def _laid_out(heat: Tensor, size: Sequence[int]) -> Tensor:
         slices = upsample(heat.unsqueeze(0), (size[0], *heat.shape[1:]))[0]
         return torch.from_numpy(montage(slices.numpy()))
     if heat.ndim == 1:
-        return torch.cat([torch.zeros(_CURVES, len(heat)), heat.expand(_STRIP, -1)])
+        return torch.cat([torch.zeros(SIGNAL_HEIGHT, len(heat)), heat.expand(STRIP_HEIGHT, -1)])
     return heat
 
 
@@ -323,7 +328,7 @@ def _audit(audited: Audited) -> dict[str, Any]:
             "classes": ["all" if index == ALL else labels[index] for index in verdict.classes],
         },
         "gap": result.gap,
-        "threshold": _THRESHOLD[result.masks],
+        "threshold": verdict.threshold,
         "masks": result.masks,
         "images": len(audited.images),
         "notes": list(result.notes),

@@ -70,6 +70,11 @@ def folder(trainer: Trainer) -> str:
     return trainer.log_dir or trainer.default_root_dir
 
 
+def logs_to_tensorboard(trainer: Trainer) -> bool:
+    """Whether one of its loggers is TensorBoard's, of either Lightning."""
+    return any("TensorBoardLogger" in _kinds(logger) for logger in trainer.loggers)
+
+
 def will_validate(trainer: Trainer) -> bool:
     """Whether this `fit` validates at all."""
     return bool(trainer.enable_validation)
@@ -125,9 +130,9 @@ def check_strategy(trainer: Trainer) -> None:
         )
 
 
-def _kinds(strategy: Any) -> set[str]:
+def _kinds(value: Any) -> set[str]:
     """The names of its class and of all above it, in whichever Lightning."""
-    return {kind.__name__ for kind in type(strategy).__mro__}
+    return {kind.__name__ for kind in type(value).__mro__}
 
 
 def takes_turns(trainer: Trainer, model: nn.Module) -> bool:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from lightning.pytorch import Trainer, seed_everything
-from lightning_runs import Squares, TinyModule, fit, image_steps, infos, loader, looks, own_warnings, quiet, scalars
+from lightning_runs import Squares, TinyModule, fit, image_steps, infos, loader, looks, own_warnings, quiet
 from PIL import Image
 from torch import Tensor, nn
 

@@ -40,6 +40,7 @@ class Verdict:
         suspects: The classes found at this look, to be handed to `judge` at the next.
         heat: By class of ten maps or more, where the heat lies; without masks empty.
         text: All of it in words, Markdown.
+        threshold: What the lower bound of a gap has to exceed.
     """
 
     state: State
@@ -47,6 +48,7 @@ class Verdict:
     suspects: frozenset[int]
     heat: Mapping[int, HeatState]
     text: str
+    threshold: float
 
 
 def judge(result: AuditResult, suspects_before: Iterable[int] = (), delta: float = 0.05) -> Verdict:
@@ -65,7 +67,8 @@ def judge(result: AuditResult, suspects_before: Iterable[int] = (), delta: float
     """
     gap = result.measures[result.gap]
     weak = result.masks == "none"
-    suspects = _suspects(gap, _RING_DELTA if weak else delta, result.donors.other)
+    threshold = _RING_DELTA if weak else delta
+    suspects = _suspects(gap, threshold, result.donors.other)
     again = suspects if any(True for _ in suspects_before) else frozenset()
     heat = _heat_states(result)
     if not _learnt(result):
@@ -79,7 +82,7 @@ def judge(result: AuditResult, suspects_before: Iterable[int] = (), delta: float
     else:
         state = "alarm" if again else "suspicion" if suspects else "no alarm"
     classes = tuple(sorted(again or suspects)) if state in ("alarm", "suspicion", "warning") else ()
-    return Verdict(state, classes, suspects, heat, _text(result, state, classes, heat, delta))
+    return Verdict(state, classes, suspects, heat, _text(result, state, classes, heat, threshold), threshold)
 
 
 def _suspects(gap: Measure, delta: float, donors: Tensor) -> frozenset[int]:
@@ -131,10 +134,10 @@ def _heat_states(result: AuditResult) -> dict[int, HeatState]:
 
 
 def _text(
-    result: AuditResult, state: State, classes: tuple[int, ...], heat: Mapping[int, HeatState], delta: float
+    result: AuditResult, state: State, classes: tuple[int, ...], heat: Mapping[int, HeatState], threshold: float
 ) -> str:
     gap = result.measures[result.gap]
-    parts = [_headline(result, state, classes, delta)]
+    parts = [_headline(result, state, classes, threshold)]
     if state in ("alarm", "suspicion", "warning"):
         parts.append(_what_is_used(result, classes))
     parts.append(_numbers(result, gap))
@@ -157,10 +160,9 @@ def _text(
     return "\n\n".join(part for part in parts if part)
 
 
-def _headline(result: AuditResult, state: State, classes: tuple[int, ...], delta: float) -> str:
+def _headline(result: AuditResult, state: State, classes: tuple[int, ...], threshold: float) -> str:
     what = "ring" if result.masks == "none" else "background"
     who = ", ".join("all classes together" if index == ALL else result.class_name(index) for index in classes)
-    smallest = _RING_DELTA if result.masks == "none" else delta
     count = result.measures[result.gap].overall.count
     return {
         "alarm": f"**ALARM: answers depend on the {what}** ({who}). Suspected at two looks in a row.",
@@ -168,7 +170,7 @@ def _headline(result: AuditResult, state: State, classes: tuple[int, ...], delta
         f"{'a warning' if result.masks == 'none' else 'an alarm'} if the next one agrees.",
         "warning": f"**Warning: answers seem to depend on what lies at the edge** ({who}). Without masks this is a "
         "weak test.",
-        "no alarm": f"**No alarm.** No dependence on the {what} clearly above {smallest:g} was found.",
+        "no alarm": f"**No alarm.** No dependence on the {what} clearly above {threshold:g} was found.",
         "too few images": f"**Too few images to say anything**: {count} of {_ENOUGH}.",
         "not learnt": "**Nothing to judge yet**: the accuracy is not clearly above that of always answering the most "
         "frequent class.",

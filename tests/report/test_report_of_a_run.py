@@ -1,0 +1,40 @@
+"""CAMMonitor(report=True): a report is written when the fit has ended."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from lightning_runs import fit, own_warnings
+
+from cam_callbacks import CAMMonitor
+from cam_callbacks.trainer import Misconfiguration
+
+
+def test_it_holds_all_looks_of_the_run(tmp_path: Path) -> None:
+    fit(tmp_path, CAMMonitor(num_probes=4, num_audit_images=12, report=True), max_epochs=3)
+    page = (tmp_path / "run" / "cam_report.html").read_text(encoding="utf-8")
+    data = json.loads(re.search(r'id="data">(.*?)</script>', page, re.DOTALL)[1])
+    (run,) = data["runs"]
+    assert [look["epoch"] for look in run["timeline"]["looks"]] == [0, 1, 2]
+    assert data["skipped"] == []
+
+
+def test_without_tensorboard_it_is_refused_before_training_starts(tmp_path: Path) -> None:
+    with pytest.raises(Misconfiguration, match="report=True .* give it one"):
+        fit(tmp_path, CAMMonitor(report=True), logger=False)
+
+
+def test_fast_dev_run_writes_none(tmp_path: Path) -> None:
+    fit(tmp_path, CAMMonitor(num_probes=4, report=True), fast_dev_run=True)
+    assert list(tmp_path.rglob("*.html")) == []
+
+
+def test_a_report_that_cannot_be_written_ends_no_run(tmp_path: Path) -> None:
+    (tmp_path / "run" / "cam_report.html").mkdir(parents=True)  # a folder stands where the file should be
+    with own_warnings() as said:
+        fit(tmp_path, CAMMonitor(num_probes=4, num_audit_images=12, report=True))
+    (warning,) = [text for text in said if "could not write the report" in text]
+    assert "Traceback" in warning
