@@ -63,6 +63,7 @@ def every_argument(method: str) -> dict[str, Any]:
         "object_values": [1, 3],
         "check_randomisation": True,
         "on_alarm": "stop",
+        "report": True,
         "on_error": "raise",
         "name": "look",
     }

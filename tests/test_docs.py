@@ -1,7 +1,7 @@
 """The Python in the README and in docs/ runs as it stands there.
 
 A section is what stands under a `##` heading. Its blocks run one after the other in one namespace; what stands before
-the first such heading runs ahead of every section of the page.
+the first such heading runs ahead of every section of the page, and alone where no section has blocks.
 """
 
 import re
@@ -16,7 +16,12 @@ import cam_callbacks
 from cam_callbacks import Explanation
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
+    *sorted((ROOT / "docs").rglob("*.md")),
+    *sorted((ROOT / "example_projects").rglob("*.md")),
+]
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -50,6 +55,8 @@ def sections(page: Path) -> list[Section]:
             preamble = blocks
         elif blocks:
             found.append(Section(page, text[start:].splitlines()[0].removeprefix("## "), preamble + blocks))
+    if preamble and not found:
+        found.append(Section(page, "the whole page", preamble))
     return found
 
 
@@ -73,7 +80,7 @@ def test_each_section_of_the_how_to_pages_shows_code(page):
     assert headings == [section.heading for section in SECTIONS if section.page.name == page]
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_links_to_files_lead_somewhere(page):
     text = BLOCK.sub("", page.read_text(encoding="utf-8"))
     targets = [target.split("#")[0] for target in re.findall(r"\]\(([^)\s]+)\)", text) if "://" not in target]

@@ -23,7 +23,7 @@ def test_it_holds_all_looks_of_the_run(tmp_path: Path) -> None:
 
 
 def test_without_tensorboard_it_is_refused_before_training_starts(tmp_path: Path) -> None:
-    with pytest.raises(Misconfiguration, match="report=True .* give it one"):
+    with pytest.raises(Misconfiguration, match=r"report=True .* give it one"):
         fit(tmp_path, CAMMonitor(report=True), logger=False)
 
 

@@ -1,0 +1,200 @@
+"""What is handed out: the wheel, the documentation, the example projects, and the files around them."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import zipfile
+from collections.abc import Iterator
+from configparser import ConfigParser
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+import cam_callbacks
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+STATIC = ("index.js", "view.js", "style.css")
+WORKFLOW = ROOT / ".github" / "workflows" / "ci.yml"
+
+
+def text(path: str) -> str:
+    return (ROOT / path).read_text(encoding="utf-8")
+
+
+# The wheel
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
+    """Built by what pyproject.toml names, without a network."""
+    pytest.importorskip("hatchling", reason="needs what builds the wheel: pip install hatchling")
+    folder = tmp_path_factory.mktemp("dist")
+    command = [sys.executable, "-m", "hatchling", "build", "--target", "wheel", "--directory", str(folder)]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    (built,) = folder.glob("*.whl")
+    return zipfile.ZipFile(built)
+
+
+def test_the_wheel_holds_the_package_and_nothing_else(wheel: zipfile.ZipFile) -> None:
+    held = {name for name in wheel.namelist() if ".dist-info/" not in name}
+    package = {str(path.relative_to(ROOT)) for path in (ROOT / "cam_callbacks").rglob("*") if path.is_file()}
+    assert held == {name for name in package if "__pycache__" not in name}
+    assert {"cam_callbacks/py.typed", *(f"cam_callbacks/tab/static/{name}" for name in STATIC)} <= held
+    assert {Path(name).suffix for name in held} == {".py", ".typed", ".js", ".css"}
+
+
+def test_the_entry_points_of_the_wheel_can_be_loaded(wheel: zipfile.ZipFile) -> None:
+    (name,) = (name for name in wheel.namelist() if name.endswith("entry_points.txt"))
+    parser = ConfigParser(delimiters="=")
+    parser.read_string(wheel.read(name).decode())
+    found = {section: dict(parser[section]) for section in parser.sections()}
+    assert found.keys() == {"console_scripts", "tensorboard_plugins"}
+    for target in (target for section in found.values() for target in section.values()):
+        module, attribute = target.split(":")
+        assert callable(getattr(import_module(module), attribute)), target
+
+
+def test_the_wheel_carries_licence_and_readme(wheel: zipfile.ZipFile) -> None:
+    (licence,) = (name for name in wheel.namelist() if name.endswith("licenses/LICENSE"))
+    assert wheel.read(licence).decode() == text("LICENSE")
+    (metadata,) = (name for name in wheel.namelist() if name.endswith("METADATA"))
+    assert f"Version: {cam_callbacks.__version__}\n" in wheel.read(metadata).decode()
+    assert text("README.md").splitlines()[2] in wheel.read(metadata).decode()
+
+
+# What importing costs
+
+
+@pytest.mark.parametrize(
+    ("statement", "not_loaded"),
+    [
+        ("import cam_callbacks", {"torch", "torchvision", "matplotlib", "numpy", "PIL", "tensorboard"}),
+        ("import cam_callbacks.tab.loader", {"torch", "torchvision", "matplotlib", "lightning", "pytorch_lightning"}),
+        ("import cam_callbacks.report.command", {"torch", "torchvision", "matplotlib", "lightning"}),
+        ("from cam_callbacks import ScoreCAM, ProbeSet", {"matplotlib", "cv2", "lightning", "pytorch_lightning"}),
+    ],
+)
+def test_importing_a_part_loads_only_what_it_needs(statement: str, not_loaded: set[str]) -> None:
+    code = f"{statement}\nimport sys\nprint(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
+    assert not_loaded & set(done.stdout.split()) == set()
+
+
+# The documentation
+
+
+class _Loader(yaml.SafeLoader):
+    """Reads mkdocs.yml, whatever tags it has."""
+
+
+def pages_of_the_navigation() -> list[str]:
+    def leaves(entries: Any) -> Iterator[str]:
+        if isinstance(entries, str):
+            yield entries
+        else:
+            for entry in entries.values() if isinstance(entries, dict) else entries:
+                yield from leaves(entry)
+
+    return list(leaves(yaml.load(text("mkdocs.yml"), _Loader)["nav"]))
+
+
+def test_the_navigation_has_each_page_once() -> None:
+    listed = pages_of_the_navigation()
+    assert len(listed) == len(set(listed))
+    outside = {"CONTRIBUTING.md", *(str(path.relative_to(ROOT)) for path in ROOT.glob("example_projects/**/README.md"))}
+    assert set(listed) == {str(path.relative_to(DOCS)) for path in DOCS.rglob("*.md")} | outside
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    pytest.importorskip("mkdocstrings", reason='needs the extra "docs"')
+    folder = tmp_path_factory.mktemp("site")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(folder)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def test_the_site_is_built_without_a_warning_and_asks_no_other_host(site: Path) -> None:
+    pages = list(site.rglob("*.html"))
+    assert len(pages) > len(list(DOCS.rglob("*.md")))
+    for page in pages:
+        fetched = re.findall(r"<(?:script|img|link|iframe)\b[^>]*?(?:src|href)=\"([^\"]+)\"", page.read_text("utf-8"))
+        assert [address for address in fetched if "//" in address] == [], page
+
+
+def test_the_reference_has_each_public_name(site: Path) -> None:
+    pages = "".join(page.read_text("utf-8") for page in (site / "reference").glob("*.html"))
+    missing = [name for name in cam_callbacks.__all__ if not re.search(rf'id="cam_callbacks\.[\w.]+\.{name}"', pages)]
+    assert missing == []
+
+
+def test_each_picture_is_shown_and_made_by_a_script() -> None:
+    shown = "".join(path.read_text("utf-8") for path in DOCS.rglob("*.md"))
+    scripts = text("Makefile") + "".join(path.read_text("utf-8") for path in DOCS.glob("pictures*.py"))
+    for picture in (DOCS / "images").iterdir():
+        assert f"images/{picture.name}" in shown, picture
+        assert picture.stem in scripts, picture
+
+
+def test_scripts_that_pages_name_are_there() -> None:
+    for page in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *DOCS.rglob("*.md")]:
+        named = re.findall(r"\b(?:benchmarks|docs|tests|example_projects)/[\w/]+\.py\b", page.read_text("utf-8"))
+        not_made = {"tests/methods/test_your_cam.py"}
+        assert [name for name in named if name not in not_made and not (ROOT / name).is_file()] == [], page
+
+
+# The example projects
+
+EXAMPLES = sorted(path.parent.name for path in ROOT.glob("example_projects/*/README.md"))
+
+
+def test_each_example_project_has_a_readme() -> None:
+    folders = {path.parent.name for path in ROOT.glob("example_projects/*/*.py")}
+    assert folders == set(EXAMPLES)
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_an_example_project_is_listed_tested_and_says_how_to_run_it(name: str) -> None:
+    assert f"({name}/README.md)" in text("example_projects/README.md")
+    assert (ROOT / "tests" / "example_projects" / f"test_{name}.py").is_file()
+    assert re.search(r"^    (cd|python|make|pip) ", text(f"example_projects/{name}/README.md"), re.MULTILINE)
+
+
+# The files around them
+
+
+def test_all_files_name_the_same_version() -> None:
+    version = cam_callbacks.__version__
+    assert f'\nversion = "{version}"\n' in text("pyproject.toml")
+    assert yaml.safe_load(text("CITATION.cff"))["version"] == version
+    assert f"\n## {version}" in text("docs/changelog.md")
+
+
+def test_the_commit_hooks_run_the_ruff_of_the_extra() -> None:
+    (pinned,) = re.findall(r'"ruff==([\d.]+)"', text("pyproject.toml"))
+    revisions = {repo["repo"]: repo.get("rev") for repo in yaml.safe_load(text(".pre-commit-config.yaml"))["repos"]}
+    assert revisions["https://github.com/astral-sh/ruff-pre-commit"] == f"v{pinned}"
+
+
+@pytest.mark.parametrize(
+    "page", ["README.md", "CONTRIBUTING.md", "docs/index.md", "docs/get_started.md", str(WORKFLOW)]
+)
+def test_targets_of_make_that_are_named_are_there(page: str) -> None:
+    targets = set(re.findall(r"^([a-z-]+):", text("Makefile"), re.MULTILINE))
+    named = set(re.findall(r"(?:`|^    |run: )make ([a-z-]+)", text(page), re.MULTILINE))
+    assert named - targets == set()
+
+
+def test_forms_and_workflow_can_be_read() -> None:
+    jobs = yaml.safe_load(WORKFLOW.read_text("utf-8"))["jobs"]
+    assert all(job["steps"] for job in jobs.values())
+    for form in WORKFLOW.parents[1].glob("ISSUE_TEMPLATE/*.yml"):
+        read = yaml.safe_load(form.read_text("utf-8"))
+        assert form.stem == "config" or read.keys() >= {"name", "description", "body"}, form
