@@ -5,16 +5,16 @@ BIN := $(VENV)/bin
 LOGS := lightning_logs
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format bench clean
+.PHONY: help demo test lint format bench docs docs-pictures clean
 
 help: ## Show this help
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
 
 demo: $(VENV)/.examples ## Train the biased and the balanced network, make the picture, say how to open TensorBoard
 	$(BIN)/python example_projects/colour_bias/demo.py
 
 test: $(VENV)/.test ## Run all tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile $(ARGS)  # one thread a process: on tiny tensors more of them only wait
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder $(ARGS)  # one thread each: on tiny tensors more only wait
 
 lint: $(VENV)/.dev ## Check the format, the style and the types
 	$(BIN)/ruff format --check .
@@ -32,6 +32,14 @@ bench: $(VENV)/.test ## Run the benchmarks in their short form
 	$(BIN)/python benchmarks/memory.py --short
 	$(BIN)/python benchmarks/bias_detection.py --short
 	$(BIN)/python benchmarks/scaling.py --short
+
+docs: $(VENV)/.docs ## Build the documentation; a warning is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+docs-pictures: $(VENV)/.examples $(VENV)/.test ## Make every picture of the documentation
+	$(BIN)/python example_projects/colour_bias/demo.py --logs build/colour_bias --picture docs/images/colour_bias.png
+	$(BIN)/python docs/pictures_score_cam.py
+	$(BIN)/python docs/pictures.py
 
 clean: ## Remove the virtual environment and all that was made
 	rm -rf $(VENV) $(LOGS) build dist .mypy_cache .ruff_cache .pytest_cache

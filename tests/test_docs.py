@@ -11,9 +11,11 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
+from jsonargparse import ArgumentParser
 
 import cam_callbacks
-from cam_callbacks import Explanation
+from cam_callbacks import CAMMonitor, Explanation
 
 ROOT = Path(__file__).parents[1]
 PAGES = [
@@ -23,6 +25,7 @@ PAGES = [
     *sorted((ROOT / "example_projects").rglob("*.md")),
 ]
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+YAML_BLOCK = re.compile(r"^```yaml\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,27 @@ def test_a_section_runs_and_skips_no_heatmap(section, tmp_path, monkeypatch):
     for name, value in section.run().items():
         if isinstance(value, Explanation):
             assert not value.skipped.any(), name
+
+
+def monitors_in_yaml():
+    """The CAMMonitors in the blocks of YAML for LightningCLI; those for Hydra are in test_hydra.py."""
+    for page in PAGES:
+        for block in YAML_BLOCK.findall(page.read_text(encoding="utf-8")):
+            for callback in yaml.safe_load(block)["trainer"]["callbacks"]:
+                if callback.get("class_path") == "cam_callbacks.CAMMonitor":
+                    yield pytest.param(callback, id=page.name)
+
+
+@pytest.mark.parametrize("callback", list(monitors_in_yaml()))
+@pytest.mark.filterwarnings("ignore")  # a newer jsonargparse has another name for building
+def test_a_monitor_in_yaml_is_built(callback, tmp_path, monkeypatch):
+    (tmp_path / "train.py").write_text("def my_batch_fn(batch):\n    return batch\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--monitor", type=CAMMonitor)
+    built = parser.instantiate_classes(parser.parse_object({"monitor": callback}))
+    assert isinstance(built.monitor, CAMMonitor)
+    assert built.monitor.num_probes == callback["init_args"]["num_probes"]
 
 
 @pytest.mark.parametrize("page", ["coming_from.md", "tasks.md"])

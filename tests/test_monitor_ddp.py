@@ -123,7 +123,9 @@ def run(folder: Path, strategy: str, devices: int = 2, method: str = "score", fa
     (folder / "script.py").write_text(SCRIPT)
     paths = [str(Path(__file__).parent), str(Path(__file__).parent.parent)]
     command = [sys.executable, str(folder / "script.py"), str(folder), strategy, str(devices), method, failing]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([*paths, os.environ.get("PYTHONPATH", "")])}
+    # A seed that another test has set would be taken over by ddp alone.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PL_")}
+    environment["PYTHONPATH"] = os.pathsep.join([*paths, os.environ.get("PYTHONPATH", "")])
     with open(folder / "printed.txt", "w+") as printed:
         # A session of its own, so that its own processes end with it where it hangs.
         process = subprocess.Popen(command, env=environment, stdout=printed, stderr=printed, start_new_session=True)
