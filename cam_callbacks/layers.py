@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor
-from torchvision.ops import Permute
 
 from cam_callbacks.layouts import ReshapeTransform, is_channels_first, to_maps
 from cam_callbacks.outputs import logits_of
@@ -237,7 +236,7 @@ def _calls(model: nn.Module, image: Tensor, forward: Forward) -> tuple[Any, list
             if inner:
                 passed_over = all(call.passed_over for call in inner)
             else:
-                passed_over = isinstance(module, _PASSED_OVER) or (tokens and not _carries_on(module))
+                passed_over = _rearranges(module) or (tokens and not _carries_on(module))
             calls.append(_Call(name, output, passed_over, tokens, has_weights))
 
         return keep
@@ -305,7 +304,12 @@ def bytes_put_out(model: nn.Module, images: Tensor, forward: Forward) -> int:
 
 _POOLING = [f"{kind}Pool{d}d" for kind in ("Max", "Avg", "AdaptiveMax", "AdaptiveAvg", "LP") for d in (1, 2, 3)]
 _DROPOUT = ["Dropout", "Dropout1d", "Dropout2d", "Dropout3d", "AlphaDropout", "FeatureAlphaDropout"]
-_PASSED_OVER = (*(getattr(nn, name) for name in [*_POOLING, *_DROPOUT, "Identity", "Softmax"]), Permute)
+_PASSED_OVER = tuple(getattr(nn, name) for name in [*_POOLING, *_DROPOUT, "Identity", "Softmax"])
+
+
+def _rearranges(module: nn.Module) -> bool:
+    """Whether a module computes no features; torchvision's permutation is told by its name, without importing it."""
+    return isinstance(module, _PASSED_OVER) or type(module).__name__ == "Permute"
 
 
 def mesh_of(model: nn.Module) -> DeviceMesh | None:

@@ -86,6 +86,10 @@ class LogOut:
         self._said: set[str] = set()
         self._failures: Counter[str] = Counter()  # in a row, by logger
 
+    def begin_anew(self) -> None:
+        """Forget earlier failures."""
+        self._failures.clear()
+
     def log(
         self, loggers: list[Any], folder: str | Path, records: Mapping[str, Picture | str], step: int
     ) -> list[Failed]:

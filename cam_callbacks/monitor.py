@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import traceback
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_warn
@@ -30,7 +31,7 @@ from cam_callbacks.audit.estimates import bootstrap
 from cam_callbacks.audit.faithfulness import randomisation
 from cam_callbacks.audit.verdict import Verdict
 from cam_callbacks.auditor import Audited, Auditor, Observation
-from cam_callbacks.batches import BatchFn, Labels, Samples, read_batch
+from cam_callbacks.batches import BatchFn, Labels
 from cam_callbacks.explanation import Explanation
 from cam_callbacks.history import History, PastLook
 from cam_callbacks.loggers import LogOut
@@ -40,6 +41,7 @@ from cam_callbacks.methods.score_cam import ScoreCAM
 from cam_callbacks.outputs import ForwardFn
 from cam_callbacks.pictures import audit_pictures
 from cam_callbacks.probes import ProbeCollector, ProbeSet
+from cam_callbacks.reader import Reader
 from cam_callbacks.report.page import write_report
 from cam_callbacks.tab_data import TabData, readable
 from cam_callbacks.targets import Target, TargetFn
@@ -48,8 +50,6 @@ from cam_callbacks.undisturbed import random_state_kept
 
 if TYPE_CHECKING:
     from pytorch_lightning import LightningModule, Trainer
-
-T = TypeVar("T")
 
 _FAILURES_IN_A_ROW = 3
 _LOOKS_IN_HISTORY = 5
@@ -223,6 +223,7 @@ class CAMMonitor(CallbackBase):
         self._failures = 0  # evaluations in a row that failed
         self._audit_failures = 0  # audits in a row
         self._fingerprint: str | None = None  # of the probes in the history
+        self._how: str | None = None  # method and layer of the history
         self._sent = False  # whether all ranks have the probes
         # Of the evaluation that is going on:
         self._collector: ProbeCollector | None = None
@@ -247,7 +248,8 @@ class CAMMonitor(CallbackBase):
         Tensors and primitives only, so that it can be loaded with `weights_only`.
         """
         room = _BYTES_IN_CHECKPOINT
-        probes = self.probes if self.probes is not None and self.probes.nbytes <= room else None
+        fits = self.probes is not None and self.probes.nbytes <= room
+        probes = self.probes if fits and not self._given else None
         room -= 0 if probes is None else probes.nbytes
         history = self._history.state_dict(room)
         room -= sum(look["raw"].nbytes for look in history["looks"])
@@ -255,6 +257,7 @@ class CAMMonitor(CallbackBase):
             "layer": self._layer,
             "probes": None if probes is None else probes.state_dict(),
             "fingerprint": self._fingerprint,
+            "how": self._how,
             "history": history,
             "audit": None if self._auditor is None else self._auditor.state_dict(room),
         }
@@ -265,14 +268,18 @@ class CAMMonitor(CallbackBase):
             self._layer = state_dict["layer"]
         if not self._given and state_dict["probes"] is not None:
             self.probes = ProbeSet.from_state_dict(state_dict["probes"])
-        self._fingerprint = state_dict["fingerprint"]
+        self._fingerprint, self._how = state_dict["fingerprint"], state_dict.get("how")
+        self._sent = False
         self._history.load_state_dict(state_dict["history"])
         if self._auditor is not None and state_dict.get("audit") is not None:
             self._auditor.load_state_dict(state_dict["audit"])
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Begin with no failures; check the strategy, and that no other monitor writes to the same tags."""
-        self._failures = 0
+        self._failures = self._audit_failures = 0
+        self._log_out.begin_anew()
+        if self._auditor is not None:
+            self._auditor.gave_up = False
         lightning.check_strategy(trainer)
         names = [other.name for other in trainer.callbacks if isinstance(other, CAMMonitor)]  # type: ignore[attr-defined]
         if names.count(self.name) > 1:
@@ -354,10 +361,13 @@ class CAMMonitor(CallbackBase):
         """Compare the last heatmaps with those of random weights, if asked to."""
         if not self.check_randomisation or self._looked is None:
             return
-        self._error = None
-        self._attempt(self._randomise, trainer, pl_module)
-        if self._error is not None:
-            self._fail(trainer)
+        try:
+            with torch.inference_mode(False), torch.no_grad():
+                self._randomise(trainer, pl_module)
+        except Exception:
+            if self.on_error == "raise":
+                raise
+            warnings.warn(f"CAMMonitor could not check randomisation.\n{traceback.format_exc()}", stacklevel=2)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the report, if asked to."""
@@ -409,8 +419,10 @@ class CAMMonitor(CallbackBase):
         if not self._run(stages, trainer, pl_module):
             self._fail(trainer)
             return
+        if trainer.sanity_checking or not self._due(trainer):
+            return
         self._failures = 0
-        if self._auditor is not None and not trainer.sanity_checking and self._due(trainer):
+        if self._auditor is not None and self._audit_failures < _FAILURES_IN_A_ROW:
             stages = [self._audit_pick, self._audit_share, self._audit_look, self._audit_gather, self._audit_log]
             if self._run(stages, trainer, pl_module):
                 self._audit_failures = 0
@@ -448,31 +460,34 @@ class CAMMonitor(CallbackBase):
     def _fail(self, trainer: Trainer) -> None:
         """On all ranks: raise where an error may end the run, else say what happened."""
         self._failures += 1
+        own = self._error is not None
         error = self._error or RuntimeError("CAMMonitor failed on another rank")
+        self._error = None
         if trainer.sanity_checking and isinstance(error, (TypeError, ValueError)):
             raise Misconfiguration(f"CAMMonitor(explain={self.explain!r}): {error}") from error
         if trainer.sanity_checking or self.on_error == "raise":
             raise error
-        if self._error is not None or trainer.is_global_zero:
-            self._say_failed(error, "CAMMonitor failed at", self._failures, "The run goes on.")
+        if own or trainer.is_global_zero:
+            self._say_failed(trainer, error, "CAMMonitor failed", self._failures, "The run goes on.")
 
     def _fail_audit(self, trainer: Trainer) -> None:
-        """The same for the audit, which costs no heatmap; after three failures in a row it is given up."""
+        """The same for the audit, which costs no heatmap; after three failures in a row there is none in this run."""
         self._audit_failures += 1
+        own = self._error is not None
         error = self._error or RuntimeError("the audit of CAMMonitor failed on another rank")
+        self._error = None
         if self.on_error == "raise":
             raise error
-        if self._error is not None or trainer.is_global_zero:
+        if own or trainer.is_global_zero:
             going_on = "Heatmaps and the run go on."
-            self._say_failed(error, "CAMMonitor failed to audit at", self._audit_failures, going_on)
-        if self._audit_failures == _FAILURES_IN_A_ROW:
-            self._auditor = None
+            self._say_failed(trainer, error, "CAMMonitor failed to audit", self._audit_failures, going_on)
 
-    def _say_failed(self, error: Exception, what: str, failures: int, going_on: str) -> None:
+    def _say_failed(self, trainer: Trainer, error: Exception, what: str, failures: int, going_on: str) -> None:
+        at = f"at the evaluation of epoch {trainer.current_epoch}, step {lightning.step(trainer)}"
         last = failures == _FAILURES_IN_A_ROW
         then = "three times in a row: it gives up" if last else "it tries again at the next one"
         trace = "".join(traceback.format_exception(error))
-        warnings.warn(f"{what} this evaluation, {then}. {going_on}\n{trace}", stacklevel=2)
+        warnings.warn(f"{what} {at}, {then}. {going_on}\n{trace}", stacklevel=2)
 
     # The stages of an evaluation: collect at every batch; after the last one pick and share, then check, or look and
     # log.
@@ -480,52 +495,38 @@ class CAMMonitor(CallbackBase):
     def _collect(self, trainer: Trainer, batch: Any) -> None:
         if self._source is not None:
             with random_state_kept():
-                self.probes = self._read_source(trainer, batch)
+                self.probes = self._reader.probes(self._source, self.num_probes, trainer, batch)
             self._source = None
         if self._collector is not None:
-            samples = self._read(batch)
+            samples = self._reader.samples(batch)
             self._collector.offer(samples)
         elif self._auditor is not None and self._auditor.collects:
             try:
-                samples = self._read(batch)
+                samples = self._reader.samples(batch)
             except (TypeError, ValueError) as error:  # the probes were given: nothing else depends on the batches
                 self._warn_once(f"CAMMonitor audits nothing: {error}")
                 self._auditor.give_up()
         if self._auditor is not None and self._auditor.collects:
             self._auditor.offer(samples)
 
-    def _read(self, batch: Any) -> Samples:
-        samples = read_batch(batch, self.batch_fn, self._labels, self.object_values)
-        if samples.note is not None:
-            self._warn_once(f"CAMMonitor: {samples.note}")
-        return samples
-
     @property
-    def _labels(self) -> Labels:
-        if callable(self.explain):
-            return "ignored"
-        return "needed" if self.explain in ("true", "both") else "welcome"
-
-    def _read_source(self, trainer: Trainer, batch: Any) -> ProbeSet:
-        """The probes from the folder or the data set that the user named; photos at the size of the batch's images."""
-        if not isinstance(self._source, (str, Path)):
-            return ProbeSet.from_dataset(self._source, self.num_probes, self.batch_fn, self._labels)
-        images = self._read(batch).images
-        names = self.class_names or _first(datasets.class_names, lightning.datasets(trainer))
-        normalization = self.normalization or _first(datasets.normalization, lightning.datasets(trainer))
-        if normalization is None and not render.displayable(images, None):
-            raise ValueError(
-                f"probes={str(self._source)!r}: how to normalise these photos for the model is not known; give "
-                'normalization=(mean, std) or normalization="imagenet"'
-            )
-        return ProbeSet.from_folder(self._source, images.shape[2:], normalization, names, self.num_probes)
+    def _reader(self) -> Reader:
+        labels: Labels = "needed" if self.explain in ("true", "both") else "welcome"
+        return Reader(
+            self.batch_fn,
+            "ignored" if callable(self.explain) else labels,
+            self.object_values,
+            self.class_names,
+            self.normalization,
+            self._warn_once,
+        )
 
     def _pick(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Choose the probes of this evaluation; the first rank chooses for all."""
         if self._ranks_have_them:
             self._picked = self.probes
         elif trainer.is_global_zero:
-            self._picked = self._described(trainer, self._chosen())
+            self._picked = self._reader.described(self._chosen(), trainer)
 
     @property
     def _ranks_have_them(self) -> bool:
@@ -553,28 +554,19 @@ class CAMMonitor(CallbackBase):
             self.probes, self._sent = self._picked, True
             self._notice_change(self._picked)
 
-    def _described(self, trainer: Trainer, probes: ProbeSet) -> ProbeSet:
-        """The probes with class names and normalisation: the user's word, else their own, else that of the data."""
-        names = self.class_names or probes.class_names or _first(datasets.class_names, lightning.datasets(trainer))
-        normalization = (
-            self.normalization or probes.normalization or _first(datasets.normalization, lightning.datasets(trainer))
-        )
-        if not render.displayable(probes.images, normalization):
-            wrong = f"{normalization} does not bring them into [0, 1]" if normalization else "it is not known"
-            normalization = None
-            if not render.displayable(probes.images, None):
-                self._warn_once(
-                    f"How the images were normalised: {wrong}. They are shown scaled to their own minimum and maximum; "
-                    'give CAMMonitor(normalization=(mean, std)) or normalization="imagenet"'
-                )
-        return replace(probes, class_names=names, normalization=normalization)
-
     def _notice_change(self, probes: ProbeSet) -> None:
         fingerprint = probes.fingerprint
         if self._fingerprint not in (None, fingerprint):
             self._warn_once("The probes are not those of the earlier run: their history begins anew")
             self._history = History()
         self._fingerprint = fingerprint
+
+    def _notice_other_maps(self, explanation: Explanation) -> None:
+        how = re.sub(r" at 0x\w+", "", f"{self.method} of {explanation.target_layer}")
+        if self._how not in (None, how):
+            self._warn_once(f"The heatmaps of the earlier run were others ({self._how}): their history begins anew")
+            self._history = History()
+        self._how = how
 
     def _check(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Raise on bad input what a look would raise, without the passes of one."""
@@ -624,6 +616,7 @@ class CAMMonitor(CallbackBase):
         self._folder = lightning.folder(trainer)  # asked for on all ranks
         now = PastLook(lightning.step(trainer), trainer.current_epoch, explanation.raw)
         if lightning.fitting(trainer):
+            self._notice_other_maps(explanation)
             self._history.add(now)
         past = [] if trainer.testing else self._history.selected(_LOOKS_IN_HISTORY, now)
         brightest = None
@@ -638,7 +631,7 @@ class CAMMonitor(CallbackBase):
         self._audit_images = None if trainer.testing else self._auditor.images
         if self._audit_images is not None or not trainer.is_global_zero:
             return
-        self._audit_images = self._auditor.pick(lambda images: self._described(trainer, images))
+        self._audit_images = self._auditor.pick(lambda images: self._reader.described(images, trainer))
         if self._audit_images is None and not self._auditor.gave_up:
             self._warn_once(
                 "CAMMonitor audits nothing: no labels of two or more classes came with the images. audit=False "
@@ -703,7 +696,8 @@ class CAMMonitor(CallbackBase):
             if self.on_alarm == "stop":
                 trainer.should_stop = True
             elif callable(self.on_alarm):
-                self.on_alarm(self.verdict)
+                with random_state_kept():
+                    self.on_alarm(self.verdict)
 
     def _send(self, trainer: Trainer) -> None:
         """Send pictures, texts and the tab's data to the loggers; one that fails costs the others nothing."""
@@ -716,8 +710,8 @@ class CAMMonitor(CallbackBase):
         for each in failed:
             if self.on_error == "raise":
                 raise each.error
-            what = f"CAMMonitor: {each.what} failed at"
-            self._say_failed(each.error, what, each.times, "Whatever else is logged, and the run, go on.")
+            what = f"CAMMonitor: {each.what} failed"
+            self._say_failed(trainer, each.error, what, each.times, "Whatever else is logged, and the run, go on.")
 
     def _write_for_tab(self, trainer: Trainer) -> None:
         assert self._looked is not None
@@ -788,8 +782,3 @@ class CAMMonitor(CallbackBase):
         if message not in self._said:
             self._said.add(message)
             rank_zero_warn(message)
-
-
-def _first(ask: Callable[[Any], T | None], sources: Iterable[Any]) -> T | None:
-    """The first answer that is not None."""
-    return next((answer for answer in map(ask, sources) if answer is not None), None)

@@ -167,12 +167,11 @@ class ProbeSet:
     def state_dict(self) -> dict[str, Any]:
         """Tensors and primitives only, so that a checkpoint with it loads with `weights_only`."""
         normalization = None if self.normalization is None else [list(part) for part in self.normalization]
+        parts = {name: getattr(self, name) for name in ("images", "targets", "masks", "groups")}
         return {
-            "images": self.images,
-            "targets": self.targets,
-            "masks": self.masks,
+            # Copies: of a view all that it is a view of would be saved.
+            **{name: None if part is None else part.clone() for name, part in parts.items()},
             "masks_estimated": self.masks_estimated,
-            "groups": self.groups,
             "class_names": None if self.class_names is None else list(self.class_names),
             "normalization": normalization,
         }

@@ -106,10 +106,28 @@ def forward_in_precision(trainer: Trainer, forward_fn: outputs.ForwardFn | None)
     """The user's forward in the precision that the trainer validates in: autocast is off in callbacks otherwise."""
 
     def call(model: nn.Module, images: Tensor) -> Any:
-        with trainer.precision_plugin.val_step_context():
+        with trainer.precision_plugin.val_step_context(), _logging_nothing(model):
             return outputs.forward(model, images, forward_fn)
 
     return call
+
+
+@contextmanager
+def _logging_nothing(model: nn.Module) -> Iterator[None]:
+    """What the module logs in its forward is of its own steps: passes of masked images must not change its metrics."""
+    names = ("log", "log_dict")
+    before = {name: value for name, value in vars(model).items() if name in names}
+    try:
+        vars(model).update(dict.fromkeys(names, _nothing))
+        yield
+    finally:
+        for name in names:
+            vars(model).pop(name, None)
+        vars(model).update(before)
+
+
+def _nothing(*_args: Any, **_options: Any) -> None:
+    """Do nothing."""
 
 
 def check_strategy(trainer: Trainer) -> None:

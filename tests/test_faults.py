@@ -5,7 +5,9 @@ python tests/test_faults.py > docs/faults.md
 
 from __future__ import annotations
 
+import copy
 import os
+import pickle
 import re
 import signal
 import socket
@@ -23,13 +25,13 @@ import pytest
 import torch
 from lightning.pytorch import Callback, Trainer, seed_everything
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
-from lightning_runs import BATCH, Squares, TinyModule, fit, image_steps, loader, scalars, when
+from lightning_runs import BATCH, Squares, TinyModule, fit, image_steps, loader, own_warnings, scalars, when
 from torch import Tensor
 from torch.utils.data import Dataset, TensorDataset
 from torch.utils.tensorboard import SummaryWriter
 from traces import around, state_of
 
-from cam_callbacks import CAMMonitor, ScoreCAM
+from cam_callbacks import CAM, CAMMonitor, ScoreCAM
 
 STEPS = 3
 """Of an epoch."""
@@ -744,7 +746,7 @@ from lightning.pytorch import Callback, Trainer, seed_everything
 from lightning_runs import Squares, TinyModule, loader, quiet
 from test_faults import BrokenUploads, Watches, in_epoch_1
 from traces import around
-from cam_callbacks import CAMMonitor, ScoreCAM
+from cam_callbacks import CAM, CAMMonitor, ScoreCAM
 
 folder = Path(sys.argv[1])
 
@@ -844,6 +846,65 @@ def test_the_tags_of_all_numbers_are_names_that_mlflow_takes(names: tuple[str, .
     assert len(set(handed_over)) == len(tags) > 9
     for tag in handed_over:
         validation._validate_metric_name(tag)
+
+
+def test_validations_without_a_look_do_not_count_as_successes(tmp_path: Path) -> None:
+    broken = when(lambda module: True, OSError("gone"))
+    with own_warnings() as said:
+        fit(tmp_path, CAMMonitor(num_probes=PROBES, every_n_epochs=2, forward_fn=broken), max_epochs=10)
+    assert len(said) == 3
+    assert "gives up" in said[2]
+
+
+def test_an_audit_that_was_given_up_is_tried_again_in_the_next_fit(tmp_path: Path) -> None:
+    fails = [True]
+
+    def forward(module: Any, images: torch.Tensor) -> Any:
+        if fails[0] and len(images) == AUDITED:
+            raise OSError("gone")
+        return module(images)
+
+    monitor = CAMMonitor("features", num_probes=PROBES, num_audit_images=AUDITED, forward_fn=forward, method=CAM())
+    fit(tmp_path / "first", monitor, max_epochs=4)
+    assert monitor.audit is None
+    fails[0] = False
+    fit(tmp_path / "second", monitor)
+    assert monitor.audit is not None
+
+
+class UnpicklableError(Exception):
+    def __init__(self, one: str, two: str) -> None:
+        super().__init__(one)
+
+
+def test_after_a_failed_look_the_monitor_can_be_copied_and_pickled(tmp_path: Path) -> None:
+    copied = []
+
+    class Copies(Callback):
+        def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
+            copied.append((copy.deepcopy(monitor), pickle.dumps(monitor)))
+
+    error = UnpicklableError("one", "two")
+    monitor = CAMMonitor(num_probes=PROBES, forward_fn=Raises(error))
+    with own_warnings() as said:
+        fit(tmp_path, [monitor, Copies()])
+    assert len(copied) == 2
+    assert any("CAMMonitor failed" in text for text in said)
+
+
+class Raises:
+    """A forward_fn that can be pickled, and raises once training has begun."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+    def __call__(self, module: Any, images: torch.Tensor) -> Any:
+        if not module.trainer.sanity_checking:
+            raise self.error
+        return module(images)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
 
 
 def test_the_page_of_faults_is_up_to_date() -> None:

@@ -148,10 +148,45 @@ def test_a_checkpoint_saved_before_the_first_look_can_be_resumed(tmp_path: Path)
 
 
 def test_probes_above_ten_megabytes_are_left_out_of_the_checkpoint() -> None:
-    small, large = (CAMMonitor(probes=ProbeSet(torch.zeros(count, 3, 512, 512))) for count in (3, 4))
+    small, large = CAMMonitor(), CAMMonitor()
+    small.probes, large.probes = (ProbeSet(torch.zeros(count, 3, 512, 512)) for count in (3, 4))
     size = 3 * 3 * 512 * 512 * 4
     assert small.state_dict()["probes"]["images"].nbytes == size < 10 * 2**20
     assert large.state_dict()["probes"] is None
+
+
+def test_probes_that_are_a_part_of_a_large_tensor_are_saved_without_the_rest() -> None:
+    monitor = CAMMonitor()
+    monitor.probes = ProbeSet(torch.zeros(1000, 3, 32, 32)[:2])
+    assert monitor.state_dict()["probes"]["images"].untyped_storage().nbytes() == 2 * 3 * 32 * 32 * 4
+
+
+def test_given_probes_are_not_saved() -> None:
+    assert CAMMonitor(probes=ProbeSet(torch.zeros(2, 3, 8, 8))).state_dict()["probes"] is None
+
+
+def test_other_given_probes_are_noticed_though_the_monitor_was_used_before_the_resume(tmp_path: Path) -> None:
+    first, others = (ProbeSet(data.images[:3], data.targets[:3]) for data in (Squares(), Squares(seed=5)))
+    trainer = fit(tmp_path / "first", CAMMonitor(probes=first))
+    trainer.save_checkpoint(tmp_path / "last.ckpt")
+    monitor = CAMMonitor(probes=others)
+    Trainer(callbacks=[monitor], **quiet(tmp_path / "before")).validate(TinyModule(), shuffled(), verbose=False)
+    resumed(tmp_path / "second", monitor, tmp_path / "last.ckpt", max_epochs=2)
+    assert [look.epoch for look in looked(monitor)] == [1]
+
+
+@pytest.mark.parametrize("other", [{"target_layer": "features.3"}, {"method": GradCAM()}])
+def test_maps_of_another_layer_or_method_are_no_continuation(tmp_path: Path, other: dict[str, Any]) -> None:
+    usual: dict[str, Any] = {"target_layer": "features.4", "num_probes": 6}
+    trainer = fit(tmp_path / "first", CAMMonitor(**usual))
+    trainer.save_checkpoint(tmp_path / "last.ckpt")
+    same, changed = CAMMonitor(**usual), CAMMonitor(**usual | other)
+    resumed(tmp_path / "same", same, tmp_path / "last.ckpt", max_epochs=2)
+    with own_warnings() as said:
+        resumed(tmp_path / "changed", changed, tmp_path / "last.ckpt", max_epochs=2)
+    assert [look.epoch for look in looked(same)] == [0, 1]
+    assert [look.epoch for look in looked(changed)] == [1]
+    assert any("their history begins anew" in text for text in said)
 
 
 @pytest.mark.parametrize("same", [True, False])

@@ -153,3 +153,32 @@ def test_the_options_are_what_they_are_called(unwatched: Callable[[str], Trained
     for name in ("gradients accumulated over three batches", "bf16-mixed", "Monte-Carlo dropout", "no sanity check"):
         same = name == "no sanity check"  # Lightning puts the generators back after it
         assert (losses[name] == plain) == same, name
+
+
+class LogsInForward(TinyModule):
+    """As those do who watch a feature: every forward counts."""
+
+    def forward(self, images: torch.Tensor) -> Any:
+        if self._trainer is not None and not self.training:
+            self.log("brightness", images.mean(), on_epoch=True)
+        return super().forward(images)
+
+
+def test_what_the_module_logs_in_its_forward_is_of_its_own_steps_only(tmp_path: Path) -> None:
+    for name, monitor in (("without", None), ("with", CAMMonitor(num_probes=4, num_audit_images=12))):
+        fit(tmp_path / name, monitor, LogsInForward())
+    assert scalars(tmp_path / "without")["brightness"] == scalars(tmp_path / "with")["brightness"]
+
+
+def test_a_batch_fn_that_draws_random_numbers_changes_no_weight(tmp_path: Path) -> None:
+    def draws(batch: Any) -> Any:
+        torch.rand(3)
+        return batch
+
+    weights = []
+    for name, monitor in (("without", None), ("with", CAMMonitor(num_probes=4, batch_fn=draws))):
+        module = TinyModule()
+        fit(tmp_path / name, monitor, module, max_epochs=2)
+        weights.append(module.state_dict())
+    for key, value in weights[0].items():
+        assert torch.equal(value, weights[1][key])

@@ -110,6 +110,7 @@ class Observed:
         correct: By change, (n,) whether the answer was right, NaN where there was none.
         probability: By change, (n,) probability of the true class, NaN where it is.
         raw: (n, *spatial of the layer) heat of the true class, NaN where skipped; None where no method applies.
+        heat_by: The name of the method.
         notes: What was left out, and why.
         passes: Forward samples spent, without the heatmaps.
     """
@@ -118,6 +119,7 @@ class Observed:
     correct: Mapping[str, Tensor]
     probability: Mapping[str, Tensor]
     raw: Tensor | None
+    heat_by: str | None
     notes: tuple[str, ...]
     passes: int
 
@@ -239,11 +241,11 @@ class Plan:
             for name, change in self._changes().items():
                 ask(name, change()[rows])
             images = self.images[rows]
-            raw, notes = _heat(model, images, self.targets[rows], target_layer, forward_fn, multi_label)
+            raw, heat_by, notes = _heat(model, images, self.targets[rows], target_layer, forward_fn, multi_label)
             if raw is not None:
                 hot = faithfulness.hottest_half(upsample(raw, images.shape[2:]))
                 ask("delete_hot", counterfactual.fill(images, hot))
-        return Observed(rows, ask.correct, ask.probability, raw, notes, ask.passes)
+        return Observed(rows, ask.correct, ask.probability, raw, heat_by, notes, ask.passes)
 
     def conclude(self, parts: Sequence[Observed]) -> AuditResult:
         """The numbers, from what was seen of all images together.
@@ -254,12 +256,17 @@ class Plan:
         order = torch.cat([part.rows for part in parts]).argsort()
         changes = [name for name in parts[0].correct if all(name in part.correct for part in parts)]
         raw = [part.raw for part in parts if part.raw is not None]
+        notes = [note for part in parts for note in part.notes]
+        if len({part.heat_by for part in parts}) > 1:
+            notes.append("Heat is not measured: not all processes could use the same method")
+            raw = []
         observed = Observed(
             rows=torch.arange(len(order)),
             correct={name: torch.cat([part.correct[name] for part in parts])[order] for name in changes},
             probability={name: torch.cat([part.probability[name] for part in parts])[order] for name in changes},
             raw=torch.cat(raw)[order] if len(raw) == len(parts) else None,
-            notes=tuple(dict.fromkeys(note for part in parts for note in part.notes)),
+            heat_by=parts[0].heat_by,
+            notes=tuple(dict.fromkeys(notes)),
             passes=sum(part.passes for part in parts),
         )
         return _Conclusion(self, observed).result()
@@ -298,15 +305,21 @@ def _heat(
     target_layer: TargetLayer,
     forward_fn: ForwardFn | None,
     multi_label: bool,
-) -> tuple[Tensor | None, tuple[str, ...]]:
-    """Heat of the true classes (n, *spatial of the layer); by Grad-CAM, or by CAM where there are no gradients."""
+) -> tuple[Tensor | None, str | None, tuple[str, ...]]:
+    """Heat of the true classes (n, *spatial of the layer); by Grad-CAM, or by CAM where there are no gradients.
+
+    Returns:
+        The heat, or None; the name of the method, or None; why those before it did not apply, where none did.
+    """
     reasons = []
     for method in (GradCAM(upsampling="none", multi_label=multi_label), CAM(upsampling="none")):
         try:
-            return method(model, images, target_layer, targets, forward_fn=forward_fn).raw.cpu(), ()
+            return method(model, images, target_layer, targets, forward_fn=forward_fn).raw.cpu(), method.name, ()
+        except torch.OutOfMemoryError:
+            raise
         except (ValueError, RuntimeError) as error:
             reasons.append(f"{method.name}: {error}")
-    return None, ("Heat is not measured: " + "; ".join(reasons),)
+    return None, None, ("Heat is not measured: " + "; ".join(reasons),)
 
 
 class _Conclusion:

@@ -131,6 +131,14 @@ class Network:
             torch.distributed.broadcast(values, group=self._mesh.get_group(dimension), group_src=0)
         return values
 
+    def _smallest(self, number: int) -> int:
+        """The smallest of the numbers that the processes have over which the model is spread."""
+        found = torch.tensor(number, device=self.images.device)
+        for dimension in range(0 if self._mesh is None else self._mesh.ndim):
+            group = self._mesh.get_group(dimension)  # type: ignore[union-attr]
+            torch.distributed.all_reduce(found, torch.distributed.ReduceOp.MIN, group)
+        return int(found)
+
     @property
     def batch_size(self) -> int:
         """Images forwarded at once, settled when first asked for."""
@@ -143,7 +151,7 @@ class Network:
         free, _ = torch.cuda.mem_get_info(self.images.device)
         cached = torch.cuda.memory_reserved(self.images.device) - torch.cuda.memory_allocated(self.images.device)
         each = layers.bytes_put_out(self.model, self.images, self._try) + 8 * self.images[0].nbytes
-        return max(1, min(_LARGEST_GPU_BATCH_SIZE, (free + cached) // 2 // each))
+        return self._smallest(max(1, min(_LARGEST_GPU_BATCH_SIZE, (free + cached) // 2 // each)))
 
     def run(self, images: Tensor) -> object:
         """What the model returns for images (B, C, *spatial)."""

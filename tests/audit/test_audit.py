@@ -220,3 +220,11 @@ class TestSharedOut:
             other = together.measures[name]
             assert torch.allclose(measure.values, other.values, atol=1e-5, equal_nan=True), name
         assert torch.equal(alone.donors.other, together.donors.other)
+
+    def test_heat_of_different_methods_is_not_mixed(self):
+        probes, model = scenes(), Reader(1)
+        plan = Plan(probes)
+        first, second = (plan.observe(model, torch.arange(at, len(probes), 2)) for at in range(2))
+        result = plan.conclude([first, replace(second, heat_by="CAM")])
+        assert "heat_on_object" not in result.measures
+        assert any("Heat is not measured" in note for note in result.notes)
