@@ -33,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         return _fail(f"--output {options.output} cannot be written: {error.strerror or error}")
     for each in skipped:
-        sys.stderr.write(f"Left out: {each['file']} {each['why']}\n")
+        sys.stderr.write(f"{'Read in part' if each['partly'] else 'Left out'}: {each['file']} {each['why']}\n")
     if not options.quiet:
         sys.stdout.write(f"{path}\n")
     return 0

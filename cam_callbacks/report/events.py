@@ -22,14 +22,29 @@ _HEADER, _FOOTER = 12, 4  # length and its checksum, before each message; checks
 
 
 class BrokenFileError(ValueError):
-    """An event file that cannot be read, or not to its end."""
+    """An event file that cannot be read, or not to its end.
+
+    Args:
+        why: What is wrong with it.
+        partly: Whether something of ours was read before the broken place.
+    """
+
+    def __init__(self, why: str, partly: bool = False) -> None:
+        super().__init__(f"{why}; what stands before that was read" if partly else why)
+        self.partly = partly
+
+
+class _DamagedError(ValueError):
+    """A place in an event file that cannot be read."""
 
 
 @dataclass
 class FileSeries:
     """What one monitor has recorded in one run, as a `cam_callbacks.recorded.Series`.
 
-    Of several blobs for one step, as after a resume, the one that was written last counts.
+    After a resume from an earlier step, what was written last counts: of several blobs for one step the last, and of
+    the training that was given up nothing after the step from which another went on; as TensorBoard's fast reader
+    does.
     """
 
     found: dict[str, dict[int, tuple[float, bytes]]] = field(default_factory=dict)
@@ -38,6 +53,8 @@ class FileSeries:
     def add(self, record: str, step: int, wall_time: float, blob: bytes) -> None:
         """Take in a blob."""
         of_record = self.found.setdefault(record, {})
+        for later in [each for each, (written, _) in of_record.items() if each > step and written <= wall_time]:
+            del of_record[later]
         if step not in of_record or of_record[step][0] <= wall_time:
             of_record[step] = (wall_time, blob)
 
@@ -68,9 +85,11 @@ def read(path: Path, into: dict[str, FileSeries]) -> Iterator[int]:
                     ours |= _take(Event.FromString(message), into)
                 yield _HEADER + len(message) + _FOOTER
     except OSError as error:
-        raise BrokenFileError(f"cannot be read: {error.strerror or error}") from error
+        raise BrokenFileError(f"cannot be read: {error.strerror or error}", ours) from error
     except DecodeError as error:
-        raise BrokenFileError("is damaged; what stands before the damaged place was read") from error
+        raise BrokenFileError("is damaged", ours) from error
+    except _DamagedError as error:
+        raise BrokenFileError(str(error), ours) from error
     if not ours:
         raise BrokenFileError("holds nothing that CAMMonitor has recorded for the report")
 
@@ -82,12 +101,10 @@ def _messages(file: BinaryIO, size: int) -> Iterator[bytes]:
         if len(header) == _HEADER:
             length, checksum = struct.unpack("<QI", header)
             if masked_crc32c(header[:8]) != checksum:
-                raise BrokenFileError(
-                    "is damaged; what stands before the damaged place was read" if at else "is no event file"
-                )
+                raise _DamagedError("is damaged" if at else "is no event file")
             at += _HEADER + length + _FOOTER
         if len(header) < _HEADER or at > size:
-            raise BrokenFileError("is cut off; what stands before its end was read")
+            raise _DamagedError("is cut off")
         yield file.read(length)
         file.read(_FOOTER)
 

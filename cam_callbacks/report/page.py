@@ -7,7 +7,7 @@ import hashlib
 import html
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from cam_callbacks import recorded
 from cam_callbacks.report.events import BrokenFileError, FileSeries, read
 
 _STATIC = Path(__file__).parent.parent / "tab" / "static"
-_EVENT_FILES = "*tfevents*"
+_EVENT_FILE = "tfevents"
 _PAGE = """<!doctype html>
 <html lang="en">
 <head>
@@ -47,7 +47,7 @@ class NothingRecordedError(ValueError):
     """No look of a CAMMonitor in any of the folders."""
 
 
-def write_report(folders: Sequence[str | Path], path: str | Path, progress: bool = False) -> list[dict[str, str]]:
+def write_report(folders: Sequence[str | Path], path: str | Path, progress: bool = False) -> list[dict[str, Any]]:
     """Write a report of all runs in some folders.
 
     Args:
@@ -56,7 +56,8 @@ def write_report(folders: Sequence[str | Path], path: str | Path, progress: bool
         progress: Whether to show a progress bar while the event files are read.
 
     Returns:
-        Event files that were left out, wholly or from a broken place on: `[{"file": path, "why": reason}, ...]`.
+        Event files that were left out, or from a broken place on, their paths relative to the log folder, or to what
+        several of them have in common: `[{"file": path, "why": reason, "partly": whether a part was read}, ...]`.
 
     Raises:
         FileNotFoundError: A folder that does not exist.
@@ -64,9 +65,13 @@ def write_report(folders: Sequence[str | Path], path: str | Path, progress: bool
     """
     content = collect(folders, progress)
     whole, unfinished = Path(path), Path(f"{path}.part")
-    unfinished.write_text(page(content), encoding="utf-8")
-    os.replace(unfinished, whole)
-    skipped: list[dict[str, str]] = content["skipped"]
+    try:
+        unfinished.write_text(page(content), encoding="utf-8", errors="replace")  # names of folders may be any bytes
+        os.replace(unfinished, whole)
+    except OSError:
+        unfinished.unlink(missing_ok=True)
+        raise
+    skipped: list[dict[str, Any]] = content["skipped"]
     return skipped
 
 
@@ -78,8 +83,8 @@ def collect(folders: Sequence[str | Path], progress: bool = False) -> dict[str, 
         progress: As in `write_report`.
 
     Returns:
-        `{"runs": [{"timeline", "looks": {step: look}, "swaps": {step: data URI}}, ...], "skipped": [{"file", "why"},
-        ...]}`, one entry a run and monitor; the parts are those of `cam_callbacks.recorded`.
+        `{"runs": [{"timeline", "looks": {step: look}, "swaps": {step: data URI}}, ...], "skipped": [{"file", "why",
+        "partly"}, ...]}`, one entry a run and monitor; the parts are those of `cam_callbacks.recorded`.
 
     Raises:
         FileNotFoundError: As in `write_report`.
@@ -87,7 +92,10 @@ def collect(folders: Sequence[str | Path], progress: bool = False) -> dict[str, 
     """
     files = _event_files(folders)
     found: dict[Path, dict[str, FileSeries]] = {}
-    skipped = []
+    skipped: list[dict[str, Any]] = []
+    above = os.path.commonpath([os.path.abspath(folder) for folder in folders])
+    if os.path.isfile(above):
+        above = os.path.dirname(above)
     with tqdm(total=sum(file.stat().st_size for file in files), unit="B", unit_scale=True, disable=not progress) as bar:
         for file in files:
             bar.set_description(file.parent.name, refresh=False)
@@ -95,7 +103,8 @@ def collect(folders: Sequence[str | Path], progress: bool = False) -> dict[str, 
                 for count in read(file, found.setdefault(file.parent, {})):
                     bar.update(count)
             except BrokenFileError as error:
-                skipped.append({"file": str(file), "why": str(error)})
+                file_name = os.path.relpath(file, above)
+                skipped.append({"file": file_name, "why": str(error), "partly": error.partly})
     names = _names([folder for folder, monitors in found.items() if monitors])
     runs = [_run(name, monitor, found[at][monitor]) for at, name in names.items() for monitor in sorted(found[at])]
     runs = [run for run in runs if run["timeline"]["looks"]]
@@ -144,9 +153,21 @@ def _event_files(folders: Sequence[str | Path]) -> list[Path]:
     for folder in map(Path, folders):
         if not folder.exists():
             raise FileNotFoundError(f"{str(folder)!r} does not exist; give a log folder, or an event file")
-        inside = (file for file in folder.rglob(_EVENT_FILES) if file.is_file())
-        files |= {file.resolve() for file in (inside if folder.is_dir() else [folder])}
+        files |= {Path(os.path.abspath(file)) for file in (_inside(folder) if folder.is_dir() else [folder])}
     return sorted(files)
+
+
+def _inside(folder: Path) -> Iterator[Path]:
+    """The event files in a folder and those below it, symbolic links followed; no folder is entered twice."""
+    entered = set()
+    for at, below, names in os.walk(folder, followlinks=True):
+        if os.path.realpath(at) in entered:
+            below.clear()
+            continue
+        entered.add(os.path.realpath(at))
+        below.sort(key=lambda name: (os.path.islink(os.path.join(at, name)), name))
+        files = (Path(at, name) for name in names if _EVENT_FILE in name)
+        yield from (file for file in files if file.is_file())
 
 
 def _names(folders: Sequence[Path]) -> dict[Path, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import json
 import logging
 import re
@@ -120,12 +121,16 @@ class CAMPlugin(base_plugin.TBPlugin):  # type: ignore[misc]
     def _timeline(self, request: wrappers.Request) -> wrappers.Response:
         series = self._series(request)
         _, run, monitor = series.place
+        state = series.state()
+        if request.args.get("known") == state:
+            return _json(request, {"unchanged": True})
 
         def packed() -> bytes:
             series.fetch(self._readers, [records.TAB_PROBES, records.TAB_AUDIT])
-            return gzip.compress(_dumped(recorded.timeline(run, monitor, series)), compresslevel=1)
+            timeline = recorded.timeline(run, monitor, series) | {"state": state}
+            return gzip.compress(_dumped(timeline), compresslevel=1)
 
-        content = self._kept.get((*series.place, "timeline", series.state()), packed)
+        content = self._kept.get((*series.place, "timeline", state), packed)
         response: wrappers.Response = http_util.Respond(request, content, "application/json", content_encoding="gzip")
         return response
 
@@ -232,9 +237,10 @@ class _Series:
         wanted = [(name, each) for name in names for each in self.steps(name) if step in (None, each)]
         list(readers.map(self.blob, *zip(*wanted, strict=True)) if wanted else ())
 
-    def state(self) -> tuple[Any, ...]:
-        """Changes with whatever is recorded."""
-        return tuple((record, *self.steps(record).items()) for record in _RECORDS)
+    def state(self) -> str:
+        """A hash that changes with whatever is recorded."""
+        steps = [(record, *sorted(self.steps(record).items())) for record in _RECORDS]
+        return hashlib.sha256(repr(steps).encode()).hexdigest()[:16]
 
 
 def _argument(request: wrappers.Request, name: str) -> str:

@@ -18,6 +18,7 @@ from tab_logs import HOSTILE, event_file, write_big_run, write_logs
 
 from cam_callbacks import records
 from cam_callbacks.report.command import main
+from cam_callbacks.report.events import FileSeries, read
 from cam_callbacks.report.page import NothingRecordedError, collect, page, write_report
 
 LOOKS, PROBES = 2, 3
@@ -103,22 +104,55 @@ def test_runs_are_named_by_what_tells_them_apart(logs: Path, trained: Path) -> N
     assert names(logs)[0] == "."
 
 
-def test_event_files_of_one_run_are_one_run(logs: Path, tmp_path: Path) -> None:
+def write_again(run: Path, later: int = 0, testing: bool = False) -> None:
+    """Write what is recorded in a run into another event file of it, some steps later."""
+    from torch.utils.tensorboard import SummaryWriter
+
+    from cam_callbacks.tab_data import write_blob
+
+    found: dict[str, FileSeries] = {}
+    list(read(event_file(run), found))
+    with SummaryWriter(str(run)) as writer:
+        for record, blobs in found["cam"].found.items():
+            for step, (_, blob) in blobs.items():
+                write_blob(writer, records.tag("cam", record, testing=testing), blob, step + later)
+
+
+def test_event_files_of_one_run_are_one_run(logs: Path) -> None:
     run = logs / "one" / "version_0"
-    write_big_run(run, looks=3, probes=2)
+    before = [look["step"] for look in collect([run])["runs"][0]["timeline"]["looks"]]
+    write_again(run, later=100)
     (found,) = collect([run])["runs"]
     steps = [look["step"] for look in found["timeline"]["looks"]]
-    assert {0, 10, 20} < set(steps)
-    assert steps == sorted(steps)
+    assert steps == [*before, *(step + 100 for step in before)]
 
 
 def test_what_was_written_last_counts_after_a_resume(tmp_path: Path) -> None:
     write_big_run(tmp_path, looks=3, probes=2)
     write_big_run(tmp_path, looks=2, probes=4)
     (found,) = collect([tmp_path])["runs"]
-    assert [len(found["looks"][step]["maps"]) for step in ("0", "10", "20")] == [4, 4, 2]
+    assert {step: len(look["maps"]) for step, look in found["looks"].items()} == {"0": 4, "10": 4}
     assert len(found["timeline"]["photos"]) == 4
-    assert len(found["looks"]["20"]["probes"]) == 2
+
+
+def test_looks_of_a_training_that_was_given_up_are_left_out() -> None:
+    series = FileSeries()
+    for wall_time, step in enumerate((0, 10, 20, 30, 15, 40)):
+        series.add(records.TAB_PROBES, step, wall_time, b"{}")
+    series.add(records.TAB_AUDIT, 20, 2.0, b"{}")
+    assert sorted(series.steps(records.TAB_PROBES)) == [0, 10, 15, 40]
+    assert sorted(series.steps(records.TAB_AUDIT)) == [20]
+
+
+def test_links_are_followed_under_their_own_names(trained: Path, tmp_path: Path) -> None:
+    logs = tmp_path / "logs"
+    (logs / "kept").mkdir(parents=True)
+    (logs / "kept" / "best").symlink_to(trained)
+    (logs / "kept" / "again").symlink_to(logs)
+    (logs / "file").mkdir()
+    (logs / "file" / event_file(trained).name).symlink_to(event_file(trained))
+    names = [run["timeline"]["run"] for run in collect([logs])["runs"]]
+    assert names == ["file", str(Path("kept/best"))]
 
 
 def cut(file: Path, size: int) -> None:
@@ -149,8 +183,9 @@ def test_a_broken_file_is_named_and_the_others_are_read(logs: Path, damage: Call
     found = collect([logs])
     if why:
         (skipped,) = found["skipped"]
-        assert skipped["file"] == str(file)
+        assert skipped["file"] == str(file.relative_to(logs))
         assert why in skipped["why"]
+        assert not skipped["partly"] or "what stands before that was read" in skipped["why"]
     assert len(found["runs"][-1]["looks"]) == LOOKS
 
 
@@ -158,7 +193,11 @@ def test_what_stands_before_the_end_of_a_file_that_is_cut_off_is_shown(tmp_path:
     write_big_run(tmp_path, looks=10, probes=2)
     file = event_file(tmp_path)
     cut(file, file.stat().st_size * 2 // 3)
-    (found,) = collect([tmp_path])["runs"]
+    collected = collect([tmp_path])
+    (found,) = collected["runs"]
+    assert collected["skipped"] == [
+        {"file": file.name, "why": "is cut off; what stands before that was read", "partly": True}
+    ]
     steps = [int(step) for step in found["looks"]]
     assert 2 <= len(steps) <= 8
     assert steps == list(range(0, 10 * len(steps), 10))
@@ -170,7 +209,7 @@ def test_event_files_of_others_are_named(logs: Path) -> None:
     with SummaryWriter(str(logs / "other")) as writer:
         writer.add_scalar("loss", 1.0, 0)
     (skipped,) = collect([logs])["skipped"]
-    assert skipped["file"] == str(event_file(logs / "other"))
+    assert skipped["file"] == str(event_file(logs / "other").relative_to(logs))
     assert "holds nothing that CAMMonitor has recorded" in skipped["why"]
 
 
@@ -219,6 +258,23 @@ def test_a_report_takes_the_place_of_the_one_before(logs: Path, tmp_path: Path) 
     assert [file.name for file in tmp_path.glob("report*")] == ["report.html"]
 
 
+@pytest.mark.skipif(os.name != "posix", reason="names of files are text elsewhere")
+def test_a_folder_may_have_a_name_that_is_no_text(logs: Path, tmp_path: Path) -> None:
+    try:
+        (logs / "two").rename(os.fsdecode(os.fsencode(logs) + b"/\xff"))
+    except OSError:
+        pytest.skip("this file system keeps text only")
+    write_report([logs], tmp_path / "report.html")
+    assert len(content(tmp_path / "report.html")["runs"]) == 2
+
+
+def test_a_report_that_cannot_be_written_leaves_nothing(logs: Path, tmp_path: Path) -> None:
+    (tmp_path / "report.html").mkdir()
+    with pytest.raises(OSError, match=r"report\.html"):
+        write_report([logs], tmp_path / "report.html")
+    assert not (tmp_path / "report.html.part").exists()
+
+
 def test_without_looks_there_is_no_report(tmp_path: Path) -> None:
     (tmp_path / "events.out.tfevents.1").write_bytes(b"not one of TensorBoard's")
     with pytest.raises(NothingRecordedError, match=r"no looks of a CAMMonitor in .*\n.*tfevents.1 is no event file"):
@@ -227,18 +283,8 @@ def test_without_looks_there_is_no_report(tmp_path: Path) -> None:
 
 
 def test_two_monitors_of_a_run_are_two_entries(logs: Path) -> None:
-    from torch.utils.tensorboard import SummaryWriter
-
-    from cam_callbacks.report.events import FileSeries, read
-    from cam_callbacks.tab_data import write_blob
-
     run = logs / "one" / "version_0"
-    found: dict[str, FileSeries] = {}
-    list(read(event_file(run), found))
-    with SummaryWriter(str(run)) as writer:
-        for record, blobs in found["cam"].found.items():
-            for step, (_, blob) in blobs.items():
-                write_blob(writer, records.tag("cam", record, testing=True), blob, step)
+    write_again(run, testing=True)
     timelines = [each["timeline"] for each in collect([run])["runs"]]
     assert [(each["run"], each["monitor"]) for each in timelines] == [("version_0", "cam"), ("version_0", "cam_test")]
 
@@ -252,7 +298,7 @@ def test_the_command_writes_the_report(logs: Path, tmp_path: Path) -> None:
     cut(event_file(logs / "one" / "version_0"), 5)
     done = command("report", logs, "-o", tmp_path / "out.html")
     assert (done.returncode, done.stdout) == (0, f"{tmp_path / 'out.html'}\n")
-    assert re.fullmatch(r"Left out: .*one.*tfevents.* is cut off; what stands before its end was read\n", done.stderr)
+    assert re.fullmatch(r"Left out: one.*tfevents.* is cut off\n", done.stderr)
     assert len(content(tmp_path / "out.html")["runs"]) == 1
 
 

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
+from urllib.parse import urlparse
 
 import pytest
 from chromium import Page, chromium
 from tab_logs import HOSTILE, write_logs
 
 from cam_callbacks.report.command import main
+from cam_callbacks.report.page import collect
+from cam_callbacks.report.page import page as make_page
 
 LOOKS, PROBES = 3, 4
 BIASED, BALANCED = "biased/run", "balanced/run"
+PAPER = {"width": 690, "height": 800, "deviceScaleFactor": 1, "mobile": False}  # of A4, without its margins
 
 
 @pytest.fixture(scope="module")
@@ -57,6 +62,92 @@ def page(browser: Any, report: str) -> Iterator[Report]:
     assert page.errors() == []
 
 
+class Made:
+    """Writes and opens a report whose content a test has changed."""
+
+    def __init__(self, report: str, folder: Path) -> None:
+        self.content = collect([Path(urlparse(report).path).parent])
+        self.file = folder / "made.html"
+
+    def audit(self, run: str) -> dict[str, Any]:
+        """The last audit of a run."""
+        (found,) = (each for each in self.content["runs"] if each["timeline"]["run"] == run)
+        audit: dict[str, Any] = found["timeline"]["looks"][-1]["audit"]
+        return audit
+
+    def open(self, page: Report, state: str) -> None:
+        self.file.write_text(make_page(self.content), encoding="utf-8")
+        page.chrome.get("about:blank")
+        page.chrome.get(f"{self.file.as_uri()}#{state}")
+        page.wait(page.shown)
+
+
+@pytest.fixture
+def made(report: str, tmp_path: Path) -> Made:
+    return Made(report, tmp_path)
+
+
+def test_the_gap_is_that_of_the_class_that_the_verdict_is_about(page: Report, made: Made) -> None:
+    audit = made.audit(BIASED)
+    audit["verdict"]["classes"] = ["owl"]
+    audit["measures"]["bg_gap"]["overall"] |= {"value": 0.01, "low": 0.0, "high": 0.02}
+    audit["measures"]["bg_gap"]["per_class"]["owl"] |= {"value": 0.42, "low": 0.3, "high": 0.5}
+    made.open(page, f"run={BIASED}")
+    assert "costs 42 of 100 answers of the class owl (0.42 [0.30, 0.50])" in page.one(".verdict").text
+    assert page.texts(".curve-row:first-child .readout p") == ["0.42\n[0.30, 0.50]\nowl"]
+
+
+@pytest.mark.parametrize("state", ["too few images", "not learnt"])
+def test_what_is_not_judged_has_no_number_and_is_explained(page: Report, made: Made, state: str) -> None:
+    made.audit(BIASED)["verdict"] |= {"state": state, "classes": [], "text": "Nothing is judged."}
+    made.open(page, f"run={BIASED}")
+    assert "of 100 answers" not in page.one(".verdict").text
+    page.one(".verdict .term").click()
+    assert page.wait(lambda: page.texts(".glossary .marked dt")) == ["verdict"]
+    assert state in page.one(".glossary .marked").text.lower()
+
+
+def test_a_run_without_a_whole_look_says_so_and_shows_no_other(page: Report, made: Made) -> None:
+    empty = {"timeline": {"run": "empty", "monitor": "cam", "settings": None, "photos": [], "looks": []}}
+    made.content["runs"].append(empty | {"looks": {}, "swaps": {}})
+    made.open(page, f"run={BIASED}")
+    page.choose("run", "empty")
+    page.wait(lambda: page.texts(".message") == ["empty: no whole look is there yet."])
+    assert not page.all(".pane, .verdict")
+    page.choose("run", BALANCED)
+    page.wait(lambda: page.all(".pane"))
+    assert page.texts(".verdict h2") == [BALANCED]
+    assert not page.all(".message:not(:empty)")
+
+
+def test_monitors_that_differ_are_named(page: Report, made: Made) -> None:
+    for run in made.content["runs"]:
+        if run["timeline"]["run"] == BALANCED:
+            run["timeline"]["monitor"] = "cam_test"
+    made.open(page, f"run={BIASED}&vs={BALANCED}")
+    assert page.texts(".verdict h2") == [f"{BIASED}, cam", f"{BALANCED}, cam_test"]
+
+
+def test_only_cards_in_view_are_painted(page: Report, made: Made) -> None:
+    empty = "return [...document.querySelectorAll('.card')].map((card) => card.getBoundingClientRect().top > 1100)"
+    for run in made.content["runs"]:
+        run["timeline"]["photos"] *= 30
+        for look in run["looks"].values():
+            for part in ("probes", "maps", "channels"):
+                look[part] *= 30
+    made.open(page, f"run={BIASED}")
+    blank = (
+        "return [...document.querySelectorAll('.card canvas')].map((canvas) =>"
+        " canvas.getContext('2d').getImageData(80, 80, 1, 1).data[3] === 0)"
+    )
+    below = page.chrome.execute_script(empty)
+    painted = page.wait(lambda: not (found := page.chrome.execute_script(blank))[0] and found)
+    assert any(below)
+    assert all(unpainted for unpainted, far in zip(painted, below, strict=True) if far)
+    page.chrome.execute_script("[...document.querySelectorAll('.card')].at(-1).scrollIntoView()")
+    page.wait(lambda: not page.chrome.execute_script(blank)[-1])
+
+
 def test_it_shows_verdict_curves_and_probes(page: Report) -> None:
     page.open(f"run={BIASED}")
     assert page.one("h1").text == "CAM report"
@@ -81,14 +172,13 @@ def test_it_has_all_that_is_known_of_a_run(page: Report) -> None:
         "Numbers by class",
         "Exchanged backgrounds",
         "All numbers",
-        "What was not tested",
         "Settings and versions",
     ]
     for summary in page.all(".appendix summary"):
         summary.click()
     page.wait(lambda: page.all(".swaps img"))
     assert HOSTILE in page.texts(".appendix th")
-    assert "a collar" in page.one("[data-title='What was not tested']").text
+    assert "a collar" in page.one("[data-title='The whole verdict']").text
     assert "torch" in page.one("[data-title='Settings and versions']").text
 
 
@@ -111,14 +201,20 @@ def test_its_address_is_a_link_to_what_is_seen(page: Report) -> None:
 
 
 def test_a_broken_address_shows_what_is_there(page: Report) -> None:
-    page.open("run=%E0%A4%A&step=x&probe=99&monitor=none&class=7&heat=x&nonsense")
+    page.open("run=%E0%A4%A&step=x&probe=99&monitor=none&class=7&sort=no&down=1&heat=x&nonsense")
     assert not page.all("dialog")
-    assert page.texts(".none") == ["No probe is of this kind at this look."]
+    assert page.shown()[0][0] == PROBES
+    assert page.one("select[name=class]").get_attribute("value") == ""
+    assert page.one("select[name=sort]").get_attribute("value") == ""
+    assert not page.all(".direction")
+    assert page.one(".message").text.startswith("Not in this log folder: ")
 
 
 def test_files_that_were_left_out_are_named(page: Report) -> None:
     page.open()
-    assert "events.out.tfevents.foreign" in page.one(".message").text
+    assert page.texts(".skipped summary") == ["Left out: 1 event file"]
+    page.one(".skipped summary").click()
+    assert page.texts(".skipped li") == ["events.out.tfevents.foreign is no event file"]
 
 
 def test_what_the_classes_are_called_is_only_text(page: Report) -> None:
@@ -140,7 +236,10 @@ def test_on_paper_it_is_complete_and_without_controls(page: Report) -> None:
         assert not page.all(".screen")
         assert len(page.all(".print .plot")) == 4
         assert len(page.all(".print .swaps img")) == 2
+        page.chrome.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", PAPER)
+        assert page.chrome.execute_script("return document.documentElement.scrollWidth <= window.innerWidth")
     finally:
+        page.chrome.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", PAPER | {"width": 1280})
         page.chrome.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
 
 

@@ -84,6 +84,10 @@ def _hash(state: dict[str, str]) -> str:
     return "#" + "&".join(["cam_callbacks", *(f"p.cam_callbacks.{key}={value}" for key, value in state.items())])
 
 
+def _parts(link: str) -> set[str]:
+    return set(link.partition("#")[2].split("&"))
+
+
 @pytest.fixture
 def tab(browser: Any, address: str) -> Iterator[Tab]:
     tab = Tab(browser, address)
@@ -223,8 +227,18 @@ def test_a_link_restores_what_was_seen(tab: Tab) -> None:
     assert tab.one("select[name=sort]").get_attribute("value") == "heat"
 
 
+def test_choosing_runs_writes_the_address(tab: Tab) -> None:
+    tab.open()
+    tab.wait(lambda: {"p.cam_callbacks.monitor=cam", "p.cam_callbacks.step=14"} <= _parts(tab.in_address_bar()))
+    tab.choose("run", BIASED)
+    tab.wait(lambda: "run=biased" in tab.in_address_bar())
+    tab.choose("vs", BALANCED)
+    tab.wait(lambda: "vs=balanced" in tab.in_address_bar())
+
+
 def test_a_link_to_what_is_not_there_shows_what_is(tab: Tab) -> None:
     tab.open(run="gone", step="7000", probe="99", sort="nonsense", colours="nonsense", vs="%E0%A4%A")
+    assert tab.one(".message").text == f"Not in this log folder: gone, %E0%A4%A. Shown instead: {BALANCED}."
     assert tab.choices("colours")
     assert tab.shown()[0][0] == PROBES
     assert not tab.all("dialog")

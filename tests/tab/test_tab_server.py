@@ -67,6 +67,12 @@ def test_the_timeline_has_all_looks_in_order_with_their_audits(server: Server) -
     assert gap["overall"]["low"] <= gap["overall"]["value"] <= gap["overall"]["high"]
 
 
+def test_a_timeline_that_is_known_is_not_sent_again(server: Server) -> None:
+    state = server.ours("timeline", **BIASED).json["state"]
+    assert server.ours("timeline", **BIASED, known=state).json == {"unchanged": True}
+    assert server.ours("timeline", **BIASED, known="another").json["looks"]
+
+
 def test_the_timeline_has_the_photos_and_the_settings(server: Server) -> None:
     timeline = server.ours("timeline", **BIASED).json
     assert [picture(uri).shape for uri in timeline["photos"]] == [(SIZE, SIZE, 3)] * PROBES

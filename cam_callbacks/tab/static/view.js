@@ -5,11 +5,16 @@
 
 const LOOKS_KEPT = 24;
 const TILES_PRINTED = 24;
+const FEWEST_JUDGED = 10; // images of a class below which the verdict does not judge it
 const ADDRESS_MS = 200; // browsers refuse to change the address at each move of a slider
 
 // ---------------------------------------------------------------------------------------------------------------------
 // Where the data comes from
 // ---------------------------------------------------------------------------------------------------------------------
+
+const QUOTED =
+  'TensorBoard’s fast reader cannot read runs with a double quote in their names: start it with --load_fast=false, ' +
+  'or rename the folder.';
 
 /** Reads from TensorBoard's server. */
 export class HttpSource {
@@ -17,15 +22,17 @@ export class HttpSource {
   complete = false;
 
   runs = async () => (await this.#get('runs')).runs;
-  timeline = (run, monitor) => this.#get('timeline', { run, monitor });
+  /** The timeline, or `{unchanged: true}` where its state is the one that is known. */
+  timeline = (run, monitor, known = '') => this.#get('timeline', { run, monitor, known });
   look = (run, monitor, step) => this.#get('look', { run, monitor, step });
   swaps = async (run, monitor, step) => (await this.#get('swaps', { run, monitor, step })).swaps;
 
   async #get(route, query = {}) {
     const answer = await fetch(`${route}?${new URLSearchParams(query)}`);
     const content = await answer.json().catch(() => ({}));
-    if (!answer.ok) throw new Error(content.error ?? `${route}: the server answered ${answer.status}`);
-    return content;
+    if (answer.ok) return content;
+    const why = content.error ?? `${route}: the server answered ${answer.status}`;
+    throw new Error(query.run?.includes('"') ? `${why}. ${QUOTED}` : why);
   }
 }
 
@@ -57,14 +64,15 @@ class Run {
   #looks = new Map();
 
   constructor(source, name, monitor) {
-    Object.assign(this, { source, name, monitor });
+    Object.assign(this, { source, name, monitor, title: name });
   }
 
   /** Read the timeline; true if it has changed. */
   async read() {
     const before = this.timeline;
-    this.timeline = await this.source.timeline(this.name, this.monitor);
-    if (JSON.stringify(before) === JSON.stringify(this.timeline)) return false;
+    const found = await this.source.timeline(this.name, this.monitor, before?.state);
+    if (found.unchanged || found === before) return false;
+    this.timeline = found;
     if (String(before?.photos) !== String(this.timeline.photos)) {
       this.photos = await Promise.all(this.timeline.photos.map(decoded));
     }
@@ -211,6 +219,21 @@ const moment = (look) => (look.epoch == null ? `step ${look.step}` : `epoch ${lo
 const className = (look, index) => (index == null ? 'no label' : (look.class_names?.[index] ?? `class ${index}`));
 const isMistake = (probe) => probe.target != null && probe.predicted != null && probe.target !== probe.predicted;
 const overall = (audit, measure) => audit?.measures?.[measure]?.overall ?? null;
+
+/**
+ * The estimate that the verdict is about, with its `label`: of those that it names, or else of all that are judged, the
+ * one with the highest lower bound.
+ */
+function judged(audit, measure) {
+  const { overall: all, per_class: of } = audit?.measures?.[measure] ?? {};
+  const known = [['all', all], ...Object.entries(of ?? {})].filter(([, each]) => each?.value != null);
+  const named = known.filter(([label]) => audit.verdict.classes?.includes(label));
+  const enough = known.filter(([label, { count }]) => label === 'all' || count >= FEWEST_JUDGED);
+  const [first, ...others] = named.length > 0 ? named : enough;
+  if (!first) return null;
+  const [label, worst] = others.reduce((best, each) => ((each[1].low ?? -1) > (best[1].low ?? -1) ? each : best), first);
+  return { ...worst, label };
+}
 
 /** The Markdown that verdicts are written in: paragraphs, lists, bold, emphasis. */
 function markdown(text) {
@@ -367,6 +390,7 @@ const CURVES = [
     about: 'accuracy lost to another class’s background; band: 95 %; dashed: alarm level',
     term: 'bg_gap',
     measure: (audit) => audit?.gap,
+    estimate: judged,
     threshold: (audit) => audit.threshold,
     state: (audit) => audit.verdict.state,
     missing: 'not measured',
@@ -376,6 +400,7 @@ const CURVES = [
     about: 'share of the heat that lies on the object; dotted: by chance',
     term: 'heat_on_object',
     measure: (audit) => Object.keys(audit?.measures ?? {}).find((name) => name.startsWith('heat_on_object')),
+    estimate: overall,
     missing: 'not measured: no masks',
   },
 ];
@@ -384,7 +409,7 @@ const CURVES = [
 function curveOf(curve, runs, steps) {
   const lines = runs.map((run, index) => {
     const points = run.looks.map(({ step, audit }) => {
-      const estimate = overall(audit, curve.measure(audit));
+      const estimate = curve.estimate(audit, curve.measure(audit));
       return estimate && { ...estimate, x: steps.indexOf(step), state: curve.state?.(audit) };
     });
     return { name: 'ab'[index], points: points.filter((point) => point?.value != null) };
@@ -403,7 +428,7 @@ function term(name, text = name) {
 }
 
 function explain(measure) {
-  const name = measure.replace(/_(estimated|probability)/g, '');
+  const name = measure.endsWith('_probability') ? '..._probability' : measure.replace(/_estimated$/, '');
   const glossary = document.querySelector('.screen .glossary');
   const entry = glossary.querySelector(`[data-term="${CSS.escape(name)}"]`);
   glossary.open = true;
@@ -416,32 +441,36 @@ function explain(measure) {
 function verdict(run, look, name, whole) {
   const { audit } = look;
   const blocks = audit ? markdown(audit.verdict.text) : [];
+  const meaning = audit && term(UNJUDGED.includes(audit.verdict.state) ? 'verdict' : audit.gap, 'What it means');
   const masks = `masks ${audit?.masks === 'none' ? 'absent' : audit?.masks}`;
   return el(
     'section',
     { class: `verdict ${audit?.verdict.state.replaceAll(' ', '-') ?? ''}`, 'aria-label': `Verdict on ${run.name}` },
     el('header',
-      el('h2', { class: `key run-${name}` }, run.name),
+      el('h2', { class: `key run-${name}` }, run.title),
       el('span.state', audit?.verdict.state ?? 'no audit'),
       el('span.facts', [moment(look), ...(audit ? [plural(audit.images, 'image'), masks] : [])].join(' · ')),
     ),
     el('div.words',
-      audit && (whole ? blocks : [blocks[0], el('p', gapInWords(audit), ' ', term(audit.gap, 'What it means'))]),
+      audit && (whole ? [blocks, notes(audit)] : [blocks[0], el('p', gapInWords(audit), meaning)]),
       !audit && el('p', run.looks.some((each) => each.audit) ? 'No audit at this look.' : NO_AUDIT),
     ),
   );
 }
 
+const UNJUDGED = ['too few images', 'not learnt'];
 const NO_AUDIT =
   'This run has no audit: it needs labelled images of two classes or more, and CAMMonitor(audit=True). ' +
   'The heatmaps below show where the network looks, not whether it is right for the wrong reasons.';
 
+/** What was measured; nothing where it says nothing. */
 function gapInWords(audit) {
-  const gap = overall(audit, audit.gap);
-  if (gap?.value == null) return 'The gap could not be measured.';
+  if (UNJUDGED.includes(audit.verdict.state)) return '';
+  const gap = judged(audit, audit.gap);
+  if (gap == null) return 'The gap could not be measured. ';
   return (
-    `Another class’s ${audit.masks === 'none' ? 'edge' : 'background'} costs ${digits(100 * gap.value, 0)} of ` +
-    `100 answers (${digits(gap.value)} ${interval(gap)}).`
+    `Another class’s ${audit.masks === 'none' ? 'edge' : 'background'} costs ${digits(100 * gap.value, 0)} of 100 ` +
+    `answers${gap.label === 'all' ? '' : ` of the class ${gap.label}`} (${digits(gap.value)} ${interval(gap)}). `
   );
 }
 
@@ -486,11 +515,7 @@ function settingsTable({ version, versions, settings }) {
   return table([], rows.map(([name, value]) => [name, value === null ? 'None' : String(value)]), 'settings');
 }
 
-/** What the verdict says was not tested, and the notes of the audit. */
-function limits(audit) {
-  const said = (audit?.verdict.text ?? '').split(/\n{2,}/).filter((block) => block.startsWith('Not tested'));
-  return el('div.words', said.flatMap(markdown), (audit?.notes ?? []).map((note) => el('p', note)));
-}
+const notes = (audit) => (audit.notes ?? []).map((note) => el('p', note));
 
 /** The picture of exchanged backgrounds of a look. */
 function swaps(run, step) {
@@ -510,11 +535,10 @@ function appendix(run, look) {
   const { audit } = look;
   const { settings } = run.timeline;
   const ofAudit = [
-    ['The whole verdict', () => el('div.words', markdown(audit.verdict.text))],
+    ['The whole verdict', () => el('div.words', markdown(audit.verdict.text), notes(audit))],
     ['Numbers by class', () => classTable(audit)],
     ['Exchanged backgrounds', () => swaps(run, look.step)],
     ['All numbers', () => measureTable(audit)],
-    ['What was not tested', () => limits(audit)],
   ];
   return [...(audit ? ofAudit : []), ...(settings ? [['Settings and versions', () => settingsTable(settings)]] : [])];
 }
@@ -540,9 +564,9 @@ const difference = (value, other) => (value == null || other == null ? null : va
 
 /** The indices of the probes that the state asks for, in its order; those without the number come last. */
 function chosen(look, state) {
-  const [, , number] = NUMBERS.find(([key]) => key === state.sort) ?? NUMBERS[0];
+  const [, , number] = NUMBERS.find(([key]) => key === state.sort);
   const values = look.probes.map(number);
-  const sign = state.down ? -1 : 1;
+  const sign = state.sort && state.down ? -1 : 1;
   const missing = (index) => Number(values[index] == null);
   return [...look.probes.keys()]
     .filter((index) => !state.class || String(look.probes[index].target) === state.class)
@@ -550,7 +574,19 @@ function chosen(look, state) {
     .sort((one, other) => missing(one) - missing(other) || sign * (values[one] - values[other]) || one - other);
 }
 
-/** A probe at a look: photo and heat, labels with probabilities, heat on the object beside chance. */
+const cardOf = new WeakMap();
+const CARDS_IN_VIEW = new IntersectionObserver(
+  (entries) => {
+    for (const { target, isIntersecting } of entries) {
+      const card = cardOf.get(target);
+      card.inView = isIntersecting;
+      if (isIntersecting) card.paint?.();
+    }
+  },
+  { rootMargin: '200px' },
+);
+
+/** A probe at a look: photo and heat (painted while in view), labels with probabilities, heat on the object beside chance. */
 class Card {
   #labels = el('span.labels');
   #extra = el('span.extra');
@@ -563,11 +599,14 @@ class Card {
       this.#labels,
       this.#extra,
     );
+    cardOf.set(this.node, this);
+    CARDS_IN_VIEW.observe(this.node);
   }
 
   show(look, colours) {
     const probe = look.probes[this.index];
-    this.picture.show(probe, look.maps[this.index], colours);
+    this.paint = () => this.picture.show(probe, look.maps[this.index], colours);
+    if (this.inView) this.paint();
     const { target, predicted } = probe;
     const wrong = isMistake(probe);
     const said = wrong ? '✗ said' : 'said';
@@ -618,7 +657,7 @@ class Pane {
     this.node = el(
       'section',
       { class: 'pane', 'aria-label': `Probes of ${run.name}` },
-      el('header', el('h2', { class: `key run-${name}` }, run.name), this.#facts),
+      el('header', el('h2', { class: `key run-${name}` }, run.title), this.#facts),
       this.#grid,
       this.#none,
       this.#appendix,
@@ -646,6 +685,7 @@ class Pane {
   #makeCards({ probes, photos }) {
     if (this.#cards.length === probes.length && this.photos === photos) return;
     this.photos = photos;
+    for (const { node } of this.#cards) CARDS_IN_VIEW.unobserve(node);
     this.#cards = probes.map((_, index) => new Card(index, photos[index], () => this.open(index)));
   }
 
@@ -717,7 +757,7 @@ class ProbeDialog {
     const tiles = run.looks.map(({ step, epoch }) => this.#tile(run, step, epoch, index, colours, strip));
     strip.append(...tiles);
     const now = el('div.now');
-    const node = el('section', el('h3', { class: `key run-${name}` }, run.name), strip, now);
+    const node = el('section', el('h3', { class: `key run-${name}` }, run.title), strip, now);
     return { node, strip, tiles, now };
   }
 
@@ -752,7 +792,7 @@ class ProbeDialog {
     now.replaceChildren(
       el('div', el('h4', 'This look'), facts(look, probe)),
       el('div', el('h4', 'Channels of largest weight'), channels(look, index, colours)),
-      el('div', el('h4', 'Exchanged backgrounds'), exchanged),
+      el('div.whole', el('h4', 'Exchanged backgrounds: other images, those of the audit that lose most'), exchanged),
     );
   }
 }
@@ -856,11 +896,12 @@ class Timeline {
 
   #reading(curve, run, index) {
     const { audit } = run.at(this.steps[this.at]);
-    const estimate = overall(audit, curve.measure(audit));
+    const estimate = curve.estimate(audit, curve.measure(audit));
     const value = estimate?.value != null;
     return el('p',
       el('span', { class: `key run-${'ab'[index]}` }, el('strong', value ? digits(estimate.value) : '–')),
       el('small', value ? interval(estimate) : curve.missing),
+      value && (estimate.label ?? 'all') !== 'all' && el('small.of', { title: estimate.label }, estimate.label),
       value && estimate.chance != null && estimate.chance !== 0 && el('small', `chance ${digits(estimate.chance)}`),
     );
   }
@@ -909,6 +950,7 @@ class View {
     const found = Object.entries(this.#address.read()).filter(([key]) => Object.hasOwn(DEFAULTS, key));
     const state = { ...DEFAULTS, ...Object.fromEntries(found) };
     if (!Object.hasOwn(COLOURS, state.colours)) state.colours = DEFAULTS.colours;
+    if (!NUMBERS.some(([key]) => key === state.sort)) state.sort = DEFAULTS.sort;
     return state;
   }
 
@@ -972,6 +1014,7 @@ class View {
       ),
       parts.message,
       this.main,
+      skippedFiles(this.#source),
     );
     root.classList.add('cam');
     root.replaceChildren(this.screen, this.dialog.node);
@@ -989,19 +1032,40 @@ class View {
     this.state = state;
     try {
       const found = await this.#source.runs();
-      this.main.hidden = found.length === 0;
-      this.#say(found.length > 0 ? skippedFiles(this.#source) : NOTHING);
-      if (found.length === 0) return;
+      if (state !== this.state) return; // another one was opened meanwhile
+      if (found.length === 0) return void this.#showNothing(NOTHING);
       const runs = this.#choose(found);
       const changed = await Promise.all(runs.map((run) => run.read()));
-      if (state !== this.state) return; // another one was opened meanwhile
+      if (state !== this.state) return;
+      const empty = runs.find((run) => run.looks.length === 0);
+      if (empty) return void this.#showNothing(`${empty.name}: no whole look is there yet.`);
+      this.main.hidden = false;
+      this.#say(this.#missing(found, runs[0]));
       const others = String(runs.map(keyOf)) !== String(this.#runs.map(keyOf));
       if (others || changed.includes(true)) this.#take(runs, others);
       else if (again) return;
+      this.#rememberSoon();
       await this.update({});
     } catch (error) {
-      this.#say(error.message);
+      if (state !== this.state) return;
+      if (again && this.#runs.length > 0) this.#say(error.message); // what is shown stays until the next poll
+      else this.#showNothing(error.message);
     }
+  }
+
+  #showNothing(why) {
+    this.#runs = [];
+    this.main.hidden = true;
+    this.dialog.hide();
+    this.#say(why);
+  }
+
+  /** What a link asks for and is not there. */
+  #missing(found, { name }) {
+    const isGone = (asked) => asked && !found.some(({ run }) => run === asked);
+    const gone = [this.state.run, this.state.vs].filter(isGone);
+    const instead = isGone(this.state.run) ? ` Shown instead: ${name}.` : '';
+    return gone.length > 0 ? `Not in this log folder: ${gone.join(', ')}.${instead}` : '';
   }
 
   /** The runs that the state asks for, of those that were found, listed for the user too. */
@@ -1010,10 +1074,11 @@ class View {
     const runOf = (name) => found.find(({ run }) => run === name);
     const first = runOf(state.run) ?? found[0];
     const second = state.vs === first.run ? undefined : runOf(state.vs);
-    const monitorOf = ({ monitors }) => (monitors.includes(state.monitor) ? state.monitor : monitors[0]);
-    this.#list(found, first, second, monitorOf(first));
+    const monitorOf = ({ monitors }, wanted) => (monitors.includes(wanted) ? wanted : monitors[0]);
+    const monitor = monitorOf(first, state.monitor);
+    this.#list(found, first, second, monitor);
     return [first, second].filter(Boolean).map((each) => {
-      const run = new Run(this.#source, each.run, monitorOf(each));
+      const run = new Run(this.#source, each.run, monitorOf(each, monitor));
       return this.#runs.find((known) => keyOf(known) === keyOf(run)) ?? run;
     });
   }
@@ -1034,6 +1099,8 @@ class View {
     const { state } = this;
     const atEnd = state.step !== '' && Number(state.step) === this.steps?.at(-1);
     if (others) {
+      const differ = new Set(runs.map(({ monitor }) => monitor)).size > 1;
+      for (const run of runs) run.title = differ ? `${run.name}, ${run.monitor}` : run.name;
       const open = (index) => (probe) => this.update({ probe: String(probe), side: index === 1 ? 'b' : '' });
       this.#panes = runs.map((run, index) => new Pane(run, 'ab'[index], open(index)));
       this.parts.panes.replaceChildren(...this.#panes.map(({ node }) => node));
@@ -1057,10 +1124,7 @@ class View {
   /** Change the state and draw it; resolves when the pictures are there. */
   update(changes) {
     Object.assign(this.state, changes);
-    if (Object.keys(changes).length > 0) {
-      clearTimeout(this.#remembering);
-      this.#remembering = setTimeout(() => this.#remember(), ADDRESS_MS);
-    }
+    if (Object.keys(changes).length > 0) this.#rememberSoon();
     if (this.#runs.length === 0 || this.steps.length === 0) return Promise.resolve();
     this.#drawFrame();
     if (this.#drawing) {
@@ -1071,8 +1135,15 @@ class View {
     return this.#drawing;
   }
 
+  #rememberSoon() {
+    clearTimeout(this.#remembering);
+    this.#remembering = setTimeout(() => this.#remember(), ADDRESS_MS);
+  }
+
   #remember() {
-    const differing = Object.entries({ ...this.state, run: this.#runs[0]?.name ?? '' });
+    if (this.#runs.length === 0) return;
+    const [{ name, monitor }] = this.#runs;
+    const differing = Object.entries({ ...this.state, run: name, monitor, step: String(this.steps[this.#place]) });
     this.#address.write(Object.fromEntries(differing.filter(([key, value]) => value !== DEFAULTS[key])));
   }
 
@@ -1093,6 +1164,7 @@ class View {
     this.dialog.node.style.setProperty('--heat', Number(state.heat) / 100);
     Object.assign(parts.wrong, { checked: state.wrong !== '' });
     for (const key of ['sort', 'colours', 'heat']) parts[key].value = state[key];
+    parts.down.hidden = state.sort === '';
     parts.down.textContent = state.down ? '↓ largest first' : '↑ smallest first';
   }
 
@@ -1115,6 +1187,10 @@ class View {
     const { state, parts } = this;
     const targets = [...new Set(looks[0].probes.map(({ target }) => target))].sort((one, other) => one - other);
     const classes = targets.map((target) => [String(target), className(looks[0], target)]);
+    if (state.class && !classes.some(([target]) => target === state.class)) {
+      state.class = '';
+      this.#rememberSoon();
+    }
     fill(parts.class, [['', 'all classes'], ...classes], state.class);
     parts.class.disabled = targets.length < 2;
     const shared = looks.length > 1 && this.#runs[0].sharesProbesWith(this.#runs[1]);
@@ -1197,8 +1273,18 @@ const NOTHING =
   'Nothing here yet: no run in this log folder was written with CAMMonitor, or its first look is still to come. ' +
   'Add it to the callbacks of a Trainer that logs to this folder: Trainer(callbacks=[CAMMonitor()]).';
 
+/** Event files that were read in part, and those that were left out; empty where there are none. */
 function skippedFiles({ skipped = [] }) {
-  return skipped.length > 0 ? `Left out: ${skipped.map(({ file, why }) => `${file} ${why}`).join('; ')}` : '';
+  const kinds = [
+    ['Read in part', skipped.filter(({ partly }) => partly)],
+    ['Left out', skipped.filter(({ partly }) => !partly)],
+  ];
+  return kinds.filter(([, files]) => files.length > 0).map(([what, files]) =>
+    el('details.skipped',
+      el('summary', `${what}: ${plural(files.length, 'event file')}`),
+      el('ul', files.map(({ file, why }) => el('li', `${file} ${why}`))),
+    ),
+  );
 }
 
 /**
@@ -1233,8 +1319,13 @@ async function printed(source) {
     }
   }
   const terms = glossary();
-  terms.open = true;
-  return el('div.print', el('h1', 'CAM report'), el('p', skippedFiles(source)), runs, terms);
+  opened([terms]);
+  return el('div.print', el('h1', 'CAM report'), opened(skippedFiles(source)), runs, terms);
+}
+
+function opened(details) {
+  for (const each of details) each.open = true;
+  return details;
 }
 
 async function printedRun(run, manyMonitors) {
@@ -1288,7 +1379,8 @@ const TERMS = [
     'verdict',
     'What was found. Suspicion: the lower end of a class’s gap is above the threshold at this look. Alarm: at two ' +
       'looks in a row. Warning: the same without masks, a weak test. No alarm: nothing was found; this does not ' +
-      'mean that there is no bias.',
+      'mean that there is no bias. Too few images: fewer than 30 could be tested, nothing is judged. Not learnt: the ' +
+      'accuracy is not yet clearly above that of always answering the most frequent class, nothing is judged.',
     '',
   ],
   ['interval', 'In square brackets: 95 % bootstrap interval over images. With few images [0, 0] is no certainty.', ''],
