@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import traceback
 import warnings
 from collections.abc import Callable, Sequence
@@ -562,7 +561,7 @@ class CAMMonitor(CallbackBase):
         self._fingerprint = fingerprint
 
     def _notice_other_maps(self, explanation: Explanation) -> None:
-        how = re.sub(r" at 0x\w+", "", f"{self.method} of {explanation.target_layer}")
+        how = f"{self.method.name} of {explanation.target_layer}"
         if self._how not in (None, how):
             self._warn_once(f"The heatmaps of the earlier run were others ({self._how}): their history begins anew")
             self._history = History()
