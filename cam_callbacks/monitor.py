@@ -360,25 +360,26 @@ class CAMMonitor(CallbackBase):
         """Compare the last heatmaps with those of random weights, if asked to."""
         if not self.check_randomisation or self._looked is None:
             return
-        try:
-            with torch.inference_mode(False), torch.no_grad():
-                self._randomise(trainer, pl_module)
-        except Exception:
-            if self.on_error == "raise":
-                raise
-            warnings.warn(f"CAMMonitor could not check randomisation.\n{traceback.format_exc()}", stacklevel=2)
+        self._at_the_end("check randomisation", self._randomise, trainer, pl_module)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the report, if asked to."""
-        if not self.report or not trainer.is_global_zero or not lightning.logs_to_tensorboard(trainer):
-            return
+        if self.report and trainer.is_global_zero and lightning.logs_to_tensorboard(trainer):
+            self._at_the_end("write the report", self._write_report, trainer)
+
+    def _at_the_end(self, what: str, act: Callable[..., None], *args: Any) -> None:
+        """Act once, when training is over; an error ends the run only if the user wants that."""
         try:
-            folders = self._tab.flush(trainer.loggers)
-            write_report(folders, folders[0] / "cam_report.html")
+            with torch.inference_mode(False), torch.no_grad():
+                act(*args)
         except Exception:
             if self.on_error == "raise":
                 raise
-            warnings.warn(f"CAMMonitor could not write the report.\n{traceback.format_exc()}", stacklevel=2)
+            warnings.warn(f"CAMMonitor could not {what}.\n{traceback.format_exc()}", stacklevel=2)
+
+    def _write_report(self, trainer: Trainer) -> None:
+        folders = self._tab.flush(trainer.loggers)
+        write_report(folders, folders[0] / "cam_report.html")
 
     def _randomise(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert self._looked is not None
