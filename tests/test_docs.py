@@ -13,17 +13,11 @@ import pytest
 import torch
 import yaml
 from jsonargparse import ArgumentParser
+from pages import PAGES, ROOT
 
 import cam_callbacks
 from cam_callbacks import CAMMonitor, Explanation
 
-ROOT = Path(__file__).parents[1]
-PAGES = [
-    ROOT / "README.md",
-    ROOT / "CONTRIBUTING.md",
-    *sorted((ROOT / "docs").rglob("*.md")),
-    *sorted((ROOT / "example_projects").rglob("*.md")),
-]
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 YAML_BLOCK = re.compile(r"^```yaml\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
