@@ -1,28 +1,23 @@
 """The demonstration, end to end: a small version of it is trained, and its event files and its picture are read
 back."""
 
-import subprocess
-import sys
 from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 import pytest
+from examples import printed
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-DEMO = Path(__file__).parents[2] / "example_projects" / "colour_bias" / "demo.py"
 EPOCHS = 3
 
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory):
     folder = tmp_path_factory.mktemp("demo")
-    command = [sys.executable, str(DEMO), "--epochs", str(EPOCHS), "--num-images", "768"]
-    command += ["--logs", str(folder / "logs"), "--picture", str(folder / "picture.png")]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return folder, done.stdout
+    options = ["--epochs", EPOCHS, "--num-images", 768, "--logs", folder / "logs", "--picture", folder / "picture.png"]
+    return folder, printed("colour_bias/demo.py", *options, timeout=600)
 
 
 def events(folder: Path, run: str) -> EventAccumulator:
@@ -31,9 +26,9 @@ def events(folder: Path, run: str) -> EventAccumulator:
     return accumulator
 
 
-def figures(printed: str, label: str) -> list[float]:
+def figures(table: str, label: str) -> list[float]:
     """The figures of the biased and of the balanced run in the line of the table that begins with `label`."""
-    (line,) = [line for line in printed.splitlines() if line.strip().startswith(label)]
+    (line,) = [line for line in table.splitlines() if line.strip().startswith(label)]
     return [float(figure.rstrip("%")) for figure in line.split()[-2:]]
 
 

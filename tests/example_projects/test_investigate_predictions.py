@@ -1,6 +1,5 @@
 """The example that explains photos: from the command line to the picture, with random weights and with real ones."""
 
-import importlib.util
 import subprocess
 import sys
 from pathlib import Path
@@ -8,20 +7,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from examples import EXAMPLES, loaded
 from PIL import Image
 from torch import nn
 from torchvision import models
 
-SCRIPT = Path(__file__).parents[2] / "example_projects" / "investigate_predictions" / "investigate.py"
+SCRIPT = "investigate_predictions/investigate.py"
 WIDTH = 1206
 
 
 @pytest.fixture(scope="module")
 def investigate():
-    spec = importlib.util.spec_from_file_location("investigate", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return loaded(SCRIPT)
 
 
 @pytest.fixture(scope="module")
@@ -143,6 +140,8 @@ def test_bad_options_end_with_code_2(investigate, capsys, arguments, message):
 
 
 def test_it_runs_as_a_script_from_any_folder(tmp_path):
-    done = subprocess.run([sys.executable, SCRIPT], cwd=tmp_path, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, EXAMPLES / SCRIPT], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 2
     assert done.stderr.splitlines()[-1] == "investigate.py: error: the following arguments are required: PHOTO"

@@ -1,35 +1,27 @@
 """The example that explains a camera's frames: sources, keys, the written video, the window, and how it ends."""
 
-import importlib.util
 import os
 import shutil
 import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from examples import EXAMPLES, loaded
 from torch import nn
 from torchvision import models
 
 cv2 = pytest.importorskip("cv2", reason="needs OpenCV: pip install opencv-python")
 
-SCRIPT = Path(__file__).parents[2] / "example_projects" / "live_camera" / "live.py"
-
-
-def loaded():
-    spec = importlib.util.spec_from_file_location("live", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+SCRIPT = "live_camera/live.py"
 
 
 @pytest.fixture(scope="module")
 def live():
-    return loaded()
+    return loaded(SCRIPT)
 
 
 @pytest.fixture(scope="module")
@@ -249,7 +241,7 @@ def test_bad_options_end_with_code_2(live, options):
 def test_without_opencv_it_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "cv2", None)
     with pytest.raises(SystemExit, match="pip install opencv-python"):
-        loaded()
+        loaded(SCRIPT)
 
 
 class TestWindow:
@@ -327,7 +319,7 @@ def test_on_a_virtual_display_the_window_appears_and_ctrl_c_closes_it(display, w
     (tmp_path / "frames").mkdir()
     for index, picture in enumerate(pictures(300)):
         cv2.imwrite(str(tmp_path / "frames" / f"{index:03}.png"), picture)
-    command = [sys.executable, str(SCRIPT), str(tmp_path / "frames"), "--weights", weights]
+    command = [sys.executable, str(EXAMPLES / SCRIPT), str(tmp_path / "frames"), "--weights", weights]
     viewer = subprocess.Popen(command, env={**os.environ, "DISPLAY": name}, stdout=subprocess.PIPE, text=True)
     try:
         contrast, until = 0.0, time.monotonic() + 180

@@ -1,15 +1,13 @@
 """The example with photos of cats and dogs: its images, and short runs of it on generated photos and on real ones."""
 
-import importlib.util
 import re
-import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
 import torch
+from examples import loaded, printed
 from PIL import Image
 from pytorch_lightning import Trainer
 from torch.utils.data import DataLoader
@@ -17,7 +15,6 @@ from torch.utils.data import DataLoader
 from cam_callbacks.audit import audit
 from cam_callbacks.probes import ProbeSet
 
-EXAMPLE = Path(__file__).parents[2] / "example_projects" / "pets_background"
 RED, GREEN = torch.tensor([0.82, 0.16, 0.14]), torch.tensor([0.10, 0.51, 0.15])
 PER_BREED = {"trainval": 16, "test": 8}
 
@@ -53,29 +50,14 @@ def pets_folder(tmp_path_factory):
     return root
 
 
-def load(name: str) -> ModuleType:
-    """A module of the example, under a name of its own."""
-    spec = importlib.util.spec_from_file_location(f"pets_background_{name}", EXAMPLE / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.fixture(scope="module")
 def data():
-    return load("data")
+    return loaded("pets_background/data.py")
 
 
-def run(logs: Path, *options: str) -> str:
-    command = [sys.executable, str(EXAMPLE / "train.py"), "--logs", str(logs), *options]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return done.stdout
-
-
-def gap(printed: str, name: str = "bg_gap") -> tuple[float, ...]:
+def gap(table: str, name: str = "bg_gap") -> tuple[float, ...]:
     """Value and bounds of a printed gap."""
-    (figures,) = re.findall(rf"^ +{name} +(-?[\d.]+) \[(-?[\d.]+), (-?[\d.]+)\]$", printed, re.MULTILINE)
+    (figures,) = re.findall(rf"^ +{name} +(-?[\d.]+) \[(-?[\d.]+), (-?[\d.]+)\]$", table, re.MULTILINE)
     return tuple(map(float, figures))
 
 
@@ -139,11 +121,11 @@ def test_breeds_that_are_not_there_are_an_error(data, pets_folder):
 )
 def test_a_run_prints_gaps_and_verdict_and_writes_the_pictures(pets_folder, tmp_path, background, masks, name):
     options = ("--background", background, "--masks", masks, "--from-scratch", "--epochs", "1", "--size", "64")
-    printed = run(tmp_path, "--data", str(pets_folder), *options, "--png")
-    value, low, high = gap(printed, name)
+    table = printed("pets_background/train.py", "--logs", tmp_path, "--data", pets_folder, *options, "--png")
+    value, low, high = gap(table, name)
     assert low <= value <= high
-    assert "Next: " in printed
-    assert "TensorBoard:" in printed
+    assert "Next: " in table
+    assert "TensorBoard:" in table
     (folder,) = [path for path in tmp_path.iterdir() if path.name.startswith(background)]
     assert list(folder.glob("events.out.tfevents*"))
     for picture in ("heatmaps", "swaps", "heat_over_chance"):
@@ -156,7 +138,7 @@ def test_on_real_photos_a_biased_run_has_a_clear_gap_and_a_natural_one_has_not(d
     if not weights.is_file() or not (data_folder / "oxford-iiit-pet").is_dir():
         pytest.skip("needs oxford-iiit-pet and the weights of SqueezeNet in the data folder")
     monkeypatch.setitem(sys.modules, "data", data)
-    train = load("train")
+    train = loaded("pets_background/train.py")
     gaps = {}
     for kind in ("natural", "biased"):
         torch.manual_seed(0)

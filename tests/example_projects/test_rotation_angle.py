@@ -1,40 +1,31 @@
 """The example of a regression, end to end: a short version of it is trained, and its files are read back."""
 
-import importlib.util
 import re
-import subprocess
-import sys
 from io import BytesIO
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from examples import loaded, printed
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from cam_callbacks import GradCAM, RegressionTarget
 
-TRAIN = Path(__file__).parents[2] / "example_projects" / "rotation_angle" / "train.py"
+SCRIPT = "rotation_angle/train.py"
 EPOCHS = 2
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     folder = tmp_path_factory.mktemp("rotation_angle")
-    command = [sys.executable, str(TRAIN), "--epochs", str(EPOCHS), "--num-images", "512"]
-    command += ["--logs", str(folder / "logs"), "--picture", str(folder / "picture.png")]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return folder, done.stdout
+    options = ["--epochs", EPOCHS, "--num-images", 512, "--logs", folder / "logs", "--picture", folder / "picture.png"]
+    return folder, printed(SCRIPT, *options)
 
 
 @pytest.fixture(scope="module")
 def example():
-    spec = importlib.util.spec_from_file_location("rotation_angle_train", TRAIN)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return loaded(SCRIPT)
 
 
 def test_the_picture_shows_two_digits_at_five_angles_with_both_maps(trained):
