@@ -1,4 +1,4 @@
-"""Headless Chromium for the tests of the tab and of the report, and how they look at the page."""
+"""Headless Chromium for the tests of the tab and of the report, and for the pictures of the documentation."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ PATIENCE = 60
 def chromium(width: int = 1280, height: int = 800) -> Iterator[Any]:
     """A Selenium driver; skips the test where there is no browser."""
     webdriver = pytest.importorskip("selenium.webdriver", reason="needs a browser: pip install selenium")
-    browser, driver = (shutil.which(name) for name in ("chromium", "chromedriver"))
+    browser = next(filter(None, map(shutil.which, ("chromium", "google-chrome"))), None)
+    driver = shutil.which("chromedriver")
     if browser is None or driver is None:
         pytest.skip("needs a browser: apt install chromium chromium-driver")
     options = webdriver.ChromeOptions()
