@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 LOGS := lightning_logs
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format bench docs docs-pictures clean
+.PHONY: help demo test coverage lint format bench docs docs-pictures clean
 
 help: ## Show this help
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -15,6 +15,9 @@ demo: $(VENV)/.examples ## Train the biased and the balanced network, make the p
 
 test: $(VENV)/.test ## Run all tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder $(ARGS)  # one thread each: on tiny tensors more only wait
+
+coverage: ## Run all tests, and list the lines that none of them executes
+	$(MAKE) test ARGS="--cov $(ARGS)"
 
 lint: $(VENV)/.dev ## Check the format, the style and the types
 	$(BIN)/ruff format --check .
@@ -42,7 +45,7 @@ docs-pictures: $(VENV)/.examples $(VENV)/.test ## Make every picture of the docu
 	$(BIN)/python docs/pictures.py
 
 clean: ## Remove the virtual environment and all that was made
-	rm -rf $(VENV) $(LOGS) build dist .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) $(LOGS) build dist .coverage* .mypy_cache .ruff_cache .pytest_cache
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)

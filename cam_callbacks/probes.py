@@ -12,7 +12,6 @@ from typing import Any, Literal
 import torch
 from PIL import Image, ImageOps
 from torch import Tensor
-from torchvision.transforms.v2 import functional as transforms
 
 from cam_callbacks import datasets
 from cam_callbacks.batches import BatchFn, Labels, Samples, read_batch
@@ -294,6 +293,8 @@ def _batch_of_one(item: Any) -> Any:
 
 def _read_photo(path: Path, size: Sequence[int], normalization: Normalization | None) -> Tensor:
     """(3, *size) float32: shorter side resized to fit, cropped at the centre, normalised."""
+    from torchvision.transforms.v2 import functional as transforms  # some seconds, which only photos need
+
     try:
         with Image.open(path) as file:
             photo = transforms.pil_to_tensor(ImageOps.exif_transpose(file).convert("RGB"))

@@ -52,8 +52,11 @@ def check(python: Path, folder: Path) -> None:
     report = [python.with_name("cam-callbacks"), "report", "lightning_logs", "-o", "report.html"]
     subprocess.run(report, cwd=folder, check=True)
     for statement in (
+        "import torch",
+        "import pytorch_lightning",
         "import cam_callbacks",
         "import cam_callbacks.tab.loader",
+        "from cam_callbacks import ScoreCAM, ProbeSet",
         "from cam_callbacks import CAMMonitor",
     ):
         print(f"{statement}: {seconds(python, folder, statement):.2f} s")

@@ -17,7 +17,8 @@ MODULES = {
     ".".join(("cam_callbacks", *path.relative_to(ROOT).with_suffix("").parts)).removesuffix(".__init__"): path
     for path in sorted(ROOT.rglob("*.py"))
 }
-HEAVY = ("torch", "torchvision", "lightning", "pytorch_lightning", "lightning_fabric")
+LIGHTNING = {"lightning", "pytorch_lightning", "lightning_fabric"}
+HEAVY = {*LIGHTNING, "torch", "torchvision", "matplotlib"}
 
 
 def only_for_types(node: ast.AST) -> bool:
@@ -53,27 +54,23 @@ def packages(module: str) -> set[str]:
     return {name.split(".")[0] for name in imports(module)}
 
 
-def loaded_by(statement: str) -> set[str]:
-    """The top-level packages that a fresh Python has loaded after the statement."""
-    code = f"{statement}\nimport sys\nprint(' '.join({{name.split('.')[0] for name in sys.modules}}))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
-    assert done.returncode == 0, done.stderr
-    return set(done.stdout.split())
+READS = "import cam_callbacks.records, cam_callbacks.recorded, cam_callbacks.tab.plugin, cam_callbacks.report.command"
+EXPLAINS = "from cam_callbacks import ScoreCAM, Explanation, ProbeSet; from cam_callbacks.audit import audit"
 
 
-def test_the_parts_that_read_event_files_load_neither_torch_nor_lightning() -> None:
-    loaded = loaded_by(
-        "import cam_callbacks.records, cam_callbacks.recorded, cam_callbacks.tab.plugin, cam_callbacks.report.command"
-    )
-    assert not loaded & set(HEAVY)
-
-
-def test_the_methods_load_no_lightning() -> None:
-    loaded = loaded_by(
-        "from cam_callbacks import ScoreCAM, Explanation, ProbeSet; import cam_callbacks.audit.attention"
-    )
-    assert "torch" in loaded
-    assert not loaded & {"lightning", "pytorch_lightning", "lightning_fabric"}
+@pytest.mark.parametrize(
+    ("statement", "not_loaded"),
+    [
+        ("import cam_callbacks", {*HEAVY, "numpy", "PIL", "tensorboard"}),
+        ("import cam_callbacks.tab.loader", HEAVY),
+        (READS, HEAVY),
+        (EXPLAINS, {*LIGHTNING, "torchvision", "matplotlib", "cv2"}),
+    ],
+)
+def test_importing_a_part_loads_only_what_it_needs(statement: str, not_loaded: set[str]) -> None:
+    code = f"{statement}\nimport sys\nprint(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
+    assert not_loaded & set(done.stdout.split()) == set()
 
 
 @pytest.mark.parametrize("name", cam_callbacks.__all__)
@@ -89,7 +86,7 @@ def test_a_name_that_is_not_there_is_an_attribute_error() -> None:
 
 @pytest.mark.parametrize("module", [name for name in MODULES if ".methods" in name or ".audit." in name])
 def test_methods_and_audit_know_no_lightning_and_no_callback(module: str) -> None:
-    assert not packages(module) & {"lightning", "pytorch_lightning", "lightning_fabric", "lightning_utilities"}
+    assert not packages(module) & {*LIGHTNING, "lightning_utilities"}
     above = {f"cam_callbacks.{name}" for name in ("monitor", "trainer", "auditor", "loggers", "render", "pictures")}
     assert not imports(module) & above
 
@@ -99,7 +96,7 @@ READERS = ("cam_callbacks.tab", "cam_callbacks.report")
 
 @pytest.mark.parametrize("module", [name for name in MODULES if f"{name}.".startswith(tuple(f"{r}." for r in READERS))])
 def test_tab_and_report_know_only_what_is_recorded(module: str) -> None:
-    assert not packages(module) & set(HEAVY)
+    assert not packages(module) & HEAVY
     part = ".".join(module.split(".")[:2])
     own = {name for name in imports(module) if name.startswith("cam_callbacks.")}
     shared = {"cam_callbacks.records", "cam_callbacks.recorded", "cam_callbacks.__version__"}
@@ -115,7 +112,7 @@ def test_nothing_imports_the_monitor() -> None:
 
 
 def test_only_the_monitor_and_the_trainer_know_lightning() -> None:
-    knowing = {name for name in MODULES if packages(name) & {"lightning", "pytorch_lightning", "lightning_fabric"}}
+    knowing = {name for name in MODULES if packages(name) & LIGHTNING}
     assert knowing <= {"cam_callbacks.monitor", "cam_callbacks.trainer"}
 
 

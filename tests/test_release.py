@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import yaml
+from packaging.version import Version
 
 import cam_callbacks
 
@@ -66,24 +67,6 @@ def test_the_wheel_carries_licence_and_readme(wheel: zipfile.ZipFile) -> None:
     (metadata,) = (name for name in wheel.namelist() if name.endswith("METADATA"))
     assert f"Version: {cam_callbacks.__version__}\n" in wheel.read(metadata).decode()
     assert text("README.md").splitlines()[2] in wheel.read(metadata).decode()
-
-
-# What importing costs
-
-
-@pytest.mark.parametrize(
-    ("statement", "not_loaded"),
-    [
-        ("import cam_callbacks", {"torch", "torchvision", "matplotlib", "numpy", "PIL", "tensorboard"}),
-        ("import cam_callbacks.tab.loader", {"torch", "torchvision", "matplotlib", "lightning", "pytorch_lightning"}),
-        ("import cam_callbacks.report.command", {"torch", "torchvision", "matplotlib", "lightning"}),
-        ("from cam_callbacks import ScoreCAM, ProbeSet", {"matplotlib", "cv2", "lightning", "pytorch_lightning"}),
-    ],
-)
-def test_importing_a_part_loads_only_what_it_needs(statement: str, not_loaded: set[str]) -> None:
-    code = f"{statement}\nimport sys\nprint(*sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
-    assert not_loaded & set(done.stdout.split()) == set()
 
 
 # The documentation
@@ -177,10 +160,18 @@ def test_all_files_name_the_same_version() -> None:
     assert f"\n## {version}" in text("docs/changelog.md")
 
 
-def test_the_commit_hooks_run_the_ruff_of_the_extra() -> None:
-    (pinned,) = re.findall(r'"ruff==([\d.]+)"', text("pyproject.toml"))
-    revisions = {repo["repo"]: repo.get("rev") for repo in yaml.safe_load(text(".pre-commit-config.yaml"))["repos"]}
-    assert revisions["https://github.com/astral-sh/ruff-pre-commit"] == f"v{pinned}"
+def test_commit_hooks_run_the_tools_that_make_lint_installs() -> None:
+    hooks = [hook for repo in yaml.safe_load(text(".pre-commit-config.yaml"))["repos"] for hook in repo["hooks"]]
+    linted = re.findall(r"\$\(BIN\)/(ruff check|ruff format|mypy)", text("Makefile"))
+    assert {" ".join(hook["entry"].removeprefix(".venv/bin/").split()[:2]) for hook in hooks} == set(linted)
+
+
+def test_the_lowest_versions_that_are_tested_are_those_that_are_required() -> None:
+    (dependencies,) = re.findall(r"^dependencies = \[\n(.*?)^\]", text("pyproject.toml"), re.MULTILINE | re.DOTALL)
+    required = {name: Version(lowest) for name, lowest in re.findall(r'"([\w-]+)>=([\d.]+)', dependencies)}
+    tested = dict(re.findall(r"^([\w-]+)==([\d.]+)$", text("tests/lowest.txt"), re.MULTILINE))
+    assert tested.pop("lightning") == tested["pytorch-lightning"]
+    assert {name: Version(version) for name, version in tested.items()} == required
 
 
 @pytest.mark.parametrize(
