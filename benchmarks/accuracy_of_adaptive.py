@@ -7,9 +7,10 @@ groups of masks, one of each forwarded.
 """
 
 import torch
-from setting import model, parser, pearson, photos, save, table
+from setting import model, parser, photos, save, table
 from torch import Tensor
 
+from cam_callbacks.audit.faithfulness import correlation, rank_correlation
 from cam_callbacks.explanation import has_contrast
 from cam_callbacks.methods.network import Network
 from cam_callbacks.methods.surrogate import Scale, Surrogate
@@ -83,7 +84,7 @@ class LogitAndProbability(Readout):
         assert classes is not None
         self.classes = classes
 
-    def read(self, output: object, image: Tensor) -> Tensor:
+    def read(self, output: object, image: Tensor, shared: bool = False) -> Tensor:
         """(B, 2)."""
         return torch.cat([scores.gather(1, self.classes[image]) for scores in class_scores(output)], dim=1)
 
@@ -130,8 +131,7 @@ class Case:
     def compare(self, weights: Tensor) -> tuple[float, float]:
         """Pearson and Spearman correlation of the map of these weights with the exact one."""
         other = self.map_of(weights)
-        ranks = [m.flatten().argsort().argsort().double().unsqueeze(0) for m in (other, self.exact)]
-        return float(pearson(other, self.exact)), float(pearson(*ranks))
+        return float(correlation(other, self.exact)), float(rank_correlation(other, self.exact))
 
 
 def groups(flat: Tensor, count: int) -> tuple[Tensor, Tensor]:

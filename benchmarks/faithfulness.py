@@ -17,11 +17,12 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-from setting import model, parser, pearson, photos, save, table
-from speed import gradcam, torchcam
+from setting import model, parser, photos, save, table
+from speed import channels_of, gradcam, torchcam
 from torch import Tensor, nn
 
 from cam_callbacks import CAM, GradCAM, ScoreCAM
+from cam_callbacks.audit.faithfulness import correlation
 from cam_callbacks.explanation import min_max, upsample
 from cam_callbacks.layers import recorded
 from cam_callbacks.methods.method import Method
@@ -51,7 +52,7 @@ def main() -> None:
         others, _ = explain(sixth)
         scores = faithfulness(network, images, top, heatmaps)
         blank = float((heatmaps.flatten(1).amax(dim=1) == 0).float().mean())
-        apart = pearson(heatmaps, others).mean()
+        apart = correlation(heatmaps, others).nanmean()  # blank maps are counted beside
         rows.append((name, passes, *(f"{score:.3f}" for score in scores), f"{apart:.2f}", f"{blank:.0%}"))
         print(rows[-1], flush=True)
     header = ("", "passes", "average drop", "increase", "insertion", "deletion", "other class", "blank")
@@ -67,14 +68,18 @@ def methods(network: nn.Module, layer: str, images: Tensor, peers: bool) -> dict
     found: dict[str, Explain] = {"mean activation": lambda _: (mean_activation(network, layer, images), "1")}
     replay = Replay(network)
     for weighting in ("probability", "logit-softmax", "increase", "matlab"):
-        found[f"exact, {weighting}"] = ours(ScoreCAM(weighting, tolerance=0), replay, layer, images)  # type: ignore[arg-type]
+        found[f"Score-CAM, exact, {weighting}"] = ours(ScoreCAM(weighting, tolerance=0), replay, layer, images)  # type: ignore[arg-type]
     for weighting in ("probability", "logit-softmax", "increase"):
-        found[f"adaptive, {weighting}"] = ours(ScoreCAM(weighting), Replay(network), layer, images)  # type: ignore[arg-type]
+        found[f"Score-CAM, adaptive, {weighting}"] = ours(ScoreCAM(weighting), Replay(network), layer, images)  # type: ignore[arg-type]
     found["Grad-CAM"] = ours(GradCAM(), Replay(network), layer, images)
     found["CAM"] = ours(CAM(), Replay(network), None, images)
     if peers:
-        found["torchcam"] = lambda c: (full(torchcam(network, layer, images, c)()[0], images), "all")  # type: ignore[index]
-        found["grad-cam"] = lambda c: (torch.as_tensor(gradcam(network, layer, images, c)()).to(images), "all")
+        channels = str(channels_of(network, layer, images))
+        found["torchcam's Score-CAM"] = lambda c: (full(torchcam(network, layer, images, c)()[0], images), channels)  # type: ignore[index]
+        found["grad-cam's Score-CAM"] = lambda c: (
+            torch.as_tensor(gradcam(network, layer, images, c)()).to(images),
+            channels,
+        )
     return found
 
 

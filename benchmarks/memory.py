@@ -6,6 +6,7 @@ H, W); torchcam keeps all upsampled masks (N, K, H, W). Ours is asked for every 
 after a few chunks: a chunk is all that ever exists.
 """
 
+import argparse
 import contextlib
 import json
 import subprocess
@@ -16,10 +17,11 @@ from pathlib import Path
 
 import torch
 from setting import model, parser, photos, save, table
+from speed import channels_of, gradcam, torchcam
 
 from cam_callbacks import ScoreCAM
 
-CONTESTANTS = ("forward passes", "ours, adaptive", "ours, exact", "torchcam", "grad-cam")
+CONTESTANTS = ("forward passes alone", "ours, adaptive", "ours, exact", "torchcam", "grad-cam")
 BATCH = 32
 
 
@@ -36,31 +38,36 @@ def main() -> None:
     if args.contestant:
         print(json.dumps(measure(args)))
         return
+    channels = channels_of(model(args.model), args.layer, torch.zeros(1, 3, args.size, args.size))
     rows = []
     for contestant in CONTESTANTS:
-        needed = by_arithmetic(contestant, args.images, 2048, args.size)
+        needed, of_what = by_arithmetic(contestant, args.images, channels, args.size)
         if needed > 4e9 or (args.short and needed):
-            rows.append((contestant, f"{needed / 1e6:.0f}", "computed: its masks or masked images alone"))
+            rows.append((contestant, f"{needed / 1e6:.0f}", f"computed: {of_what}"))
         else:
             command = [sys.executable, str(Path(__file__)), *sys.argv[1:], "--contestant", contestant]
             done = subprocess.run(command, capture_output=True, text=True, check=True)
             rows.append((contestant, f"{json.loads(done.stdout.splitlines()[-1]):.0f}", "measured"))
         print(rows[-1], flush=True)
-    print("\n" + table(("", "MB beyond model and images", ""), rows))
+    print("\n" + table(("", "MB", ""), rows))
     save("memory", rows)
 
 
-def by_arithmetic(contestant: str, images: int, channels: int, size: int) -> float:
-    """Bytes that a peer's masks or masked images take, 0 for ours."""
+def by_arithmetic(contestant: str, images: int, channels: int, size: int) -> tuple[float, str]:
+    """Bytes that a peer's masks or masked images take, and which these are; 0 for ours."""
     masks = 4.0 * images * channels * size * size
-    return {"torchcam": masks, "grad-cam": 4 * masks}.get(contestant, 0.0)
+    peers = {
+        "torchcam": (masks, "all upsampled masks (N, K, H, W)"),
+        "grad-cam": (4 * masks, "masks, and all masked images (N, K, 3, H, W)"),
+    }
+    return peers.get(contestant, (0.0, ""))
 
 
-def measure(args: object) -> float:
+def measure(args: argparse.Namespace) -> float:
     """Peak MB of one contestant beyond what was there before it began."""
-    images = photos(args.data, args.images, args.size).to(args.device)  # type: ignore[attr-defined]
-    network = model(args.model, args.weights, args.device)  # type: ignore[attr-defined]
-    contestant, layer = args.contestant, args.layer  # type: ignore[attr-defined]
+    images = photos(args.data, args.images, args.size).to(args.device)
+    network = model(args.model, args.weights, args.device)
+    contestant, layer = args.contestant, args.layer
     with Watch(images.is_cuda) as watch:
         run(contestant, network, layer, images)
     return watch.extra / 1e6
@@ -68,7 +75,7 @@ def measure(args: object) -> float:
 
 def run(contestant: str, network: torch.nn.Module, layer: str, images: torch.Tensor) -> None:
     """One contestant, once."""
-    if contestant == "forward passes":
+    if contestant == "forward passes alone":
         batch = images[:1].expand(BATCH, -1, -1, -1).contiguous(memory_format=torch.channels_last)
         with torch.no_grad():
             network(batch)
@@ -83,8 +90,6 @@ def run(contestant: str, network: torch.nn.Module, layer: str, images: torch.Ten
         with contextlib.suppress(StopIteration):
             method(network, images, layer, progress=None if contestant == "ours, adaptive" else stop)
     else:
-        from speed import gradcam, torchcam
-
         with torch.no_grad():
             targets = network(images).argmax(dim=1)
         {"torchcam": torchcam, "grad-cam": gradcam}[contestant](network, layer, images, targets)()

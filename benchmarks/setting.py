@@ -15,7 +15,6 @@ from torchvision.transforms.v2 import functional as transforms
 from cam_callbacks.datasets import IMAGENET
 
 RESULTS = Path(__file__).parent / "results"
-SQUEEZENET_FILE = "weights/squeezenet1_1_imagenet_fp16.pth"
 
 
 def parser(description: str) -> argparse.ArgumentParser:
@@ -56,13 +55,6 @@ def _photo(path: Path, size: int) -> Tensor:
     photo = decode_image(str(path), mode=ImageReadMode.RGB)
     photo = transforms.center_crop(transforms.resize(photo, [round(size * 256 / 224)], antialias=True), [size])
     return transforms.normalize(transforms.to_dtype(photo, torch.float32, scale=True), *map(list, IMAGENET))
-
-
-def pearson(a: Tensor, b: Tensor) -> Tensor:
-    """(N,) Pearson correlation of maps (N, ...) with maps (N, ...)."""
-    a, b = (maps.flatten(1).double() for maps in (a, b))
-    a, b = (maps - maps.mean(dim=1, keepdim=True) for maps in (a, b))
-    return (a * b).sum(dim=1) / (a.norm(dim=1) * b.norm(dim=1)).clamp_min(1e-30)
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:

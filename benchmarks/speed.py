@@ -110,7 +110,7 @@ def time_model(network: nn.Module, layer: str, images: Tensor, rounds: int, comp
         contestants["ours, exact, compiled"] = lambda: fast(network, images, layer, targets)
         contestants["ours, adaptive, compiled"] = lambda: fast_adaptive(network, images, layer, targets)
         fast(network, images, layer, targets)  # compiles
-    channels = explanation_channels(network, layer, images)
+    channels = channels_of(network, layer, images)
     needed = {name: float(channels) for name in contestants}
     needed |= {name: passes / len(images) for name in contestants if "exact" in name or name == "forward passes"}
     spent = float(adaptive(network, images, layer, targets).passes.float().mean())
@@ -127,7 +127,7 @@ def time_model(network: nn.Module, layer: str, images: Tensor, rounds: int, comp
     return {"passes": needed, **times}
 
 
-def explanation_channels(network: nn.Module, layer: str, images: Tensor) -> int:
+def channels_of(network: nn.Module, layer: str, images: Tensor) -> int:
     """How many channels the layer has."""
     shapes = []
     handle = network.get_submodule(layer).register_forward_hook(lambda _m, _i, output: shapes.append(output.shape))

@@ -60,6 +60,9 @@ class Audited:
 
 
 def _with_bounds(name: str, estimate: Estimate, bounds: bool) -> dict[str, float]:
+    """A number with what belongs to it; nothing where it is not known."""
+    if not estimate.count:
+        return {}
     found = {name: estimate.value}
     if bounds:
         found |= {f"{name}_low": estimate.low, f"{name}_high": estimate.high}
@@ -187,7 +190,7 @@ class Auditor:
         """
         result = Plan(images).conclude([part.audited for part in parts if part.audited is not None])
         # Outside of a fit the weights are those of the last look: finding the same again would tell nothing.
-        verdict = judge(result, self.suspects if remember else ())
+        verdict = judge(result, self.suspects if remember else None)
         if remember:
             self.suspects = verdict.suspects
         assert explanation.targets is not None

@@ -200,14 +200,13 @@ def swaps_picture(audited: Audited) -> Picture | None:
     shown = most_affected(result, _SWAPS)
     if len(shown) == 0:
         return None
-    exchange = with_background_of if images.masks is not None else with_ring_of
-    masks = images.masks
-    if masks is None:
-        masks = (~ring(images.images.shape[2:])).expand(len(images), *images.images.shape[2:])
-    arms = [
-        exchange(images.images, masks, donor.clamp_min(0))[shown] for donor in (result.donors.same, result.donors.other)
-    ]
-    what = "ring" if images.masks is None else "background"
+    donors = [donor.clamp_min(0) for donor in (result.donors.same, result.donors.other)]
+    if result.masks == "none" or images.masks is None:
+        what, inside = "ring", (~ring(images.images.shape[2:])).expand(len(images), *images.images.shape[2:])
+        arms = [with_ring_of(images.images, inside, donor)[shown] for donor in donors]
+    else:
+        what = "background"
+        arms = [with_background_of(images.images, images.masks, donor)[shown] for donor in donors]
     total = int((~result.swaps.isnan()).all(dim=1).sum())
     above = [
         Line(f"{len(shown)} of {total}: those that lose most"),
@@ -228,8 +227,7 @@ def swaps_picture(audited: Audited) -> Picture | None:
 def heat_over_chance_picture(audited: Audited) -> Picture | None:
     """For each class, how much more heat lies on the object than by chance; None where that is not known."""
     result = audited.result
-    suffix = "_estimated" if result.masks == "estimated" else ""
-    heat = result.measures.get(f"heat_on_object{suffix}")
+    heat = result.measures.get(f"heat_on_object{result.suffix}")
     if heat is None:
         return None
     cells = []

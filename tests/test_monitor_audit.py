@@ -180,6 +180,22 @@ def test_validate_judges_a_finished_model(tmp_path: Path) -> None:
     monitor = CAMMonitor("features", num_probes=4, num_audit_images=80)
     Trainer(callbacks=[monitor], **quiet(tmp_path)).validate(ReadsOneThing(True), samples(True), verbose=False)
     assert monitor.verdict.state == "suspicion"
+    assert "one look alone gives no alarm" in monitor.verdict.text
+
+
+def test_a_number_that_is_not_known_is_not_logged_and_neither_is_its_chance_level(tmp_path: Path) -> None:
+    images, targets = torch.rand(40, 3, SIZE, SIZE), torch.arange(40) % 2
+    nowhere = torch.zeros(40, SIZE, SIZE, dtype=torch.bool)
+    monitor = CAMMonitor(
+        "features", probes=ProbeSet(images[:4], targets[:4]), batch_fn=lambda batch: (*batch, nowhere[: len(batch[0])])
+    )
+    data = loader(TensorDataset(images, targets), batch_size=16)
+    trainer = Trainer(callbacks=[monitor], **quiet(tmp_path))
+    trainer.validate(ReadsOneThing(True), data, verbose=False)
+    assert monitor.audit.measures["bg_gap"].overall.count == 0
+    logged = {tag.removeprefix("cam/") for tag in trainer.logged_metrics}
+    assert "accuracy" in logged
+    assert not [tag for tag in logged if tag.startswith(("bg_gap", "background_only", "heat_on_object"))]
 
 
 def test_the_weights_are_those_of_a_run_without_it(tmp_path: Path) -> None:
@@ -242,12 +258,16 @@ class WithoutLabels(ReadsOneThing):
         self.log("val_loss", self(batch[0]).mean())
 
 
-def test_without_labels_nothing_is_audited_and_this_is_said_once(tmp_path: Path) -> None:
-    data = loader(TensorDataset(torch.rand(12, 3, SIZE, SIZE)))
+@pytest.mark.parametrize("labels", [(), (torch.ones(12, dtype=torch.int64),)], ids=["no labels", "one class"])
+def test_without_labels_of_two_classes_nothing_is_audited_and_this_is_said_once(
+    tmp_path: Path, labels: tuple[Tensor, ...]
+) -> None:
+    data = loader(TensorDataset(torch.rand(12, 3, SIZE, SIZE), *labels))
     with own_warnings() as said:
         monitor = CAMMonitor("features", num_probes=4, explain="predicted")
         fit(tmp_path, monitor, WithoutLabels(True), data, data, max_epochs=2)
     assert monitor.verdict is None
+    assert monitor.explanation is not None
     assert len([text for text in said if "audits nothing: no labels of two or more classes" in text]) == 1
 
 

@@ -37,8 +37,9 @@ def heat_on_object(heatmaps: Tensor, masks: Tensor) -> Tensor:
 def heat_by_chance(heatmaps: Tensor, masks: Tensor, targets: Tensor) -> Tensor:
     """What `heat_on_object` would be if the heat had nothing to do with this image: with the masks of others.
 
-    The mean over all other images of the class. Objects tend to lie in the middle, and so does heat that follows
-    nothing: the area share is too low a bar on photos.
+    The mean over all other images of the class whose mask is neither empty nor covers all: such a mask says nothing of
+    where objects lie. Objects tend to lie in the middle, and so does heat that follows nothing: the area share is too
+    low a bar on photos.
 
     Args:
         heatmaps: (N, *spatial), >= 0.
@@ -46,15 +47,12 @@ def heat_by_chance(heatmaps: Tensor, masks: Tensor, targets: Tensor) -> Tensor:
         targets: (N,) classes.
 
     Returns:
-        (N,) float32; NaN where the map is blank or was skipped, or no other image of the class is there.
+        (N,) float32; NaN where the map is blank or was skipped, or no other such image of the class is there.
     """
     shares = _shares_with_all_masks(heatmaps, masks)
-    chance = torch.full((len(shares),), torch.nan, device=shares.device)
-    for members in _classes(targets):
-        if len(members) > 1:
-            within = shares[members][:, members]
-            chance[members] = (within.sum(dim=1) - within.diagonal()) / (len(members) - 1)
-    return chance
+    others = (targets.unsqueeze(1) == targets) & ~torch.eye(len(targets), dtype=torch.bool, device=targets.device)
+    given = others.to(shares.device) & tells_where(masks).to(shares.device)  # (N, N): whose mask each map is given
+    return torch.where(given, shares, 0).sum(dim=1) / given.sum(dim=1)
 
 
 def mean_heat_by_chance(heatmaps: Tensor, masks: Tensor) -> Tensor:
@@ -82,6 +80,12 @@ def _shares_with_all_masks(heatmaps: Tensor, masks: Tensor) -> Tensor:
     heat = heatmaps.flatten(1).float()
     total = heat.sum(dim=1, keepdim=True)
     return torch.where(total > 0, heat @ masks.flatten(1).float().T / total, torch.nan)
+
+
+def tells_where(masks: Tensor) -> Tensor:
+    """Whether each of the masks (N, *spatial) bool says where the object is: it is neither empty nor covers all."""
+    flat = masks.flatten(1).bool()
+    return flat.any(dim=1) & ~flat.all(dim=1)
 
 
 def area_share(masks: Tensor) -> Tensor:
@@ -124,10 +128,6 @@ def border_share(heatmaps: Tensor) -> Tensor:
     """The share of the heat in the outer ring (`counterfactual.ring`), (N,); chance is the ring's share of the area."""
     border = ring(heatmaps.shape[1:]).to(heatmaps.device)
     return heat_on_object(heatmaps, border.expand_as(heatmaps))
-
-
-def _classes(targets: Tensor) -> list[Tensor]:
-    return [(targets == c).nonzero().flatten() for c in sorted(set(targets.tolist()))]
 
 
 def _check_shapes(heatmaps: Tensor, masks: Tensor) -> None:

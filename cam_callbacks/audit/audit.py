@@ -35,6 +35,7 @@ class AuditResult:
         swaps: (N, 3) probability of the true class: of the image, on a same-class and on an other-class background
             (without masks: ring); NaN where there is no donor.
         donors: Whose backgrounds these were.
+        heat_by: The name of the method that made the heat, or None where none applies.
         heat_null: By class, (200,) means of `heat_on_object` that arise by chance.
         notes: What was left out, and why.
         passes: Forward samples spent, without the heatmaps.
@@ -46,6 +47,7 @@ class AuditResult:
     class_names: tuple[str, ...] | None
     swaps: Tensor
     donors: counterfactual.Donors
+    heat_by: str | None = None
     heat_null: Mapping[int, Tensor] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     passes: int = 0
@@ -57,7 +59,12 @@ class AuditResult:
     @property
     def gap(self) -> str:
         """The name of the gap that the verdict stands on."""
-        return {"given": "bg_gap", "estimated": "bg_gap_estimated", "none": "ring_gap"}[self.masks]
+        return "ring_gap" if self.masks == "none" else f"bg_gap{self.suffix}"
+
+    @property
+    def suffix(self) -> str:
+        """What the names of measures that need masks end in where these were estimated; else nothing."""
+        return _suffix(self.masks)
 
     def to_dict(self) -> dict[str, list[Any]]:
         """Columns of a table with one row for each measure and class, e.g. for `pandas.DataFrame`."""
@@ -67,6 +74,10 @@ class AuditResult:
             for label, estimate in [("all", each.overall), *classes]:
                 rows.append({"measure": name, "class": label, **vars(estimate)})
         return {column: [row[column] for row in rows] for column in rows[0]} if rows else {}
+
+
+def _suffix(masks: MaskSource) -> str:
+    return "_estimated" if masks == "estimated" else ""
 
 
 def audit(
@@ -170,29 +181,33 @@ class Plan:
         self.images, self.targets = probes.images.float(), probes.targets
         self.notes: list[str] = []
         self.masks, self.source = self._masks()
-        self.suffix = "_estimated" if self.source == "estimated" else ""
+        self.suffix = _suffix(self.source)
         self.usable = torch.ones_like(self.targets, dtype=torch.bool)
         if self.masks is None:
             size = self.images.shape[2:]
             inside = ~counterfactual.ring(size).expand(len(self.images), *size)
             self.exchanges = [self._exchange("ring_gap", inside, counterfactual.with_ring_of)]
             return
-        self.usable = self.masks.flatten(1).any(dim=1) & ~self.masks.flatten(1).all(dim=1)
+        self.usable = attention.tells_where(self.masks)
         self.exchanges = [
-            self._exchange(f"bg_gap{self.suffix}", self.masks, counterfactual.with_background_of),
-            self._exchange(f"recolour_gap{self.suffix}", self.masks, counterfactual.with_colours_of),
+            self._exchange("bg_gap", self.masks, counterfactual.with_background_of),
+            self._exchange("recolour_gap", self.masks, counterfactual.with_colours_of),
         ]
 
     def _masks(self) -> tuple[Tensor | None, MaskSource]:
         """The masks, and where they come from; none where they can be neither known nor estimated."""
         source: MaskSource = self.probes.mask_source
         masks = None if self.probes.masks is None else self.probes.masks.bool()
-        if masks is None and self.images.ndim == 4 and can_estimate():
-            masks, source = estimate_masks(self.images), "estimated"
-        if masks is None:
+        remedy = "give masks"
+        if masks is None and self.images.ndim == 4:
+            if can_estimate():
+                masks, source = estimate_masks(self.images), "estimated"
+            else:
+                remedy += ", or pip install opencv-python-headless, which estimates them"
+        if masks is None or (source == "estimated" and not bool(attention.tells_where(masks).any())):
             self.notes.append(
-                "No masks were given, and none could be estimated: only the outer ring is exchanged, a weak test. "
-                + ("pip install opencv-python-headless estimates them" if self.images.ndim == 4 else "Give masks")
+                "No masks were given, and none could be estimated: only the outer ring is exchanged, a weak test; "
+                + remedy
             )
             return None, "none"
         empty, full = ~masks.flatten(1).any(dim=1), masks.flatten(1).all(dim=1)
@@ -340,6 +355,8 @@ class _Conclusion:
             self._note_exchange(exchange)
         self._note_parts()
         self._note_colours(whole)
+        if plan.masks is not None:
+            self._note_data_colour(plan.masks)
         if observed.raw is not None:
             self._note_heat(upsample(observed.raw, plan.images.shape[2:]))
         main = plan.exchanges[0]
@@ -351,6 +368,7 @@ class _Conclusion:
             class_names=plan.probes.class_names,
             swaps=torch.stack([observed.probability["nothing"], *swaps], dim=1),
             donors=main.donors,
+            heat_by=observed.heat_by if observed.raw is not None else None,
             heat_null=self.heat_null,
             notes=(*plan.notes, *observed.notes),
             passes=observed.passes,
@@ -372,7 +390,7 @@ class _Conclusion:
         """The gap between both arms, in accuracy and in probability."""
         for name, values in (("", self.observed.correct), ("_probability", self.observed.probability)):
             gap = values[f"{exchange.name}/same"] - values[f"{exchange.name}/other"]
-            self._note(f"{exchange.name}{name}", exchange.where_known(gap), chance=0.0)
+            self._note(f"{exchange.name}{name}{self.suffix}", exchange.where_known(gap), chance=0.0)
 
     def _note_parts(self) -> None:
         """Accuracy on the background alone, and on the object alone."""
@@ -401,8 +419,8 @@ class _Conclusion:
         ring_share = float(counterfactual.ring(heatmaps.shape[1:]).float().mean())
         self._note("border_share", attention.border_share(heatmaps), chance=ring_share)
         self._note("delete_hot", torch.where(known, self.observed.correct["delete_hot"], torch.nan), chance=None)
-        self._note_data_colour(faithfulness.hottest_half(heatmaps) if masks is None else masks)
         if masks is None:
+            self._note_data_colour(faithfulness.hottest_half(heatmaps))
             return
         heat = torch.where(usable, attention.heat_on_object(heatmaps, masks), torch.nan)
         self._note(f"heat_on_object{self.suffix}", heat, attention.heat_by_chance(heatmaps, masks, self.targets))
@@ -422,4 +440,4 @@ class _Conclusion:
         colours = counterfactual.mean_colour(self.plan.images[known], outside[known])
         values = torch.full((len(known),), torch.nan)
         values[known] = counterfactual.colour_auc(colours, self.targets[known])
-        self._note("data_colour_auc", values, chance=0.5)
+        self._note(f"data_colour_auc{self.suffix}", values, chance=0.5)

@@ -51,7 +51,7 @@ class Verdict:
     threshold: float
 
 
-def judge(result: AuditResult, suspects_before: Iterable[int] = (), delta: float = 0.05) -> Verdict:
+def judge(result: AuditResult, suspects_before: Iterable[int] | None = (), delta: float = 0.05) -> Verdict:
     """Judge the numbers of a look.
 
     A class is suspect where the lower bound of its gap is above `delta`: the share of bootstrap means at or below
@@ -62,14 +62,15 @@ def judge(result: AuditResult, suspects_before: Iterable[int] = (), delta: float
 
     Args:
         result: Of this look.
-        suspects_before: `Verdict.suspects` of the look before.
+        suspects_before: `Verdict.suspects` of the look before; empty at the first look, None where there is one look
+            only, as in `Trainer.validate`: a suspicion then says that it is the most that one look can give.
         delta: The smallest gap that matters.
     """
     gap = result.measures[result.gap]
     weak = result.masks == "none"
     threshold = _RING_DELTA if weak else delta
     suspects = _suspects(gap, threshold, result.donors.other)
-    again = suspects if any(True for _ in suspects_before) else frozenset()
+    again = suspects if suspects_before is not None and any(True for _ in suspects_before) else frozenset()
     heat = _heat_states(result)
     if not _learnt(result):
         state: State = "not learnt"
@@ -82,7 +83,8 @@ def judge(result: AuditResult, suspects_before: Iterable[int] = (), delta: float
     else:
         state = "alarm" if again else "suspicion" if suspects else "no alarm"
     classes = tuple(sorted(again or suspects)) if state in ("alarm", "suspicion", "warning") else ()
-    return Verdict(state, classes, suspects, heat, _text(result, state, classes, heat, threshold), threshold)
+    text = _text(result, state, classes, heat, threshold, only_look=suspects_before is None)
+    return Verdict(state, classes, suspects, heat, text, threshold)
 
 
 def _suspects(gap: Measure, delta: float, donors: Tensor) -> frozenset[int]:
@@ -115,8 +117,7 @@ def _learnt(result: AuditResult) -> bool:
 
 def _heat_states(result: AuditResult) -> dict[int, HeatState]:
     """Where the heat of each class lies, against what the masks of other images of the class give."""
-    suffix = "_estimated" if result.masks == "estimated" else ""
-    heat, over_area = (result.measures.get(f"{name}{suffix}") for name in ("heat_on_object", "heat_over_area"))
+    heat, over_area = (result.measures.get(f"{name}{result.suffix}") for name in ("heat_on_object", "heat_over_area"))
     if heat is None or over_area is None:
         return {}
     states: dict[int, HeatState] = {}
@@ -134,16 +135,21 @@ def _heat_states(result: AuditResult) -> dict[int, HeatState]:
 
 
 def _text(
-    result: AuditResult, state: State, classes: tuple[int, ...], heat: Mapping[int, HeatState], threshold: float
+    result: AuditResult,
+    state: State,
+    classes: tuple[int, ...],
+    heat: Mapping[int, HeatState],
+    threshold: float,
+    only_look: bool,
 ) -> str:
     gap = result.measures[result.gap]
-    parts = [_headline(result, state, classes, threshold)]
+    parts = [_headline(result, state, classes, threshold, only_look)]
     if state in ("alarm", "suspicion", "warning"):
         parts.append(_what_is_used(result, classes))
     parts.append(_numbers(result, gap))
     if heat:
         parts.append(_heat_lines(result, heat))
-    colour = result.measures.get("data_colour_auc")
+    colour = result.measures.get(f"data_colour_auc{result.suffix}")
     outside = "heat" if result.masks == "none" else "object"
     if colour is not None and colour.overall.value >= _DATA_RED_FLAG:
         parts.append(
@@ -160,14 +166,15 @@ def _text(
     return "\n\n".join(part for part in parts if part)
 
 
-def _headline(result: AuditResult, state: State, classes: tuple[int, ...], threshold: float) -> str:
+def _headline(result: AuditResult, state: State, classes: tuple[int, ...], threshold: float, only_look: bool) -> str:
     what = "ring" if result.masks == "none" else "background"
     who = ", ".join("all classes together" if index == ALL else result.class_name(index) for index in classes)
     count = result.measures[result.gap].overall.count
+    then = f"{'a warning' if result.masks == 'none' else 'an alarm'} if the next one agrees"
     return {
         "alarm": f"**ALARM: answers depend on the {what}** ({who}). Suspected at two looks in a row.",
         "suspicion": f"**Suspicion: answers seem to depend on the {what}** ({who}). Found at this look; "
-        f"{'a warning' if result.masks == 'none' else 'an alarm'} if the next one agrees.",
+        f"{'one look alone gives no alarm' if only_look else then}.",
         "warning": f"**Warning: answers seem to depend on what lies at the edge** ({who}). Without masks this is a "
         "weak test.",
         "no alarm": f"**No alarm.** No dependence on the {what} clearly above {threshold:g} was found.",
@@ -215,10 +222,9 @@ def _numbers(result: AuditResult, gap: Measure) -> str:
 
 
 def _heat_lines(result: AuditResult, heat: Mapping[int, HeatState]) -> str:
-    suffix = "_estimated" if result.masks == "estimated" else ""
-    measured = result.measures[f"heat_on_object{suffix}"]
-    over_area = result.measures[f"heat_over_area{suffix}"]
-    lines = ["Heat (Grad-CAM of the true class; evidence, not proof):"]
+    measured = result.measures[f"heat_on_object{result.suffix}"]
+    over_area = result.measures[f"heat_over_area{result.suffix}"]
+    lines = [f"Heat ({result.heat_by} of the true class; evidence, not proof):"]
     for index in list(heat)[:_PER_CLASS_LINES]:
         estimate = measured.per_class[index]
         area = estimate.value - over_area.per_class[index].value

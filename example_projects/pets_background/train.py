@@ -115,7 +115,7 @@ def report(monitor: CAMMonitor, name: str, accuracy: float) -> str:
         return f"\n{name}: accuracy {accuracy:.2f}; there was no audit"
     lines = [f"\n{name}: accuracy {accuracy:.2f} on {len(monitor.audit.targets)} validation photos"]
     for measure, found in monitor.audit.measures.items():
-        if "_gap" in measure and not measure.endswith("_probability"):
+        if "_gap" in measure and "_probability" not in measure:
             gap = found.overall
             lines.append(f"  {measure:24}{gap.value:6.2f} [{gap.low:.2f}, {gap.high:.2f}]")
     return "\n".join([*lines, "", monitor.verdict.text])

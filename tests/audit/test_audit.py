@@ -13,9 +13,6 @@ from cam_callbacks.audit.audit import Plan
 from cam_callbacks.audit.counterfactual import ring
 from cam_callbacks.probes import ProbeSet
 
-# The function `audit` hides the module of that name.
-MODULE = sys.modules["cam_callbacks.audit.audit"]
-
 
 def overall(result, name):
     return result.measures[name].overall
@@ -23,7 +20,7 @@ def overall(result, name):
 
 @pytest.fixture
 def no_opencv(monkeypatch):
-    monkeypatch.setattr(MODULE, "can_estimate", lambda: False)
+    monkeypatch.setitem(sys.modules, "cv2", None)
 
 
 class TestPlanted:
@@ -56,6 +53,7 @@ class TestPlanted:
         assert result.masks == "none"
         assert overall(result, "ring_gap").value == 1
         assert any("only the outer ring" in note for note in result.notes)
+        assert any("pip install opencv-python-headless" in note for note in result.notes)
         assert not [name for name in result.measures if name.startswith("bg_gap")]
 
     def test_a_constant_model(self):
@@ -91,6 +89,23 @@ class TestDegenerate:
             assert overall(result, name).skipped >= 5, name
             assert overall(result, name).value == overall(result, name).value
         assert "3 masks are empty and 2 cover all: left out" in result.notes
+
+    def test_where_no_foreground_could_be_estimated_the_ring_is_exchanged(self):
+        probes = scenes()
+        nothing = torch.zeros_like(probes.masks)
+        result = audit(Reader(1), replace(probes, masks=nothing, masks_estimated=True))
+        assert result.masks == "none"
+        assert "bg_gap_estimated" not in result.measures
+        assert overall(result, "ring_gap").count == len(probes)
+        assert "only the outer ring is exchanged, a weak test; give masks" in result.notes[0]
+
+    def test_names_of_all_measures_on_estimated_masks_say_so(self):
+        given, estimated = (
+            set(audit(Reader(1), replace(scenes(), masks_estimated=estimated)).measures) for estimated in (False, True)
+        )
+        free = {"accuracy", "border_share", "delete_hot", "colour_sensitivity_roll", "colour_sensitivity_grey"}
+        assert free < given
+        assert estimated == free | {f"{name}_estimated" for name in given - free}
 
     def test_a_class_of_a_single_image_is_counted_not_averaged(self):
         probes = scenes()
@@ -163,6 +178,18 @@ class TestTraces:
         again = sum(sizes) - result.passes - heatmaps  # scores in [0, 1] are asked once more: are they sigmoids?
         assert 0 <= again <= 12
         assert result.passes <= 11 * 60
+
+
+@pytest.mark.filterwarnings("ignore:out of memory with")
+def test_memory_that_runs_out_is_an_error_and_no_reason_to_leave_the_heat_out():
+    class NoRoomForGradients(Reader):
+        def forward(self, images):
+            if torch.is_grad_enabled():
+                raise torch.OutOfMemoryError(f"no room for the gradients of {len(images)}")
+            return super().forward(images)
+
+    with pytest.raises(torch.OutOfMemoryError, match="no room for the gradients of 1"):
+        audit(NoRoomForGradients(1), scenes(4), "features")
 
 
 class TestTable:

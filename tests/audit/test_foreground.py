@@ -1,11 +1,13 @@
 """GrabCut finds an object that differs from its surroundings, and nothing where there is none."""
 
+import sys
+
 import pytest
 import torch
 
 pytest.importorskip("cv2")
 
-from cam_callbacks.audit.foreground import estimate_masks
+from cam_callbacks.audit.foreground import can_estimate, estimate_masks
 
 
 def blob(side: int, channels: int = 3) -> tuple[torch.Tensor, torch.Tensor]:
@@ -26,6 +28,21 @@ def test_a_blob_on_a_textured_ground_is_found(side, channels):
 
 def test_flat_images_have_empty_masks():
     assert not estimate_masks(torch.stack([torch.zeros(3, 32, 32), torch.full((3, 32, 32), 0.7)])).any()
+
+
+@pytest.mark.parametrize("size", [(1, 1), (2, 2), (1, 5), (24, 2)], ids=str)
+def test_images_of_less_than_three_pixels_have_no_inside_and_empty_masks(size):
+    masks = estimate_masks(torch.rand(3, 3, *size))
+    assert masks.shape == (3, *size)
+    assert not masks.any()
+
+
+def test_an_opencv_that_lacks_a_library_of_the_system_estimates_nothing(tmp_path, monkeypatch):
+    assert can_estimate()
+    (tmp_path / "cv2.py").write_text("raise ImportError('libGL.so.1: cannot open shared object file')")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "cv2")
+    assert not can_estimate()
 
 
 def test_it_is_deterministic_and_touches_no_random_state():

@@ -52,6 +52,12 @@ class TestStates:
         assert judge(result(gap_of(0.5, 60), classes_of(60)), {1}).state == "alarm"
         assert judge(result(torch.zeros(120), classes_of(60)), {1}).state == "no alarm"
 
+    def test_where_there_is_one_look_only_a_suspicion_says_that_it_stays_one(self):
+        only = judge(result(gap_of(0.5, 60), classes_of(60)), None)
+        assert only.state == "suspicion"
+        assert "one look alone gives no alarm" in only.text
+        assert "if the next one agrees" not in only.text
+
     def test_exchanged_rings_warn_and_never_alarm(self):
         look = result(gap_of(0.9, 60), classes_of(60), "none")
         first = judge(look)
@@ -83,6 +89,32 @@ class TestStates:
         differences = torch.cat([torch.zeros(40), torch.full((5,), torch.nan)])
         text = judge(result(differences, torch.tensor([0] * 40 + [1] * 5))).text
         assert "dog: not known, 0 images" in text
+
+
+class TestWords:
+    @pytest.mark.parametrize(
+        ("masks", "of_colour", "words"),
+        [
+            ("given", 0.4, "has most of the effect: its colour is what is used."),
+            ("estimated", 0.4, "has most of the effect: its colour is what is used."),
+            ("given", 0.2, "has part of the effect: colour and content or texture are both used."),
+            ("given", 0.05, "has little effect: its *content or texture* is what is used."),
+            ("estimated", 0.05, "is what is used, or parts of objects that the estimate of the foregrounds left"),
+        ],
+    )
+    def test_what_of_the_background_is_used_is_said(self, masks, of_colour, words):
+        name = "recolour_gap" if masks == "given" else "recolour_gap_estimated"
+        recoloured = {name: measure(gap_of(of_colour, 60), classes_of(60), 0.0)}
+        verdict = judge(result(gap_of(0.5, 60), classes_of(60), masks, **recoloured))
+        assert verdict.state == "suspicion"
+        assert f"Moving only the background's *colour* {words}" in verdict.text or words in verdict.text
+
+    def test_of_many_classes_those_with_the_largest_gaps_are_named_and_the_others_counted(self):
+        gaps = torch.stack([(torch.arange(40) < index).float() for index in range(13)])  # a mean of index / 40
+        text = judge(result(gaps.flatten(), classes_of(40, 13))).text
+        lines = text[text.index("Accuracy with a background") :].split("\n\n")[0].split("\n")[1:]
+        assert [line.split(":")[0] for line in lines[:-1]] == [f"- {index}" for index in range(12, 2, -1)]
+        assert lines[-1] == "- and 3 classes with smaller gaps"
 
 
 class TestHolm:

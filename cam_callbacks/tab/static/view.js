@@ -428,7 +428,8 @@ function term(name, text = name) {
 }
 
 function explain(measure) {
-  const name = measure.endsWith('_probability') ? '..._probability' : measure.replace(/_estimated$/, '');
+  const plain = measure.replace(/_estimated$/, '');
+  const name = plain.endsWith('_probability') ? '..._probability' : plain;
   const glossary = document.querySelector('.screen .glossary');
   const entry = glossary.querySelector(`[data-term="${CSS.escape(name)}"]`);
   glossary.open = true;
