@@ -97,7 +97,7 @@ def look(network: nn.Module, probes: ProbeSet, estimated: ProbeSet, before: Susp
     suspects["heat"] = frozenset(heat) if learnt else frozenset()
     fired = {rule: verdict.state in ("alarm", "warning") for rule, verdict in verdicts.items()}
     fired["heat"] = bool(suspects["heat"] & before["heat"])
-    gaps = {rule: result.measures[result.gap].overall for rule, result in results.items()}
+    gaps = {rule: result.measures[result.gap_name].overall for rule, result in results.items()}
     shown = {rule: (gap.value, gap.low, gap.high) for rule, gap in gaps.items()}
     accuracy = results["true masks"].measures["accuracy"].overall.value
     return {"accuracy": accuracy, "learnt": learnt, "gaps": shown, "fired": fired}, suspects

@@ -1,61 +1,63 @@
-"""Checks of what the user configured, with errors that name the argument, the value and the remedy."""
+"""The arguments of CAMMonitor: checked before anything begins."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from numbers import Integral
+from pathlib import Path
 from typing import Any, Literal
 
 from torch import Tensor
 
+from cam_callbacks import render
+from cam_callbacks.checks import (
+    check_callable,
+    check_choice,
+    check_list,
+    check_positive,
+    check_share,
+    check_type,
+    is_list,
+)
 from cam_callbacks.datasets import IMAGENET, Normalization
+from cam_callbacks.methods.method import Method
+from cam_callbacks.probes import ProbeSet
 from cam_callbacks.trainer import Misconfiguration
 
+_SWITCHES = ("log_channels", "audit", "check_randomization", "report")
 
-def read_normalization(
-    given: Literal["imagenet"] | tuple[Sequence[float], Sequence[float]] | None,
-) -> Normalization | None:
-    """Mean and standard deviation from what the user gave."""
-    if given is None:
-        return None
-    if isinstance(given, str):
-        check_choice("normalization", given, ("imagenet",), "or a pair (mean, std)")
-        return IMAGENET
+
+def check_arguments(given: Mapping[str, Any]) -> None:
+    """Raise unless all arguments of CAMMonitor, by name, are what its docstring says.
+
+    Raises:
+        MisconfigurationException: It names the argument, the value and the remedy.
+    """
     try:
-        mean, std = (tuple(map(float, part)) for part in given)
-    except (TypeError, ValueError):
-        mean, std = (), ()
-    if len(mean) != len(std) or not mean or min(std) <= 0:
-        raise Misconfiguration(
-            f"normalization={given} must be a pair: the means and the standard deviations (> 0), one of each for "
-            "every channel"
-        )
-    return mean, std
+        _check_layer_names(given["target_layer"])
+        check_type("method", given["method"], Method, "a method such as ScoreCAM()")
+        _check_probes(given["probes"])
+        for argument in ("num_probes", "every_n_epochs", "num_audit_images"):
+            check_positive(argument, given[argument])
+        _check_explain(given["explain"])
+        check_list("class_names", given["class_names"], object, "a list of names")
+        check_callable("batch_fn", given["batch_fn"], "a callable: batch -> (images, targets)")
+        check_callable("forward_fn", given["forward_fn"], "a callable: (pl_module, images) -> logits")
+        check_choice("style", given["style"], render.STYLES)
+        check_choice("heat_scale", given["heat_scale"], ("image", "run"))
+        for argument in _SWITCHES:
+            check_type(argument, given[argument], bool, "True or False")
+        check_list("object_values", given["object_values"], Integral, "a list of whole numbers")
+        check_share("alarm_threshold", given["alarm_threshold"], "a number of at least 0 and below 1")
+        if not callable(given["on_alarm"]):
+            check_choice("on_alarm", given["on_alarm"], ("warn", "stop"), "or a callable")
+        check_choice("on_error", given["on_error"], ("warn", "raise"))
+        _check_name(given["name"])
+    except (TypeError, ValueError) as error:
+        raise Misconfiguration(str(error)) from error
 
 
-def is_dataset(value: Any) -> bool:
-    """Whether a value is a map-style data set."""
-    return hasattr(value, "__getitem__") and hasattr(value, "__len__") and not isinstance(value, (tuple, list, Tensor))
-
-
-def is_list(value: Any) -> bool:
-    """Whether a value is a list of any kind, such as OmegaConf's, and no text."""
-    return isinstance(value, Sequence) and not isinstance(value, str)
-
-
-def check_list(argument: str, value: Any, wanted: str) -> None:
-    """Raise unless the value is a list, or None."""
-    if value is not None and not is_list(value):
-        raise Misconfiguration(f"{argument}={value!r} must be {wanted}")
-
-
-def check_type(argument: str, value: Any, kind: type | tuple[type, ...], wanted: str) -> None:
-    """Raise unless the value is of that kind."""
-    if not isinstance(value, kind):
-        raise Misconfiguration(f"{argument}={value!r} must be {wanted}")
-
-
-def check_layer_names(target_layer: Any) -> None:
-    """Raise unless it is a name, a list of at least one name, or None."""
+def _check_layer_names(target_layer: Any) -> None:
     several = is_list(target_layer) and target_layer and all(isinstance(name, str) for name in target_layer)
     if not several:
         check_type(
@@ -63,15 +65,48 @@ def check_layer_names(target_layer: Any) -> None:
         )
 
 
-def check_positive(argument: str, value: int) -> None:
-    """Raise unless the value is a whole number of at least 1."""
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise Misconfiguration(f"{argument}={value!r} must be a whole number of at least 1")
-
-
-def check_choice(argument: str, value: Any, choices: Sequence[str], or_else: str = "") -> None:
-    """Raise unless the value is one of the choices; `or_else` names what else would be accepted."""
-    if not isinstance(value, str) or value not in choices:
-        raise Misconfiguration(
-            f"{argument}={value!r} is unknown; choose one of {', '.join(choices)} {or_else}".rstrip()
+def _check_probes(probes: Any) -> None:
+    if not isinstance(probes, (str, Path, ProbeSet, type(None))) and not _is_dataset(probes):
+        raise TypeError(
+            f"probes={type(probes).__name__}(...) is not understood; give a folder of photos, a map-style data set, or "
+            "a ProbeSet(images, targets)"
         )
+
+
+def _is_dataset(value: Any) -> bool:
+    """Whether a value is a map-style data set."""
+    return hasattr(value, "__getitem__") and hasattr(value, "__len__") and not isinstance(value, (tuple, list, Tensor))
+
+
+def _check_explain(explain: Any) -> None:
+    index = isinstance(explain, Integral) and not isinstance(explain, bool) and int(explain) >= 0
+    if not index and not callable(explain):
+        check_choice("explain", explain, ("true", "predicted", "both"), "or a class index, or a callable")
+
+
+def _check_name(name: Any) -> None:
+    check_type("name", name, str, "a string")
+    if not name or "/" in name:
+        raise ValueError(f"name={name!r} is the first part of every tag; it must not be empty nor contain '/'")
+
+
+def read_normalization(
+    given: Literal["imagenet"] | tuple[Sequence[float], Sequence[float]] | None,
+) -> Normalization | None:
+    """Mean and standard deviation from what the user gave.
+
+    Raises:
+        MisconfigurationException: It is neither.
+    """
+    if given is None or given == "imagenet":
+        return None if given is None else IMAGENET
+    try:
+        mean, std = (tuple(map(float, part)) for part in given)
+    except (TypeError, ValueError):
+        mean, std = (), ()
+    if len(mean) != len(std) or not mean or min(std) <= 0:
+        raise Misconfiguration(
+            f"normalization={given!r} must be 'imagenet', or a pair: the means and the standard deviations (> 0), one "
+            "of each for every channel"
+        )
+    return mean, std

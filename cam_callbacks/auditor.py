@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,18 +13,25 @@ from torch import Tensor, nn
 
 from cam_callbacks import records
 from cam_callbacks.audit import faithfulness
-from cam_callbacks.audit.audit import AuditResult, Observed, Plan
+from cam_callbacks.audit.conclusion import conclude
 from cam_callbacks.audit.estimates import Estimate, Measure, measure
-from cam_callbacks.audit.foreground import can_estimate, estimate_masks
+from cam_callbacks.audit.foreground import with_estimated_masks
+from cam_callbacks.audit.plan import Observed, Plan
+from cam_callbacks.audit.result import AuditResult
 from cam_callbacks.audit.verdict import Verdict, judge
 from cam_callbacks.batches import Samples
 from cam_callbacks.explanation import Explanation
+from cam_callbacks.methods.method import Method
 from cam_callbacks.methods.network import TargetLayer
 from cam_callbacks.outputs import ForwardFn
 from cam_callbacks.probes import ProbeCollector, ProbeSet
 
-_PER_CLASS = ("bg_gap", "recolour_gap", "ring_gap", "heat_on_object")
-_MOST_CLASSES = 20
+PER_CLASS = ("bg_gap", "recolour_gap", "ring_gap", "heat_on_object")
+"""The measures that are logged for each class too."""
+
+MOST_CLASSES = 20
+"""Where there are more classes, they are not."""
+
 _PASSES_OF_TRUST = 2  # an image
 
 
@@ -36,7 +43,7 @@ class Audited:
     result: AuditResult
     verdict: Verdict
     trust: dict[str, Measure]
-    """Of the heatmaps of the probes."""
+    """Faithfulness measures of the probes' heatmaps, by name."""
     passes: int
     """Forward samples spent on all of it, without the audit's own heatmaps."""
 
@@ -45,7 +52,7 @@ class Audited:
         found: dict[str, float] = {}
         for name, measured in self.result.measures.items():
             found |= _with_bounds(name, measured.overall, bounds="_gap" in name)
-            if name.removesuffix("_estimated") in _PER_CLASS and len(measured.per_class) <= _MOST_CLASSES:
+            if name.removesuffix("_estimated") in PER_CLASS and len(measured.per_class) <= MOST_CLASSES:
                 for index, estimate in measured.per_class.items():
                     found |= _with_bounds(f"{name}_by_class/{self._label(index)}", estimate, bounds=True)
         found |= {name: measured.overall.value for name, measured in self.trust.items()}
@@ -72,7 +79,7 @@ def _with_bounds(name: str, estimate: Estimate, bounds: bool) -> dict[str, float
 
 
 @dataclass(frozen=True, eq=False)
-class Observation:
+class AuditShare:
     """What one of several processes has seen of its share of the images."""
 
     audited: Observed | None
@@ -80,7 +87,7 @@ class Observation:
     probe_rows: Tensor
     """(n,) int64, its share of the probes."""
     trust: dict[str, Tensor]
-    """Of their heatmaps, (n,) each."""
+    """Faithfulness measures of their heatmaps, by name, (n,) each."""
 
 
 class Auditor:
@@ -88,10 +95,12 @@ class Auditor:
 
     Args:
         num_images: How many images it picks, balanced over the classes.
+        threshold: As in `judge`.
     """
 
-    def __init__(self, num_images: int) -> None:
+    def __init__(self, num_images: int, threshold: float = 0.05) -> None:
         self.num_images = num_images
+        self.threshold = threshold
         self.images: ProbeSet | None = None
         self.suspects: frozenset[int] = frozenset()
         self.gave_up = False
@@ -131,9 +140,7 @@ class Auditor:
         picked = describe(self._collector.probes())
         if picked.targets is None or len(set(picked.targets.tolist())) < 2:
             return None
-        if picked.masks is None and picked.images.ndim == 4 and can_estimate():
-            picked = replace(picked, masks=estimate_masks(picked.images), masks_estimated=True)
-        return picked
+        return with_estimated_masks(picked)
 
     def keep(self, images: ProbeSet | None) -> bool:
         """Keep the images for the looks to come; False if they are others than before, whose suspicions are dropped."""
@@ -151,11 +158,11 @@ class Auditor:
         images: ProbeSet,
         layer: TargetLayer,
         forward_fn: ForwardFn,
-        multi_label: bool,
+        method: Method,
         probes: Tensor,
         explanation: Explanation,
         share: Callable[[int], Tensor],
-    ) -> Observation:
+    ) -> AuditShare:
         """Run the model on this process' share of the images.
 
         Args:
@@ -163,7 +170,7 @@ class Auditor:
             images: To audit on, all of them.
             layer: Of the heatmaps.
             forward_fn: As in `Method.__call__`.
-            multi_label: As in `Method`.
+            method: Of the heatmaps; its `multi_label` and `batch_size` hold here too.
             probes: (N, C, *spatial), the images whose heatmaps are shown.
             explanation: Of these.
             share: From a count of images to the numbers of those that this process sees to.
@@ -171,14 +178,16 @@ class Auditor:
         rows, probe_rows = share(len(images)), share(len(probes))
         audited, trust = None, {}
         if len(rows):
-            audited = Plan(images).observe(model, rows, layer, forward_fn, multi_label)
+            audited = Plan(images).observe(model, rows, layer, forward_fn, method.multi_label, method.batch_size)
         if len(probe_rows):
             part = explanation[probe_rows]
-            trust = faithfulness.trust(model, probes[probe_rows], part, forward_fn, multi_label)
-        return Observation(audited, probe_rows, trust)
+            trust = faithfulness.trust(
+                model, probes[probe_rows], part, forward_fn, method.multi_label, method.batch_size
+            )
+        return AuditShare(audited, probe_rows, trust)
 
     def conclude(
-        self, images: ProbeSet, parts: Sequence[Observation], explanation: Explanation, remember: bool
+        self, images: ProbeSet, parts: Sequence[AuditShare], explanation: Explanation, remember: bool
     ) -> Audited:
         """Judge, from what all processes have seen.
 
@@ -188,9 +197,9 @@ class Auditor:
             explanation: Of the probes.
             remember: Whether what is suspect now counts at the next look.
         """
-        result = Plan(images).conclude([part.audited for part in parts if part.audited is not None])
+        result = conclude(Plan(images), [part.audited for part in parts if part.audited is not None])
         # Outside of a fit the weights are those of the last look: finding the same again would tell nothing.
-        verdict = judge(result, self.suspects if remember else None)
+        verdict = judge(result, self.suspects if remember else None, self.threshold)
         if remember:
             self.suspects = verdict.suspects
         assert explanation.targets is not None
@@ -213,8 +222,8 @@ class Auditor:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on with the images and the suspicions of an earlier run."""
         self.suspects = frozenset(state["suspects"])
-        self._fingerprint = state.get("fingerprint")
-        if state.get("images") is not None:
+        self._fingerprint = state["fingerprint"]
+        if state["images"] is not None:
             self.images = ProbeSet.from_state_dict(state["images"])
 
 

@@ -8,6 +8,9 @@ from typing import Any
 Normalization = tuple[tuple[float, ...], tuple[float, ...]]
 """Mean and standard deviation of each channel, in units of images in [0, 1]."""
 
+ALL = -1
+"""In the place of the index of a class: all classes together."""
+
 IMAGENET: Normalization = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
@@ -18,6 +21,13 @@ def class_names(dataset: Any) -> tuple[str, ...] | None:
         if isinstance(names, Sequence) and not isinstance(names, str) and names:
             return as_names(names)
     return None
+
+
+def class_name(names: Sequence[str] | None, index: int) -> str:
+    """The name of a class; its number if it has none; of `ALL` in words that it is all of them."""
+    if index == ALL:
+        return "all classes together"
+    return names[index] if names and 0 <= index < len(names) else str(index)
 
 
 def as_names(names: Sequence[Any]) -> tuple[str, ...]:

@@ -95,12 +95,17 @@ class Explanation:
         """The same explanation with its tensors on `device`."""
         return _combined([self], lambda parts: parts[0].to(device))
 
-    def __getitem__(self, rows: Tensor) -> Explanation:
+    def __getitem__(self, rows: Tensor | slice) -> Explanation:
         """The explanation of some of the images.
 
         Args:
-            rows: (n,) int64, their numbers.
+            rows: (n,) int64, their indices, or a slice.
+
+        Raises:
+            TypeError: A single index; `explanation[3:4]` is the explanation of one image.
         """
+        if not isinstance(rows, (Tensor, slice)):
+            raise TypeError(f"explanation[{rows!r}]: give a slice, such as [3:4] for one image, or a tensor of indices")
         return _combined([self], lambda parts: parts[0][rows])
 
 

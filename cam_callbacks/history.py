@@ -1,4 +1,4 @@
-"""History: the maps of earlier looks at the same probes, at the resolution of the layer."""
+"""History: the maps of earlier looks at the same probes, made in the same way, at the resolution of the layer."""
 
 from __future__ import annotations
 
@@ -31,6 +31,20 @@ class History:
 
     def __init__(self) -> None:
         self.looks: list[PastLook] = []
+        self._same: dict[str, str] = {}  # what all looks have in common
+
+    def goes_on(self, of: str, what: str) -> bool:
+        """Whether all looks so far have this in common; where not, all are forgotten.
+
+        Args:
+            of: Which of their properties, such as their probes.
+            what: The property of the looks to come.
+        """
+        same = self._same.get(of, what) == what
+        if not same:
+            self.looks = []
+        self._same[of] = what
+        return same
 
     def add(self, look: PastLook) -> None:
         """Append a look; it replaces those at its step and later, and all whose maps have another shape."""
@@ -63,11 +77,13 @@ class History:
         while kept.nbytes > room and len(kept.looks) > 2:
             _forget_one(kept.looks)
         looks = kept.looks if kept.nbytes <= room else []
-        return {"looks": [{"step": look.step, "epoch": look.epoch, "raw": look.raw} for look in looks]}
+        saved = [{"step": look.step, "epoch": look.epoch, "raw": look.raw} for look in looks]
+        return {"looks": saved, "same": dict(self._same)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over the looks of an earlier run."""
         self.looks = [PastLook(look["step"], look["epoch"], look["raw"]) for look in state["looks"]]
+        self._same = dict(state["same"])
 
 
 def _forget_one(looks: list[PastLook]) -> None:

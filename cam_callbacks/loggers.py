@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -12,9 +11,8 @@ from typing import Any
 
 from PIL import Image
 
+from cam_callbacks.failures import Failures
 from cam_callbacks.render import Picture
-
-_FAILURES_IN_A_ROW = 3
 
 PictureSender = Callable[[Any, str, Picture, int], object]
 """Called as `send(logger, tag, picture, step)`; the picture is (H, W, 3) uint8."""
@@ -80,15 +78,15 @@ class Failed:
 
 
 class LogOut:
-    """Sends pictures and texts to every logger of a trainer; to files where one takes none, or none is there."""
+    """Sends pictures and texts to every logger, and to files where one cannot take them, or there is none.
 
-    def __init__(self) -> None:
+    Args:
+        failures: Counts them, by logger.
+    """
+
+    def __init__(self, failures: Failures) -> None:
         self._said: set[str] = set()
-        self._failures: Counter[str] = Counter()  # in a row, by logger
-
-    def begin_anew(self) -> None:
-        """Forget earlier failures."""
-        self._failures.clear()
+        self._failures = failures
 
     def log(
         self, loggers: list[Any], folder: str | Path, records: Mapping[str, Picture | str], step: int
@@ -138,25 +136,26 @@ class LogOut:
         Returns:
             The failure, if it has failed.
         """
-        if self._failures[what] == _FAILURES_IN_A_ROW:
+        if self._failures.gave_up(what):
             return []
         try:
             act()
         except Exception as error:
-            self._failures[what] += 1
-            return [Failed(what, error, self._failures[what])]
-        self._failures[what] = 0
+            return [Failed(what, error, self._failures.add(what))]
+        self._failures.forget(what)
         return []
 
     def _say_once(self, loggers: list[Any], path: Path) -> None:
-        what, files = ("images", "PNG") if path.suffix == ".png" else ("texts", "Markdown")
+        what = "images" if path.suffix == ".png" else "texts"
         for logger in loggers:
             name = type(logger).__name__
             if name in self._said:
                 continue
             self._said.add(name)
             who = "the trainer has no logger" if logger is None else f"{name} takes no {what}"
-            warnings.warn(f"{who}: heatmaps and verdicts are written as {files} files to {path.parent}", stacklevel=2)
+            warnings.warn(
+                f"{who}: pictures are written as PNG files, and verdicts as Markdown, to {path.parent}", stacklevel=2
+            )
 
 
 def _sender(logger: Any) -> Sender:

@@ -22,7 +22,7 @@ Explain = Callable[[Tensor, int | Tensor | TargetFn | None], Explanation]
 
 
 @dataclass(frozen=True, eq=False)
-class Share:
+class LookShare:
     """What one of several processes has seen of the probes.
 
     Attributes:
@@ -47,7 +47,7 @@ class Share:
         targets: int | Tensor | TargetFn | None,
         explain: Explain,
         predicted_too: bool,
-    ) -> Share:
+    ) -> LookShare:
         """Look at some of the probes.
 
         Args:
@@ -93,7 +93,7 @@ class Looked:
     seconds: float
 
     @classmethod
-    def of(cls, probes: ProbeSet, shares: Sequence[Share], upsampling: Upsampling) -> Looked:
+    def of(cls, probes: ProbeSet, shares: Sequence[LookShare], upsampling: Upsampling) -> Looked:
         """Put together what the processes have seen.
 
         Args:

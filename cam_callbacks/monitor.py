@@ -6,6 +6,7 @@ import traceback
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -16,30 +17,24 @@ from torch.utils.data import Dataset
 
 from cam_callbacks import datasets, layers, records, render
 from cam_callbacks import trainer as lightning
-from cam_callbacks.arguments import (
-    check_choice,
-    check_layer_names,
-    check_list,
-    check_positive,
-    check_type,
-    is_dataset,
-    read_normalization,
-)
-from cam_callbacks.audit.audit import AuditResult
+from cam_callbacks.arguments import check_arguments, read_normalization
 from cam_callbacks.audit.estimates import bootstrap
-from cam_callbacks.audit.faithfulness import randomisation
+from cam_callbacks.audit.faithfulness import randomization
+from cam_callbacks.audit.result import AuditResult
 from cam_callbacks.audit.verdict import Verdict
-from cam_callbacks.auditor import Audited, Auditor, Observation
+from cam_callbacks.auditor import Audited, Auditor, AuditShare
 from cam_callbacks.batches import BatchFn, Labels
 from cam_callbacks.explanation import Explanation
+from cam_callbacks.failures import Failures
 from cam_callbacks.history import History, PastLook
 from cam_callbacks.loggers import LogOut
-from cam_callbacks.looked import Looked, Share
+from cam_callbacks.looked import Looked, LookShare
 from cam_callbacks.methods.method import Method
 from cam_callbacks.methods.score_cam import ScoreCAM
 from cam_callbacks.outputs import ForwardFn
 from cam_callbacks.pictures import audit_pictures
-from cam_callbacks.probes import ProbeCollector, ProbeSet
+from cam_callbacks.prober import Prober
+from cam_callbacks.probes import ProbeSet
 from cam_callbacks.reader import Reader
 from cam_callbacks.report.page import write_report
 from cam_callbacks.tab_data import TabData, readable
@@ -50,11 +45,14 @@ from cam_callbacks.undisturbed import random_state_kept
 if TYPE_CHECKING:
     from pytorch_lightning import LightningModule, Trainer
 
-_FAILURES_IN_A_ROW = 3
 _LOOKS_IN_HISTORY = 5
 _COARSE = 16
 _PUT_ON_BY_LIGHTNING = ("log", "log_dict")  # methods of the model
 _BYTES_IN_CHECKPOINT = 10 * 2**20
+
+_NOTHING_ELSE = "Whatever else is logged is there, and CAMMonitor leaves the run alone."
+# What may fail, in the words of a warning.
+_LOOKING, _AUDITING, _SENDING = "CAMMonitor failed", "CAMMonitor failed to audit", "CAMMonitor failed to log"
 
 
 class CAMMonitor(CallbackBase):
@@ -71,53 +69,62 @@ class CAMMonitor(CallbackBase):
       and images without a map because activations or scores were not finite. They can be monitored by other
       callbacks, where every validation has a look (`every_n_epochs=1`).
 
-    It looks while the weights that this validation's metrics came from are in place (also averaged ones), at the last
-    validation batch. Weights after training are bit for bit those of a run without it.
+    It uses the weights that produced this validation's metrics, averaged ones included, at the last validation batch.
+    Weights after training are bit for bit those of a run without it.
+
+    An error in it never ends a training that has begun. But a callback that monitors one of its numbers, such as
+    `EarlyStopping(monitor="cam/bg_gap")`, ends the run itself where that number is missing after a look that failed.
 
     Args:
         target_layer: Dotted name of the layer whose activations are used, or several names, whose maps are averaged;
-            None chooses the last with positions that the answer is read from.
+            None chooses the last layer that still has spatial positions and that the output depends on.
         method: How heatmaps are computed.
         probes: The images to explain: None picks them from the validation batches; a folder of photos; a data set, of
-            which the first images of each class are taken; or a `ProbeSet`.
+            which the first images of each class are taken (all of it is read if the names of its classes are not
+            known); or a `ProbeSet`.
         num_probes: How many images are picked.
-        explain: `"true"`: the true class of each image, the steady choice for a trend. `"predicted"`: the predicted
-            class. `"both"`: the true class, and beside it the predicted one where they differ. A number: that class. A
-            callable: what it reads from the model's output, see `cam_callbacks.targets`; for models that are no
-            classifiers, e.g. `RegressionTarget()` or `SegmentationTarget(class_index)`.
+        explain: `"true"`: the true class of each image, the best choice for comparing looks. `"predicted"`: the
+            predicted class. `"both"`: the true class, and beside it the predicted one where they differ. A number: that
+            class. A callable: what it reads from the model's output, see `cam_callbacks.targets`; for models that are
+            not classifiers, e.g. `RegressionTarget()` or `SegmentationTarget(class_index)`.
         every_n_epochs: Look after the validations of every n-th epoch of `fit`. `validate()` and `test()` always look.
         class_names: Names of the classes; None takes them from the data set or the datamodule, if they have them.
-        normalization: Mean and standard deviation of each channel, that the images were normalised with, or
-            `"imagenet"`; None takes them from the data set's transforms if they can be found.
-        batch_fn: Called as `batch_fn(batch)` on batches that are not understood; returns `(images, targets)` or
-            `(images, targets, masks)`.
+        normalization: Mean and standard deviation per channel with which the images were normalised, or `"imagenet"`;
+            None takes them from the data set's transforms if they can be found.
+        batch_fn: Called as `batch_fn(batch)` on every batch, for those that are not understood without it; returns
+            `(images, targets)`, `(images, targets, masks)`, or a mapping with the keys of
+            `cam_callbacks.batches.read_batch`.
         forward_fn: Called as `forward_fn(pl_module, images)` in place of `pl_module(images)`; returns logits
             (N, classes).
         style: How overlays are drawn, see `cam_callbacks.render.overlay`.
-        brightness: `"image"`: each map is scaled to its own maximum. `"run"`: to the largest of all looks, so that
-            magnitudes can be compared between them; `cam/class_mean` is always by image.
+        heat_scale: `"image"`: each map is scaled to its own minimum and maximum. `"run"`: to the largest value of all
+            looks so far, so that magnitudes can be compared within `cam/history`; `cam/class_mean` is always by image.
         log_channels: Log `cam/channels` too: the channels of largest weight, for one probe of each class.
-        audit: Measure at each look, on labelled validation images, what the answers owe to the background, and judge
-            (`cam_callbacks.audit`): logged as scalars, `cam/swaps`, `cam/heat_over_chance` and `cam/verdict`.
-        num_audit_images: How many images that takes, balanced over the classes; 30 of each class or more.
+        audit: Measure at each look, on labelled validation images, how far the answers depend on the background, and
+            give a verdict (`cam_callbacks.audit`): logged as scalars, `cam/swaps`, `cam/heat_over_chance` and
+            `cam/verdict`. There is none where `explain` is a callable.
+        num_audit_images: How many images the audit uses, balanced over the classes; allow at least 30 per class.
         object_values: The values of the batches' masks that mean object, e.g. of a trimap; None for masks of two
             values, the larger of which is the object.
-        check_randomisation: At the end of `fit`, compare the heatmaps with those of a copy of the model with random
-            weights (Adebayo et al. 2018), and say how alike they are: near 0 the maps read the model.
-        on_alarm: What an alarm does: `"warn"` once, `"stop"` the training after this validation, or a callable that is
-            given the `Verdict`, on every rank.
+        alarm_threshold: What the lower bound of a gap in accuracy has to exceed to be suspect, as in
+            `cam_callbacks.audit.judge`.
+        check_randomization: At the end of `fit`, compare the heatmaps with those of a copy of the model with random
+            weights (Adebayo et al. 2018), and report their rank correlation: near 0 means that the maps depend on what
+            was learnt.
+        on_alarm: What an alarm does: `"warn"`, when the verdict changes; `"stop"` the training after this validation;
+            or a callable, called with the `Verdict` on every rank at each look in alarm.
         report: At the end of `fit`, write `cam_report.html` beside TensorBoard's event files: all looks in one file to
             hand over, as `cam-callbacks report` does.
-        on_error: What an error does once training has started. `"warn"`: one warning with the traceback, no look
-            until the next validation, after three in a row none any more. `"raise"`: it ends the run.
+        on_error: What an error does once training has started. `"warn"`: one warning with the traceback, and no
+            look until the next validation; after three failures in a row no more looks. `"raise"`: it ends the run.
         name: First part of the tags; monitors in one trainer need different ones.
 
     Attributes:
         probes: The images, once they are picked.
         explanation: Of the last look; its tensors on the CPU.
-        audit: The numbers of the last look's audit.
+        audit_result: The numbers of the last look's audit.
         verdict: What it found.
-        randomisation: Mean rank correlation of the heatmaps with those of random weights, if asked for.
+        randomization: Mean rank correlation of the heatmaps with those of random weights, if asked for.
 
     Raises:
         MisconfigurationException: An argument out of range; at the start of `fit`, or in its sanity check: a layer
@@ -136,6 +143,7 @@ class CAMMonitor(CallbackBase):
         target_layer: str | Sequence[str] | None = None,
         method: Method = ScoreCAM(),  # noqa: B008 - a frozen value
         probes: str | Path | ProbeSet | Dataset[Any] | None = None,
+        *,
         num_probes: int = 16,
         explain: Literal["true", "predicted", "both"] | int | Target | TargetFn = "true",
         every_n_epochs: int = 1,
@@ -144,12 +152,13 @@ class CAMMonitor(CallbackBase):
         batch_fn: BatchFn | None = None,
         forward_fn: ForwardFn | None = None,
         style: render.Style = "blend",
-        brightness: Literal["image", "run"] = "image",
+        heat_scale: Literal["image", "run"] = "image",
         log_channels: bool = False,
         audit: bool = True,
         num_audit_images: int = 128,
         object_values: Sequence[int] | None = None,
-        check_randomisation: bool = False,
+        alarm_threshold: float = 0.05,
+        check_randomization: bool = False,
         on_alarm: Literal["warn", "stop"] | Callable[[Verdict], Any] = "warn",
         report: bool = False,
         on_error: Literal["warn", "raise"] = "warn",
@@ -157,84 +166,52 @@ class CAMMonitor(CallbackBase):
     ) -> None:
         arguments = {argument: value for argument, value in locals().items() if argument not in ("self", "__class__")}
         super().__init__()
-        check_layer_names(target_layer)
-        check_type("method", method, Method, "a method such as ScoreCAM()")
-        check_list("class_names", class_names, "a list of names, or None")
-        check_type("name", name, str, "a string")
-        check_positive("num_probes", num_probes)
-        check_positive("every_n_epochs", every_n_epochs)
-        check_choice("style", style, render.STYLES)
-        check_choice("brightness", brightness, ("image", "run"))
-        check_choice("on_error", on_error, ("warn", "raise"))
-        check_type("log_channels", log_channels, bool, "True or False")
-        check_type("audit", audit, bool, "True or False")
-        check_positive("num_audit_images", num_audit_images)
-        check_list("object_values", object_values, "a list of whole numbers, or None")
-        check_type("check_randomisation", check_randomisation, bool, "True or False")
-        check_type("report", report, bool, "True or False")
-        if not callable(on_alarm):
-            check_choice("on_alarm", on_alarm, ("warn", "stop"), "or a callable")
-        index = isinstance(explain, int) and not isinstance(explain, bool) and explain >= 0
-        if not index and not callable(explain):
-            check_choice("explain", explain, ("true", "predicted", "both"), "or a class index, or a callable")
-        if not isinstance(probes, (str, Path, ProbeSet, type(None))) and not is_dataset(probes):
-            raise Misconfiguration(
-                f"probes={type(probes).__name__}(...) is not understood; give a folder of photos, a map-style data "
-                "set, or a ProbeSet(images, targets)"
-            )
-        if not name or "/" in name:
-            raise Misconfiguration(
-                f"name={name!r} is the first part of every tag; it must not be empty nor contain '/'"
-            )
+        check_arguments(arguments)
         self.target_layer = target_layer if isinstance(target_layer, (str, type(None))) else tuple(target_layer)
         self.method = method
-        self.num_probes = num_probes
-        self.explain = explain
+        self.explain = int(explain) if isinstance(explain, Integral) else explain
         self.every_n_epochs = every_n_epochs
         self.class_names = None if class_names is None else datasets.as_names(class_names)
         self.normalization = read_normalization(normalization)
         self.batch_fn = batch_fn
         self.forward_fn = forward_fn
         self.style = style
-        self.brightness = brightness
+        self.heat_scale = heat_scale
         self.log_channels = log_channels
-        self.num_audit_images = num_audit_images
         self.object_values = None if object_values is None else list(object_values)
-        self.check_randomisation = check_randomisation
+        self.check_randomization = check_randomization
         self.on_alarm = on_alarm
         self.report = report
         self.on_error = on_error
         self.name = name
 
-        self.probes: ProbeSet | None = probes if isinstance(probes, ProbeSet) else None
         self.explanation: Explanation | None = None
-        self.audit: AuditResult | None = None
+        self.audit_result: AuditResult | None = None
         self.verdict: Verdict | None = None
-        self.randomisation: float | None = None
-        self._auditor = Auditor(num_audit_images) if audit and not callable(explain) else None
-        self._source = None if isinstance(probes, ProbeSet) else probes
-        self._given = probes is not None
+        self.randomization: float | None = None
+        self._prober = Prober(probes, num_probes)
+        self._auditor = Auditor(num_audit_images, alarm_threshold) if audit and not callable(explain) else None
         self._layer: str | Sequence[str] | None = self.target_layer
         self._history = History()
-        self._log_out = LogOut()
+        self._failures = Failures()
+        self._log_out = LogOut(self._failures)
         self._tab = TabData(name, readable(arguments))
         self._said: set[str] = set()
-        self._failures = 0  # evaluations in a row that failed
-        self._audit_failures = 0  # audits in a row
-        self._fingerprint: str | None = None  # of the probes in the history
-        self._how: str | None = None  # method and layer of the history
-        self._sent = False  # whether all ranks have the probes
         # Of the evaluation that is going on:
-        self._collector: ProbeCollector | None = None
         self._picked: ProbeSet | None = None
-        self._share_of_look: Share | None = None
+        self._share_of_look: LookShare | None = None
         self._to_send: dict[str, render.Picture | str] = {}  # by record
         self._folder = ""
         self._looked: Looked | None = None
         self._audit_images: ProbeSet | None = None
-        self._share_of_audit: Observation | None = None
+        self._share_of_audit: AuditShare | None = None
         self._audited: Audited | None = None
         self._error: Exception | None = None
+
+    @property
+    def probes(self) -> ProbeSet | None:
+        """The images that are explained, once they are picked."""
+        return self._prober.probes
 
     @property
     def state_key(self) -> str:
@@ -247,16 +224,13 @@ class CAMMonitor(CallbackBase):
         Tensors and primitives only, so that it can be loaded with `weights_only`.
         """
         room = _BYTES_IN_CHECKPOINT
-        fits = self.probes is not None and self.probes.nbytes <= room
-        probes = self.probes if fits and not self._given else None
-        room -= 0 if probes is None else probes.nbytes
+        probes = self._prober.state_dict(room)
+        room -= 0 if probes is None or self.probes is None else self.probes.nbytes
         history = self._history.state_dict(room)
         room -= sum(look["raw"].nbytes for look in history["looks"])
         return {
             "layer": self._layer,
-            "probes": None if probes is None else probes.state_dict(),
-            "fingerprint": self._fingerprint,
-            "how": self._how,
+            "probes": probes,
             "history": history,
             "audit": None if self._auditor is None else self._auditor.state_dict(room),
         }
@@ -265,18 +239,14 @@ class CAMMonitor(CallbackBase):
         """Go on with the same layer, the same probes and their history."""
         if self.target_layer is None:
             self._layer = state_dict["layer"]
-        if not self._given and state_dict["probes"] is not None:
-            self.probes = ProbeSet.from_state_dict(state_dict["probes"])
-        self._fingerprint, self._how = state_dict["fingerprint"], state_dict.get("how")
-        self._sent = False
+        self._prober.load_state_dict(state_dict["probes"])
         self._history.load_state_dict(state_dict["history"])
-        if self._auditor is not None and state_dict.get("audit") is not None:
+        if self._auditor is not None and state_dict["audit"] is not None:
             self._auditor.load_state_dict(state_dict["audit"])
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Begin with no failures; check the strategy, and that no other monitor writes to the same tags."""
-        self._failures = self._audit_failures = 0
-        self._log_out.begin_anew()
+        self._failures.forget()
         if self._auditor is not None:
             self._auditor.gave_up = False
         lightning.check_strategy(trainer)
@@ -289,9 +259,9 @@ class CAMMonitor(CallbackBase):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Check what can be checked before the first batch."""
         self._check_layer(pl_module)
-        if self.check_randomisation and layers.mesh_of(pl_module) is not None:
+        if self.check_randomization and layers.mesh_of(pl_module) is not None:
             raise Misconfiguration(
-                "check_randomisation=True needs a copy of the model, but its weights are spread over processes; leave "
+                "check_randomization=True needs a copy of the model, but its weights are spread over processes; leave "
                 "it out, and check on one device"
             )
         if self.report and not (trainer.fast_dev_run or trainer.barebones or lightning.logs_to_tensorboard(trainer)):  # type: ignore[attr-defined]
@@ -358,77 +328,85 @@ class CAMMonitor(CallbackBase):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Compare the last heatmaps with those of random weights, if asked to."""
-        if not self.check_randomisation or self._looked is None:
-            return
-        self._at_the_end("check randomisation", self._randomise, trainer, pl_module)
+        if self.check_randomization and self._looked is not None:
+            self._at_the_end("check randomization", self._randomize, trainer, pl_module)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the report, if asked to."""
-        if self.report and trainer.is_global_zero and lightning.logs_to_tensorboard(trainer):
-            self._at_the_end("write the report", self._write_report, trainer)
+        if self.report and self._looked is not None and lightning.logs_to_tensorboard(trainer):
+            self._at_the_end("write the report", self._write_report, trainer, pl_module)
 
-    def _at_the_end(self, what: str, act: Callable[..., None], *args: Any) -> None:
-        """Act once, when training is over; an error ends the run only if the user wants that."""
-        try:
-            with torch.inference_mode(False), torch.no_grad():
-                act(*args)
-        except Exception:
-            if self.on_error == "raise":
-                raise
-            warnings.warn(f"CAMMonitor could not {what}.\n{traceback.format_exc()}", stacklevel=2)
+    def _at_the_end(self, what: str, act: Callable[..., None], trainer: Trainer, pl_module: LightningModule) -> None:
+        """Act once on all ranks, when training is over; an error ends the run only if the user wants that."""
+        if self._run([act], trainer, pl_module):
+            return
+        error, self._error = self._error, None
+        if self.on_error == "raise":
+            raise error or RuntimeError(f"CAMMonitor could not {what} on another rank")
+        if error is not None:
+            warnings.warn(f"CAMMonitor could not {what}.\n{_trace(error)}", stacklevel=2)
 
-    def _write_report(self, trainer: Trainer) -> None:
-        folders = self._tab.flush(trainer.loggers)
-        write_report(folders, folders[0] / "cam_report.html")
+    def _write_report(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        folders = self._tab.flush(trainer.loggers) if trainer.is_global_zero else []
+        if folders:
+            write_report(folders, folders[0] / "cam_report.html")
 
-    def _randomise(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def _randomize(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert self._looked is not None
-        explanation, forward_fn = self._looked.explanation, lightning.forward_in_precision(trainer, self.forward_fn)
-        alike = randomisation(pl_module, self._looked.probes.images, explanation, self.method, self._layer, forward_fn)
+        probes, explanation = self._looked.probes, self._looked.explanation
+        alike = randomization(
+            pl_module,
+            probes.images,
+            explanation,
+            self.method,
+            self._layer,
+            self._targets(probes),
+            lightning.forward_in_precision(trainer, self.forward_fn),
+        )
         low, high = bootstrap(alike[~alike.isnan()])
-        self.randomisation = float(alike.nanmean())
+        self.randomization = float(alike.nanmean())
         rank_zero_info(
             "CAMMonitor: with random weights in the model the heatmaps' rank correlation with those shown is "
-            f"{self.randomisation:.2f} [{low:.2f}, {high:.2f}] over {int((~alike.isnan()).sum())} images; near 0 they "
+            f"{self.randomization:.2f} [{low:.2f}, {high:.2f}] over {int((~alike.isnan()).sum())} images; near 0 they "
             "read the model, near 1 they would be the same whatever it has learnt"
         )
 
     def _begin(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._error, self._audited, self._to_send = None, None, {}
-        self._collector = None
         if not lightning.fitting(trainer):
             self._check_layer(pl_module)
-        if not self._given and (self.probes is None or trainer.testing):
-            self._collector = ProbeCollector(self.num_probes)
+        self._prober.begin(trainer.testing)
         if self._auditor is not None:
             self._auditor.begin(trainer.testing)
 
     def _batch_end(self, trainer: Trainer, pl_module: LightningModule, batch: Any, dataloader_idx: int) -> None:
-        if self._failures == _FAILURES_IN_A_ROW:
+        if self._failures.gave_up(_LOOKING):
             return
         if dataloader_idx == 0:
             self._attempt(self._collect, trainer, batch)
         if not lightning.is_last_batch(trainer):
             return
+        looks = not trainer.sanity_checking and self._due(trainer)
         stages = [self._pick, self._share]
         if trainer.sanity_checking:
             stages += [self._check]
-        elif self._due(trainer):
+        elif looks:
             # Without a sanity check the layer is settled only now: by all ranks from the same images.
             stages += [*([self._check] if self._layer is None else []), self._look, self._gather, self._log]
         if not self._run(stages, trainer, pl_module):
-            self._fail(trainer)
+            self._fail(trainer, _LOOKING, "CAMMonitor leaves the run alone.")
             return
-        if trainer.sanity_checking or not self._due(trainer):
+        if not looks:
             return
-        self._failures = 0
-        if self._auditor is not None and self._audit_failures < _FAILURES_IN_A_ROW:
+        self._failures.forget(_LOOKING)
+        if self._auditor is not None and not self._failures.gave_up(_AUDITING):
             stages = [self._audit_pick, self._audit_share, self._audit_look, self._audit_gather, self._audit_log]
             if self._run(stages, trainer, pl_module):
-                self._audit_failures = 0
+                self._failures.forget(_AUDITING)
             else:
-                self._fail_audit(trainer)
-        self._send(trainer)
+                self._fail(trainer, _AUDITING, "Heatmaps are shown all the same.")
+        if not self._run([self._send], trainer, pl_module):
+            self._fail(trainer, _SENDING, "CAMMonitor leaves the run alone.")
 
     def _run(self, stages: Sequence[Callable[..., None]], trainer: Trainer, pl_module: LightningModule) -> bool:
         """Run stages on all ranks; False as soon as one has failed on any.
@@ -457,56 +435,48 @@ class CAMMonitor(CallbackBase):
         except Exception as error:
             self._error = error
 
-    def _fail(self, trainer: Trainer) -> None:
+    def _fail(self, trainer: Trainer, what: str, going_on: str) -> None:
         """On all ranks: raise where an error may end the run, else say what happened."""
-        self._failures += 1
+        times = self._failures.add(what)
         own = self._error is not None
-        error = self._error or RuntimeError("CAMMonitor failed on another rank")
+        error = self._error or RuntimeError(f"{what} on another rank")
         self._error = None
         if trainer.sanity_checking and isinstance(error, (TypeError, ValueError)):
-            raise Misconfiguration(f"CAMMonitor(explain={self.explain!r}): {error}") from error
+            raise Misconfiguration(f"CAMMonitor: {error}") from error
         if trainer.sanity_checking or self.on_error == "raise":
             raise error
         if own or trainer.is_global_zero:
-            self._say_failed(trainer, error, "CAMMonitor failed", self._failures, "The run goes on.")
+            self._say_failed(trainer, error, what, times, going_on)
 
-    def _fail_audit(self, trainer: Trainer) -> None:
-        """The same for the audit, which costs no heatmap; after three failures in a row there is none in this run."""
-        self._audit_failures += 1
-        own = self._error is not None
-        error = self._error or RuntimeError("the audit of CAMMonitor failed on another rank")
-        self._error = None
-        if self.on_error == "raise":
-            raise error
-        if own or trainer.is_global_zero:
-            going_on = "Heatmaps and the run go on."
-            self._say_failed(trainer, error, "CAMMonitor failed to audit", self._audit_failures, going_on)
-
-    def _say_failed(self, trainer: Trainer, error: Exception, what: str, failures: int, going_on: str) -> None:
+    def _say_failed(self, trainer: Trainer, error: Exception, what: str, times: int, going_on: str) -> None:
         at = f"at the evaluation of epoch {trainer.current_epoch}, step {lightning.step(trainer)}"
-        last = failures == _FAILURES_IN_A_ROW
-        then = "three times in a row: it gives up" if last else "it tries again at the next one"
-        trace = "".join(traceback.format_exception(error))
-        warnings.warn(f"{what} {at}, {then}. {going_on}\n{trace}", stacklevel=2)
+        then = (
+            "three times in a row: it gives up"
+            if self._failures.gives_up_at(times)
+            else "it tries again at the next one"
+        )
+        warnings.warn(f"{what} {at}, {then}. {going_on}\n{_trace(error)}", stacklevel=2)
 
     # The stages of an evaluation: collect at every batch; after the last one pick and share, then check, or look and
     # log.
 
     def _collect(self, trainer: Trainer, batch: Any) -> None:
-        if self._source is not None:
-            with random_state_kept():
-                self.probes = self._reader.probes(self._source, self.num_probes, trainer, batch)
-            self._source = None
-        if self._collector is not None:
-            samples = self._reader.samples(batch)
-            self._collector.offer(samples)
-        elif self._auditor is not None and self._auditor.collects:
-            try:
-                samples = self._reader.samples(batch)
-            except (TypeError, ValueError) as error:  # the probes were given: nothing else depends on the batches
-                self._warn_once(f"CAMMonitor audits nothing: {error}")
-                self._auditor.give_up()
-        if self._auditor is not None and self._auditor.collects:
+        reader = self._reader
+        self._prober.read(lambda source, count: reader.probes(source, count, trainer, batch))
+        audits = self._auditor is not None and self._auditor.collects
+        if not self._prober.collects and not audits:
+            return
+        try:
+            samples = reader.samples(batch)
+        except (TypeError, ValueError) as error:
+            if self._prober.collects:
+                raise
+            assert self._auditor is not None  # the probes were given: nothing else depends on the batches
+            self._warn_once(f"CAMMonitor audits nothing: {error}")
+            self._auditor.give_up()
+            return
+        self._prober.offer(samples)
+        if self._auditor is not None:
             self._auditor.offer(samples)
 
     @property
@@ -523,50 +493,26 @@ class CAMMonitor(CallbackBase):
 
     def _pick(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Choose the probes of this evaluation; the first rank chooses for all."""
-        if self._ranks_have_them:
+        if self._prober.settled:
             self._picked = self.probes
         elif trainer.is_global_zero:
-            self._picked = self._reader.described(self._chosen(), trainer)
-
-    @property
-    def _ranks_have_them(self) -> bool:
-        """Whether the probes of this evaluation were sent to all ranks before."""
-        return self._collector is None and self._sent
-
-    def _chosen(self) -> ProbeSet:
-        if self._collector is None:
-            assert self.probes is not None
-            return self.probes
-        picked = self._collector.probes()
-        if self._collector.ignored:
-            self._warn_once(
-                f"CAMMonitor left out {self._collector.ignored} images that are not finite, or whose size, "
-                f"labels or masks are not like those of the first, {tuple(picked.images.shape[1:])}"
-            )
-        return picked
+            chosen, ignored = self._prober.chosen()
+            if ignored:
+                self._warn_once(
+                    f"CAMMonitor left out {ignored} images that are not finite, or whose size, labels or masks are not "
+                    f"like those of the first, {tuple(chosen.images.shape[1:])}"
+                )
+            self._picked = self._reader.described(chosen, trainer)
 
     def _share(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Send the probes to all ranks."""
-        if self._ranks_have_them:
+        if self._prober.settled:
             return
         self._picked = lightning.from_first_rank(trainer, self._picked)
         if self._picked is not None and not (trainer.sanity_checking or trainer.testing):
-            self.probes, self._sent = self._picked, True
-            self._notice_change(self._picked)
-
-    def _notice_change(self, probes: ProbeSet) -> None:
-        fingerprint = probes.fingerprint
-        if self._fingerprint not in (None, fingerprint):
-            self._warn_once("The probes are not those of the earlier run: their history begins anew")
-            self._history = History()
-        self._fingerprint = fingerprint
-
-    def _notice_other_maps(self, explanation: Explanation) -> None:
-        how = f"{self.method.name} of {explanation.target_layer}"
-        if self._how not in (None, how):
-            self._warn_once(f"The heatmaps of the earlier run were others ({self._how}): their history begins anew")
-            self._history = History()
-        self._how = how
+            self._prober.keep(self._picked)
+            if not self._history.goes_on("probes", self._picked.fingerprint):
+                self._warn_once("The probes are not those of the earlier run: their history begins anew")
 
     def _check(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Raise on bad input what a look would raise, without the passes of one."""
@@ -589,7 +535,7 @@ class CAMMonitor(CallbackBase):
                 ).to("cpu")
 
             rows = lightning.share(trainer, pl_module, len(probes))
-            self._share_of_look = Share.of(probes, rows, self._targets(probes), explain, self.explain == "both")
+            self._share_of_look = LookShare.of(probes, rows, self._targets(probes), explain, self.explain == "both")
 
     def _gather(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Put the shares of all ranks together, on all of them."""
@@ -616,11 +562,13 @@ class CAMMonitor(CallbackBase):
         self._folder = lightning.folder(trainer)  # asked for on all ranks
         now = PastLook(lightning.step(trainer), trainer.current_epoch, explanation.raw)
         if lightning.fitting(trainer):
-            self._notice_other_maps(explanation)
+            how = f"{self.method.name} of {explanation.target_layer}"
+            if not self._history.goes_on("maps", how):
+                self._warn_once("The heatmaps of the earlier run were made in another way: their history begins anew")
             self._history.add(now)
         past = [] if trainer.testing else self._history.selected(_LOOKS_IN_HISTORY, now)
         brightest = None
-        if self.brightness == "run":
+        if self.heat_scale == "run":
             brightest = max(self._history.brightest(), float(explanation.raw.nan_to_num().max()))
         if trainer.is_global_zero and not trainer.barebones:
             self._to_send |= looked.pictures(past, self.style, brightest, self.method.upsampling, self.log_channels)
@@ -634,8 +582,8 @@ class CAMMonitor(CallbackBase):
         self._audit_images = self._auditor.pick(lambda images: self._reader.described(images, trainer))
         if self._audit_images is None and not self._auditor.gave_up:
             self._warn_once(
-                "CAMMonitor audits nothing: no labels of two or more classes came with the images. audit=False "
-                "says that this is meant"
+                "CAMMonitor audits nothing: no labels of two or more classes came with the images; "
+                "audit=False says that none is wanted"
             )
 
     def _audit_share(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -658,7 +606,7 @@ class CAMMonitor(CallbackBase):
             self._audit_images,
             self._layer,
             lightning.forward_in_precision(trainer, self.forward_fn),
-            self.method.multi_label,
+            self.method,
             self._looked.probes.images,
             self._looked.explanation,
             lambda count: lightning.share(trainer, pl_module, count),
@@ -684,7 +632,7 @@ class CAMMonitor(CallbackBase):
         if self._audited is None:
             return
         audited, before = self._audited, self.verdict
-        self.audit, self.verdict = audited.result, audited.verdict
+        self.audit_result, self.verdict = audited.result, audited.verdict
         self._log_scalars(trainer, pl_module, audited.scalars())
         if trainer.is_global_zero and not trainer.barebones:
             self._to_send |= audit_pictures(audited) | {records.VERDICT: self.verdict.text}
@@ -699,7 +647,7 @@ class CAMMonitor(CallbackBase):
                 with random_state_kept():
                     self.on_alarm(self.verdict)
 
-    def _send(self, trainer: Trainer) -> None:
+    def _send(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Send pictures, texts and the tab's data to the loggers; one that fails costs the others nothing."""
         if not self._to_send:
             return
@@ -710,8 +658,7 @@ class CAMMonitor(CallbackBase):
         for each in failed:
             if self.on_error == "raise":
                 raise each.error
-            what = f"CAMMonitor: {each.what} failed"
-            self._say_failed(trainer, each.error, what, each.times, "Whatever else is logged, and the run, go on.")
+            self._say_failed(trainer, each.error, f"CAMMonitor: {each.what} failed", each.times, _NOTHING_ELSE)
 
     def _write_for_tab(self, trainer: Trainer) -> None:
         assert self._looked is not None
@@ -782,3 +729,7 @@ class CAMMonitor(CallbackBase):
         if message not in self._said:
             self._said.add(message)
             rank_zero_warn(message)
+
+
+def _trace(error: Exception) -> str:
+    return "".join(traceback.format_exception(error))

@@ -21,7 +21,7 @@ class ClassScores(NamedTuple):
 
 
 def forward(model: nn.Module, images: Tensor, forward_fn: ForwardFn | None = None) -> Any:
-    """Call the model as the user says; without a word from the user, as `model(images)`.
+    """Call `forward_fn(model, images)` if it is given, else `model(images)`.
 
     Raises:
         TypeError: The model has no `forward`, or one that needs more than the images; the message names the remedy.
@@ -31,7 +31,7 @@ def forward(model: nn.Module, images: Tensor, forward_fn: ForwardFn | None = Non
     try:
         return model(images)
     except TypeError as error:
-        if "required positional argument" in str(error) or "required keyword-only argument" in str(error):
+        if f"{type(model).forward.__qualname__}() missing" in str(error):
             raise TypeError(
                 f"{type(model).__name__}.forward needs more than the images ({error}); give forward_fn, a callable "
                 "(model, images) -> logits that calls the model with all that it needs"

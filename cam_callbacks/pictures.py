@@ -201,7 +201,7 @@ def swaps_picture(audited: Audited) -> Picture | None:
     if len(shown) == 0:
         return None
     donors = [donor.clamp_min(0) for donor in (result.donors.same, result.donors.other)]
-    if result.masks == "none" or images.masks is None:
+    if result.mask_source == "none" or images.masks is None:
         what, inside = "ring", (~ring(images.images.shape[2:])).expand(len(images), *images.images.shape[2:])
         arms = [with_ring_of(images.images, inside, donor)[shown] for donor in donors]
     else:

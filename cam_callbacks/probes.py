@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from PIL import Image, ImageOps
 from torch import Tensor
+from torch.utils.data import default_collate
 
 from cam_callbacks import datasets
-from cam_callbacks.batches import BatchFn, Labels, Samples, read_batch
+from cam_callbacks.batches import Samples, read_batch
 from cam_callbacks.datasets import Normalization
+
+MaskSource = Literal["given", "estimated", "none"]
 
 _PHOTOS = {".jpg", ".jpeg", ".png", ".webp", ".gif"}
 
@@ -34,7 +39,7 @@ class ProbeSet:
         groups: (N,) int64, a group for each image, e.g. of label and background, or None.
 
     Raises:
-        TypeError: Images that are not floating point.
+        TypeError: A part that is not of its type.
         ValueError: No images, or parts that do not belong to N images of one size.
     """
 
@@ -48,14 +53,18 @@ class ProbeSet:
 
     def __post_init__(self) -> None:
         images = self.images
-        if not images.is_floating_point():
-            raise TypeError(f"images must be floating point, as the model is fed (normalised); got {images.dtype}")
+        if not isinstance(images, Tensor) or not images.is_floating_point():
+            raise TypeError(f"images must be floating point, as the model is fed (normalised); got {_type_of(images)}")
         if images.ndim < 3 or len(images) == 0:
             raise ValueError(f"images has shape {tuple(images.shape)}; at least one of (C, *spatial) is needed")
         for name, labels in (("targets", self.targets), ("groups", self.groups)):
+            if labels is not None and (not isinstance(labels, Tensor) or labels.dtype not in _WHOLE_NUMBERS):
+                raise TypeError(f"{name} must be a tensor of whole numbers, one for each image; got {_type_of(labels)}")
             if labels is not None and labels.shape != (len(images),):
                 raise ValueError(f"{name} has shape {tuple(labels.shape)}; {len(images)} images need ({len(images)},)")
         expected = (len(images), *images.shape[2:])
+        if self.masks is not None and (not isinstance(self.masks, Tensor) or self.masks.dtype != torch.bool):
+            raise TypeError(f"masks must be bool, True on the object; got {_type_of(self.masks)}")
         if self.masks is not None and self.masks.shape != expected:
             raise ValueError(f"masks has shape {tuple(self.masks.shape)}; images {tuple(images.shape)} need {expected}")
 
@@ -64,7 +73,7 @@ class ProbeSet:
         return len(self.images)
 
     @property
-    def mask_source(self) -> Literal["given", "estimated", "none"]:
+    def mask_source(self) -> MaskSource:
         """Where the masks come from."""
         if self.masks is None:
             return "none"
@@ -75,45 +84,53 @@ class ProbeSet:
         """What the images and masks take in memory, in bytes."""
         return self.images.nbytes + (0 if self.masks is None else self.masks.nbytes)
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
         """Sha256 of the images, targets and masks: two probe sets with the same fingerprint are the same."""
         digest = hashlib.sha256()
         for part in (self.images, self.targets, self.masks):
             if part is not None:
                 digest.update(f"{part.dtype}{tuple(part.shape)}".encode())
-                digest.update(part.contiguous().view(torch.uint8).numpy().tobytes())
+                digest.update(part.cpu().contiguous().view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()
 
     def class_name(self, index: int) -> str:
         """The name of a class; its number if it has none."""
-        return self.class_names[index] if self.class_names and index < len(self.class_names) else str(index)
+        return datasets.class_name(self.class_names, index)
 
     @classmethod
     def from_dataset(
-        cls, dataset: Any, num_probes: int = 16, batch_fn: BatchFn | None = None, labels: Labels = "needed"
+        cls,
+        dataset: Any,
+        num_probes: int = 16,
+        *,
+        class_names: Sequence[str] | None = None,
+        read: Callable[[Any], Samples] = read_batch,
     ) -> ProbeSet:
         """Pick probes from a data set, balanced over its classes, the first images of each.
 
-        Items are read in order until each class that the data set names has its share, at most all of them. Class names
-        and normalisation are taken from the data set where it has them.
+        Items are read in order, and stacked to batches as a `DataLoader` does, until each class that there is has its
+        share: of a data set that names no classes that is not known, and all of it is read. Class names and
+        normalisation are taken from the data set where it has them.
 
         Args:
-            dataset: A map-style data set; its items are understood as batches are, without the first dimension.
+            dataset: A map-style data set.
             num_probes: How many images to pick.
-            batch_fn: Called on an item with a first dimension added; see `cam_callbacks.batches.read_batch`.
-            labels: What becomes of targets that are not classes; see there.
+            class_names: Names of the classes; None for those of the data set.
+            read: Reads a batch.
 
         Raises:
             TypeError: Items that are not understood.
-            ValueError: An empty data set.
+            ValueError: An empty data set, or items that cannot be stacked.
         """
-        names = datasets.class_names(dataset)
+        names = datasets.class_names(dataset) if class_names is None else tuple(class_names)
         collector = ProbeCollector(num_probes)
-        for index in range(len(dataset)):
-            collector.offer(read_batch(_batch_of_one(dataset[index]), batch_fn, labels))
+        items = (dataset[index] for index in range(len(dataset)))
+        while some := list(islice(items, num_probes)):
+            samples = read(_stacked(some))
+            collector.offer(samples)
             balanced = names is not None and collector.is_balanced(len(names))
-            if balanced or (labels == "ignored" and collector.is_full):
+            if balanced or (samples.targets is None and collector.is_full):
                 break
         return replace(collector.probes(), class_names=names, normalization=datasets.normalization(dataset))
 
@@ -122,6 +139,7 @@ class ProbeSet:
         cls,
         folder: str | Path,
         size: Sequence[int],
+        *,
         normalization: Normalization | None = None,
         class_names: Sequence[str] | None = None,
         num_probes: int | None = None,
@@ -146,14 +164,16 @@ class ProbeSet:
         root = Path(folder)
         if not root.is_dir():
             raise ValueError(f"probes={str(folder)!r} is not a folder")
-        subfolders = sorted(path.name for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
+        subfolders = sorted(path.name for path in root.iterdir() if path.is_dir() and not _is_hidden(path))
         names = tuple(class_names or subfolders) or None
         unknown = [name for name in subfolders if name not in (names or ())]
         if unknown:
             raise ValueError(
                 f"the subfolders {unknown} of probes={str(folder)!r} are not among the classes {list(names or ())}"
             )
-        photos = sorted(path for path in root.glob("*/*" if subfolders else "*") if path.suffix.lower() in _PHOTOS)
+        folders = [root / name for name in subfolders] or [root]
+        files = sorted(path for each in folders for path in each.iterdir() if not _is_hidden(path))
+        photos = [path for path in files if path.suffix.lower() in _PHOTOS]
         if not photos:
             raise ValueError(f"probes={str(folder)!r} holds no photos ({', '.join(sorted(_PHOTOS))})")
         collector = ProbeCollector(num_probes or len(photos))
@@ -185,19 +205,21 @@ class ProbeSet:
             state["masks"],
             None if names is None else tuple(names),
             None if normalization is None else (tuple(normalization[0]), tuple(normalization[1])),
-            state.get("masks_estimated", False),
-            state.get("groups"),
+            state["masks_estimated"],
+            state["groups"],
         )
 
 
 class ProbeCollector:
-    """Picks images from batches as they pass by: balanced over the classes as far as they appear, without chance.
+    """Picks images from batches as they pass by: balanced over the classes as they appear, always the same ones.
 
     It keeps the first images that come. When it is full, an image of a class that has two fewer than the fullest
     class takes the place of that class' last one.
     """
 
     def __init__(self, num_probes: int) -> None:
+        if num_probes < 1:
+            raise ValueError(f"num_probes={num_probes} must be at least 1")
         self.num_probes = num_probes
         self.ignored = 0
         """Images left out: not finite, or their size or what is known of them differs from that of the first."""
@@ -278,17 +300,26 @@ def _alike(a: Samples, b: Samples) -> bool:
     )
 
 
-def _batch_of_one(item: Any) -> Any:
-    """An item of a data set as a batch: each number and tensor in it with a first dimension added."""
-    if isinstance(item, Tensor):
-        return item.unsqueeze(0)
-    if isinstance(item, (int, float)):
-        return torch.tensor([item])
-    if isinstance(item, dict):
-        return {key: _batch_of_one(part) for key, part in item.items()}
-    if isinstance(item, (tuple, list)):
-        return tuple(_batch_of_one(part) for part in item)
-    return torch.as_tensor(item).unsqueeze(0) if hasattr(item, "__array__") else item
+def _stacked(items: list[Any]) -> Any:
+    """Items of a data set as a batch."""
+    try:
+        return default_collate(items)
+    except (RuntimeError, TypeError) as error:
+        raise ValueError(
+            f"items of the data set cannot be stacked to a batch, as a DataLoader does by default: {error}. Give "
+            "ProbeSet(images, targets)"
+        ) from error
+
+
+def _is_hidden(path: Path) -> bool:
+    return path.name.startswith(".")
+
+
+def _type_of(value: Any) -> str:
+    return str(value.dtype) if isinstance(value, Tensor) else type(value).__name__
+
+
+_WHOLE_NUMBERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 
 def _read_photo(path: Path, size: Sequence[int], normalization: Normalization | None) -> Tensor:

@@ -7,12 +7,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from torch.utils.data import Dataset
-
 from cam_callbacks import datasets, render
 from cam_callbacks import trainer as lightning
 from cam_callbacks.batches import BatchFn, Labels, Samples, read_batch
 from cam_callbacks.datasets import Normalization
+from cam_callbacks.prober import Source
 from cam_callbacks.probes import ProbeSet
 from cam_callbacks.undisturbed import random_state_kept
 
@@ -20,9 +19,6 @@ if TYPE_CHECKING:
     from pytorch_lightning import Trainer
 
 T = TypeVar("T")
-
-Source = str | Path | Dataset[Any]
-"""A folder of photos, or a map-style data set."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +52,8 @@ class Reader:
     def probes(self, source: Source, num_probes: int, trainer: Trainer, batch: Any) -> ProbeSet:
         """The probes from a folder or a data set; photos at the size of the batch's images."""
         if not isinstance(source, (str, Path)):
-            return ProbeSet.from_dataset(source, num_probes, self.batch_fn, self.labels)
+            with random_state_kept():
+                return ProbeSet.from_dataset(source, num_probes, class_names=self.class_names, read=self.samples)
         images = self.samples(batch).images
         names = self.class_names or _first(datasets.class_names, lightning.datasets(trainer))
         normalization = self.normalization or _first(datasets.normalization, lightning.datasets(trainer))
@@ -65,10 +62,12 @@ class Reader:
                 f"probes={str(source)!r}: how to normalise these photos for the model is not known; give "
                 'normalization=(mean, std) or normalization="imagenet"'
             )
-        return ProbeSet.from_folder(source, images.shape[2:], normalization, names, num_probes)
+        return ProbeSet.from_folder(
+            source, images.shape[2:], normalization=normalization, class_names=names, num_probes=num_probes
+        )
 
     def described(self, probes: ProbeSet, trainer: Trainer) -> ProbeSet:
-        """The probes with class names and normalisation: the user's word, else their own, else that of the data."""
+        """The probes with class names and normalisation: given, else of the probes, else of the data."""
         names = self.class_names or probes.class_names or _first(datasets.class_names, lightning.datasets(trainer))
         normalization = (
             self.normalization or probes.normalization or _first(datasets.normalization, lightning.datasets(trainer))

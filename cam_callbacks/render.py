@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from cam_callbacks.checks import check_choice
 from cam_callbacks.datasets import Normalization
 
 Picture: TypeAlias = NDArray[np.uint8]
@@ -126,8 +127,7 @@ def overlay(image: Picture, heatmap: Tensor | NDArray[np.float32], style: Style 
     Raises:
         ValueError: An unknown style, or a heatmap of another size than the image.
     """
-    if style not in STYLES:
-        raise ValueError(f"style={style!r} is unknown; choose one of {', '.join(map(repr, STYLES))}")
+    check_choice("style", style, STYLES)
     heat = np.asarray(heatmap, dtype=np.float32)
     if heat.ndim == 1:
         return _with_strip(image, heat, style)

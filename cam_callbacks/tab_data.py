@@ -18,10 +18,11 @@ from torch import Tensor
 
 from cam_callbacks import __version__, records
 from cam_callbacks.audit.attention import heat_by_chance, heat_on_object
-from cam_callbacks.audit.audit import AuditResult
 from cam_callbacks.audit.estimates import Estimate, Measure
-from cam_callbacks.audit.verdict import ALL
-from cam_callbacks.auditor import Audited
+from cam_callbacks.audit.result import AuditResult
+from cam_callbacks.auditor import MOST_CLASSES, PER_CLASS, Audited
+from cam_callbacks.checks import is_kind
+from cam_callbacks.datasets import ALL
 from cam_callbacks.explanation import Explanation, min_max, upsample
 from cam_callbacks.looked import Looked
 from cam_callbacks.probes import ProbeSet
@@ -33,8 +34,7 @@ if TYPE_CHECKING:
 _LONGEST_SIDE = 256
 _CHANNELS = 4
 _LONGEST_SETTING = 200
-_MOST_CLASSES = 20
-_ALWAYS_PER_CLASS = ("bg_gap", "recolour_gap", "ring_gap", "heat_on_object", "accuracy")
+_ALWAYS_PER_CLASS = (*PER_CLASS, "accuracy")
 _DIGITS = 4
 
 
@@ -115,7 +115,7 @@ class TabData:
         return [Path(writer.log_dir) for writer in writers]
 
     def _is_first(self, writer: SummaryWriter, record: str, testing: bool, what: str = "") -> bool:
-        """Whether this record has not yet been written to this writer's folder; of those that change, not lately."""
+        """Whether this record is not yet in this writer's folder, or differs from what was written last."""
         place = (str(writer.log_dir), records.tag(self.name, record, testing))
         first = (*place, what) not in self._written
         if first:
@@ -180,10 +180,7 @@ def _writers(loggers: Iterable[Any]) -> list[SummaryWriter]:
     Told by the names of classes, of both Lightning namespaces: nothing is imported for those who log elsewhere, and
     other loggers are not asked, which may have to wait for a server.
     """
-    boards = [
-        logger for logger in loggers if any(kind.__name__ == "TensorBoardLogger" for kind in type(logger).__mro__)
-    ]
-    experiments: list[Any] = [logger.experiment for logger in boards]
+    experiments: list[Any] = [logger.experiment for logger in loggers if is_kind(logger, "TensorBoardLogger")]
     return [
         experiment
         for experiment in experiments
@@ -327,9 +324,9 @@ def _audit(audited: Audited) -> dict[str, Any]:
             "text": verdict.text,
             "classes": ["all" if index == ALL else labels[index] for index in verdict.classes],
         },
-        "gap": result.gap,
+        "gap": result.gap_name,
         "threshold": verdict.threshold,
-        "masks": result.masks,
+        "masks": result.mask_source,
         "images": len(audited.images),
         "notes": list(result.notes),
         "measures": {
@@ -350,7 +347,7 @@ def _labels(result: AuditResult) -> dict[int, str]:
 
 def _measure(name: str, measured: Measure, labels: Mapping[int, str]) -> dict[str, Any]:
     """All classes of a measure; where they are many, those of the main measures only."""
-    many = len(measured.per_class) > _MOST_CLASSES
+    many = len(measured.per_class) > MOST_CLASSES
     shown = {} if many and name.removesuffix("_estimated") not in _ALWAYS_PER_CLASS else measured.per_class
     return {
         "overall": _estimate(measured.overall),

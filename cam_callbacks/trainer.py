@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from cam_callbacks import layers, outputs
+from cam_callbacks.checks import is_kind
 
 if TYPE_CHECKING:
     from lightning_fabric.utilities.exceptions import MisconfigurationException
@@ -72,7 +73,7 @@ def folder(trainer: Trainer) -> str:
 
 def logs_to_tensorboard(trainer: Trainer) -> bool:
     """Whether one of its loggers is TensorBoard's, of either Lightning."""
-    return any("TensorBoardLogger" in _kinds(logger) for logger in trainer.loggers)
+    return any(is_kind(logger, "TensorBoardLogger") for logger in trainer.loggers)
 
 
 def will_validate(trainer: Trainer) -> bool:
@@ -136,7 +137,7 @@ def check_strategy(trainer: Trainer) -> None:
     Raises:
         MisconfigurationException: The weights of a layer come together only where the strategy itself runs it.
     """
-    if "FSDPStrategy" in _kinds(trainer.strategy):
+    if is_kind(trainer.strategy, "FSDPStrategy"):
         raise Misconfiguration(
             "FSDPStrategy flattens the weights of layers, so that CAMMonitor cannot run the model; use "
             "ModelParallelStrategy, with torch.distributed.fsdp.fully_shard in configure_model"
@@ -148,28 +149,23 @@ def check_strategy(trainer: Trainer) -> None:
         )
 
 
-def _kinds(value: Any) -> set[str]:
-    """The names of its class and of all above it, in whichever Lightning."""
-    return {kind.__name__ for kind in type(value).__mro__}
-
-
 def takes_turns(trainer: Trainer, model: nn.Module) -> bool:
     """Whether every rank holds the whole model and can run it alone, so that they can share out the work.
 
     Where the weights are spread over the ranks, all of them have to run it together, on the same images.
     """
-    return trainer.world_size > 1 and "DDPStrategy" in _kinds(trainer.strategy) and layers.mesh_of(model) is None
+    return trainer.world_size > 1 and is_kind(trainer.strategy, "DDPStrategy") and layers.mesh_of(model) is None
 
 
 def share(trainer: Trainer, model: nn.Module, count: int) -> Tensor:
-    """The numbers of those among `count` images that this rank sees to, (n,) int64."""
+    """The indices, of `count` images, that this rank handles, (n,) int64."""
     if takes_turns(trainer, model):
         return torch.arange(trainer.global_rank, count, trainer.world_size)
     return torch.arange(count)
 
 
 def from_sharers(trainer: Trainer, model: nn.Module, value: T) -> list[T]:
-    """What each of the ranks has to which `share` deals images. To be called on all ranks."""
+    """The values of all ranks that `share` gives images to. To be called on all ranks."""
     if not takes_turns(trainer, model):
         return [value]
     values: list[Any] = [None] * trainer.world_size

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
-from cam_callbacks.datasets import Normalization
+from cam_callbacks.datasets import Normalization, class_name
 from cam_callbacks.explanation import Explanation, min_max, upsample
 from cam_callbacks.render import MUTED, Cell, Line, Picture, Style, grid, overlay, to_pictures
 
@@ -35,7 +35,7 @@ def strongest_channels(
         columns: Channels in a row.
 
     Raises:
-        ValueError: An explanation of several layers.
+        ValueError: An explanation of several layers, or several images.
     """
     return grid(channel_cells(image, explanation, index, normalization, count), columns, _SIDE)
 
@@ -47,6 +47,8 @@ def channel_cells(
     channels = explanation.channels
     if channels is None:
         raise ValueError("an explanation of several layers has no channels to show; explain one layer")
+    if image.ndim != 1 + explanation.raw.ndim - explanation.error.ndim:
+        raise ValueError(f"image has shape {tuple(image.shape)}; one image (C, *spatial) is needed")
     parts = [part[index].cpu() for part in (channels.index, channels.weight, channels.activations)]
     if explanation.error.ndim == 2:
         parts = [part[0] for part in parts]
@@ -95,7 +97,7 @@ def classes_side_by_side(
     for index, picture in enumerate(to_pictures(images, normalization)):
         targets = explanation.targets[index].tolist()
         overlays = [overlay(picture, heat, style) for heat in _at_size(explanation.heatmaps[index], images)]
-        headings = [class_names[target] if class_names else str(target) for target in targets]
+        headings = [class_name(class_names, target) for target in targets]
         probabilities = [f"{float(explanation.probabilities[index, target]):.2f}" for target in targets]
         named = [f"{share} {name}" for share, name in zip(probabilities, headings, strict=True)]
         rows.append(Cell([picture, *overlays], headings=["image", *named]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict, namedtuple
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -16,6 +17,12 @@ TARGETS = torch.tensor([2, 0, 1])
 MASKS = IMAGES.mean(dim=1) > 0.5
 
 Pair = namedtuple("Pair", "first second")
+
+
+@dataclass
+class Photos:
+    pixels: Tensor
+    kinds: list[str]
 
 
 def assert_read(samples: Samples, targets: Tensor | None = TARGETS, masks: Tensor | None = None) -> None:
@@ -104,6 +111,7 @@ def test_the_batch_fn_is_asked_first_and_its_answer_is_read_like_a_batch() -> No
         ((TARGETS, IMAGES), r"tuple\(Tensor int64 \(3,\), Tensor float32 \(3, 3, 8, 8\)\)"),
         (((IMAGES, IMAGES), TARGETS), r"tuple\(tuple\(Tensor float32 \(3, 3, 8, 8\), "),
         (((IMAGES * 255).byte(), TARGETS), "torch.uint8, not floating point"),
+        (Photos(IMAGES, ["cat"]), r"Photos\(pixels=Tensor float32 \(3, 3, 8, 8\), kinds=list\(str\)\)\. Give batch_fn"),
     ],
 )
 def test_batches_that_are_not_understood_are_described(batch: Any, words: str) -> None:

@@ -56,12 +56,12 @@ def every_argument(method: str) -> dict[str, Any]:
         "batch_fn": f"{__name__}.my_batch_fn",
         "forward_fn": f"{__name__}.my_forward_fn",
         "style": "jet",
-        "brightness": "run",
+        "heat_scale": "run",
         "log_channels": True,
         "audit": False,
         "num_audit_images": 60,
         "object_values": [1, 3],
-        "check_randomisation": True,
+        "check_randomization": True,
         "on_alarm": "stop",
         "report": True,
         "on_error": "raise",
@@ -118,7 +118,7 @@ def test_every_argument_can_be_set_in_yaml(tmp_path: Path, method: str) -> None:
     assert monitor.normalization == ((0.0,) * 3, (1.0,) * 3)
     assert monitor.batch_fn is my_batch_fn
     assert monitor.forward_fn is my_forward_fn
-    assert (monitor.style, monitor.brightness, monitor.on_error, monitor.name) == ("jet", "run", "raise", "look")
+    assert (monitor.style, monitor.heat_scale, monitor.on_error, monitor.name) == ("jet", "run", "raise", "look")
 
 
 @pytest.mark.parametrize(

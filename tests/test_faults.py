@@ -503,7 +503,7 @@ class Watches(Callback):
         self.last: tuple[Any, Any] = (None, None)
 
     def on_validation_end(self, trainer: Trainer, pl_module: Any) -> None:
-        now = (self.monitor.explanation, self.monitor.audit)
+        now = (self.monitor.explanation, self.monitor.audit_result)
         for epochs, new, old in zip((self.looks, self.audits), now, self.last, strict=True):
             if new is not old:
                 epochs.append(trainer.current_epoch)
@@ -866,10 +866,10 @@ def test_an_audit_that_was_given_up_is_tried_again_in_the_next_fit(tmp_path: Pat
 
     monitor = CAMMonitor("features", num_probes=PROBES, num_audit_images=AUDITED, forward_fn=forward, method=CAM())
     fit(tmp_path / "first", monitor, max_epochs=4)
-    assert monitor.audit is None
+    assert monitor.audit_result is None
     fails[0] = False
     fit(tmp_path / "second", monitor)
-    assert monitor.audit is not None
+    assert monitor.audit_result is not None
 
 
 class UnpicklableError(Exception):

@@ -86,6 +86,24 @@ class TestChoose:
         assert explanation.target_layer == "relu"
         assert explanation.raw.shape == (2, 8, 8)
 
+    def test_passes_over_whole_numbers(self, blobs):
+        class Codes(nn.Module):
+            def forward(self, maps):
+                return (maps > 0).long()
+
+        class ReadsCodes(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.conv, self.codes, self.head = nn.Conv2d(3, 6, 3, padding=1), Codes(), nn.Linear(6, 4)
+
+            def forward(self, images):
+                return self.head(self.codes(self.conv(images)).float().mean(dim=(2, 3)))
+
+        network = ReadsCodes()
+        assert ScoreCAM()(network, blobs(1, 16, 16)).target_layer == "conv"
+        with pytest.raises(ValueError, match=r"target_layer='codes' has an output of shape \(1, 6, 16, 16\)"):
+            ScoreCAM()(network, blobs(1, 16, 16), "codes")
+
     def test_leaves_the_names_of_compiled_modules_out(self, small_cnn):
         network = small_cnn()
         assert chosen(torch.compile(network, backend="eager"), torch.zeros(1, 3, 16, 16)) == "features"

@@ -78,6 +78,15 @@ def test_the_users_word_comes_first():
     assert to_maps(tokens, (32, 32), lambda output: output) is None
 
 
+def test_what_the_user_rearranges_must_be_a_tensor():
+    with pytest.raises(TypeError, match=r"reshape_transform returned list, not a tensor \(N, channels, \*spatial\)"):
+        to_maps(torch.rand(2, 10, 4), (32, 32), list)
+
+
+def test_whole_numbers_are_no_maps():
+    assert to_maps(torch.zeros(2, 64, 7, 7, dtype=torch.int64), (224, 224)) is None
+
+
 def test_channels_first_are_told_from_channels_last():
     assert is_channels_first(torch.zeros(2, 96, 56, 56), (224, 224))
     assert not is_channels_first(torch.zeros(2, 56, 56, 96), (224, 224))

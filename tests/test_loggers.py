@@ -16,6 +16,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from cam_callbacks import loggers as senders
 from cam_callbacks import records
+from cam_callbacks.failures import Failures
 from cam_callbacks.loggers import LogOut
 
 PICTURE = np.random.default_rng(0).integers(0, 256, (6, 9, 3), dtype=np.uint8)
@@ -23,7 +24,7 @@ PICTURE = np.random.default_rng(0).integers(0, 256, (6, 9, 3), dtype=np.uint8)
 
 def log(loggers: list[Any], folder: Path, steps: tuple[int, ...] = (3,)) -> list[str]:
     """Log the picture; the warnings that were given."""
-    image_log = LogOut()
+    image_log = LogOut(Failures())
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         for step in steps:
@@ -89,8 +90,11 @@ def test_two_loggers_without_images_share_one_file_and_are_both_named(tmp_path: 
 
 def test_a_text_goes_to_a_file_where_a_logger_takes_images_only_and_this_is_said(tmp_path: Path) -> None:
     tracker = WithLogImage()
-    with pytest.warns(UserWarning, match="WithLogImage takes no texts: .* Markdown files"):
-        LogOut().log([tracker], tmp_path, {"cam/heatmaps": PICTURE, "cam/verdict": "No alarm, 95 % ±3"}, 3)
+    with pytest.warns(
+        UserWarning,
+        match="takes no texts: pictures are written as PNG files, and verdicts as Markdown, to",
+    ):
+        LogOut(Failures()).log([tracker], tmp_path, {"cam/heatmaps": PICTURE, "cam/verdict": "No alarm, 95 % ±3"}, 3)
     assert len(tracker.got) == 1
     assert (tmp_path / "cam" / "verdict_step=000003.md").read_text(encoding="utf-8") == "No alarm, 95 % ±3"
 
@@ -99,7 +103,9 @@ def test_a_text_goes_to_a_file_where_a_logger_takes_images_only_and_this_is_said
 def test_the_stand_in_of_fast_dev_run_takes_everything(tmp_path: Path, package: Any) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        LogOut().log([package.logger.DummyLogger()], tmp_path, {"cam/heatmaps": PICTURE, "cam/verdict": "x"}, 3)
+        LogOut(Failures()).log(
+            [package.logger.DummyLogger()], tmp_path, {"cam/heatmaps": PICTURE, "cam/verdict": "x"}, 3
+        )
     assert list(tmp_path.iterdir()) == []
 
 
@@ -124,7 +130,7 @@ def test_a_registered_logger_gets_pictures_and_texts_and_so_do_its_subclasses(tm
 
     senders.register(Own.__name__ if by_name else Own, picture=keep, text=keep)
     for logger in (Own(), Special()):
-        LogOut().log([logger], tmp_path, {"cam/heatmaps": PICTURE, "cam/verdict": "x"}, 3)
+        LogOut(Failures()).log([logger], tmp_path, {"cam/heatmaps": PICTURE, "cam/verdict": "x"}, 3)
         assert logger.kept == [("cam/heatmaps", PICTURE, 3), ("cam/verdict", "x", 3)]
     assert list(tmp_path.iterdir()) == []
 
@@ -151,7 +157,7 @@ def test_what_is_left_out_of_a_registration_goes_to_files(tmp_path: Path) -> Non
     senders.register(TextsOnly, text=keep)
     logger = TextsOnly()
     with pytest.warns(UserWarning, match="TextsOnly takes no images"):
-        LogOut().log([logger], tmp_path, {"cam/heatmaps": PICTURE, "cam/verdict": "x"}, 3)
+        LogOut(Failures()).log([logger], tmp_path, {"cam/heatmaps": PICTURE, "cam/verdict": "x"}, 3)
     assert logger.kept == [("cam/verdict", "x", 3)]
     assert [path.name for path in tmp_path.rglob("*.*")] == ["heatmaps_step=000003.png"]
 
@@ -194,7 +200,7 @@ def test_a_logger_that_fails_keeps_nothing_from_the_others(tmp_path: Path) -> No
     first, tracker = Fails(ConnectionError("first")), WithLogImage()
     records = {"cam/heatmaps": PICTURE, "cam/history": PICTURE, "cam/verdict": "x"}
     with pytest.warns(UserWarning, match="WithLogImage takes no texts"):
-        failed = LogOut().log([first, LosesItsExperiment(), tracker], tmp_path, records, 3)
+        failed = LogOut(Failures()).log([first, LosesItsExperiment(), tracker], tmp_path, records, 3)
     assert [(each.what, str(each.error)) for each in failed] == [
         ("Fails (logger 0)", "first"),
         ("LosesItsExperiment (logger 1)", "second"),
@@ -205,7 +211,7 @@ def test_a_logger_that_fails_keeps_nothing_from_the_others(tmp_path: Path) -> No
 
 
 def test_a_logger_that_failed_is_asked_again_until_it_has_failed_three_times_in_a_row(tmp_path: Path) -> None:
-    out, logger, tracker = LogOut(), Fails(OSError("gone")), WithLogImage()
+    out, logger, tracker = LogOut(Failures()), Fails(OSError("gone")), WithLogImage()
     times = [
         [each.times for each in out.log([logger, tracker], tmp_path, {"cam/heatmaps": PICTURE}, 3)] for _ in range(5)
     ]
@@ -221,7 +227,7 @@ def test_failures_with_a_success_between_them_do_not_add_up(tmp_path: Path) -> N
             if self.calls % 3:
                 raise self.error
 
-    out, logger = LogOut(), Flickers(OSError("gone"))
+    out, logger = LogOut(Failures()), Flickers(OSError("gone"))
     times = [[each.times for each in out.log([logger], tmp_path, {"cam/heatmaps": PICTURE}, 3)] for _ in range(6)]
     assert times == [[1], [2], [], [1], [2], []]
 
@@ -238,7 +244,7 @@ def test_a_full_disk_keeps_nothing_from_the_loggers(tmp_path: Path) -> None:
 
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # that files are written would not be true
-        (failed,) = LogOut().log([Other(), tracker], tmp_path, {"cam/heatmaps": PICTURE}, 3)
+        (failed,) = LogOut(Failures()).log([Other(), tracker], tmp_path, {"cam/heatmaps": PICTURE}, 3)
     assert "No space left on device" in str(failed.error)
     assert failed.what == "writing files"
     assert len(tracker.got) == 1
@@ -252,7 +258,7 @@ def test_a_tracking_server_that_is_gone_keeps_nothing_from_the_others(
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "")  # the logger sets it
     gone = lightning.pytorch.loggers.MLFlowLogger(tracking_uri="http://127.0.0.1:9")
     tracker = WithLogImage()
-    (failed,) = LogOut().log([gone, tracker], tmp_path, {"cam/heatmaps": PICTURE}, 3)
+    (failed,) = LogOut(Failures()).log([gone, tracker], tmp_path, {"cam/heatmaps": PICTURE}, 3)
     assert isinstance(failed.error, exceptions.MlflowException)
     assert "Connection refused" in str(failed.error) or "Max retries" in str(failed.error)
     assert len(tracker.got) == 1
@@ -263,7 +269,7 @@ def test_mlflow_takes_both_into_a_store_of_files(tmp_path: Path, monkeypatch: py
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "")
     logger = lightning.pytorch.loggers.MLFlowLogger(tracking_uri=f"file:{tmp_path}")
-    LogOut().log([logger], tmp_path / "files", {"cam/heatmaps": PICTURE, "cam/verdict": "x"}, 3)
+    LogOut(Failures()).log([logger], tmp_path / "files", {"cam/heatmaps": PICTURE, "cam/verdict": "x"}, 3)
     (png,) = tmp_path.rglob("cam?heatmaps?step?3?*.png")
     assert np.array_equal(np.asarray(Image.open(png)), PICTURE)
     (text,) = tmp_path.rglob("artifacts/cam/verdict_step=000003.md")
@@ -299,7 +305,7 @@ def test_litlogger_gets_a_series_of_images_and_one_of_texts(tmp_path: Path, pack
     pytest.importorskip("litlogger")
     logger = package.litlogger.LitLogger(tmp_path)
     server = logger._experiment = LitServer()
-    out = LogOut()
+    out = LogOut(Failures())
     for step in (3, 6):
         out.log([logger], tmp_path, {"cam/heatmaps": PICTURE, "cam/verdict": "Alarm"}, step)
     pictures, texts = (

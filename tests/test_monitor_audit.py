@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import warnings
 from pathlib import Path
 from typing import Any
@@ -77,7 +78,7 @@ def test_a_model_that_reads_the_background_raises_the_alarm_at_the_second_look(t
     gap = "bg_gap" if masks else "bg_gap_estimated"
     assert monitor.verdict.state == "alarm"
     assert {0, 1} <= set(monitor.verdict.classes)
-    assert monitor.audit.measures[gap].overall.low > 0.9
+    assert monitor.audit_result.measures[gap].overall.low > 0.9
     assert "its colour is what is used" in monitor.verdict.text
     assert [verdict.state for verdict in said] == ["alarm"]
     logged = scalars(tmp_path)
@@ -99,7 +100,7 @@ def test_a_model_that_reads_the_background_raises_the_alarm_at_the_second_look(t
 def test_a_model_that_reads_the_object_raises_none(tmp_path: Path, masks: bool, biased: bool) -> None:
     monitor = run(tmp_path, False, samples(biased, masks))
     assert monitor.verdict.state == "no alarm"
-    assert abs(monitor.audit.measures[monitor.audit.gap].overall.value) < 0.02
+    assert abs(monitor.audit_result.measures[monitor.audit_result.gap_name].overall.value) < 0.02
     assert "No alarm is not the same as no bias" in monitor.verdict.text
     assert ("Red flag of the data" in monitor.verdict.text) == biased
 
@@ -158,7 +159,7 @@ def test_a_resumed_run_audits_the_images_of_the_checkpoint_whatever_the_batches(
     others, checkpoint = samples(True, seed=5), str(tmp_path / "last.ckpt")
     fit(tmp_path / "again", again, ReadsOneThing(True), others, others, ckpt_path=checkpoint, max_epochs=2)
     assert again._auditor.images.fingerprint == first._auditor.images.fingerprint
-    assert torch.equal(again.audit.donors.other, first.audit.donors.other)
+    assert torch.equal(again.audit_result.donors.other, first.audit_result.donors.other)
     assert again.verdict.state == "alarm"
 
 
@@ -192,7 +193,7 @@ def test_a_number_that_is_not_known_is_not_logged_and_neither_is_its_chance_leve
     data = loader(TensorDataset(images, targets), batch_size=16)
     trainer = Trainer(callbacks=[monitor], **quiet(tmp_path))
     trainer.validate(ReadsOneThing(True), data, verbose=False)
-    assert monitor.audit.measures["bg_gap"].overall.count == 0
+    assert monitor.audit_result.measures["bg_gap"].overall.count == 0
     logged = {tag.removeprefix("cam/") for tag in trainer.logged_metrics}
     assert "accuracy" in logged
     assert not [tag for tag in logged if tag.startswith(("bg_gap", "background_only", "heat_on_object"))]
@@ -213,7 +214,7 @@ def test_an_error_in_the_audit_costs_no_heatmap(tmp_path: Path, fails: str, monk
         raise OSError("libGL.so.1 is missing")
 
     if fails == "picking":
-        monkeypatch.setattr("cam_callbacks.auditor.estimate_masks", broken)
+        monkeypatch.setattr("cam_callbacks.audit.foreground.estimate_masks", broken)
     data = samples(True, masks=fails == "alarm")
     monitor = CAMMonitor("features", num_probes=4, num_audit_images=80, on_alarm=broken)
     with own_warnings() as said:
@@ -222,7 +223,7 @@ def test_an_error_in_the_audit_costs_no_heatmap(tmp_path: Path, fails: str, monk
     assert len(image_steps(tmp_path)["cam/heatmaps"]) == 5
     failures = [text for text in said if "failed to audit" in text]
     assert len(failures) == 3
-    assert "it gives up. Heatmaps and the run go on" in failures[-1]
+    assert "it gives up. Heatmaps are shown all the same" in failures[-1]
     assert "libGL" in failures[0]
 
 
@@ -317,9 +318,9 @@ def test_trimaps_and_groups_are_read_from_the_batches(tmp_path: Path) -> None:
     data = loader(TensorDataset(images, targets, trimap, groups), batch_size=16, collate_fn=collate)
     monitor = CAMMonitor("features", num_probes=4, num_audit_images=80, object_values=[1], on_error="raise")
     fit(tmp_path, monitor, ReadsMappings(True), data, data)
-    assert monitor.audit.masks == "given"
-    assert monitor.audit.measures["bg_gap"].overall.value > 0.9
-    assert monitor.audit.measures["worst_group_accuracy"].overall.value == 1
+    assert monitor.audit_result.mask_source == "given"
+    assert monitor.audit_result.measures["bg_gap"].overall.value > 0.9
+    assert monitor.audit_result.measures["worst_group_accuracy"].overall.value == 1
 
 
 def test_masks_that_are_not_understood_are_said_once_and_estimated(tmp_path: Path) -> None:
@@ -329,7 +330,7 @@ def test_masks_that_are_not_understood_are_said_once_and_estimated(tmp_path: Pat
     )
     with own_warnings() as said:
         monitor = run(tmp_path, False, data)
-    assert monitor.audit.masks == "estimated"
+    assert monitor.audit_result.mask_source == "estimated"
     assert len([text for text in said if "have 3 values (0, 1, 2) and are not used; give object_values" in text]) == 1
 
 
@@ -337,21 +338,45 @@ def test_how_far_the_heatmaps_deserve_trust_is_logged(tmp_path: Path) -> None:
     fit(tmp_path, CAMMonitor(num_probes=6, num_audit_images=12))
     logged = scalars(tmp_path)
     assert 0 <= logged["cam/average_drop"][0][1] <= 1
-    assert 0 <= logged["cam/increase"][0][1] <= 1
+    assert 0 <= logged["cam/increase_in_confidence"][0][1] <= 1
     assert -1 <= logged["cam/mean_activation_correlation"][0][1] <= 1
 
 
 def test_on_request_the_heatmaps_are_compared_with_those_of_random_weights(tmp_path: Path) -> None:
     module = TinyModule()
-    monitor = CAMMonitor(num_probes=6, check_randomisation=True, on_error="raise")
+    monitor = CAMMonitor(num_probes=6, check_randomization=True, on_error="raise")
     with infos() as told:
         fit(tmp_path, monitor, module, max_epochs=2)
     weights = {key: value.clone() for key, value in module.state_dict().items()}
-    assert -1 <= monitor.randomisation <= 1
+    assert -1 <= monitor.randomization <= 1
     assert len([text for text in told if "with random weights in the model" in text]) == 1
     without = TinyModule()
     fit(tmp_path / "without", None, without, max_epochs=2)
     assert all(torch.equal(weights[key], value) for key, value in without.state_dict().items())
+
+
+class KeepsALock(TinyModule):
+    """Cannot be copied."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lock = threading.Lock()
+
+
+def test_a_model_that_cannot_be_copied_is_not_compared_with_random_weights_and_ends_no_run(tmp_path: Path) -> None:
+    monitor = CAMMonitor(num_probes=4, audit=False, check_randomization=True)
+    with own_warnings() as said:
+        trainer = fit(tmp_path, monitor, KeepsALock())
+    assert trainer.state.finished
+    assert monitor.randomization is None
+    (warning,) = said
+    assert warning.startswith("CAMMonitor could not check randomization.\nTraceback")
+
+
+def test_those_who_want_it_get_the_error_of_a_model_that_cannot_be_copied(tmp_path: Path) -> None:
+    monitor = CAMMonitor(num_probes=4, audit=False, check_randomization=True, on_error="raise")
+    with pytest.raises(TypeError, match="lock"):
+        fit(tmp_path, monitor, KeepsALock())
 
 
 @pytest.mark.parametrize(
@@ -359,7 +384,7 @@ def test_on_request_the_heatmaps_are_compared_with_those_of_random_weights(tmp_p
     [
         ({"audit": "yes"}, "audit='yes' must be True or False"),
         ({"num_audit_images": 0}, "num_audit_images=0 must be a whole number of at least 1"),
-        ({"on_alarm": "shout"}, "on_alarm='shout' is unknown; choose one of warn, stop or a callable"),
+        ({"on_alarm": "shout"}, "on_alarm='shout' is unknown; choose one of 'warn', 'stop' or a callable"),
     ],
     ids=str,
 )

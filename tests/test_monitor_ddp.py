@@ -72,7 +72,7 @@ class Reports(Callback):
 
     def on_fit_end(self, trainer, module):
         monitor = self.monitor
-        audit, explanation = monitor.audit, monitor.explanation
+        audit, explanation = monitor.audit_result, monitor.explanation
         report = {
             "logged": self.logged,
             "probes": monitor.probes.fingerprint,

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import pytorch_lightning
 import torch
-from lightning.pytorch.callbacks import RichProgressBar, TQDMProgressBar
+from lightning.pytorch.callbacks import ProgressBar, RichProgressBar, TQDMProgressBar
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from lightning_runs import (
     Squares,
@@ -154,6 +154,15 @@ def test_a_normalisation_that_does_not_fit_the_images_is_not_used_and_said(tmp_p
     assert "does not bring them into [0, 1]" in said[0]
 
 
+def test_images_in_display_range_are_shown_as_they_are_where_the_normalisation_does_not_fit(tmp_path: Path) -> None:
+    monitor = CAMMonitor(num_probes=4, normalization=([0.5] * 3, [1.0] * 3))
+    with own_warnings() as said:
+        fit(tmp_path, monitor)
+    assert said == []
+    assert monitor.probes is not None
+    assert monitor.probes.normalization is None
+
+
 def with_bar(folder: Path, package: Any, bar: Any) -> None:
     trainer = package.Trainer(
         callbacks=[CAMMonitor(num_probes=12), bar],
@@ -175,6 +184,28 @@ def test_the_rich_bar_tells_how_far_it_is(tmp_path: Path, capfd: pytest.CaptureF
     pytest.importorskip("rich")
     with_bar(tmp_path, lightning.pytorch, RichProgressBar())
     assert len(pngs(tmp_path)) == 5
+
+
+class Counter(ProgressBar):
+    """A bar of another kind."""
+
+    is_enabled = True
+
+    def disable(self) -> None:
+        self.is_enabled = False
+
+    def on_validation_batch_end(self, *_: Any) -> None:
+        print("validated", end=" ")
+
+
+def test_a_bar_of_another_kind_is_left_alone(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    with own_warnings() as said:
+        fit(tmp_path, [CAMMonitor(num_probes=12, audit=False), Counter()], enable_progress_bar=True)
+    assert said == []
+    assert looks(tmp_path) == 1
+    shown = "".join(capfd.readouterr())
+    assert shown.count("validated") == 5  # two batches of the sanity check, three of the validation
+    assert "Score-CAM" not in shown
 
 
 @pytest.mark.parametrize("bar", [False, True])

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from lightning.pytorch import LightningDataModule, Trainer
+from lightning.pytorch.utilities.combined_loader import CombinedLoader
 from lightning_runs import CLASSES, Squares, TinyModule, fit, loader, looks, own_warnings, quiet
 from PIL import Image
 from torch import Tensor
@@ -169,6 +170,32 @@ def test_class_names_are_found_in_the_datamodule(tmp_path: Path) -> None:
     monitor = CAMMonitor(num_probes=6)
     Trainer(callbacks=[monitor], **quiet(tmp_path)).fit(TinyModule(), datamodule=Data())
     assert picked(monitor).class_names == ("x", "y", "z")
+
+
+@pytest.mark.parametrize(
+    "loaders",
+    [
+        lambda: {"first": loader(Squares(12)), "second": loader(Squares(12))},
+        lambda: CombinedLoader({"first": loader(Squares(12)), "second": loader(Squares(12))}, "sequential"),
+        lambda: CombinedLoader([loader(Squares(12)), loader(Squares(12))], "max_size"),
+        lambda: {"pairs": CombinedLoader([loader(Squares(12)), loader(Squares(12))], "max_size")},
+    ],
+    ids=["mapping", "combined in turn", "combined side by side", "combined in a mapping"],
+)
+def test_class_names_are_found_however_loaders_are_put_together(tmp_path: Path, loaders: Any) -> None:
+    def first(batch: Any) -> Any:
+        """The images and labels in the batches of loaders that stand side by side, which are nested."""
+        while not isinstance(batch[0], Tensor):
+            batch = batch[0]
+        return batch
+
+    class Reads(TinyModule):
+        def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+            super().validation_step(first(batch), batch_idx, dataloader_idx)
+
+    monitor = CAMMonitor(num_probes=6, audit=False, batch_fn=first)
+    fit(tmp_path, monitor, Reads(), val=loaders())
+    assert picked(monitor).class_names == CLASSES
 
 
 def test_images_of_other_sizes_are_left_out_with_one_warning(tmp_path: Path) -> None:

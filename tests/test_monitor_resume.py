@@ -149,7 +149,7 @@ def test_a_checkpoint_saved_before_the_first_look_can_be_resumed(tmp_path: Path)
 
 def test_probes_above_ten_megabytes_are_left_out_of_the_checkpoint() -> None:
     small, large = CAMMonitor(), CAMMonitor()
-    small.probes, large.probes = (ProbeSet(torch.zeros(count, 3, 512, 512)) for count in (3, 4))
+    small._prober.probes, large._prober.probes = (ProbeSet(torch.zeros(count, 3, 512, 512)) for count in (3, 4))
     size = 3 * 3 * 512 * 512 * 4
     assert small.state_dict()["probes"]["images"].nbytes == size < 10 * 2**20
     assert large.state_dict()["probes"] is None
@@ -157,7 +157,7 @@ def test_probes_above_ten_megabytes_are_left_out_of_the_checkpoint() -> None:
 
 def test_probes_that_are_a_part_of_a_large_tensor_are_saved_without_the_rest() -> None:
     monitor = CAMMonitor()
-    monitor.probes = ProbeSet(torch.zeros(1000, 3, 32, 32)[:2])
+    monitor._prober.probes = ProbeSet(torch.zeros(1000, 3, 32, 32)[:2])
     assert monitor.state_dict()["probes"]["images"].untyped_storage().nbytes() == 2 * 3 * 32 * 32 * 4
 
 
@@ -345,8 +345,8 @@ def test_a_monitor_that_gave_up_looks_again_in_the_next_fit(tmp_path: Path) -> N
     assert looks(tmp_path / "second") == 1
 
 
-@pytest.mark.parametrize("brightness", ["image", "run"])
-def test_brightness_of_the_run_shows_faint_maps_faintly(tmp_path: Path, brightness: Any) -> None:
+@pytest.mark.parametrize("heat_scale", ["image", "run"])
+def test_the_scale_of_the_run_shows_faint_maps_faintly(tmp_path: Path, heat_scale: Any) -> None:
     class Fades(TinyModule):
         """Its activations fall to a hundredth after the first epoch, and nothing else changes."""
 
@@ -362,11 +362,11 @@ def test_brightness_of_the_run_shows_faint_maps_faintly(tmp_path: Path, brightne
         def configure_optimizers(self) -> Any:
             return torch.optim.SGD(self.parameters(), lr=0.0)
 
-    monitor = CAMMonitor("fade", num_probes=4, brightness=brightness, style="heatmap", audit=False)
+    monitor = CAMMonitor("fade", num_probes=4, heat_scale=heat_scale, style="heatmap", audit=False)
     fit(tmp_path, monitor, Fades(), max_epochs=2, logger=False)
     heat = [float(np.mean(Image.open(path))) for path in sorted(tmp_path.glob("cam/heatmaps_*.png"))]
     assert len(heat) == 2
-    if brightness == "run":
+    if heat_scale == "run":
         assert heat[1] < heat[0] - 3
     else:
         assert heat[1] == pytest.approx(heat[0], abs=3)

@@ -92,7 +92,7 @@ def lasting(module: nn.Module) -> dict[str, Any]:
 @by_method
 def test_after_fit_the_module_is_that_of_a_run_without_it(tmp_path: Path, method: Method) -> None:
     left = []
-    for monitor in (None, small(method=method, check_randomisation=True)):
+    for monitor in (None, small(method=method, check_randomization=True)):
         module = InTraining()
         fit(tmp_path / str(monitor is None), monitor, module, max_epochs=2)
         left.append(lasting(module))

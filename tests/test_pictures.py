@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
+from itertools import groupby
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch import Tensor, nn
 
+from cam_callbacks import records
+from cam_callbacks.audit import audit, judge
+from cam_callbacks.auditor import Audited
 from cam_callbacks.explanation import Explanation
 from cam_callbacks.history import PastLook
-from cam_callbacks.pictures import class_mean_picture, heatmaps_picture, history_picture, scaled
+from cam_callbacks.pictures import audit_pictures, class_mean_picture, heatmaps_picture, history_picture, scaled
 from cam_callbacks.probes import ProbeSet
 from cam_callbacks.render import ALERT
 
@@ -140,3 +146,45 @@ def test_skipped_and_blank_maps_do_not_enter_the_class_mean() -> None:
 def test_a_class_of_which_nothing_is_left_is_drawn_blank() -> None:
     made = explanation(heatmaps=torch.full((4, SIZE, SIZE), torch.nan), skipped=torch.ones(4).bool())
     assert mean_picture(made).dtype == np.uint8
+
+
+RED, GREEN, BLUE = ((252, 0, 0), (0, 252, 0), (0, 0, 252))
+"""As pictures show them, without their lowest bits."""
+
+
+class MeanColour(nn.Module):
+    """Tells red from green; without a layer that has positions, so that there is no heat."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return 10 * images.mean(dim=(2, 3))[:, :2]
+
+
+def audited(masks: bool) -> Audited:
+    """Of images that are blue within a frame, red for the one class and green for the other."""
+    targets = torch.arange(12) % 2
+    inside = torch.zeros(12, 16, 16, dtype=torch.bool)
+    inside[:, 2:-2, 2:-2] = True
+    blue, frames = torch.eye(3)[2].view(1, 3, 1, 1), torch.eye(3)[targets].view(12, 3, 1, 1)
+    images = ProbeSet(torch.where(inside.unsqueeze(1), blue, frames), targets, inside if masks else None)
+    result = audit(MeanColour(), images)
+    return Audited(images, result, judge(result), {}, result.passes)
+
+
+def colours_along(row: np.ndarray) -> list[tuple[int, ...]]:
+    """The colours that a row of a picture goes through, without what lies between the images."""
+    colours = [colour for colour, _ in groupby(map(tuple, row.tolist()))]
+    return [colour for colour in colours if colour in (RED, GREEN, BLUE)]
+
+
+def test_without_masks_the_rings_are_shown_that_were_exchanged(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "cv2", None)
+    picture = audit_pictures(audited(masks=False))[records.SWAPS]
+    top = next(index for index, row in enumerate(picture) if colours_along(row))
+    assert colours_along(picture[top]) == [RED, RED, GREEN]  # the image itself, own class, other class
+    assert colours_along(picture[top + 80]) == [RED, BLUE, RED, RED, BLUE, RED, GREEN, BLUE, GREEN]
+
+
+def test_where_no_heat_was_measured_there_is_no_picture_of_it() -> None:
+    made = audited(masks=True)
+    assert any("Heat is not measured" in note for note in made.result.notes)
+    assert set(audit_pictures(made)) == {records.SWAPS}

@@ -91,8 +91,8 @@ def test_looks_are_those_of_direct_calls_in_the_same_precision(tmp_path: Path, p
     assert monitor.explanation is not None
     assert monitor.explanation.heatmaps.dtype == torch.float32
     assert not monitor.explanation.skipped.any()
-    assert monitor.audit is not None
-    gap = monitor.audit.measures[monitor.audit.gap].overall
+    assert monitor.audit_result is not None
+    gap = monitor.audit_result.measures[monitor.audit_result.gap_name].overall
     assert -1 <= gap.low <= gap.value <= gap.high <= 1
 
 

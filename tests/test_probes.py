@@ -217,7 +217,7 @@ def test_photos_of_any_size_and_mode_fit_what_the_model_is_fed(tmp_path: Path, s
 
 def test_photos_are_normalised_where_the_model_asks_for_it(tmp_path: Path) -> None:
     write(tmp_path / "a.png", (255, 0, 0))
-    probes = ProbeSet.from_folder(tmp_path, (8, 8), ((0.5, 0.5, 0.5), (0.5, 0.25, 0.1)))
+    probes = ProbeSet.from_folder(tmp_path, (8, 8), normalization=((0.5, 0.5, 0.5), (0.5, 0.25, 0.1)))
     assert probes.images[0, :, 0, 0].tolist() == pytest.approx([1, -2, -5], abs=0.02)
     assert probes.normalization == ((0.5, 0.5, 0.5), (0.5, 0.25, 0.1))
 

@@ -2,8 +2,9 @@
 
 import pytest
 import torch
+from torch import nn
 
-from cam_callbacks import RegressionTarget, SegmentationTarget
+from cam_callbacks import RegressionTarget, ScoreCAM, SegmentationTarget
 from cam_callbacks.outputs import class_scores
 from cam_callbacks.targets import CallableReadout, ClassReadout, Wanted
 
@@ -114,6 +115,28 @@ class TestReadout:
 
         with pytest.raises(ValueError, match=rf"targets=wrong returned {said}; one number for each of the 3 images"):
             CallableReadout([wrong] * 2, "wrong").read(LOGITS, self.image)
+
+    def test_takes_the_single_number_of_a_model_that_squeezes_its_output(self, small_cnn, blobs):
+        class Squeezes(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.inner = small_cnn(classes=1)
+
+            def forward(self, images):
+                return self.inner(images).squeeze()
+
+        def number(output):
+            return output
+
+        def column(output):
+            return output[:, 0]
+
+        network, image = Squeezes(), blobs(1, 24, 24)
+        assert network(image).shape == ()
+        explanation = ScoreCAM(tolerance=0)(network, image, "inner.features", number)
+        expected = ScoreCAM(tolerance=0)(network.inner, image, "features", column)
+        torch.testing.assert_close(explanation.raw, expected.raw)
+        assert not explanation.blank.any()
 
 
 class TestRegressionTarget:

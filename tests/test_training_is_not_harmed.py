@@ -142,8 +142,8 @@ def test_weights_optimizer_state_and_metrics_are_bit_for_bit_those_without_the_m
     validations = len(watched.logged["val_loss"])
     assert validations >= OPTIONS[options]["max_epochs"]
     assert len(watched.logged["cam/passes"]) == validations
-    assert monitor.audit is not None
-    assert len(watched.logged[f"cam/{monitor.audit.gap}"]) == validations
+    assert monitor.audit_result is not None
+    assert len(watched.logged[f"cam/{monitor.audit_result.gap_name}"]) == validations
 
 
 def test_the_options_are_what_they_are_called(unwatched: Callable[[str], Trained]) -> None:

@@ -68,6 +68,8 @@ def test_classes_stand_side_by_side(network, images):
     assert figure.shape[0] > 2 * SIDE
     with pytest.raises(ValueError, match=r"one target for each image; explain several, with targets of shape \(N, T\)"):
         classes_side_by_side(images, ScoreCAM(tolerance=0)(network, images, "features"))
+    with pytest.raises(ValueError, match="the explanation is of 2 images, 1 are given"):
+        classes_side_by_side(images[:1], explanation)
 
 
 def test_methods_stand_side_by_side(network, images):

@@ -3,8 +3,52 @@
 `audit` makes them for a model and labelled images, `judge` makes a verdict of them.
 """
 
-from cam_callbacks.audit.audit import AuditResult, audit
-from cam_callbacks.audit.estimates import Estimate, Measure
-from cam_callbacks.audit.verdict import Verdict, judge
+from __future__ import annotations
 
-__all__ = ["AuditResult", "Estimate", "Measure", "Verdict", "audit", "judge"]
+import torch
+from torch import nn
+
+from cam_callbacks.audit.conclusion import conclude
+from cam_callbacks.audit.counterfactual import Donors
+from cam_callbacks.audit.estimates import Estimate, Measure
+from cam_callbacks.audit.plan import Plan
+from cam_callbacks.audit.result import AuditResult
+from cam_callbacks.audit.verdict import Verdict, judge
+from cam_callbacks.datasets import ALL
+from cam_callbacks.methods.network import TargetLayer
+from cam_callbacks.outputs import ForwardFn
+from cam_callbacks.probes import ProbeSet
+
+__all__ = ["ALL", "AuditResult", "Donors", "Estimate", "Measure", "Verdict", "audit", "judge"]
+
+
+def audit(
+    model: nn.Module,
+    probes: ProbeSet,
+    target_layer: TargetLayer = None,
+    *,
+    forward_fn: ForwardFn | None = None,
+    multi_label: bool = False,
+    batch_size: int | None = None,
+) -> AuditResult:
+    """Audit a classifier on labelled images; with masks if they have them, else with estimated ones.
+
+    At most eleven forward passes an image, and one forward and backward pass for the heatmaps.
+
+    Args:
+        model: The classifier; it is left as it was.
+        probes: Images with targets; 30 or more of each class tell something.
+        target_layer: Of the heatmaps, as in `Method.__call__`.
+        forward_fn: As in `Method.__call__`.
+        multi_label: As in `Method`.
+        batch_size: As in `Method`.
+
+    Returns:
+        The numbers.
+
+    Raises:
+        ValueError: Images without targets, or all of one class; as `Method.__call__` otherwise.
+    """
+    plan = Plan(probes)
+    rows = torch.arange(len(probes))
+    return conclude(plan, [plan.observe(model, rows, target_layer, forward_fn, multi_label, batch_size)])

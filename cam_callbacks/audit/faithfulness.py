@@ -11,6 +11,7 @@ from cam_callbacks.explanation import Explanation, upsample
 from cam_callbacks.methods.method import Method
 from cam_callbacks.methods.network import Network, TargetLayer
 from cam_callbacks.outputs import ForwardFn
+from cam_callbacks.targets import Targets
 from cam_callbacks.undisturbed import undisturbed
 
 
@@ -29,6 +30,7 @@ def trust(
     explanation: Explanation,
     forward_fn: ForwardFn | None = None,
     multi_label: bool = False,
+    batch_size: int | None = None,
 ) -> dict[str, Tensor]:
     """How far heatmaps of classes deserve trust: two forward passes an image.
 
@@ -38,11 +40,12 @@ def trust(
         explanation: One class for each.
         forward_fn: As in `Method.__call__`.
         multi_label: As in `Method`.
+        batch_size: As in `Method`.
 
     Returns:
-        (N,) `average_drop` and `increase` of the probability when only the hottest half of each image is kept, the rest
-        set to 0, and `mean_activation_correlation`, how alike the map is to the plain mean of the layer's channels:
-        near 1 it says nothing of the class. NaN for maps that are blank or were skipped.
+        (N,) `average_drop` and `increase_in_confidence` of the probability when only the hottest half of each image is
+        kept, the rest set to 0, and `mean_activation_correlation`, how alike the map is to the plain mean of the
+        layer's channels: near 1 it says nothing of the class. NaN for maps that are blank or were skipped.
     """
     assert explanation.targets is not None
     targets = explanation.targets.cpu()
@@ -51,14 +54,14 @@ def trust(
     kept_images = images.cpu() * hottest_half(heatmaps).unsqueeze(1)
     with undisturbed(model):
         whole, kept = (
-            Network(model, part, forward_fn, multi_label=multi_label)
+            Network(model, part, forward_fn, batch_size, multi_label=multi_label)
             .scores()
             .probabilities.cpu()
             .gather(1, targets.unsqueeze(1))
             .squeeze(1)
             for part in (images, kept_images)
         )
-    values = {"average_drop": average_drop(whole, kept), "increase": increase(whole, kept)}
+    values = {"average_drop": average_drop(whole, kept), "increase_in_confidence": increase_in_confidence(whole, kept)}
     if explanation.mean_activation is not None:
         values["mean_activation_correlation"] = correlation(explanation.raw.cpu(), explanation.mean_activation.cpu())
     return {name: torch.where(unknown, torch.nan, each) for name, each in values.items()}
@@ -72,7 +75,7 @@ def average_drop(whole: Tensor, kept: Tensor) -> Tensor:
     return (whole - kept).clamp_min(0) / whole
 
 
-def increase(whole: Tensor, kept: Tensor) -> Tensor:
+def increase_in_confidence(whole: Tensor, kept: Tensor) -> Tensor:
     """(N,) 1 where the probability rises when only the hottest half is kept (Chattopadhay et al. 2018), else 0."""
     return torch.where(whole.isfinite() & kept.isfinite(), (kept > whole).float(), torch.nan)
 
@@ -98,29 +101,36 @@ def _ranks(maps: Tensor) -> Tensor:
     return (below + up_to).double() / 2
 
 
-def randomisation(
+def randomization(
     model: nn.Module,
     images: Tensor,
     explanation: Explanation,
     method: Method,
     target_layer: TargetLayer = None,
+    targets: Targets = None,
     forward_fn: ForwardFn | None = None,
 ) -> Tensor:
     """How alike the maps are to those of the same network with random weights; near 0 for a map that reads the network.
 
-    The parameter randomisation of Adebayo et al. 2018 (arXiv 1810.03292), of all layers at once, on a copy.
+    The model parameter randomization test of Adebayo et al. 2018 (arXiv 1810.03292), of all layers at once, on a copy.
 
     Args:
         model: The model; it is copied.
         images: (N, C, *spatial).
         explanation: Of these images by the model, one target for each.
         method: The method that made it.
-        target_layer: The layer that was explained.
+        target_layer: The layer that was explained; None for that of the explanation.
+        targets: What was explained; None for the classes of the explanation. A callable has to be given again.
         forward_fn: As in `Method.__call__`.
 
     Returns:
         (N,) Spearman correlation, NaN where one of the maps is blank or was skipped.
+
+    Raises:
+        ValueError: No `targets` for an explanation of a callable.
     """
+    if explanation.targets is None and targets is None:
+        raise ValueError(f"targets is missing: the explanation is of {explanation.score}, to be explained again")
     other = copy.deepcopy(model)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
@@ -128,7 +138,8 @@ def randomisation(
             if parameter.ndim > 1 and parameter.is_floating_point():
                 noise = torch.randn(parameter.shape, generator=generator).to(parameter)
                 parameter.copy_(noise * parameter.std(correction=0))
-    random = method(other, images, target_layer or explanation.target_layer, explanation.targets, forward_fn=forward_fn)
+    targets = explanation.targets if targets is None else targets
+    random = method(other, images, target_layer or explanation.target_layer, targets, forward_fn=forward_fn)
     alike = rank_correlation(explanation.raw, random.raw.to(explanation.raw.device))
     unknown = explanation.blank | explanation.skipped | (random.blank | random.skipped).to(explanation.blank.device)
     return torch.where(unknown, torch.nan, alike)

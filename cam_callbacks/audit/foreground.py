@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from importlib import import_module
 from typing import Any
 
@@ -10,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
+
+from cam_callbacks.probes import ProbeSet
 
 _SIDE = 128
 _MARGIN = 0.08
@@ -24,6 +27,13 @@ def can_estimate() -> bool:
     except Exception:
         return False
     return True
+
+
+def with_estimated_masks(probes: ProbeSet) -> ProbeSet:
+    """The same probes, with estimated masks where they have none and they can be estimated."""
+    if probes.masks is not None or probes.images.ndim != 4 or not can_estimate():
+        return probes
+    return replace(probes, masks=estimate_masks(probes.images), masks_estimated=True)
 
 
 def estimate_masks(images: Tensor) -> Tensor:

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 from torch import Tensor
 
-from cam_callbacks.audit.audit import AuditResult
 from cam_callbacks.audit.estimates import Estimate, Measure, share_of_means_up_to, wilson
+from cam_callbacks.audit.result import AuditResult
+from cam_callbacks.datasets import ALL
 
 State = Literal["alarm", "suspicion", "warning", "no alarm", "too few images", "not learnt"]
 HeatState = Literal["on the object", "indistinguishable from chance", "off the object"]
 
-ALL = -1
-"""In the place of a class index: all classes together."""
-
 _ALPHA = 0.025  # one-sided: the lower bound of a 95 % interval
-_RING_DELTA = 0.15
+_RING_THRESHOLD = 0.15
 _FEWEST = 10
 _DISTINCT_DONORS = 20
 _ENOUGH = 30
@@ -51,26 +49,26 @@ class Verdict:
     threshold: float
 
 
-def judge(result: AuditResult, suspects_before: Iterable[int] | None = (), delta: float = 0.05) -> Verdict:
+def judge(result: AuditResult, suspects_before: Collection[int] | None = (), threshold: float = 0.05) -> Verdict:
     """Judge the numbers of a look.
 
-    A class is suspect where the lower bound of its gap is above `delta`: the share of bootstrap means at or below
-    `delta` is its p-value, and Holm's procedure (1979) over the classes, and all of them together, keeps the chance of
-    any false suspicion at 2.5 %. A suspicion at two looks in a row, be it of different classes, is an alarm. Exchanged
-    rings need 0.15 instead of `delta`, and at two looks in a row they give a warning only. Nothing is judged before the
+    A class is suspect where the lower bound of its gap is above the threshold: the share of bootstrap means at or below
+    it is the class's p-value, and Holm's procedure (1979) over the classes, and all of them together, keeps the chance
+    of any false suspicion at 2.5 %. A suspicion at two looks in a row, even of different classes, is an alarm.
+    Exchanged rings need 0.15 at least, and at two looks in a row they give a warning only. Nothing is judged before the
     accuracy is clearly above that of always answering the most frequent class.
 
     Args:
         result: Of this look.
         suspects_before: `Verdict.suspects` of the look before; empty at the first look, None where there is one look
             only, as in `Trainer.validate`: a suspicion then says that it is the most that one look can give.
-        delta: The smallest gap that matters.
+        threshold: The smallest gap that matters.
     """
-    gap = result.measures[result.gap]
-    weak = result.masks == "none"
-    threshold = _RING_DELTA if weak else delta
+    gap = result.measures[result.gap_name]
+    weak = result.mask_source == "none"
+    threshold = max(threshold, _RING_THRESHOLD) if weak else threshold
     suspects = _suspects(gap, threshold, result.donors.other)
-    again = suspects if suspects_before is not None and any(True for _ in suspects_before) else frozenset()
+    again = suspects if suspects_before else frozenset()
     heat = _heat_states(result)
     if not _learnt(result):
         state: State = "not learnt"
@@ -87,8 +85,8 @@ def judge(result: AuditResult, suspects_before: Iterable[int] | None = (), delta
     return Verdict(state, classes, suspects, heat, text, threshold)
 
 
-def _suspects(gap: Measure, delta: float, donors: Tensor) -> frozenset[int]:
-    """The classes whose gap is above delta, by Holm's procedure on bootstrap p-values.
+def _suspects(gap: Measure, threshold: float, donors: Tensor) -> frozenset[int]:
+    """The classes whose gap is above the threshold, by Holm's procedure on bootstrap p-values.
 
     Resampling takes images for independent, which those with the same donor are not: a class whose other-class donors
     are few is not tested.
@@ -98,7 +96,7 @@ def _suspects(gap: Measure, delta: float, donors: Tensor) -> frozenset[int]:
         tested = ~gap.values.isnan() & ((gap.targets == index) | (index == ALL))
         count, distinct = int(tested.sum()), len(set(donors[tested].tolist()))
         if count >= (_ENOUGH if index == ALL else _FEWEST) and distinct >= min(count, _DISTINCT_DONORS):
-            p_values[index] = share_of_means_up_to(delta, gap.values[tested])
+            p_values[index] = share_of_means_up_to(threshold, gap.values[tested])
     found = set()
     for place, index in enumerate(sorted(p_values, key=lambda index: p_values[index])):
         if p_values[index] > _ALPHA / (len(p_values) - place):
@@ -142,7 +140,7 @@ def _text(
     threshold: float,
     only_look: bool,
 ) -> str:
-    gap = result.measures[result.gap]
+    gap = result.measures[result.gap_name]
     parts = [_headline(result, state, classes, threshold, only_look)]
     if state in ("alarm", "suspicion", "warning"):
         parts.append(_what_is_used(result, classes))
@@ -150,7 +148,7 @@ def _text(
     if heat:
         parts.append(_heat_lines(result, heat))
     colour = result.measures.get(f"data_colour_auc{result.suffix}")
-    outside = "heat" if result.masks == "none" else "object"
+    outside = "heat" if result.mask_source == "none" else "object"
     if colour is not None and colour.overall.value >= _DATA_RED_FLAG:
         parts.append(
             f"**Red flag of the data** (not of the model): the mean colour outside the {outside} alone tells the "
@@ -167,10 +165,10 @@ def _text(
 
 
 def _headline(result: AuditResult, state: State, classes: tuple[int, ...], threshold: float, only_look: bool) -> str:
-    what = "ring" if result.masks == "none" else "background"
-    who = ", ".join("all classes together" if index == ALL else result.class_name(index) for index in classes)
-    count = result.measures[result.gap].overall.count
-    then = f"{'a warning' if result.masks == 'none' else 'an alarm'} if the next one agrees"
+    what = "ring" if result.mask_source == "none" else "background"
+    who = ", ".join(result.class_name(index) for index in classes)
+    count = result.measures[result.gap_name].overall.count
+    then = f"{'a warning' if result.mask_source == 'none' else 'an alarm'} if the next one agrees"
     return {
         "alarm": f"**ALARM: answers depend on the {what}** ({who}). Suspected at two looks in a row.",
         "suspicion": f"**Suspicion: answers seem to depend on the {what}** ({who}). Found at this look; "
@@ -186,10 +184,10 @@ def _headline(result: AuditResult, state: State, classes: tuple[int, ...], thres
 
 def _what_is_used(result: AuditResult, classes: tuple[int, ...]) -> str:
     """Whether it is the colour of the background or its content, where both were measured."""
-    recoloured = result.measures.get(result.gap.replace("bg_gap", "recolour_gap"))
-    if recoloured is None or result.masks == "none":
+    recoloured = result.measures.get(result.gap_name.replace("bg_gap", "recolour_gap"))
+    if recoloured is None or result.mask_source == "none":
         return ""
-    gap = result.measures[result.gap]
+    gap = result.measures[result.gap_name]
     shares = []
     for index in classes:
         whole, colour = (_of(each, index) for each in (gap, recoloured))
@@ -197,7 +195,7 @@ def _what_is_used(result: AuditResult, classes: tuple[int, ...]) -> str:
     share = sum(shares) / len(shares)
     if share > 0.6:
         return "Moving only the background's *colour* has most of the effect: its colour is what is used."
-    if share < 0.25 and result.masks == "estimated":
+    if share < 0.25 and result.mask_source == "estimated":
         return (
             "Moving only the background's colour has little effect: its *content or texture* is what is used, or parts "
             "of objects that the estimate of the foregrounds left in the backgrounds; masks would tell."
@@ -208,8 +206,8 @@ def _what_is_used(result: AuditResult, classes: tuple[int, ...]) -> str:
 
 
 def _numbers(result: AuditResult, gap: Measure) -> str:
-    arms = "ring" if result.masks == "none" else "background"
-    made = " (foregrounds estimated)" if result.masks == "estimated" else ""
+    arms = "ring" if result.mask_source == "none" else "background"
+    made = " (foregrounds estimated)" if result.mask_source == "estimated" else ""
     lines = [
         f"Accuracy with a {arms} of the same class minus accuracy with one of another class{made}, with 95 % "
         f"intervals: {_shown(gap.overall)} over {gap.overall.count} images."
@@ -256,7 +254,7 @@ def _next(state: State, result: AuditResult) -> str:
         return "wait for the next looks."
     if state == "too few images":
         return "give more labelled validation images."
-    if result.masks != "given":
+    if result.mask_source != "given":
         return "masks of the objects, even of some fifty validation images, make this test sharper."
     return "look at the heatmaps of mistakes, and at images from another source."
 

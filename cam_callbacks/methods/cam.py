@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -37,6 +37,7 @@ class CAM(Method):
         upsampling: See `Method`.
         multi_label: See `Method`.
         reshape_transform: See `Method`.
+        batch_size: See `Method`.
 
     Raises:
         ValueError: An unknown upsampling. When called: a model that does not end in a spatial mean and one linear
@@ -57,7 +58,7 @@ class CAM(Method):
     def _look(self, network: Network, target_layer: TargetLayer, targets: Targets) -> Look:
         layer = network.choose_layer(class_map=True) if target_layer is None else target_layer
         look = network.look(layer, targets, "logit")
-        if look.readout.classes is None and not isinstance(targets, RegressionTarget):
+        if look.readout.classes is None and not all(isinstance(each, RegressionTarget) for each in _listed(targets)):
             raise ValueError(
                 f"CAM explains classes and RegressionTarget, what the last layer puts out; not targets="
                 f"{look.readout.score}. {_INSTEAD}"
@@ -95,7 +96,7 @@ def _linear_calls(model: nn.Module) -> Iterator[list[tuple[nn.Linear, Tensor]]]:
 def _head(
     model: str, layer: str, maps: Tensor, output: Tensor, calls: list[tuple[nn.Linear, Tensor]]
 ) -> tuple[Tensor, Tensor]:
-    """The maps that the output is linear in, and the matrix (outputs, K) by which.
+    """The maps on which the output depends linearly, and the (outputs, K) matrix of that dependence.
 
     Args:
         model: Name of the model, for messages.
@@ -141,11 +142,15 @@ def _rows(matrix: Tensor, look: Look, targets: Targets) -> Tensor:
     """(N, T, K), the row of the matrix (outputs, K) for each target."""
     classes = look.readout.classes
     if classes is None:
-        assert isinstance(targets, RegressionTarget)
-        return matrix[targets.index].expand(len(look.target_scores), 1, -1)
+        numbers = [each.index for each in _listed(targets)]  # one for all images, or one for each
+        return matrix[numbers].unsqueeze(1).expand(len(look.target_scores), 1, -1)
     if len(matrix) == 1:  # one logit: that of class 1, and its negative for class 0
         matrix = torch.cat([-matrix, matrix])
     return matrix[classes]
+
+
+def _listed(targets: Targets) -> list[Any]:
+    return list(targets) if isinstance(targets, (list, tuple)) else [targets]
 
 
 def _follows(logits: Tensor, output: Tensor) -> bool:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, get_args
 
-from cam_callbacks.methods.method import Method, check_choice
+from cam_callbacks.checks import check_choice
+from cam_callbacks.methods.method import Method
 from cam_callbacks.methods.network import Look, Network, TargetLayer
 from cam_callbacks.targets import Score, Targets
 
@@ -28,6 +29,7 @@ class GradCAM(Method):
         upsampling: See `Method`.
         multi_label: See `Method`.
         reshape_transform: See `Method`.
+        batch_size: See `Method`.
 
     Raises:
         ValueError: An unknown score or upsampling.

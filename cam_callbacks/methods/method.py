@@ -10,6 +10,7 @@ from typing import ClassVar, get_args
 import torch
 from torch import Tensor, nn
 
+from cam_callbacks.checks import check_callable, check_choice, check_positive
 from cam_callbacks.explanation import Channels, Explanation, Upsampling, has_contrast, min_max, upsample
 from cam_callbacks.layouts import ReshapeTransform
 from cam_callbacks.methods.network import Look, Network, Progress, TargetLayer
@@ -32,25 +33,27 @@ class Method(ABC):
         multi_label: Classes do not exclude each other: the probability of a class is the sigmoid of its logit.
         reshape_transform: Called with the layer's output, returns it as (N, channels, *spatial); for layouts that are
             not understood. It may only rearrange and leave out.
+        batch_size: Images forwarded at once; None for 32 on a CPU, and as free memory allows on a GPU. It is halved
+            whenever memory runs out.
 
     Raises:
-        ValueError: An unknown `upsampling`.
+        TypeError: A `reshape_transform` that cannot be called.
+        ValueError: An unknown `upsampling`, or a `batch_size` below 1.
     """
 
     _: KW_ONLY
     upsampling: Upsampling = "bilinear"
     multi_label: bool = False
     reshape_transform: ReshapeTransform | None = None
+    batch_size: int | None = None
     name: ClassVar[str]
     """The field's name for it, for people to read."""
 
     def __post_init__(self) -> None:
         check_choice("upsampling", self.upsampling, get_args(Upsampling))
-        if self.reshape_transform is not None and not callable(self.reshape_transform):
-            raise ValueError(
-                f"reshape_transform={self.reshape_transform!r} must be a callable from a layer's output to (N, "
-                "channels, *spatial)"
-            )
+        wanted = "a callable from a layer's output to (N, channels, *spatial)"
+        check_callable("reshape_transform", self.reshape_transform, wanted)
+        check_positive("batch_size", self.batch_size, or_none=True)
 
     def __call__(
         self,
@@ -123,7 +126,12 @@ class Method(ABC):
 
     def _network(self, model: nn.Module, images: Tensor, forward_fn: ForwardFn | None) -> Network:
         return Network(
-            model, images, forward_fn, multi_label=self.multi_label, reshape_transform=self.reshape_transform
+            model,
+            images,
+            forward_fn,
+            self.batch_size,
+            multi_label=self.multi_label,
+            reshape_transform=self.reshape_transform,
         )
 
     @abstractmethod
@@ -216,9 +224,3 @@ def _weighted_sum(weights: Tensor, maps: Tensor) -> Tensor:
     with torch.autocast(maps.device.type, enabled=False):
         total: Tensor = torch.tensordot(weights.to(exact), maps.to(exact), dims=1)
         return total.float()
-
-
-def check_choice(argument: str, value: object, choices: Sequence[str]) -> None:
-    """Raise a ValueError unless the value is one of the choices."""
-    if value not in choices:
-        raise ValueError(f"{argument}={value!r} is unknown; choose one of {', '.join(map(repr, choices))}")

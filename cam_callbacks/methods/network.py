@@ -190,8 +190,8 @@ class Network:
                 self._batch_size = (chunk.stop - start) // 2
                 warnings.warn(
                     f"out of memory with {chunk.stop - start} images at once: going on with {self._batch_size}, "
-                    f"which changes no result; give batch_size={self._batch_size} to begin with that",
-                    stacklevel=7,
+                    f"which changes no result; the method's batch_size={self._batch_size} begins with that",
+                    stacklevel=2,
                 )
             except RuntimeError as error:
                 if not self._gives_up_channels_last(error):
@@ -200,7 +200,7 @@ class Network:
                 start = chunk.stop
 
     def _gives_up_channels_last(self, error: RuntimeError) -> bool:
-        """Whether the model, or a callable, calls `.view` on what lies with the channels last, so that it shall not."""
+        """Whether the model, or a callable, fails on channels-last input; contiguous images are used from then on."""
         gives_up = self.channels_last and "view size is not compatible" in str(error)
         self.channels_last = self.channels_last and not gives_up
         return gives_up

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from typing import ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
+from cam_callbacks.checks import check_choice, check_positive, check_share
 from cam_callbacks.explanation import has_contrast, min_max
 from cam_callbacks.methods.compiled import Compiled
-from cam_callbacks.methods.method import LayerMap, Method, check_choice
+from cam_callbacks.methods.method import LayerMap, Method
 from cam_callbacks.methods.network import Look, Network, Progress, TargetLayer
 from cam_callbacks.methods.surrogate import Scale, Surrogate
 from cam_callbacks.outputs import ForwardFn
@@ -63,13 +64,12 @@ class ScoreCAM(Method):
         tolerance: The estimated error of the heatmap at which an image is done, 0 (every channel is forwarded) to 1.
         max_passes: At most so many masked images are forwarded for each image, whatever the tolerance; the error that
             is then reported may be above it. None for no limit.
-        batch_size: Masked images forwarded at once; None for 32 on a CPU, and as free memory allows on a GPU. It is
-            halved whenever memory runs out.
         compile: Forward the masked images through a compiled copy of the model, kept for the next call. The first call
             takes a minute or so longer.
         upsampling: See `Method`; masks are always upsampled linearly.
         multi_label: See `Method`.
         reshape_transform: See `Method`.
+        batch_size: See `Method`.
 
     Raises:
         ValueError: An unknown weighting, or a number out of range.
@@ -85,9 +85,9 @@ class ScoreCAM(Method):
     """
 
     weighting: Weighting = "probability"
+    _: KW_ONLY
     tolerance: float = 0.02
     max_passes: int | None = None
-    batch_size: int | None = None
     compile: bool = False
     name: ClassVar[str] = "Score-CAM"
     _compiled: Compiled = field(default_factory=Compiled, init=False, repr=False, compare=False)
@@ -95,12 +95,8 @@ class ScoreCAM(Method):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_choice("weighting", self.weighting, get_args(Weighting))
-        if not isinstance(self.tolerance, (int, float)) or not 0 <= self.tolerance < 1:
-            raise ValueError(f"tolerance={self.tolerance!r} must be a number of at least 0 (exact) and below 1")
-        for argument in ("max_passes", "batch_size"):
-            value = getattr(self, argument)
-            if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
-                raise ValueError(f"{argument}={value!r} must be a whole number of at least 1, or None")
+        check_share("tolerance", self.tolerance, "a number of at least 0 (exact) and below 1")
+        check_positive("max_passes", self.max_passes, or_none=True)
         if self.weighting == "matlab" and self.max_passes is not None:
             raise ValueError(
                 f'max_passes={self.max_passes} cannot be kept with weighting="matlab", which is always exact'

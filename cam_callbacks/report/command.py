@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cam_callbacks import __version__
-from cam_callbacks.report.page import NothingRecordedError, write_report
+from cam_callbacks.report.page import NothingRecordedError, collect, write
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -18,7 +18,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: Of the command line; None for those of this process.
 
     Returns:
-        0; or 1 where nothing was found to report on.
+        0; or 1 where there is nothing to report on, or something cannot be read or written.
     """
     options = _parser().parse_args(arguments)
     path = Path(options.output)
@@ -27,12 +27,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if path.is_dir():
         return _fail(f"--output {options.output} is a folder; give the name of a file, such as report.html")
     try:
-        skipped = write_report(options.logdir, path, progress=sys.stderr.isatty() and not options.quiet)
+        content = collect(options.logdir, progress=sys.stderr.isatty() and not options.quiet)
     except (FileNotFoundError, NothingRecordedError) as error:
         return _fail(str(error))
     except OSError as error:
+        return _fail(f"{error.filename} cannot be read: {error.strerror or error}")
+    try:
+        write(content, path)
+    except OSError as error:
         return _fail(f"--output {options.output} cannot be written: {error.strerror or error}")
-    for each in skipped:
+    for each in content["skipped"]:
         sys.stderr.write(f"{'Read in part' if each['partly'] else 'Left out'}: {each['file']} {each['why']}\n")
     if not options.quiet:
         sys.stdout.write(f"{path}\n")

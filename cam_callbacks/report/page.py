@@ -64,6 +64,13 @@ def write_report(folders: Sequence[str | Path], path: str | Path, progress: bool
         NothingRecordedError: No look in any of them.
     """
     content = collect(folders, progress)
+    write(content, path)
+    skipped: list[dict[str, Any]] = content["skipped"]
+    return skipped
+
+
+def write(content: dict[str, Any], path: str | Path) -> None:
+    """Write the page of what `collect` has found; nothing is left of one that cannot be written whole."""
     whole, unfinished = Path(path), Path(f"{path}.part")
     try:
         unfinished.write_text(page(content), encoding="utf-8", errors="replace")  # names of folders may be any bytes
@@ -71,8 +78,6 @@ def write_report(folders: Sequence[str | Path], path: str | Path, progress: bool
     except OSError:
         unfinished.unlink(missing_ok=True)
         raise
-    skipped: list[dict[str, Any]] = content["skipped"]
-    return skipped
 
 
 def collect(folders: Sequence[str | Path], progress: bool = False) -> dict[str, Any]:

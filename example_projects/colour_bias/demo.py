@@ -105,7 +105,7 @@ def train(data: ColourBiasData, epochs: int, logs: Path, seed: int) -> Run:
     half = 1.96 * difference.std() / len(difference) ** 0.5
     excess = (float(difference.mean() - half), float(difference.mean() + half))
     heat, area = float(shares.nanmean()), float(areas.mean())
-    return Run(val_accuracy, balanced, heat, area, excess, model, monitor.audit, monitor.verdict)
+    return Run(val_accuracy, balanced, heat, area, excess, model, monitor.audit_result, monitor.verdict)
 
 
 def some_of(data: ColourBiasData, count: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -111,10 +111,10 @@ def load_network(weights: Path | None, from_scratch: bool) -> SqueezeNet:
 
 def report(monitor: CAMMonitor, name: str, accuracy: float) -> str:
     """Accuracy, gaps with their intervals, and the verdict of the last look."""
-    if monitor.audit is None or monitor.verdict is None:
+    if monitor.audit_result is None or monitor.verdict is None:
         return f"\n{name}: accuracy {accuracy:.2f}; there was no audit"
-    lines = [f"\n{name}: accuracy {accuracy:.2f} on {len(monitor.audit.targets)} validation photos"]
-    for measure, found in monitor.audit.measures.items():
+    lines = [f"\n{name}: accuracy {accuracy:.2f} on {len(monitor.audit_result.targets)} validation photos"]
+    for measure, found in monitor.audit_result.measures.items():
         if "_gap" in measure and "_probability" not in measure:
             gap = found.overall
             lines.append(f"  {measure:24}{gap.value:6.2f} [{gap.low:.2f}, {gap.high:.2f}]")

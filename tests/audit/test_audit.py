@@ -9,8 +9,9 @@ from planted import Constant, Guessing, Reader, TextureReader, scenes
 from torch import nn
 
 from cam_callbacks.audit import audit, judge
-from cam_callbacks.audit.audit import Plan
+from cam_callbacks.audit.conclusion import conclude
 from cam_callbacks.audit.counterfactual import ring
+from cam_callbacks.audit.plan import Plan
 from cam_callbacks.probes import ProbeSet
 
 
@@ -50,7 +51,7 @@ class TestPlanted:
         probes = scenes(masks=False)
         probes.images[:, 1] *= ring((24, 24))
         result = audit(Reader(1), probes)
-        assert result.masks == "none"
+        assert result.mask_source == "none"
         assert overall(result, "ring_gap").value == 1
         assert any("only the outer ring" in note for note in result.notes)
         assert any("pip install opencv-python-headless" in note for note in result.notes)
@@ -74,7 +75,7 @@ class TestPlanted:
         targets = probes.targets.clone()
         targets[:6] = 1 - targets[:6]
         groups = torch.arange(60) // 6
-        result = audit(Reader(0), replace(probes, targets=targets), groups=groups)
+        result = audit(Reader(0), replace(probes, targets=targets, groups=groups))
         assert overall(result, "worst_group_accuracy").value == 0
         assert overall(result, "worst_group_accuracy").count == 6
 
@@ -94,7 +95,7 @@ class TestDegenerate:
         probes = scenes()
         nothing = torch.zeros_like(probes.masks)
         result = audit(Reader(1), replace(probes, masks=nothing, masks_estimated=True))
-        assert result.masks == "none"
+        assert result.mask_source == "none"
         assert "bg_gap_estimated" not in result.measures
         assert overall(result, "ring_gap").count == len(probes)
         assert "only the outer ring is exchanged, a weak test; give masks" in result.notes[0]
@@ -216,7 +217,7 @@ class TestBadInput:
 
     def test_groups_of_another_shape(self):
         with pytest.raises(ValueError, match=r"groups has shape \(3,\); 60 images need \(60,\)"):
-            audit(Reader(1), scenes(), groups=torch.zeros(3))
+            replace(scenes(), groups=torch.zeros(3, dtype=torch.long))
 
     @pytest.mark.parametrize("target", [7, -1])
     def test_a_target_that_the_model_has_no_class_for(self, target):
@@ -240,7 +241,7 @@ class TestSharedOut:
         probes, model = scenes(masks=masks), Reader(1)
         plan = Plan(probes)
         parts = [plan.observe(model, torch.arange(first, len(probes), 3)) for first in range(3)]
-        alone, together = audit(model, probes), Plan(probes).conclude(parts)
+        alone, together = audit(model, probes), conclude(Plan(probes), parts)
         assert alone.passes == together.passes
         assert alone.measures.keys() == together.measures.keys()
         for name, measure in alone.measures.items():
@@ -252,6 +253,6 @@ class TestSharedOut:
         probes, model = scenes(), Reader(1)
         plan = Plan(probes)
         first, second = (plan.observe(model, torch.arange(at, len(probes), 2)) for at in range(2))
-        result = plan.conclude([first, replace(second, heat_by="CAM")])
+        result = conclude(plan, [first, replace(second, heat_by="CAM")])
         assert "heat_on_object" not in result.measures
         assert any("Heat is not measured" in note for note in result.notes)

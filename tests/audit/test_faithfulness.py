@@ -18,7 +18,7 @@ def test_the_hottest_half_is_half():
 def test_average_drop_and_increase():
     whole, kept = torch.tensor([0.8, 0.5]), torch.tensor([0.4, 0.9])
     assert faithfulness.average_drop(whole, kept).tolist() == [0.5, 0]
-    assert faithfulness.increase(whole, kept).tolist() == [0, 1]
+    assert faithfulness.increase_in_confidence(whole, kept).tolist() == [0, 1]
 
 
 class TestCorrelation:
@@ -47,7 +47,7 @@ def test_random_weights_change_the_maps_and_leave_the_model(small_cnn, blobs):
     before = {name: value.clone() for name, value in model.state_dict().items()}
     explanation = GradCAM()(model, images, "features")
     state = torch.get_rng_state()
-    alike = faithfulness.randomisation(model, images, explanation, GradCAM())
+    alike = faithfulness.randomization(model, images, explanation, GradCAM())
     assert alike.nanmean() < 0.8
     assert torch.equal(torch.get_rng_state(), state)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())

@@ -106,6 +106,20 @@ def test_other_networks_are_refused_with_the_reason(name, size, said):
             ask(network, torch.randn(1, 3, size, size))
 
 
+def test_a_network_that_goes_on_after_its_linear_layer_is_refused(small_cnn, images):
+    class Bounded(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = small_cnn()
+
+        def forward(self, images):
+            return 3 * self.inner(images).tanh()
+
+    for ask in (CAM(), CAM().check):
+        with pytest.raises(ValueError, match="CAM: the output of Bounded is not that of its last linear layer; ScoreC"):
+            ask(Bounded(), images)
+
+
 def test_another_layer_of_a_network_with_a_class_map_is_refused():
     with pytest.raises(ValueError, match=r"nor the spatial mean of target_layer='features'.*without target_layer"):
         CAM()(models.squeezenet1_1().eval(), torch.randn(1, 3, 64, 64), "features")

@@ -93,6 +93,35 @@ def test_out_of_memory_halves_the_chunk_and_changes_no_result(small_cnn, blobs):
     assert torch.equal(explanation.passes, ScoreCAM(tolerance=0)(network, images, "features").passes)
 
 
+class Gate(nn.Module):
+    """Lets at most 8 images through; as memory does, it refuses the others however the model is run."""
+
+    def __init__(self):
+        super().__init__()
+        self.refused = []
+
+    @torch.compiler.disable
+    def forward(self, images):
+        if len(images) > 8:
+            self.refused.append(len(images))
+            raise torch.OutOfMemoryError(f"no room for {len(images)}")
+        return images
+
+
+def test_out_of_memory_in_a_compiled_model_halves_the_chunk_and_leaves_the_model_compiled(small_cnn, blobs):
+    network, images, gate = small_cnn(channels=20), blobs(2, 24, 24), Gate()
+    method = ScoreCAM(tolerance=0, compile=True, batch_size=16)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        explanation = method(nn.Sequential(gate, network), images, "1.features")
+    said = [str(each.message) for each in caught if issubclass(each.category, UserWarning)]
+    assert ["out of memory with 16 images at once: going on with 8" in text for text in said] == [True], said
+    assert gate.refused == [16]  # not tried again as it is
+    torch.testing.assert_close(
+        explanation.raw, ScoreCAM(tolerance=0)(network, images, "features").raw, rtol=1e-4, atol=1e-5
+    )
+
+
 def test_out_of_memory_with_a_single_image_is_an_error(small_cnn, blobs):
     with pytest.raises(torch.OutOfMemoryError):
         ScoreCAM()(Small(small_cnn(), most=0), blobs(1, 24, 24), "inner.features")

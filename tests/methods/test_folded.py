@@ -84,6 +84,35 @@ def test_what_cannot_be_folded_is_explained_as_it_is(images):
     torch.testing.assert_close(explanation.raw, expected.raw)
 
 
+class AddsRows(nn.Module):
+    """Adds to each normalised row the raw one above it, in place: of one tensor that cannot be done."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm, self.head = nn.Conv2d(3, 8, 3, stride=4), nn.BatchNorm2d(8), nn.Linear(8, 4)
+        self.norm.running_mean.normal_()
+
+    def forward(self, images):
+        raw = self.conv(images)
+        maps = self.norm(raw)
+        maps[:, :, 1:] += raw[:, :, :-1]
+        return self.head(maps.relu().mean(dim=(2, 3)))
+
+
+def test_what_fails_when_it_is_folded_is_explained_as_it_is(images):
+    torch.manual_seed(0)
+    network = AddsRows().eval()
+    image = images[:1].contiguous(memory_format=torch.channels_last)  # as they are forwarded
+    pairs = foldable(network, lambda: network(image))
+    with torch.no_grad(), folded(pairs), pytest.raises(RuntimeError, match="refer to a single memory location"):
+        network(image)
+    method = ScoreCAM(tolerance=0)
+    explanation = method(network, images, "conv", targets=1)
+    assert not explanation.blank.any()
+    network.conv.register_forward_hook(lambda *_: None)  # a module with a hook is not folded
+    torch.testing.assert_close(explanation.raw, method(network, images, "conv", targets=1).raw)
+
+
 def test_shared_and_hooked_modules_are_not_folded(images):
     conv, norm = nn.Conv2d(3, 3, 3, padding=1), nn.BatchNorm2d(3).eval()
     shared = nn.Sequential(conv, norm, conv)
@@ -118,13 +147,31 @@ class Neck(nn.Module):
         return {"logits": self.head(self.norm(maps).relu().mean((2, 3))), "embedding": maps.mean((2, 3))}
 
 
-def test_whatever_a_callable_may_read_stays_the_same(images):
+class Finds(Neck):
+    """Returns as many numbers for an image as it finds large ones, as a detector does: none in what is not folded."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm.bias.data[0] = 100
+
+    def forward(self, images):
+        output = super().forward(images)
+        return {"logits": output["logits"], "found": [each[each > 50] for each in output["embedding"]]}
+
+
+def first(output):
+    return output["embedding"][:, 0]
+
+
+def confidence(output):
+    return output["logits"][:, 0] - torch.stack([each.sum() for each in output["found"]])
+
+
+@pytest.mark.parametrize(("kind", "target"), [(Neck, first), (Finds, confidence)])
+def test_whatever_a_callable_may_read_stays_the_same(images, kind, target):
     torch.manual_seed(0)
-    network = Neck().eval()
-
-    def first(output):
-        return output["embedding"][:, 0]
-
-    explanation = ScoreCAM(tolerance=0)(network, images, "stem", first)
+    network = kind().eval()
+    explanation = ScoreCAM(tolerance=0)(network, images, "stem", target)
+    assert not explanation.blank.any()
     network.conv.register_forward_hook(lambda *_: None)  # a module with a hook is not folded
-    torch.testing.assert_close(explanation.raw, ScoreCAM(tolerance=0)(network, images, "stem", first).raw)
+    torch.testing.assert_close(explanation.raw, ScoreCAM(tolerance=0)(network, images, "stem", target).raw)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from cam_callbacks import ScoreCAM
+from cam_callbacks import GradCAM, ScoreCAM
 
 
 @pytest.fixture(autouse=True)
@@ -79,9 +79,42 @@ class TestTargetLayer:
         ):
             ask(network, images, "head")
 
+    @pytest.mark.parametrize("wrong", [[3], ["features", 3]], ids=str)
+    def test_that_is_neither_name_nor_module_is_refused(self, ask, network, images, wrong):
+        with pytest.raises(TypeError, match="target_layer=3 must be the dotted name of a layer, or the module itself"):
+            ask(network, images, wrong)
+
+    @pytest.mark.parametrize("wrong", [[], ()], ids=str)
+    def test_in_a_list_without_any_is_refused(self, ask, network, images, wrong):
+        with pytest.raises(ValueError, match=r"target_layer=\[\] names no layer; leave it out, and one is chosen"):
+            ask(network, images, wrong)
+
+    @pytest.mark.parametrize("method", [ScoreCAM(), GradCAM()], ids=lambda method: method.name)
+    def test_that_returns_a_tuple_is_refused(self, images, method):
+        class ReadsInTurn(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.conv, self.lstm = nn.Conv2d(3, 4, 4, stride=4), nn.LSTM(4, 6, batch_first=True)
+                self.head = nn.Linear(6, 5)
+
+            def forward(self, images):
+                positions, _ = self.lstm(self.conv(images).flatten(2).transpose(1, 2))
+                return self.head(positions[:, -1])
+
+        for ask in (method, method.check):
+            with pytest.raises(ValueError, match="target_layer='lstm' returns tuple, not a tensor; name a layer"):
+                ask(ReadsInTurn(), images, "lstm")
+
     def test_given_as_module_is_found(self, ask, network, images):
         answer = ask(network, images, network.features[3])
         assert getattr(answer, "target_layer", answer) == "features.3"
+
+
+class TestReshapeTransform:
+    @pytest.mark.parametrize("method", [ScoreCAM, GradCAM])
+    def test_that_cannot_be_called_is_refused(self, method):
+        with pytest.raises(TypeError, match="reshape_transform=3 must be a callable from a layer's output to"):
+            method(reshape_transform=3)
 
 
 class TestTargets:

@@ -237,7 +237,7 @@ class TestValue:
 
     def test_shows_its_settings(self):
         shown = repr(ScoreCAM("matlab", batch_size=3))
-        assert "weighting='matlab', tolerance=0.02, max_passes=None, batch_size=3, compile=False)" in shown
+        assert "batch_size=3, weighting='matlab', tolerance=0.02, max_passes=None, compile=False)" in shown
 
     def test_cannot_be_changed(self):
         with pytest.raises(dataclasses.FrozenInstanceError):

@@ -15,10 +15,11 @@ from typing import Any
 
 import pytest
 from tab_logs import HOSTILE, event_file, write_big_run, write_logs
+from tensorboard.summary.writer.record_writer import RecordWriter
 
 from cam_callbacks import records
 from cam_callbacks.report.command import main
-from cam_callbacks.report.events import FileSeries, read
+from cam_callbacks.report.events import BrokenFileError, FileSeries, read
 from cam_callbacks.report.page import NothingRecordedError, collect, page, write_report
 
 LOOKS, PROBES = 2, 3
@@ -165,10 +166,17 @@ def overwritten(file: Path) -> None:
     file.write_bytes(data)
 
 
+def with_a_message_that_is_none(file: Path) -> None:
+    """Whole and with the right checksums, but no event."""
+    with file.open("ab") as stream:
+        RecordWriter(stream).write(records.PLUGIN.encode())
+
+
 BREAKS: dict[str, tuple[Callable[[Path], Any], str]] = {
     "cut off in a message": (lambda file: cut(file, file.stat().st_size - 7), "is cut off"),
     "cut off in a header": (lambda file: cut(file, 5), "is cut off"),
     "damaged": (overwritten, "is damaged"),
+    "a message that is no event": (with_a_message_that_is_none, "is damaged; what stands before that was read"),
     "foreign": (lambda file: file.write_bytes(b"PK\x03\x04" * 99), "is no event file"),
     "text": (lambda file: file.write_text("a note"), "is cut off"),
     "empty": (lambda file: file.write_bytes(b""), "holds nothing"),
@@ -187,6 +195,29 @@ def test_a_broken_file_is_named_and_the_others_are_read(logs: Path, damage: Call
         assert why in skipped["why"]
         assert not skipped["partly"] or "what stands before that was read" in skipped["why"]
     assert len(found["runs"][-1]["looks"]) == LOOKS
+
+
+@pytest.mark.parametrize("there", [False, True], ids=["gone", "a folder"])
+def test_a_file_that_cannot_be_opened_is_broken(tmp_path: Path, there: bool) -> None:
+    file = tmp_path / "events.out.tfevents.1.host"
+    if there:
+        file.mkdir()
+    with pytest.raises(BrokenFileError, match=r"^cannot be read: .") as broken:
+        list(read(file, {}))
+    assert not broken.value.partly
+
+
+def test_a_look_with_broken_pictures_is_left_out_and_the_others_are_there(tmp_path: Path) -> None:
+    from torch.utils.tensorboard import SummaryWriter
+
+    from cam_callbacks.tab_data import write_blob
+
+    write_big_run(tmp_path, looks=3, probes=2)
+    with SummaryWriter(str(tmp_path)) as writer:
+        write_blob(writer, records.tag("cam", records.TAB_MAPS), b"no picture", 20)
+    (found,) = collect([tmp_path])["runs"]
+    assert [look["step"] for look in found["timeline"]["looks"]] == [0, 10]
+    assert list(found["looks"]) == list(found["swaps"]) == ["0", "10"]
 
 
 def test_what_stands_before_the_end_of_a_file_that_is_cut_off_is_shown(tmp_path: Path) -> None:
@@ -322,6 +353,18 @@ def test_the_command_says_what_is_wrong(
     assert main(arguments) == 1
     assert f"cam-callbacks: {words}" in capsys.readouterr().err.replace("--output no/such/report.html: ", "")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["x" * 252, "taken"], ids=["too long a name", "a folder in the way"])
+def test_the_command_says_that_a_report_cannot_be_written_and_leaves_nothing(
+    logs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    (tmp_path / "taken.part").mkdir()
+    assert main(["report", str(logs), "-o", str(tmp_path / name)]) == 1
+    said = capsys.readouterr()
+    assert re.fullmatch(rf"cam-callbacks: --output .*{name} cannot be written: .+\n", said.err)
+    assert said.out == ""
+    assert not (tmp_path / name).exists()
 
 
 @pytest.mark.parametrize("arguments", [[], ["report"], ["nothing"], ["report", ".", "--colour"]])

@@ -38,3 +38,9 @@ def test_a_report_that_cannot_be_written_ends_no_run(tmp_path: Path) -> None:
         fit(tmp_path, CAMMonitor(num_probes=4, num_audit_images=12, report=True))
     (warning,) = [text for text in said if "could not write the report" in text]
     assert "Traceback" in warning
+
+
+def test_those_who_want_it_get_the_error_of_a_report_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "run" / "cam_report.html").mkdir(parents=True)
+    with pytest.raises(OSError, match=r"cam_report\.html"):
+        fit(tmp_path, CAMMonitor(num_probes=4, audit=False, report=True, on_error="raise"))

@@ -20,6 +20,11 @@ def png(value: int, size: int = 2) -> bytes:
     return file.getvalue()
 
 
+def longer(png: bytes) -> bytes:
+    """The picture, but its last chunk says that it has nine bytes of content; it has none, and nothing follows."""
+    return png[:-12] + (9).to_bytes(4, "big") + png[-8:]
+
+
 def look_json(*channels: int) -> dict[str, Any]:
     return {"epoch": 1, "probes": [{"channels": [[index, 0.5] for index in range(count)]} for count in channels]}
 
@@ -80,7 +85,17 @@ def test_a_look_whose_numbers_are_broken_is_left_out(broken: bytes) -> None:
 
 @pytest.mark.parametrize("record", [records.TAB_MAPS, records.TAB_CHANNELS])
 @pytest.mark.parametrize(
-    "broken", [b"", png(1), png(1) * 9, png(1) + png(2)[:-1], png(1) + png(2)[:30], b"GIF89a", png(1) + b"<svg>"]
+    "broken",
+    [
+        b"",
+        png(1),
+        png(1) * 9,
+        png(1) + png(2)[:-1],
+        png(1) + png(2)[:30],
+        png(1) + longer(png(2)),
+        b"GIF89a",
+        png(1) + b"<svg>",
+    ],
 )
 def test_a_look_whose_pictures_are_broken_is_not_shown(record: str, broken: bytes) -> None:
     with pytest.raises(recorded.NotRecorded):
@@ -114,6 +129,13 @@ def test_photos_and_settings_that_are_broken_are_left_out() -> None:
     found.add(records.TAB_SETTINGS, 5, 200.0, b"?")
     timeline = recorded.timeline("run", "cam", found)
     assert (timeline["photos"], timeline["settings"]) == ([], None)
+
+
+def test_looks_whose_settings_were_not_recorded_are_shown_without_them() -> None:
+    found = series()
+    del found.found[records.TAB_SETTINGS]
+    assert recorded.timeline("run", "cam", found)["settings"] is None
+    assert steps(found) == [0, 10]
 
 
 def test_a_look_at_other_probes_than_the_latest_brings_its_own_photos() -> None:

@@ -6,6 +6,7 @@ import base64
 import functools
 import io
 import json
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -235,6 +236,24 @@ def test_photos_and_settings_are_written_once_and_photos_again_when_they_change(
     assert list(found.steps(records.TAB_SETTINGS)) == [0]
     assert list(found.steps(records.TAB_PHOTOS)) == [0, 2, 4]
     assert list(found.steps(records.TAB_MAPS)) == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("installed", [(), ("lightning",), ("pytorch_lightning",), ("lightning", "pytorch_lightning")])
+def test_the_version_of_a_package_that_is_not_installed_is_null(
+    tmp_path: Path, model: nn.Module, probes: ProbeSet, installed: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for index, package in enumerate(installed):
+        information = tmp_path / "site-packages" / f"{package}-2.{index}.dist-info"
+        information.mkdir(parents=True)
+        (information / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 2.{index}\n")
+    logger, looked = board(tmp_path / "run"), look_at(model, probes)
+    logger.experiment.flush()  # what it imports is imported
+    monkeypatch.setattr(sys, "path", [str(tmp_path / "site-packages")])
+    TabData("cam", {}).write_look([logger], 0, looked, epoch=0, method="Score-CAM")
+    logger.experiment.close()
+    versions = recorded.timeline("run", "cam", series(tmp_path / "run"))["settings"]["versions"]
+    assert versions["lightning"] == (f"2.{len(installed) - 1}" if installed else None)
+    assert versions["torch"] == torch.__version__
 
 
 def test_another_logger_gets_photos_of_its_own(tmp_path: Path, model: nn.Module, probes: ProbeSet) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from servers import read_in, serving
 from tab_logs import write_big_run
+from tensorboard.plugins.base_plugin import TBContext
 
 from cam_callbacks.tab.loader import CAMLoader
 
@@ -79,6 +80,12 @@ def test_the_user_may_keep_fewer_steps(tmp_path: Path) -> None:
     with serving(tmp_path, "--samples_per_plugin", "cam_callbacks=5") as server:
         read_in(server, runs=1, last=390)
         assert 0 < len(server.ours("timeline", run="run", monitor="cam").json["looks"]) <= 5
+
+
+def test_without_a_data_provider_the_tab_is_left_out_and_this_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    assert CAMLoader().load(TBContext()) is None
+    assert "The CAM tab is left out" in caplog.text
+    assert "no data provider" in caplog.text
 
 
 @pytest.mark.parametrize("flags", [Namespace(), Namespace(samples_per_plugin=None), None])

@@ -11,6 +11,11 @@ import pytest
 from PIL import Image
 from servers import Server
 from tab_logs import HOSTILE, NAMES, SIZE
+from tensorboard import errors
+from tensorboard.plugins.base_plugin import TBContext
+from werkzeug.test import Client, TestResponse
+
+from cam_callbacks.tab.loader import CAMLoader
 
 LOOKS, PROBES = 3, 4
 BIASED = {"run": "biased/run", "monitor": "cam"}
@@ -161,3 +166,44 @@ def test_only_get_is_answered(server: Server, route: str, method: str) -> None:
 )
 def test_no_other_file_is_served(server: Server, path: str) -> None:
     assert server.ours(path).code == 404
+
+
+class Unwell:
+    """A data provider of TensorBoard's that raises an error, whatever it is asked for."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+    def list_blob_sequences(self, *_: Any, **__: Any) -> Any:
+        raise self.error
+
+    read_blob_sequences = list_blob_sequences
+
+
+def answer_of(provider: Unwell, route: str) -> TestResponse:
+    """What the tab answers; afterwards it still serves its files."""
+    apps = CAMLoader().load(TBContext(data_provider=provider)).get_plugin_apps()
+    answer = Client(apps[f"/{route}"]).get(f"/{route}", query_string=BIASED | {"step": "4"})
+    assert Client(apps["/view.js"]).get("/view.js").status_code == 200
+    return answer
+
+
+@pytest.mark.parametrize("route", ["runs", "timeline", "look", "swaps"])
+@pytest.mark.parametrize(
+    ("error", "code"), [(errors.NotFoundError("no experiment"), 404), (errors.PermissionDeniedError("not yours"), 403)]
+)
+def test_what_tensorboard_cannot_read_is_said_in_its_words(route: str, error: Exception, code: int) -> None:
+    answer = answer_of(Unwell(error), route)
+    assert answer.status_code == code
+    assert answer.json == {"error": str(error)}
+
+
+@pytest.mark.parametrize("route", ["runs", "timeline", "look", "swaps"])
+def test_an_error_that_nobody_expects_is_told_to_the_terminal_and_ends_no_server(
+    route: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    answer = answer_of(Unwell(OSError("/home/me/logs is gone")), route)
+    assert answer.status_code == 500
+    assert answer.json == {"error": "this could not be read; the terminal of TensorBoard says why"}
+    assert f"could not answer /{route}" in caplog.text
+    assert "OSError: /home/me/logs is gone" in caplog.text

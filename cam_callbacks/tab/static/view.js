@@ -1455,7 +1455,7 @@ const TERMS = [
       'map holds the evidence.',
     '',
   ],
-  ['increase', 'Share of images whose probability rises if only the hottest half of the image is kept.', ''],
+  ['increase_in_confidence', 'Share of images whose probability rises if only the hottest half of the image is kept.', ''],
   [
     'mean_activation_correlation',
     'Correlation of the heatmap with the plain mean of the layer’s channels. Near 1: it says little of the class.',

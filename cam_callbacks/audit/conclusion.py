@@ -1,0 +1,146 @@
+"""From what a model did with the images of an audit to the measures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from cam_callbacks.audit import attention, counterfactual, faithfulness
+from cam_callbacks.audit.estimates import Measure, measure
+from cam_callbacks.audit.plan import Exchange, Observed, Plan
+from cam_callbacks.audit.result import AuditResult
+from cam_callbacks.explanation import upsample
+
+
+def conclude(plan: Plan, parts: Sequence[Observed]) -> AuditResult:
+    """The numbers, from what was seen of all images together.
+
+    Args:
+        plan: Of the audit.
+        parts: Each image is in one of them.
+    """
+    order = torch.cat([part.rows for part in parts]).argsort()
+    changes = [name for name in parts[0].correct if all(name in part.correct for part in parts)]
+    raw = [part.raw for part in parts if part.raw is not None]
+    notes = [note for part in parts for note in part.notes]
+    if len({part.heat_by for part in parts}) > 1:
+        notes.append("Heat is not measured: not all processes could use the same method")
+        raw = []
+    observed = Observed(
+        rows=torch.arange(len(order)),
+        correct={name: torch.cat([part.correct[name] for part in parts])[order] for name in changes},
+        probability={name: torch.cat([part.probability[name] for part in parts])[order] for name in changes},
+        raw=torch.cat(raw)[order] if len(raw) == len(parts) else None,
+        heat_by=parts[0].heat_by,
+        notes=tuple(dict.fromkeys(notes)),
+        passes=sum(part.passes for part in parts),
+    )
+    return _Conclusion(plan, observed).result()
+
+
+class _Conclusion:
+    """Turns what was observed into measures."""
+
+    def __init__(self, plan: Plan, observed: Observed) -> None:
+        self.plan, self.observed = plan, observed
+        self.targets, self.suffix = plan.targets, plan.suffix
+        self.measures: dict[str, Measure] = {}
+        self.heat_null: dict[int, Tensor] = {}
+
+    def result(self) -> AuditResult:
+        plan, observed = self.plan, self.observed
+        whole = observed.correct["nothing"]
+        self._note("accuracy", whole)
+        self._note_groups(whole)
+        for exchange in plan.exchanges:
+            self._note_exchange(exchange)
+        self._note_parts()
+        self._note_colours(whole)
+        if plan.masks is not None:
+            self._note_data_colour(plan.masks)
+        if observed.raw is not None:
+            self._note_heat(upsample(observed.raw, plan.images.shape[2:]))
+        main = plan.exchanges[0]
+        swaps = [main.where_known(observed.probability[f"{main.name}/{arm}"]) for arm in ("same", "other")]
+        return AuditResult(
+            measures=self.measures,
+            mask_source=plan.mask_source,
+            targets=plan.targets,
+            class_names=plan.probes.class_names,
+            swaps=torch.stack([observed.probability["nothing"], *swaps], dim=1),
+            donors=main.donors,
+            heat_by=observed.heat_by if observed.raw is not None else None,
+            heat_null=self.heat_null,
+            notes=(*plan.notes, *observed.notes),
+            passes=observed.passes,
+        )
+
+    def _note(self, name: str, values: Tensor, chance: Tensor | float | None = None) -> None:
+        self.measures[name] = measure(values, self.targets, chance)
+
+    def _note_groups(self, correct: Tensor) -> None:
+        if self.plan.probes.groups is None:
+            return
+        groups = self.plan.probes.groups
+        means = {g: float(correct[groups == g].nan_to_num().mean()) for g in sorted(set(groups.tolist()))}
+        worst = min(means, key=lambda g: means[g])
+        within = torch.where(groups == worst, correct.nan_to_num(), torch.nan)  # no answer is a wrong one
+        self._note("worst_group_accuracy", within)
+
+    def _note_exchange(self, exchange: Exchange) -> None:
+        """The gap between both arms, in accuracy and in probability."""
+        for name, values in (("", self.observed.correct), ("_probability", self.observed.probability)):
+            gap = values[f"{exchange.name}/same"] - values[f"{exchange.name}/other"]
+            self._note(f"{exchange.name}{name}{self.suffix}", exchange.where_known(gap), chance=0.0)
+
+    def _note_parts(self) -> None:
+        """Accuracy on the background alone, and on the object alone."""
+        if self.plan.masks is None:
+            return
+        most = float(torch.bincount(self.targets).max() / len(self.targets))
+        for name in ("background_only", "object_only"):
+            correct = torch.where(self.plan.usable, self.observed.correct[name], torch.nan)
+            self._note(f"{name}{self.suffix}", correct, chance=most)
+
+    def _note_colours(self, whole: Tensor) -> None:
+        """How many right answers changes of colour undo, beside a placebo; more than a clean network's is no proof."""
+        if "brighter" not in self.observed.correct:
+            return
+
+        def lost(change: str) -> Tensor:
+            return torch.where(whole == 1, 1 - self.observed.correct[change], torch.nan)
+
+        for change in ("roll", "grey"):
+            self._note(f"colour_sensitivity_{change}", lost(change) - lost("brighter"), chance=0.0)
+
+    def _note_heat(self, heatmaps: Tensor) -> None:
+        """Where the heat of the true class lies."""
+        masks, usable = self.plan.masks, self.plan.usable
+        known = heatmaps.flatten(1).amax(dim=1) > 0
+        ring_share = float(counterfactual.ring(heatmaps.shape[1:]).float().mean())
+        self._note("border_share", attention.border_share(heatmaps), chance=ring_share)
+        self._note("delete_hot", torch.where(known, self.observed.correct["delete_hot"], torch.nan), chance=None)
+        if masks is None:
+            self._note_data_colour(faithfulness.hottest_half(heatmaps))
+            return
+        heat = torch.where(usable, attention.heat_on_object(heatmaps, masks), torch.nan)
+        self._note(f"heat_on_object{self.suffix}", heat, attention.heat_by_chance(heatmaps, masks, self.targets))
+        area = attention.area_share(masks)
+        self._note(f"heat_over_area{self.suffix}", heat - area, chance=0.0)
+        for name, rule in (("rank_accuracy", attention.rank_accuracy), ("pointing", attention.pointing)):
+            self._note(f"{name}{self.suffix}", torch.where(usable, rule(heatmaps, masks), torch.nan), area)
+        for c in sorted(set(self.targets.tolist())):
+            members = (self.targets == c) & usable & known
+            if int(members.sum()) > 1:
+                self.heat_null[c] = attention.mean_heat_by_chance(heatmaps[members], masks[members])
+
+    def _note_data_colour(self, object_or_heat: Tensor) -> None:
+        """How well the mean colour outside the object tells the classes apart: of the data, not of the model."""
+        outside = ~object_or_heat
+        known = outside.flatten(1).any(dim=1)
+        colours = counterfactual.mean_colour(self.plan.images[known], outside[known])
+        values = torch.full((len(known),), torch.nan)
+        values[known] = counterfactual.colour_auc(colours, self.targets[known])
+        self._note(f"data_colour_auc{self.suffix}", values, chance=0.5)

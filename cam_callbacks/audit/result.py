@@ -1,0 +1,72 @@
+"""AuditResult: the numbers of one look."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+from cam_callbacks.audit.counterfactual import Donors
+from cam_callbacks.audit.estimates import Measure
+from cam_callbacks.datasets import class_name
+from cam_callbacks.probes import MaskSource
+
+
+@dataclass(frozen=True, eq=False)
+class AuditResult:
+    """The numbers of one look.
+
+    Attributes:
+        measures: By name; `docs/audit.md` defines each. Those that could not be computed are not there.
+        mask_source: Where the foregrounds come from: `"given"` with the images, `"estimated"` by GrabCut, or `"none"`.
+        targets: (N,) int64, the classes of the images.
+        class_names: Of the classes, or None.
+        swaps: (N, 3) probability of the true class: of the image, on a same-class and on an other-class background
+            (without masks: ring); NaN where there is no donor.
+        donors: Of each image the indices of those that gave these backgrounds.
+        heat_by: The name of the method that made the heat, or None where none applies.
+        heat_null: By class, (200,) means of `heat_on_object` that arise by chance.
+        notes: What was left out, and why.
+        passes: Forward samples spent, without the heatmaps.
+    """
+
+    measures: Mapping[str, Measure]
+    mask_source: MaskSource
+    targets: Tensor
+    class_names: tuple[str, ...] | None
+    swaps: Tensor
+    donors: Donors
+    heat_by: str | None = None
+    heat_null: Mapping[int, Tensor] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    passes: int = 0
+
+    def class_name(self, index: int) -> str:
+        """The name of a class, its number if it has none; of `ALL`, in words, that it is all of them."""
+        return class_name(self.class_names, index)
+
+    @property
+    def gap_name(self) -> str:
+        """The name of the gap that the verdict stands on."""
+        return "ring_gap" if self.mask_source == "none" else f"bg_gap{self.suffix}"
+
+    @property
+    def suffix(self) -> str:
+        """What the names of measures that need masks end in where these were estimated; else nothing."""
+        return suffix(self.mask_source)
+
+    def to_dict(self) -> dict[str, list[Any]]:
+        """Columns of a table with one row for each measure and class, e.g. for `pandas.DataFrame`."""
+        rows = []
+        for name, each in self.measures.items():
+            classes = [(self.class_name(index), estimate) for index, estimate in each.per_class.items()]
+            for label, estimate in [("all", each.overall), *classes]:
+                rows.append({"measure": name, "class": label, **vars(estimate)})
+        return {column: [row[column] for row in rows] for column in rows[0]} if rows else {}
+
+
+def suffix(mask_source: MaskSource) -> str:
+    """What the names of measures that need masks end in."""
+    return "_estimated" if mask_source == "estimated" else ""
