@@ -170,6 +170,7 @@ class CAMMonitor(CallbackBase):
         self.target_layer = target_layer if isinstance(target_layer, (str, type(None))) else tuple(target_layer)
         self.method = method
         self.explain = int(explain) if isinstance(explain, Integral) else explain
+        self.num_probes = num_probes
         self.every_n_epochs = every_n_epochs
         self.class_names = None if class_names is None else datasets.as_names(class_names)
         self.normalization = read_normalization(normalization)
@@ -178,6 +179,8 @@ class CAMMonitor(CallbackBase):
         self.style = style
         self.heat_scale = heat_scale
         self.log_channels = log_channels
+        self.num_audit_images = num_audit_images
+        self.alarm_threshold = alarm_threshold
         self.object_values = None if object_values is None else list(object_values)
         self.check_randomization = check_randomization
         self.on_alarm = on_alarm

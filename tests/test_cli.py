@@ -138,7 +138,7 @@ def test_each_form_of_an_argument_is_understood(tmp_path: Path, argument: str, v
 
 def test_a_folder_of_probes_can_be_named(tmp_path: Path) -> None:
     monitor = monitor_of(cli("--config", config(tmp_path, probes=str(tmp_path / "photos"))))
-    assert str(monitor._source) == str(tmp_path / "photos")
+    assert str(monitor._prober._unread) == str(tmp_path / "photos")
 
 
 def test_explain_true_without_quotes_in_yaml_is_not_taken_for_the_class_1(tmp_path: Path) -> None:

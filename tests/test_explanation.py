@@ -44,6 +44,19 @@ class TestExplanation:
         assert explanation.predicted[:2].tolist() == [1, 0]
         assert explanation.targets[:2].tolist() == [0, 0]
 
+    def test_some_of_it_is_an_explanation_of_those_images(self, explanation):
+        for rows in (slice(1, 3), torch.tensor([1, 2])):
+            some = explanation[rows]
+            assert len(some) == 2
+            torch.testing.assert_close(some.raw, explanation.raw[1:], equal_nan=True)
+            assert len(some.channels.weight) == 2
+
+    def test_has_no_single_image_and_is_no_sequence(self, explanation):
+        with pytest.raises(TypeError, match=r"explanation\[0\]: give a slice, such as \[3:4\] for one image"):
+            explanation[0]
+        with pytest.raises(TypeError, match="give a slice"):
+            list(explanation)
+
     def test_tells_blank_from_skipped(self, explanation):
         assert explanation.blank.tolist() == [False, True, False]
         assert explanation.skipped.tolist() == [False, False, True]

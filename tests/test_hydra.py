@@ -91,8 +91,8 @@ def test_without_convert_nothing_of_hydra_stays_in_the_monitor(argument: str, va
     ("arguments", "words"),
     [
         ({"num_probe": 3}, "num_probe"),
-        ({"style": "rainbow"}, "style='rainbow' is unknown; choose one of blend"),
-        ({"explain": True}, "explain=True is unknown; choose one of true, predicted, both"),
+        ({"style": "rainbow"}, "style='rainbow' is unknown; choose one of 'blend'"),
+        ({"explain": True}, "explain=True is unknown; choose one of 'true', 'predicted', 'both'"),
         ({"method": {"_target_": "cam_callbacks.ScoreCAM", "weigting": "increase"}}, "weigting"),
         ({"method": {"_target_": "cam_callbacks.ScoreCAm"}}, "ScoreCAm"),
     ],

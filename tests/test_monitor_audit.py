@@ -355,6 +355,13 @@ def test_on_request_the_heatmaps_are_compared_with_those_of_random_weights(tmp_p
     assert all(torch.equal(weights[key], value) for key, value in without.state_dict().items())
 
 
+def test_maps_of_a_number_are_compared_with_those_of_random_weights_too(tmp_path: Path) -> None:
+    options = {"num_probes": 4, "check_randomization": True, "on_error": "raise"}
+    monitor = CAMMonitor("features", explain=RegressionTarget(1), **options)
+    fit(tmp_path, monitor, TinyModule())
+    assert -1 <= monitor.randomization <= 1
+
+
 class KeepsALock(TinyModule):
     """Cannot be copied."""
 

@@ -118,11 +118,12 @@ class Ran:
     printed: str
 
 
-def run(folder: Path, strategy: str, devices: int = 2, method: str = "score", failing: str = "") -> Ran:
+def end_of(folder: Path, script: str, *arguments: str) -> tuple[int, str]:
+    """The code with which a script ends, in processes of its own, and what they print."""
     folder.mkdir(exist_ok=True)
-    (folder / "script.py").write_text(SCRIPT)
+    (folder / "script.py").write_text(script)
     paths = [str(Path(__file__).parent), str(Path(__file__).parent.parent)]
-    command = [sys.executable, str(folder / "script.py"), str(folder), strategy, str(devices), method, failing]
+    command = [sys.executable, str(folder / "script.py"), *arguments]
     # A seed that another test has set would be taken over by ddp alone.
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PL_")}
     environment["PYTHONPATH"] = os.pathsep.join([*paths, os.environ.get("PYTHONPATH", "")])
@@ -137,6 +138,11 @@ def run(folder: Path, strategy: str, devices: int = 2, method: str = "score", fa
         printed.seek(0)
         text = printed.read()
     assert code != -signal.SIGKILL, f"it hangs\n{text[-4000:]}"
+    return code, text
+
+
+def run(folder: Path, strategy: str, devices: int = 2, method: str = "score", failing: str = "") -> Ran:
+    code, text = end_of(folder, SCRIPT, str(folder), strategy, str(devices), method, failing)
     assert code == 0, text[-4000:]
     return Ran([torch.load(folder / f"rank{rank}.pt") for rank in range(devices)], text)
 
@@ -222,6 +228,34 @@ def test_an_error_on_one_rank_makes_all_of_them_leave_this_look_out_and_ends_no_
     assert [step for step, _ in scalars(tmp_path)["cam/passes"]] == [3, 11, 15]
     assert "rank 1 is out of luck" in ran.printed
     assert ran.printed.count("CAMMonitor failed at the evaluation of epoch 1") == 2  # one a rank
+
+
+LOGS_NOTHING = """
+import sys
+from lightning.pytorch import Trainer
+from lightning.pytorch.loggers import CSVLogger
+from lightning_runs import Squares, TinyModule, loader, quiet
+from cam_callbacks import CAMMonitor
+
+
+class Unreachable(CSVLogger):
+    def log_image(self, key, images, step=None):
+        raise ConnectionError("the tracker is gone")
+
+
+if __name__ == "__main__":
+    options = quiet(sys.argv[1], max_epochs=3, strategy="ddp", devices=2, num_sanity_val_steps=0)
+    monitor = CAMMonitor("features", num_probes=2, audit=False, on_error="raise")
+    trainer = Trainer(callbacks=[monitor], **(options | {"logger": Unreachable(sys.argv[1])}))
+    trainer.fit(TinyModule(), loader(Squares(8)), loader(Squares(8)))
+"""
+
+
+def test_where_errors_are_wanted_that_of_a_logger_ends_all_ranks(tmp_path: Path) -> None:
+    code, printed = end_of(tmp_path, LOGS_NOTHING, str(tmp_path))
+    assert code != 0
+    assert "ConnectionError: the tracker is gone" in printed
+    assert "RuntimeError: CAMMonitor failed to log on another rank" in printed
 
 
 def test_all_ranks_give_up_together(tmp_path: Path) -> None:

@@ -43,6 +43,23 @@ def test_a_probe_set_is_explained_as_it_is(tmp_path: Path) -> None:
     assert monitor.explanation.targets.tolist() == data.targets.tolist()
 
 
+class Trimaps(Squares):
+    """With a third part: 1 on the object, 2 around it, 3 between them."""
+
+    def __getitem__(self, index: int) -> Any:
+        trimap = torch.full(self.images.shape[2:], 2)
+        trimap[4:10, 4:10], trimap[5:9, 5:9] = 3, 1
+        return (*super().__getitem__(index), trimap)
+
+
+def test_masks_of_a_data_set_are_read_by_the_same_values_as_those_of_batches(tmp_path: Path) -> None:
+    monitor = CAMMonitor(probes=Trimaps(12), num_probes=3, object_values=(1, 3))
+    fit(tmp_path, monitor)
+    probes = picked(monitor)
+    assert probes.masks is not None
+    assert probes.masks.flatten(1).sum(dim=1).tolist() == [36, 36, 36]
+
+
 def test_a_probe_set_is_also_explained_in_test(tmp_path: Path) -> None:
     data = Squares(5, seed=4)
     monitor = CAMMonitor(probes=ProbeSet(data.images, data.targets))

@@ -103,6 +103,13 @@ def test_tab_and_report_know_only_what_is_recorded(module: str) -> None:
     assert all(name in shared or name.startswith(part) for name in own)
 
 
+@pytest.mark.parametrize("module", MODULES)
+def test_each_file_stands_in_the_layout(module: str) -> None:
+    layout = (ROOT.parent / "docs" / "architecture.md").read_text(encoding="utf-8")
+    path = MODULES[module]
+    assert path.name in layout.split("## The values that flow")[0] or path.read_text(encoding="utf-8").count("\n") == 1
+
+
 def test_the_records_import_nothing() -> None:
     assert packages("cam_callbacks.records") <= {"__future__"}
 

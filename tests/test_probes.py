@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import UserDict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,8 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset, Subset
 
-from cam_callbacks.batches import Samples
+from cam_callbacks.batches import Samples, read_batch
+from cam_callbacks.datasets import ALL
 from cam_callbacks.probes import ProbeCollector, ProbeSet
 
 
@@ -235,10 +238,65 @@ def test_subfolders_are_classes(tmp_path: Path) -> None:
     assert named.targets.tolist() == [0, 2, 3]
 
 
-def test_a_hidden_folder_is_no_class(tmp_path: Path) -> None:
-    write(tmp_path / "a.png")
-    (tmp_path / ".thumbnails").mkdir()
+@pytest.mark.parametrize("beside", ["", "cat/"])
+def test_hidden_folders_and_files_hold_no_photos(tmp_path: Path, beside: str) -> None:
+    for name in (f"{beside}a.png", f"{beside}._a.png", ".thumbnails/a.png"):
+        write(tmp_path / name)
     assert len(ProbeSet.from_folder(tmp_path, (8, 8))) == 1
+
+
+class Mappings(Dataset):
+    """Items that are mappings, with a trimap whose middle is the object, its rim missing in every other item."""
+
+    classes = ("cat", "dog")
+
+    def __len__(self) -> int:
+        return 8
+
+    def __getitem__(self, index: int) -> Any:
+        trimap = torch.full((8, 8), 2)
+        trimap[2:6, 2:6] = 3 if index % 2 else 1
+        trimap[3:5, 3:5] = 1
+        return UserDict(image=torch.rand(3, 8, 8), label=index % 2, mask=trimap)
+
+
+def test_items_that_are_mappings_are_read_as_the_batches_of_a_loader_are() -> None:
+    probes = ProbeSet.from_dataset(Mappings(), 4, read=partial(read_batch, object_values=(1,)))
+    assert probes.targets is not None
+    assert probes.targets.tolist() == [0, 0, 1, 1]
+    assert probes.masks is not None
+    assert probes.masks.flatten(1).sum(dim=1).tolist() == [16, 16, 4, 4]
+
+
+def test_items_that_cannot_be_stacked_are_an_error_with_a_remedy() -> None:
+    sizes = [(torch.rand(3, 8 + index, 8), index) for index in range(2)]
+    with pytest.raises(ValueError, match=r"cannot be stacked to a batch.* Give ProbeSet\(images, targets\)"):
+        ProbeSet.from_dataset(sizes, 2)
+
+
+@pytest.mark.parametrize(
+    ("parts", "words"),
+    [
+        ({"images": [[0.5]]}, "images must be floating point, as the model is fed .*; got list"),
+        ({"targets": [0, 1]}, "targets must be a tensor of whole numbers, one for each image; got list"),
+        ({"targets": torch.zeros(2)}, "targets must be a tensor of whole numbers.*; got torch.float32"),
+        ({"groups": torch.zeros(2)}, "groups must be a tensor of whole numbers"),
+        ({"masks": torch.full((2, 8, 8), 255)}, "masks must be bool, True on the object; got torch.int64"),
+    ],
+)
+def test_parts_of_another_type_are_refused(parts: dict[str, Any], words: str) -> None:
+    with pytest.raises(TypeError, match=words):
+        ProbeSet(**({"images": torch.zeros(2, 3, 8, 8), "targets": torch.tensor([0, 1])} | parts))
+
+
+def test_no_probe_at_all_cannot_be_asked_for() -> None:
+    with pytest.raises(ValueError, match="num_probes=0 must be at least 1"):
+        ProbeSet.from_dataset(Squares(4), 0)
+
+
+def test_classes_have_names_numbers_or_are_all_together() -> None:
+    probes = ProbeSet(torch.zeros(1, 3, 8, 8), class_names=("cat", "dog"))
+    assert [probes.class_name(index) for index in (0, 1, 2, ALL)] == ["cat", "dog", "2", "all classes together"]
 
 
 def test_folders_that_cannot_be_read_are_refused(tmp_path: Path) -> None:

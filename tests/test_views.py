@@ -60,6 +60,11 @@ def test_fused_layers_have_no_channels_to_show(network, images):
         strongest_channels(images[0], GradCAM()(network, images, ["features.2", "features"]))
 
 
+def test_the_montage_is_of_one_image(network, images):
+    with pytest.raises(ValueError, match=r"image has shape \(2, 3, 24, 24\); one image \(C, \*spatial\) is needed"):
+        strongest_channels(images, GradCAM()(network, images, "features"))
+
+
 def test_classes_stand_side_by_side(network, images):
     targets = network(images).topk(3, dim=1).indices
     explanation = ScoreCAM(tolerance=0)(network, images, "features", targets)

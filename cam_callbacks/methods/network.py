@@ -17,6 +17,7 @@ from cam_callbacks.explanation import min_max, upsample
 from cam_callbacks.layouts import ReshapeTransform, to_maps
 from cam_callbacks.methods.compiled import Compiled
 from cam_callbacks.methods.folded import Pair, foldable, folded
+from cam_callbacks.methods.processes import Processes
 from cam_callbacks.outputs import (
     ClassScores,
     ForwardFn,
@@ -116,28 +117,7 @@ class Network:
         self.images = self._stored.movedim(-1, 1)
         self._batch_size = batch_size
         self._compiled = compiled
-        self._mesh = layers.mesh_of(model)
-
-    def _agreed(self, values: Tensor) -> Tensor:
-        """The values that the first process has, where the model is spread over several.
-
-        They decide what is forwarded next, and a pass that one process makes and another does not would never end:
-        so not even their rounding may differ.
-        """
-        if self._mesh is None:
-            return values
-        values = values.clone(memory_format=torch.contiguous_format)
-        for dimension in range(self._mesh.ndim):
-            torch.distributed.broadcast(values, group=self._mesh.get_group(dimension), group_src=0)
-        return values
-
-    def _smallest(self, number: int) -> int:
-        """The smallest of the numbers that the processes have over which the model is spread."""
-        found = torch.tensor(number, device=self.images.device)
-        for dimension in range(0 if self._mesh is None else self._mesh.ndim):
-            group = self._mesh.get_group(dimension)  # type: ignore[union-attr]
-            torch.distributed.all_reduce(found, torch.distributed.ReduceOp.MIN, group)
-        return int(found)
+        self._processes = Processes(model)
 
     @property
     def batch_size(self) -> int:
@@ -151,7 +131,8 @@ class Network:
         free, _ = torch.cuda.mem_get_info(self.images.device)
         cached = torch.cuda.memory_reserved(self.images.device) - torch.cuda.memory_allocated(self.images.device)
         each = layers.bytes_put_out(self.model, self.images, self._try) + 8 * self.images[0].nbytes
-        return self._smallest(max(1, min(_LARGEST_GPU_BATCH_SIZE, (free + cached) // 2 // each)))
+        fitting = max(1, min(_LARGEST_GPU_BATCH_SIZE, (free + cached) // 2 // each))
+        return self._processes.smallest(fitting, self.images.device)
 
     def run(self, images: Tensor) -> object:
         """What the model returns for images (B, C, *spatial)."""
@@ -185,7 +166,7 @@ class Network:
             try:
                 act(chunk)
             except torch.OutOfMemoryError:
-                if chunk.stop - start == 1 or self._mesh is not None:
+                if chunk.stop - start == 1 or self._processes.are_several:
                     raise
                 self._batch_size = (chunk.stop - start) // 2
                 warnings.warn(
@@ -231,7 +212,7 @@ class Network:
         def read(chunk: slice) -> None:
             output = self._try(self.images[chunk])
             self._settle_probabilities(output)
-            parts.append(ClassScores(*map(self._agreed, self.class_scores(output))))
+            parts.append(ClassScores(*map(self._processes.agreed, self.class_scores(output))))
 
         self._in_chunks(len(self.images), read)
         return ClassScores(*map(torch.cat, zip(*parts, strict=True)))
@@ -309,16 +290,16 @@ class Network:
             scores = None
             if wanted.score is None:
                 self._settle_probabilities(output)
-                scores = ClassScores(*(self._agreed(each.detach()) for each in self.class_scores(output)))
+                scores = ClassScores(*(self._processes.agreed(each.detach()) for each in self.class_scores(output)))
             settled = wanted.settle(chunk, output, scores)
             rows = torch.arange(len(images), device=images.device)
             target_scores = self._readout([settled], wanted, score).read(output, rows)
             weights = (
                 [self._mean_over_positions(each) for each in _gradients(target_scores, found)] if gradients else []
             )
-        activations = [self._agreed(self._to_maps(each.detach()).float()) for each in found]
-        weights = [self._agreed(each) for each in weights]
-        return _Part(activations, weights, settled, self._agreed(target_scores.detach()), scores)
+        activations = [self._processes.agreed(self._to_maps(each.detach()).float()) for each in found]
+        weights = [self._processes.agreed(each) for each in weights]
+        return _Part(activations, weights, settled, self._processes.agreed(target_scores.detach()), scores)
 
     def _to_maps(self, output: Tensor) -> Tensor:
         """A layer's output, or its gradient, as (N, K, *spatial)."""
@@ -365,7 +346,7 @@ class Network:
     def _foldable(self) -> list[Pair]:
         """The batch norms that can be folded without changing what the model returns; tried on the first image."""
         outputs: list[object] = []
-        if self._mesh is not None:
+        if self._processes.are_several:
             return []
         pairs = foldable(self.model, lambda: outputs.append(self._try(self.images[:1])))
         if not pairs:
@@ -397,7 +378,7 @@ class Network:
             pairs = image[chunk]
             masks = min_max(upsample(activations[pairs, channel[chunk]], self.images.shape[2:]))
             masked = self._stored[pairs].mul_(masks.unsqueeze(-1).to(self.dtype)).movedim(-1, 1)
-            parts.append(self._agreed(self._read_masked(masked, pairs, readout)[: len(pairs)]))
+            parts.append(self._processes.agreed(self._read_masked(masked, pairs, readout)[: len(pairs)]))
             advance(len(pairs))
 
         self._in_chunks(len(image), score)
@@ -406,7 +387,7 @@ class Network:
     def empty_scores(self, readout: Readout) -> Tensor:
         """(N, T) explained scores of the image that is 0 everywhere, for the targets of each image."""
         rows = torch.arange(len(self.images), device=self.images.device)
-        return self._agreed(readout.read(self.run(torch.zeros_like(self.images[:1])), rows, shared=True))
+        return self._processes.agreed(readout.read(self.run(torch.zeros_like(self.images[:1])), rows, shared=True))
 
 
 class _Part(NamedTuple):

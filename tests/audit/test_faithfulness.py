@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from cam_callbacks import GradCAM
+from cam_callbacks import GradCAM, RegressionTarget
 from cam_callbacks.audit import faithfulness
 
 
@@ -40,6 +40,17 @@ class TestCorrelation:
         draw = torch.Generator().manual_seed(0)
         a, b = ((torch.randn(300, 8, 8, generator=draw) - 0.5).relu() for _ in range(2))
         assert faithfulness.rank_correlation(a, b).mean() == pytest.approx(0, abs=0.03)
+
+
+def test_a_map_of_a_callable_is_compared_with_one_of_the_same_callable(small_cnn, blobs):
+    model, images, target = small_cnn(), blobs(4, 32, 32), RegressionTarget(2)
+    explanation = GradCAM()(model, images, "features", target)
+    of_class = GradCAM()(model, images, "features", 2)
+    with pytest.raises(ValueError, match="targets is missing: the explanation is of RegressionTarget"):
+        faithfulness.randomization(model, images, explanation, GradCAM())
+    alike = faithfulness.randomization(model, images, explanation, GradCAM(), targets=target)
+    same = faithfulness.randomization(model, images, of_class, GradCAM())
+    torch.testing.assert_close(alike, same, equal_nan=True)
 
 
 def test_random_weights_change_the_maps_and_leave_the_model(small_cnn, blobs):

@@ -82,6 +82,13 @@ def test_numbers_of_a_regression_and_several_labels(small_cnn, images):
     torch.testing.assert_close(regression.target_scores, network(images)[:, 3].detach())
 
 
+def test_each_image_may_have_a_number_of_its_own(small_cnn, images):
+    network = small_cnn()
+    own = CAM()(network, images, "features", [RegressionTarget(index % 3) for index in range(len(images))])
+    for index, raw in enumerate(own.raw):
+        torch.testing.assert_close(raw, CAM()(network, images, "features", RegressionTarget(index % 3)).raw[index])
+
+
 def test_a_softmax_at_the_end_does_no_harm(small_cnn, images):
     network = small_cnn()
     with pytest.warns(UserWarning, match="the model returns probabilities"):

@@ -355,6 +355,13 @@ def test_the_command_says_what_is_wrong(
     assert not list(tmp_path.iterdir())
 
 
+def test_the_command_does_not_blame_the_output_for_a_log_folder_that_cannot_be_read(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["report", "x" * 300]) == 1  # a name that no file can have
+    assert capsys.readouterr().err.startswith(("cam-callbacks: 'xxx", "cam-callbacks: xxx"))
+
+
 @pytest.mark.parametrize("name", ["x" * 252, "taken"], ids=["too long a name", "a folder in the way"])
 def test_the_command_says_that_a_report_cannot_be_written_and_leaves_nothing(
     logs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str

@@ -32,6 +32,15 @@ def test_fast_dev_run_writes_none(tmp_path: Path) -> None:
     assert list(tmp_path.rglob("*.html")) == []
 
 
+def test_where_there_was_no_look_there_is_no_report(tmp_path: Path) -> None:
+    monitor = CAMMonitor(report=True, on_error="raise")
+    with own_warnings() as said:
+        fit(tmp_path, monitor, limit_val_batches=0)
+    (warning,) = said
+    assert "it will show nothing" in warning
+    assert list(tmp_path.rglob("*.html")) == []
+
+
 def test_a_report_that_cannot_be_written_ends_no_run(tmp_path: Path) -> None:
     (tmp_path / "run" / "cam_report.html").mkdir(parents=True)  # a folder stands where the file should be
     with own_warnings() as said:
