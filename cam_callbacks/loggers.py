@@ -154,7 +154,7 @@ class LogOut:
             self._said.add(name)
             who = "the trainer has no logger" if logger is None else f"{name} takes no {what}"
             warnings.warn(
-                f"{who}: pictures are written as PNG files, and verdicts as Markdown, to {path.parent}", stacklevel=2
+                f"{who}: heatmaps are written as PNG files, and verdicts as Markdown, to {path.parent}", stacklevel=2
             )
 
 

@@ -61,6 +61,7 @@ def every_argument(method: str) -> dict[str, Any]:
         "audit": False,
         "num_audit_images": 60,
         "object_values": [1, 3],
+        "alarm_threshold": 0.1,
         "check_randomization": True,
         "on_alarm": "stop",
         "report": True,
@@ -172,7 +173,7 @@ def test_the_printed_config_can_be_used_again(
     again = str(tmp_path / "again" / "config.yaml")
     assert printed_config(again, capsys) == printed
     one, two = monitor_of(cli("--config", first)), monitor_of(cli("--config", again))
-    for argument in every_argument(""):
+    for argument in every_argument("").keys() - {"audit"}:  # which is no attribute
         assert getattr(one, argument) == getattr(two, argument), argument
 
 

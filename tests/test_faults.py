@@ -31,7 +31,7 @@ from torch.utils.data import Dataset, TensorDataset
 from torch.utils.tensorboard import SummaryWriter
 from traces import around, state_of
 
-from cam_callbacks import CAM, CAMMonitor, ScoreCAM
+from cam_callbacks import CAM, CAMMonitor, GradCAM, ScoreCAM
 
 STEPS = 3
 """Of an epoch."""
@@ -444,7 +444,7 @@ FAULTS = (
         "`forward_fn` raises on the images of the audit",
         NO_AUDIT,
         "out of luck",
-        lambda: slow(for_more_than(PROBES, RuntimeError("out of luck"))),
+        lambda: {"forward_fn": for_more_than(PROBES, RuntimeError("out of luck")), "method": GradCAM()},
     ),
     Fault(
         "audit",
@@ -746,7 +746,7 @@ from lightning.pytorch import Callback, Trainer, seed_everything
 from lightning_runs import Squares, TinyModule, loader, quiet
 from test_faults import BrokenUploads, Watches, in_epoch_1
 from traces import around
-from cam_callbacks import CAM, CAMMonitor, ScoreCAM
+from cam_callbacks import CAM, CAMMonitor, GradCAM, ScoreCAM
 
 folder = Path(sys.argv[1])
 
@@ -799,7 +799,7 @@ small = {"num_probes": 4, "num_audit_images": 24}
 run("without", None)
 run("probe capture", CAMMonitor(batch_fn=BatchFn(), **small))
 run("forward", CAMMonitor(forward_fn=on_second_rank(0), **small))
-run("audit", CAMMonitor(forward_fn=on_second_rank(4), method=ScoreCAM(batch_size=4), **small))
+run("audit", CAMMonitor(forward_fn=on_second_rank(4), method=GradCAM(), **small))
 rank = run("logger", CAMMonitor(**small), logger=BrokenUploads(folder, "", "broken"))
 torch.save(reports, folder / f"rank{rank}.pt")
 """

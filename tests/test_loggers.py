@@ -92,7 +92,7 @@ def test_a_text_goes_to_a_file_where_a_logger_takes_images_only_and_this_is_said
     tracker = WithLogImage()
     with pytest.warns(
         UserWarning,
-        match="takes no texts: pictures are written as PNG files, and verdicts as Markdown, to",
+        match="takes no texts: heatmaps are written as PNG files, and verdicts as Markdown, to",
     ):
         LogOut(Failures()).log([tracker], tmp_path, {"cam/heatmaps": PICTURE, "cam/verdict": "No alarm, 95 % ±3"}, 3)
     assert len(tracker.got) == 1

@@ -205,7 +205,7 @@ def test_each_image_may_have_its_own_callable(small_cnn, images):
 @pytest.mark.parametrize("tolerance", [0, 0.02])
 def test_several_targets_share_all_passes(small_cnn, blobs, forwarded, weighting, tolerance):
     network, images = small_cnn(channels=64), blobs(2, 48, 48)
-    method = ScoreCAM(weighting, tolerance)
+    method = ScoreCAM(weighting, tolerance=tolerance)
     targets = torch.tensor([[0, 1, 2], [4, 3, 2]])
     alone = [method(network, images, "features", targets[:, column]) for column in range(3)]
     counts = forwarded(network)

@@ -286,7 +286,7 @@ def test_an_audit_is_written_with_all_its_measures(tmp_path: Path) -> None:
 
     auditor = Auditor(48)
     part = auditor.observe(
-        module, images, "features", forward, False, images.images, explanation, lambda count: torch.arange(count)
+        module, images, "features", forward, ScoreCAM(), images.images, explanation, lambda count: torch.arange(count)
     )
     audited = auditor.conclude(images, [part], explanation, remember=True)
     logger = board(tmp_path)
