@@ -155,7 +155,6 @@ class TestModel:
         with pytest.raises(TypeError, match=r"Bilinear\.forward needs more than the images .* give forward_fn"):
             ask(nn.Bilinear(2, 2, 2), images)
 
-    @pytest.mark.parametrize("layer", ["conv", None])
     def test_that_fails_inside_fails_with_its_own_error(self, ask, images):
         class Miscalls(nn.Module):
             def forward(self, images):
@@ -164,6 +163,7 @@ class TestModel:
         with pytest.raises(TypeError, match=r"linear\(\) missing"):
             ask(Miscalls(), images)
 
+    @pytest.mark.parametrize("layer", ["conv", None])
     def test_whose_output_is_not_understood_is_refused(self, ask, images, layer):
         with pytest.raises(TypeError, match=r"the model returned dict with the keys \['scores'\].* Give forward_fn"):
             ask(self.Answers(lambda x: {"scores": x}), images, layer)
