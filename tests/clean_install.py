@@ -1,7 +1,7 @@
 """Installs a wheel into an environment of its own, without extras, and tries it; minutes, and 6 GB for PyTorch.
 
 python tests/clean_install.py dist/*.whl
-python tests/clean_install.py dist/*.whl --constraint floor.txt    # with these versions
+python tests/clean_install.py dist/*.whl --constraint tests/lowest.txt    # with these versions
 """
 
 from __future__ import annotations
