@@ -202,7 +202,7 @@ def _description_setter(trainer: Trainer) -> Callable[[str | None], str | None]:
     """A function that sets the description of the bar being shown, and returns the one before; None sets nothing."""
     bar: Any = trainer.progress_bar_callback
     which = "test_progress_bar" if trainer.testing else "val_progress_bar"
-    if bar is None or not bar.is_enabled or not trainer.is_global_zero:
+    if bar is None or not getattr(bar, "is_enabled", False) or not trainer.is_global_zero:
         return lambda text: None
     if getattr(bar, "progress", None) is not None and getattr(bar, f"{which}_id", None) is not None:  # rich
 
