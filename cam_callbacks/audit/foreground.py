@@ -82,7 +82,7 @@ def _grab_cut(cv2: Any, picture: NDArray[np.uint8]) -> NDArray[np.bool_]:
     try:
         models = np.zeros((1, 65)), np.zeros((1, 65))
         cv2.grabCut(picture, labels, rectangle, *models, _ITERATIONS, cv2.GC_INIT_WITH_RECT)
-    except cv2.error:  # e.g. an image of one colour
+    except cv2.error:  # e.g. an image of fewer than three pixels
         return np.zeros((height, width), dtype=np.bool_)
     found: NDArray[np.bool_] = (labels == cv2.GC_FGD) | (labels == cv2.GC_PR_FGD)
     return found if _LEAST_SHARE <= found.mean() <= _MOST_SHARE else np.zeros_like(found)
