@@ -216,14 +216,15 @@ class Auditor:
         return {
             "suspects": sorted(self.suspects),
             "fingerprint": self._fingerprint,
+            "num_images": self.num_images,
             "images": self.images.state_dict() if self.images is not None and fits else None,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on with the images and the suspicions of an earlier run."""
+        """Go on with the suspicions of an earlier run, and with its images if it was to pick as many."""
         self.suspects = frozenset(state["suspects"])
         self._fingerprint = state["fingerprint"]
-        if state["images"] is not None:
+        if state["images"] is not None and state["num_images"] == self.num_images:
             self.images = ProbeSet.from_state_dict(state["images"])
 
 

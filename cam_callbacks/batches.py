@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from typing import Any, Literal
 
 import torch
@@ -188,8 +188,8 @@ def describe(value: Any, depth: int = 3) -> str:
     if isinstance(value, Mapping):
         return f"{kind}({', '.join(f'{key!r}: {describe(part, depth - 1)}' for key, part in list(value.items())[:8])})"
     if is_dataclass(value):
-        parts = ", ".join(f"{name}={describe(part, depth - 1)}" for name, part in list(vars(value).items())[:8])
-        return f"{kind}({parts})"
+        parts = [f"{field.name}={describe(getattr(value, field.name), depth - 1)}" for field in fields(value)[:8]]
+        return f"{kind}({', '.join(parts)})"
     if isinstance(value, Sequence):
         return f"{kind}({', '.join(describe(part, depth - 1) for part in value[:8])})"
     return kind

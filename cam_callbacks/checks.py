@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from numbers import Integral, Real
-from typing import Any
+from typing import Any, TypeGuard
 
 
 def check_type(argument: str, value: object, kind: type | tuple[type, ...], wanted: str) -> None:
@@ -46,12 +46,12 @@ def is_kind(value: object, name: str) -> bool:
     return any(kind.__name__ == name for kind in type(value).__mro__)
 
 
-def is_list(value: Any) -> bool:
+def is_list(value: object) -> TypeGuard[Sequence[Any]]:
     """Whether a value is a list of any kind, such as OmegaConf's, and no text."""
     return isinstance(value, Sequence) and not isinstance(value, str)
 
 
 def check_list(argument: str, value: object, kind: type, wanted: str) -> None:
     """Raise a TypeError unless the value is a list of that kind, or None."""
-    if value is not None and not (is_list(value) and all(isinstance(each, kind) for each in value)):  # type: ignore[attr-defined]
+    if value is not None and not (is_list(value) and all(isinstance(each, kind) for each in value)):
         raise TypeError(f"{argument}={value!r} must be {wanted}, or None")

@@ -46,10 +46,11 @@ def find(model: nn.Module, name: str) -> nn.Module:
     raise ValueError(f"target_layer={name!r} is not in {type(model).__name__}; {hint}")
 
 
-def name_of(model: nn.Module, layer: str | nn.Module) -> str:
+def name_of(model: nn.Module, layer: object) -> str:
     """The dotted name of a layer that is given by name or as the module itself.
 
     Raises:
+        TypeError: It is neither.
         ValueError: It is not a part of the model.
     """
     if isinstance(layer, str):

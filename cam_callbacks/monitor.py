@@ -124,7 +124,8 @@ class CAMMonitor(CallbackBase):
         explanation: Of the last look; its tensors on the CPU.
         audit_result: The numbers of the last look's audit.
         verdict: What it found.
-        randomization: Mean rank correlation of the heatmaps with those of random weights, if asked for.
+        randomization: Mean rank correlation of the heatmaps with those of random weights, if asked for; NaN if
+            there is no image of which both have contrast.
 
     Raises:
         MisconfigurationException: An argument out of range; at the start of `fit`, or in its sanity check: a layer
@@ -366,12 +367,17 @@ class CAMMonitor(CallbackBase):
             self._targets(probes),
             lightning.forward_in_precision(trainer, self.forward_fn),
         )
-        low, high = bootstrap(alike[~alike.isnan()])
-        self.randomization = float(alike.nanmean())
+        known = alike[~alike.isnan()]
+        self.randomization = float(known.mean())
+        low, high = bootstrap(known)
+        found = (
+            f"{self.randomization:.2f} [{low:.2f}, {high:.2f}] over {len(known)} images; near 0 they read the model, "
+            "near 1 they would be the same whatever it has learnt"
+        )
+        unknown = "not defined: no image has a heatmap with contrast both before and after"
         rank_zero_info(
             "CAMMonitor: with random weights in the model the heatmaps' rank correlation with those shown is "
-            f"{self.randomization:.2f} [{low:.2f}, {high:.2f}] over {int((~alike.isnan()).sum())} images; near 0 they "
-            "read the model, near 1 they would be the same whatever it has learnt"
+            f"{found if len(known) else unknown}"
         )
 
     def _begin(self, trainer: Trainer, pl_module: LightningModule) -> None:

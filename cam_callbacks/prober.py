@@ -72,10 +72,10 @@ class Prober:
         """Tensors and primitives only; None if the images were given, or do not go into `room` bytes."""
         if self.probes is None or self._given or self.probes.nbytes > room:
             return None
-        return self.probes.state_dict()
+        return {"num_probes": self.num_probes, "images": self.probes.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any] | None) -> None:
-        """Go on with the images of the earlier run, if there are none given."""
+        """Go on with the images of the earlier run, if none are given and it was to pick as many."""
         self.sent = False
-        if state is not None and not self._given:
-            self.probes = ProbeSet.from_state_dict(state)
+        if state is not None and not self._given and state["num_probes"] == self.num_probes:
+            self.probes = ProbeSet.from_state_dict(state["images"])

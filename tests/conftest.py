@@ -1,6 +1,7 @@
 """What the tests share: the data folder, a small network with random weights, a count of forward samples."""
 
 import os
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -114,3 +115,11 @@ def forwarded() -> Iterator[Callable[[nn.Module], list[int]]]:
     yield count
     for handle in handles:
         handle.remove()
+
+
+@pytest.fixture
+def handler_of_ctrl_c() -> Iterator[None]:
+    """Lightning ignores all further Ctrl-C once there was one."""
+    handler = signal.getsignal(signal.SIGINT)
+    yield
+    signal.signal(signal.SIGINT, handler)

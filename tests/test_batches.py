@@ -137,10 +137,16 @@ def test_targets_that_are_not_one_class_an_image_are_refused_with_a_remedy(targe
         read_batch((IMAGES, targets))
 
 
+@dataclass(slots=True)
+class Fields:
+    images: torch.Tensor
+
+
 def test_a_description_names_types_and_shapes_and_stays_short() -> None:
     assert describe((IMAGES, "a", 3)) == "tuple(Tensor float32 (3, 3, 8, 8), str, int)"
     assert describe([[[[IMAGES]]]]) == "list(list(list(list)))"
     assert describe({"a": TARGETS, "b": None}) == "dict('a': Tensor int64 (3,), 'b': NoneType)"
+    assert describe(Fields(IMAGES)) == "Fields(images=Tensor float32 (3, 3, 8, 8))"
     assert len(describe([IMAGES] * 1000)) < 400
 
 

@@ -12,7 +12,8 @@ import pytest
 import torch
 from direct_calls import Call, assert_explained, assert_logged, recording
 from lightning.pytorch import Trainer
-from lightning.pytorch.callbacks import Callback, EMAWeightAveraging, ModelCheckpoint, StochasticWeightAveraging
+from lightning.pytorch import callbacks as lightning_callbacks
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint, StochasticWeightAveraging
 from lightning_runs import (
     BATCH,
     CHANNELS,
@@ -150,11 +151,13 @@ class TestWithOtherCallbacks:
         def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
             self.weights = {key: value.clone() for key, value in pl_module.state_dict().items()}
 
+    @pytest.mark.skipif(not hasattr(lightning_callbacks, "WeightAveraging"), reason="needs Lightning 2.6")
+    @pytest.mark.parametrize("kind", ["EMAWeightAveraging", "WeightAveraging"])
     @pytest.mark.parametrize("first", [True, False], ids=["before", "after"])
-    def test_the_averaged_weights_are_explained_at_each_look(self, tmp_path: Path, first: bool) -> None:
+    def test_the_averaged_weights_are_explained_at_each_look(self, tmp_path: Path, kind: str, first: bool) -> None:
         module, raw = TinyModule(), self.KeepsRawWeights()
         monitor, calls = monitor_that_records()
-        averaging = EMAWeightAveraging(decay=0.7)
+        averaging = getattr(lightning_callbacks, kind)(**({"decay": 0.7} if kind.startswith("EMA") else {}))
         fit(tmp_path, [*([monitor, averaging] if first else [averaging, monitor]), raw], module, max_epochs=3)
         assert_explained(calls, module.validated)
         assert_logged(tmp_path, [2, 5, 8], calls)
@@ -275,7 +278,7 @@ def test_where_loaders_are_made_anew_each_epoch_the_probes_stay(tmp_path: Path) 
 
 def test_a_fast_dev_run_makes_one_look_and_writes_nothing(tmp_path: Path) -> None:
     module = TinyModule()
-    monitor, calls = monitor_that_records(num_probes=BATCH)
+    monitor, calls = monitor_that_records(num_probes=BATCH, every_n_epochs=5)
     fit(tmp_path, monitor, module, fast_dev_run=True)
     assert_explained(calls, module.validated)
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
@@ -284,8 +287,10 @@ def test_a_fast_dev_run_makes_one_look_and_writes_nothing(tmp_path: Path) -> Non
 def test_a_barebones_run_makes_its_looks_and_writes_nothing(tmp_path: Path) -> None:
     module = TinyModule()
     monitor, calls = monitor_that_records()
-    trainer = Trainer(callbacks=[monitor], barebones=True, max_epochs=2, accelerator="cpu", default_root_dir=tmp_path)
-    trainer.fit(module, loader(Squares(12)), loader(Squares(12, seed=1)))
+    options = {"barebones": True, "max_epochs": 2, "accelerator": "cpu", "default_root_dir": tmp_path}
+    with own_warnings() as said:
+        Trainer(callbacks=[monitor], **options).fit(module, loader(Squares(12)), loader(Squares(12, seed=1)))
+    assert said == []
     assert_explained(calls, module.validated)
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
@@ -302,7 +307,7 @@ def test_without_a_logger_the_files_are_named_for_the_right_steps(tmp_path: Path
 def test_without_validation_there_is_no_look(tmp_path: Path) -> None:
     monitor, calls = monitor_that_records()
     with own_warnings() as said:
-        fit(tmp_path, monitor, limit_val_batches=0)
+        fit(tmp_path, monitor, limit_val_batches=0, max_epochs=2)
     assert calls == []
     assert "cam/passes" not in scalars(tmp_path)
     assert ["this fit has none" in text for text in said] == [True]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import warnings
 from pathlib import Path
@@ -17,7 +18,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
-from cam_callbacks import CAMMonitor, ProbeSet, RegressionTarget
+from cam_callbacks import CAMMonitor, GradCAM, ProbeSet, RegressionTarget
 from cam_callbacks.audit import Verdict
 
 SIZE, OBJECT = 24, 10
@@ -360,6 +361,23 @@ def test_maps_of_a_number_are_compared_with_those_of_random_weights_too(tmp_path
     monitor = CAMMonitor("features", explain=RegressionTarget(2), **options)
     fit(tmp_path, monitor, TinyModule())
     assert -1 <= monitor.randomization <= 1
+
+
+class Deaf(TinyModule):
+    """Its answers depend on no position of the images."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return 0 * super().forward(images)
+
+
+def test_where_no_map_has_contrast_it_is_said_that_there_is_nothing_to_compare(tmp_path: Path) -> None:
+    options = {"num_probes": 4, "audit": False, "check_randomization": True, "on_error": "raise"}
+    monitor = CAMMonitor(method=GradCAM(), **options)
+    with infos() as told:
+        fit(tmp_path, monitor, Deaf())
+    assert monitor.randomization is not None
+    assert math.isnan(monitor.randomization)
+    assert [text for text in told if "those shown is not defined: no image has" in text]
 
 
 class KeepsALock(TinyModule):

@@ -12,7 +12,6 @@ import pytest
 import pytorch_lightning
 import torch
 import torch.nn.functional as F
-from lightning.pytorch.callbacks import Callback, EMAWeightAveraging, WeightAveraging
 from lightning_runs import (
     CHANNELS,
     CountingCAM,
@@ -188,34 +187,6 @@ def test_forward_fn_is_called_in_place_of_the_model(tmp_path: Path) -> None:
     assert torch.allclose(explanation_of(monitor).scores, 2 * scores_by(module.validated[-1], monitor), atol=1e-5)
 
 
-class AveragingTwo(WeightAveraging):
-    """Averages after every second step."""
-
-    def should_update(self, step_idx: int | None = None, epoch_idx: int | None = None) -> bool:
-        return step_idx is not None and step_idx % 2 == 0
-
-
-@pytest.mark.parametrize("monitor_first", [True, False])
-@pytest.mark.parametrize("averaging", [lambda: EMAWeightAveraging(decay=0.7), AveragingTwo], ids=["ema", "plain"])
-def test_averaged_weights_are_explained_where_validation_uses_them(
-    tmp_path: Path, averaging: Any, monitor_first: bool
-) -> None:
-    module, monitor = TinyModule(), CAMMonitor(num_probes=6)
-    raw = RawWeights()
-    callbacks = [monitor, averaging(), raw] if monitor_first else [averaging(), monitor, raw]
-    fit(tmp_path, callbacks, module, max_epochs=2)
-    validated = scores_by(module.validated[-1], monitor)
-    assert torch.allclose(explanation_of(monitor).scores, validated, atol=1e-5)
-    assert not torch.allclose(validated, scores_by(raw.weights, monitor), atol=1e-3)  # else the test shows nothing
-
-
-class RawWeights(Callback):
-    """Keeps the weights that training goes on with."""
-
-    def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
-        self.weights = {key: value.clone() for key, value in pl_module.state_dict().items()}
-
-
 def test_the_layer_that_was_chosen_is_said_once(tmp_path: Path) -> None:
     with infos() as said:
         fit(tmp_path, CAMMonitor(num_probes=4), max_epochs=3)
@@ -230,15 +201,6 @@ def test_of_a_layer_that_was_named_nothing_is_said(tmp_path: Path) -> None:
         fit(tmp_path, monitor)
     assert not [text for text in said if "CAMMonitor" in text]
     assert explanation_of(monitor).target_layer == "features.0"
-
-
-def test_two_monitors_of_different_names_look_at_layers_of_their_own(tmp_path: Path) -> None:
-    one, two = CAMMonitor("features.0", num_probes=4, name="early"), CAMMonitor(num_probes=3, name="late")
-    fit(tmp_path, [one, two])
-    assert looks(tmp_path, "early") == looks(tmp_path, "late") == 1
-    assert {"early/heatmaps", "late/heatmaps"} <= set(image_steps(tmp_path))
-    assert len(explanation_of(one)) == 4
-    assert len(explanation_of(two)) == 3
 
 
 @pytest.mark.parametrize("in_list", [True, False])

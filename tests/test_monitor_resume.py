@@ -136,7 +136,7 @@ def test_a_checkpoint_saved_after_validate_and_fit_loads_with_weights_only(tmp_p
     trainer.fit(module, loader(Squares(12)), shuffled())
     trainer.save_checkpoint(tmp_path / "after.ckpt")
     state = torch.load(tmp_path / "after.ckpt", weights_only=True)["callbacks"]["CAMMonitor[cam]"]
-    assert state["probes"]["class_names"] == ["a", "b", "c"]
+    assert state["probes"]["images"]["class_names"] == ["a", "b", "c"]
 
 
 def test_a_checkpoint_saved_before_the_first_look_can_be_resumed(tmp_path: Path) -> None:
@@ -151,14 +151,14 @@ def test_probes_above_ten_megabytes_are_left_out_of_the_checkpoint() -> None:
     small, large = CAMMonitor(), CAMMonitor()
     small._prober.probes, large._prober.probes = (ProbeSet(torch.zeros(count, 3, 512, 512)) for count in (3, 4))
     size = 3 * 3 * 512 * 512 * 4
-    assert small.state_dict()["probes"]["images"].nbytes == size < 10 * 2**20
+    assert small.state_dict()["probes"]["images"]["images"].nbytes == size < 10 * 2**20
     assert large.state_dict()["probes"] is None
 
 
 def test_probes_that_are_a_part_of_a_large_tensor_are_saved_without_the_rest() -> None:
     monitor = CAMMonitor()
     monitor._prober.probes = ProbeSet(torch.zeros(1000, 3, 32, 32)[:2])
-    assert monitor.state_dict()["probes"]["images"].untyped_storage().nbytes() == 2 * 3 * 32 * 32 * 4
+    assert monitor.state_dict()["probes"]["images"]["images"].untyped_storage().nbytes() == 2 * 3 * 32 * 32 * 4
 
 
 def test_given_probes_are_not_saved() -> None:
@@ -243,6 +243,23 @@ def test_other_probes_than_those_of_the_earlier_run_begin_the_history_anew_with_
     assert len(said) == 1
     assert "history begins anew" in said[0]
     assert [look.epoch for look in looked(monitor)] == [2, 3]
+
+
+def test_a_resumed_run_that_wants_another_number_of_probes_picks_as_many_and_says_so(
+    tmp_path: Path, stopped: tuple[CAMMonitor, Path]
+) -> None:
+    _, checkpoint = stopped
+    monitor = CAMMonitor(num_probes=9, num_audit_images=10)
+    with own_warnings() as said:
+        resumed(tmp_path / "second", monitor, checkpoint)
+    assert monitor.probes is not None
+    assert len(monitor.probes) == 9
+    assert len(said) == 2
+    assert "history begins anew" in said[0]
+    assert "suspicions begin anew" in said[1]
+    assert [look.epoch for look in looked(monitor)] == [2, 3]
+    assert monitor.audit_result is not None
+    assert len(monitor.audit_result.targets) == 10
 
 
 def test_the_same_given_probes_keep_their_history_on_resuming(tmp_path: Path) -> None:

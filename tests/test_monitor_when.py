@@ -35,25 +35,10 @@ class Stream(IterableDataset):
         return iter(Squares(12, seed=1))
 
 
-def test_it_looks_after_each_validation_of_fit(tmp_path: Path) -> None:
-    fit(tmp_path, CAMMonitor(num_probes=4), max_epochs=3)
-    assert looks(tmp_path) == 3
-
-
 def test_it_looks_after_every_nth_epoch(tmp_path: Path) -> None:
     fit(tmp_path, CAMMonitor(num_probes=4, every_n_epochs=2), max_epochs=5)
     # three batches an epoch: the second epoch ends at step 5, the fourth at step 11
     assert [step for step, _ in scalars(tmp_path)["cam/passes"]] == [5, 11]
-
-
-def test_it_looks_after_each_of_several_validations_of_an_epoch(tmp_path: Path) -> None:
-    fit(tmp_path, CAMMonitor(num_probes=4), train=loader(Squares(16)), val_check_interval=0.5, max_epochs=2)
-    assert [step for step, _ in scalars(tmp_path)["cam/passes"]] == [1, 3, 5, 7]
-
-
-def test_it_looks_only_where_lightning_validates(tmp_path: Path) -> None:
-    fit(tmp_path, CAMMonitor(num_probes=4), max_epochs=4, check_val_every_n_epoch=2)
-    assert looks(tmp_path) == 2
 
 
 def test_it_does_not_look_in_the_sanity_check(tmp_path: Path) -> None:
@@ -110,30 +95,6 @@ def test_it_looks_in_test_at_the_test_images_under_tags_of_their_own(tmp_path: P
     assert monitor.probes.fingerprint == kept
 
 
-def test_fast_dev_run_looks_once_whatever_the_epoch(tmp_path: Path) -> None:
-    method = CountingCAM()
-    fit(tmp_path, CAMMonitor(method=method, every_n_epochs=5, num_probes=4), fast_dev_run=True)
-    assert len(method.explanations) == 1
-
-
-def test_barebones_runs_without_a_word(tmp_path: Path) -> None:
-    monitor = CAMMonitor(num_probes=4)
-    with own_warnings() as said:
-        trainer = Trainer(barebones=True, max_epochs=1, accelerator="cpu", default_root_dir=tmp_path)
-        trainer.callbacks.append(monitor)
-        trainer.fit(TinyModule(), loader(Squares(12)), loader(Squares(12)))
-    assert said == []
-    assert not list(tmp_path.rglob("*.png"))
-
-
-def test_a_fit_without_validation_is_told_so_once(tmp_path: Path) -> None:
-    with own_warnings() as said:
-        fit(tmp_path, CAMMonitor(), limit_val_batches=0, max_epochs=2)
-    assert len(said) == 1
-    assert "this fit has none" in said[0]
-    assert looks(tmp_path) == 0
-
-
 @pytest.mark.parametrize("limit", [2, 0.7])
 def test_it_looks_after_the_last_of_a_limited_number_of_batches(tmp_path: Path, limit: float) -> None:
     monitor = CAMMonitor(num_probes=12)
@@ -153,11 +114,6 @@ def test_it_looks_once_after_the_last_of_several_loaders_at_images_of_the_first(
     assert monitor.probes is not None
     order = first.targets.argsort(stable=True)
     assert torch.equal(monitor.probes.images, first.images[order])
-
-
-def test_it_looks_at_a_data_set_without_a_length(tmp_path: Path) -> None:
-    fit(tmp_path, CAMMonitor(num_probes=4), val=loader(Stream()), max_epochs=2)
-    assert looks(tmp_path) == 2
 
 
 def test_pictures_stand_at_the_steps_of_lightnings_own_scalars(tmp_path: Path) -> None:

@@ -5,9 +5,8 @@ from __future__ import annotations
 import copy
 import gc
 import pickle
-import signal
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -245,14 +244,6 @@ def test_nor_after_looks_that_failed(tmp_path: Path, epochs: tuple[int, ...]) ->
     with pytest.warns(UserWarning, match="disk gone"):
         alive = outlives(fits, tmp_path, small(forward_fn=broken))
     assert not alive
-
-
-@pytest.fixture
-def handler_of_ctrl_c() -> Iterator[None]:
-    """Lightning ignores the second Ctrl-C for good."""
-    handler = signal.getsignal(signal.SIGINT)
-    yield
-    signal.signal(signal.SIGINT, handler)
 
 
 @pytest.mark.usefixtures("handler_of_ctrl_c")

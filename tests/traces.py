@@ -56,3 +56,19 @@ def around(callback: Callback) -> tuple[list[Callback], Witness, Witness]:
     """The callbacks of a run in which one witness is asked right before the callback, and another right after it."""
     before, after = Witness(), Witness()
     return [before, callback, after], before, after
+
+
+def assert_equal(a: Any, b: Any) -> None:
+    """Bit for bit."""
+    if isinstance(a, Tensor):
+        torch.testing.assert_close(a, b, rtol=0, atol=0, equal_nan=True)
+    elif isinstance(a, dict):
+        assert a.keys() == b.keys()
+        for key in a:
+            assert_equal(a[key], b[key])
+    elif isinstance(a, (list, tuple)):
+        assert len(a) == len(b)
+        for mine, theirs in zip(a, b, strict=True):
+            assert_equal(mine, theirs)
+    else:
+        assert a == b

@@ -48,11 +48,12 @@ class _Conclusion:
         self.targets, self.suffix = plan.targets, plan.suffix
         self.measures: dict[str, Measure] = {}
         self.heat_null: dict[int, Tensor] = {}
+        self.largest_class = float(torch.bincount(self.targets).max() / len(self.targets))
 
     def result(self) -> AuditResult:
         plan, observed = self.plan, self.observed
         whole = observed.correct["nothing"]
-        self._note("accuracy", whole)
+        self._note("accuracy", whole, chance=self.largest_class)
         self._note_groups(whole)
         for exchange in plan.exchanges:
             self._note_exchange(exchange)
@@ -87,7 +88,8 @@ class _Conclusion:
         means = {g: float(correct[groups == g].nan_to_num().mean()) for g in sorted(set(groups.tolist()))}
         worst = min(means, key=lambda g: means[g])
         within = torch.where(groups == worst, correct.nan_to_num(), torch.nan)  # no answer is a wrong one
-        self._note("worst_group_accuracy", within)
+        of_one_class = all(len(set(self.targets[groups == g].tolist())) == 1 for g in means)
+        self._note("worst_group_accuracy", within, chance=0.0 if of_one_class and self.largest_class < 1 else None)
 
     def _note_exchange(self, exchange: Exchange) -> None:
         """The gap between both arms, in accuracy and in probability."""
@@ -99,10 +101,9 @@ class _Conclusion:
         """Accuracy on the background alone, and on the object alone."""
         if self.plan.masks is None:
             return
-        most = float(torch.bincount(self.targets).max() / len(self.targets))
         for name in ("background_only", "object_only"):
             correct = torch.where(self.plan.usable, self.observed.correct[name], torch.nan)
-            self._note(f"{name}{self.suffix}", correct, chance=most)
+            self._note(f"{name}{self.suffix}", correct, chance=self.largest_class)
 
     def _note_colours(self, whole: Tensor) -> None:
         """How many right answers changes of colour undo, beside a placebo; more than a clean network's is no proof."""

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from cam_callbacks import layers
+from cam_callbacks.checks import is_list
 from cam_callbacks.explanation import min_max, upsample
 from cam_callbacks.layouts import ReshapeTransform, to_maps
 from cam_callbacks.methods.compiled import Compiled
@@ -265,10 +266,10 @@ class Network:
     def _layer_names(self, target_layer: TargetLayer) -> tuple[str, ...]:
         if target_layer is None:
             return (self.choose_layer(),)
-        if isinstance(target_layer, (str, nn.Module)):
+        if not is_list(target_layer):
             return (layers.name_of(self.model, target_layer),)
         if not target_layer:
-            raise ValueError("target_layer=[] names no layer; leave it out, and one is chosen")
+            raise ValueError(f"target_layer={target_layer!r} names no layer; leave it out, and one is chosen")
         return tuple(layers.name_of(self.model, layer) for layer in target_layer)
 
     def _look_at(
@@ -281,8 +282,11 @@ class Network:
         gradients: bool,
     ) -> _Part:
         images = self.images[chunk]
+        channels_last = self.channels_last
         with layers.recorded(modules, gradients) as recorded, torch.set_grad_enabled(gradients):
             output = self._try(images)
+            if self.channels_last != channels_last:  # what was recorded is of two runs, the first of which failed
+                return self._look_at(chunk, names, modules, wanted, score, gradients)
             found = [
                 layers.spatial_output(outputs, name, images, self._reshape_transform)
                 for outputs, name in zip(recorded, names, strict=True)

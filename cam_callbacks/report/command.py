@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,9 +23,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     options = _parser().parse_args(arguments)
     path = Path(options.output)
-    if not path.absolute().parent.is_dir():
+    if not os.path.isdir(path.absolute().parent):
         return _fail(f"--output {options.output}: there is no folder {str(path.parent)!r}; make it first")
-    if path.is_dir():
+    if os.path.isdir(path):
         return _fail(f"--output {options.output} is a folder; give the name of a file, such as report.html")
     try:
         content = collect(options.logdir, progress=sys.stderr.isatty() and not options.quiet)

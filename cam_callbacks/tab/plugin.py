@@ -9,7 +9,7 @@ import logging
 import re
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from pathlib import Path
 from threading import Lock
@@ -90,7 +90,7 @@ class CAMPlugin(base_plugin.TBPlugin):  # type: ignore[misc]
 
         def guarded(request: wrappers.Request) -> wrappers.Response:
             if request.method != "GET":
-                return _refusal(request, 405, "only GET is answered")
+                return _refusal(request, 405, "only GET is answered", [("Allow", "GET")])
             try:
                 return answer(request)
             except _BadRequestError as error:
@@ -98,7 +98,7 @@ class CAMPlugin(base_plugin.TBPlugin):  # type: ignore[misc]
             except recorded.NotRecorded as error:
                 return _refusal(request, 404, str(error))
             except errors.PublicError as error:
-                return _refusal(request, error.http_code, str(error))
+                return _refusal(request, error.http_code, str(error), error.headers)
             except Exception:
                 _log.exception("The CAM tab could not answer %s", request.path)
                 return _refusal(request, 500, "this could not be read; the terminal of TensorBoard says why")
@@ -266,8 +266,9 @@ def _json(request: wrappers.Request, content: dict[str, Any], code: int = 200) -
     return response
 
 
-def _refusal(request: wrappers.Request, code: int, why: str) -> wrappers.Response:
+def _refusal(
+    request: wrappers.Request, code: int, why: str, headers: Sequence[tuple[str, str]] = ()
+) -> wrappers.Response:
     response = _json(request, {"error": why}, code)
-    if code == 405:
-        response.headers["Allow"] = "GET"
+    response.headers.extend(headers)
     return response

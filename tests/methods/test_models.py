@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 import torchvision.models
-from model_zoo import METHODS, ZOO, table
+from model_zoo import METHODS, ZOO, page
 
 from cam_callbacks import CAM, GradCAM, ScoreCAM
 
@@ -51,4 +51,4 @@ def test_the_layer_is_the_same_before_the_head_of_a_transformer_is_trained():
 
 def test_the_docs_hold_the_table_of_the_zoo():
     docs = Path(__file__).parents[2] / "docs" / "models.md"
-    assert docs.read_text() == table(), "python tests/methods/model_zoo.py > docs/models.md writes it anew"
+    assert docs.read_text() == page(), "python tests/model_zoo.py > docs/models.md writes it anew"

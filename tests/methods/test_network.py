@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+import warnings
 
 import pytest
 import torch
@@ -64,7 +65,9 @@ class TestMemoryLayout:
     @pytest.mark.parametrize("layer", ["features", None])
     def test_a_model_that_needs_contiguous_activations_is_explained(self, small_cnn, blobs, layer):
         network, images = self.Viewing(small_cnn()), blobs(3, 24, 24)
-        explanation = exact(batch_size=4)(network, images, layer)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # the run that fails is no call of the layer
+            explanation = exact(batch_size=4)(network, images, layer)
         reference = exact(batch_size=4)(
             network, images, "features", forward_fn=lambda model, x: model(x, flatten=lambda x: x.flatten(1))
         )

@@ -190,11 +190,17 @@ def answer_of(provider: Unwell, route: str) -> TestResponse:
 
 @pytest.mark.parametrize("route", ["runs", "timeline", "look", "swaps"])
 @pytest.mark.parametrize(
-    ("error", "code"), [(errors.NotFoundError("no experiment"), 404), (errors.PermissionDeniedError("not yours"), 403)]
+    ("error", "code"),
+    [
+        (errors.NotFoundError("no experiment"), 404),
+        (errors.PermissionDeniedError("not yours"), 403),
+        (errors.UnauthenticatedError("who are you", challenge='Basic realm="logs"'), 401),
+    ],
 )
-def test_what_tensorboard_cannot_read_is_said_in_its_words(route: str, error: Exception, code: int) -> None:
+def test_what_tensorboard_cannot_read_is_said_in_its_words(route: str, error: errors.PublicError, code: int) -> None:
     answer = answer_of(Unwell(error), route)
     assert answer.status_code == code
+    assert answer.headers.get("WWW-Authenticate") == dict(error.headers).get("WWW-Authenticate")
     assert answer.json == {"error": str(error)}
 
 

@@ -1,6 +1,6 @@
 """Well-known models: which layer of each is chosen, and which methods explain it; the source of `docs/models.md`.
 
-python tests/methods/model_zoo.py > docs/models.md
+python tests/model_zoo.py > docs/models.md
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import timm
+from pages import markdown_table
 from torch import nn
 from torchvision import models
 
@@ -150,7 +151,7 @@ ZOO = (
 )
 
 
-def table() -> str:
+def page() -> str:
     """What `docs/models.md` holds."""
     lines = [
         "# Models",
@@ -159,11 +160,12 @@ def table() -> str:
         "or no with a part of the error. `tests/methods/test_models.py` makes sure of it, with random weights and",
         "small images.",
         "",
-        _row(["library", "model", "chosen layer", *METHODS]),
-        _row(["---"] * (3 + len(METHODS))),
     ]
-    for entry in ZOO:
-        lines.append(_row([entry.library, f"`{entry.name}`", f"`{entry.layer}`", *(_cell(entry, m) for m in METHODS)]))
+    rows = [
+        [entry.library, f"`{entry.name}`", f"`{entry.layer}`", *(_cell(entry, method) for method in METHODS)]
+        for entry in ZOO
+    ]
+    lines += markdown_table(["library", "model", "chosen layer", *METHODS], rows)
     return "\n".join(lines) + "\n"
 
 
@@ -173,9 +175,5 @@ def _cell(entry: Entry, method: str) -> str:
     return f"yes, at `{entry.layers[method]}`" if method in entry.layers else "yes"
 
 
-def _row(cells: list[str]) -> str:
-    return f"| {' | '.join(cells)} |"
-
-
 if __name__ == "__main__":
-    print(table(), end="")
+    print(page(), end="")
