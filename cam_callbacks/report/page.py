@@ -7,6 +7,7 @@ import hashlib
 import html
 import json
 import os
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -37,10 +38,7 @@ _PAGE = """<!doctype html>
 </body>
 </html>
 """
-_START = """
-const source = new EmbeddedSource(JSON.parse(document.getElementById('data').textContent));
-await show(document.body, source);
-"""
+_IMPORT = re.compile(r"^import [^;]*? from '\./(.*?)';\n", re.MULTILINE)
 
 
 class NothingRecordedError(ValueError):
@@ -128,7 +126,7 @@ def page(content: dict[str, Any]) -> str:
     Args:
         content: Of `collect`.
     """
-    script = (_STATIC / "view.js").read_text(encoding="utf-8") + _START
+    script = "".join(_modules("report.js", set()))
     names = list(dict.fromkeys(run["timeline"]["run"] for run in content["runs"]))
     return _PAGE.format(
         title=html.escape(f"CAM report: {', '.join(names)}"),
@@ -137,6 +135,17 @@ def page(content: dict[str, Any]) -> str:
         script=script,
         allowed=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),  # no other script runs
     )
+
+
+def _modules(name: str, read: set[str]) -> Iterator[str]:
+    """A module of the view and all that it imports, each once and after those that it needs, to be one module."""
+    if name in read:
+        return
+    read.add(name)
+    code = (_STATIC / name).read_text(encoding="utf-8")
+    for needed in _IMPORT.findall(code):
+        yield from _modules(needed, read)
+    yield re.sub("^export ", "", _IMPORT.sub("", code), flags=re.MULTILINE)
 
 
 def _run(name: str, monitor: str, series: FileSeries) -> dict[str, Any]:

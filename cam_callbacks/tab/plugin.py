@@ -23,8 +23,8 @@ from werkzeug import wrappers
 
 from cam_callbacks import recorded, records
 
-_STATIC = {"index.js": "text/javascript", "view.js": "text/javascript", "style.css": "text/css"}
-_FOLDER = Path(__file__).parent / "static"
+_STATIC = Path(__file__).parent / "static"
+_KINDS = {".js": "text/javascript", ".css": "text/css"}
 _RECORDS = (
     records.TAB_SETTINGS,
     records.TAB_PHOTOS,
@@ -62,7 +62,7 @@ class CAMPlugin(base_plugin.TBPlugin):  # type: ignore[misc]
         if context.data_provider is None:
             raise ValueError("this TensorBoard has no data provider")
         self._provider = context.data_provider
-        self._files = {name: (_FOLDER / name).read_bytes() for name in _STATIC}
+        self._files = {file.name: file.read_bytes() for file in _STATIC.iterdir() if file.suffix in _KINDS}
         self._kept = _Kept(_BYTES_KEPT)
         self._found: dict[tuple[str, str, str], tuple[float, _Found]] = {}
         self._readers = ThreadPoolExecutor(_READERS, thread_name_prefix=records.PLUGIN)
@@ -78,7 +78,7 @@ class CAMPlugin(base_plugin.TBPlugin):  # type: ignore[misc]
     def get_plugin_apps(self) -> dict[str, Any]:
         """The routes."""
         return {
-            **{f"/{name}": self._route(self._file(name)) for name in _STATIC},
+            **{f"/{name}": self._route(self._file(name)) for name in self._files},
             "/runs": self._route(self._runs),
             "/timeline": self._route(self._timeline),
             "/look": self._route(self._look),
@@ -106,7 +106,7 @@ class CAMPlugin(base_plugin.TBPlugin):  # type: ignore[misc]
         return wrappers.Request.application(guarded)
 
     def _file(self, name: str) -> Callable[[wrappers.Request], wrappers.Response]:
-        return lambda request: http_util.Respond(request, self._files[name], _STATIC[name])
+        return lambda request: http_util.Respond(request, self._files[name], _KINDS[Path(name).suffix])
 
     def _runs(self, request: wrappers.Request) -> wrappers.Response:
         found = self._provider.list_blob_sequences(

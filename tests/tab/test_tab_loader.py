@@ -45,7 +45,7 @@ BROKEN = {
     "a module that the plugin imports is missing": "sys.modules['cam_callbacks.recorded'] = None",
     "the plugin cannot be imported": "sys.modules['cam_callbacks.tab.plugin'] = None",
     "a file of the tab is missing": (
-        "import cam_callbacks.tab.plugin as plugin, pathlib; plugin._FOLDER = pathlib.Path('nowhere')"
+        "import cam_callbacks.tab.plugin as plugin, pathlib; plugin._STATIC = pathlib.Path('nowhere')"
     ),
     "the plugin cannot be made": (
         "import cam_callbacks.tab.plugin as plugin; plugin.CAMPlugin.__init__ = lambda self: None"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from tensorboard import errors
 from tensorboard.plugins.base_plugin import TBContext
 from werkzeug.test import Client, TestResponse
 
+import cam_callbacks.tab
 from cam_callbacks.tab.loader import CAMLoader
 
 LOOKS, PROBES = 3, 4
@@ -37,9 +39,11 @@ def test_the_tab_is_there_by_itself(server: Server) -> None:
     assert tab["loading_mechanism"] == {"type": "IFRAME", "module_path": "/data/plugin/cam_callbacks/index.js"}
 
 
-@pytest.mark.parametrize(
-    ("name", "kind"), [("index.js", "text/javascript"), ("view.js", "text/javascript"), ("style.css", "text/css")]
-)
+STATIC = Path(cam_callbacks.tab.__file__).parent / "static"
+KINDS = {".js": "text/javascript", ".css": "text/css"}
+
+
+@pytest.mark.parametrize(("name", "kind"), [(path.name, KINDS[path.suffix]) for path in sorted(STATIC.iterdir())])
 def test_the_files_of_the_tab_are_served(server: Server, name: str, kind: str) -> None:
     answer = server.ours(name)
     assert (answer.code, answer.kind) == (200, kind)

@@ -1,6 +1,8 @@
-// What TensorBoard imports for the CAM tab. The view itself, which the report shares, is view.js.
+// What TensorBoard imports for the CAM tab.
 
-import { HashAddress, HttpSource, show } from './view.js';
+import { HashAddress } from './address.js';
+import { HttpSource } from './sources.js';
+import { show } from './view.js';
 
 const PLUGIN = 'cam_callbacks';
 const POLL_MS = 10_000;

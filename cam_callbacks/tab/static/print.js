@@ -1,0 +1,72 @@
+// All runs of a source on paper.
+
+import { appendix, verdict } from './audit.js';
+import { curveOf, CURVES } from './curves.js';
+import { el } from './elements.js';
+import { glossary } from './glossary.js';
+import { Picture } from './picture.js';
+import { Run, skippedFiles } from './sources.js';
+import { className, digits, moment } from './words.js';
+
+const TILES_PRINTED = 24;
+
+/** All runs of a source, made to be printed: nothing to click, all open. */
+export async function printed(source) {
+  const runs = [];
+  for (const { run: name, monitors } of await source.runs()) {
+    for (const monitor of monitors) {
+      const run = new Run(source, name, monitor);
+      await run.read();
+      if (run.looks.length > 0) runs.push(await printedRun(run, monitors.length > 1));
+    }
+  }
+  const terms = glossary();
+  opened([terms]);
+  return el('div.print', el('h1', 'CAM report'), opened(skippedFiles(source)), runs, terms);
+}
+
+function opened(details) {
+  for (const each of details) each.open = true;
+  return details;
+}
+
+async function printedRun(run, manyMonitors) {
+  const last = run.looks.at(-1);
+  const latest = [...run.looks].reverse().find((look) => look.audit) ?? last;
+  const curves = latest.audit ? CURVES.map((curve) => [
+    el('h3', curve.title, el('small', ` ${curve.about}`)),
+    curveOf(curve, [run], run.steps),
+  ]) : [];
+  return el('article',
+    el('h2.title', manyMonitors ? `${run.name}, ${run.monitor}` : run.name),
+    verdict(run, latest, 'a', true),
+    curves,
+    el('h3', 'Heatmaps'),
+    await printedProbes(run),
+    appendix(run, latest).slice(latest.audit ? 1 : 0).map(([title, make]) => [el('h3', title), make()]),
+  );
+}
+
+/** Each probe at the first, middle and last look. */
+async function printedProbes(run) {
+  const places = [...new Set([0, Math.floor((run.looks.length - 1) / 2), run.looks.length - 1])];
+  const looks = await Promise.all(places.map((place) => run.look(run.steps[place])));
+  const shown = looks.at(-1).probes.slice(0, TILES_PRINTED);
+  const cells = shown.map((_, index) =>
+    el('figure',
+      looks.map((look) => printedTile(look, index)),
+      el('figcaption', `true: ${className(looks.at(-1), shown[index].target)}`),
+    ),
+  );
+  const total = looks.at(-1).probes.length;
+  const words = `${looks.map(moment).join(', ')}; below each the probability of the true class.`;
+  const part = total > shown.length ? ` The first ${shown.length} of ${total} probes.` : '';
+  return [el('p', words + part), el('div.printed-probes', cells)];
+}
+
+function printedTile(look, index) {
+  const picture = new Picture(look.photos[index], 120);
+  const probe = look.probes[index];
+  if (probe) picture.show(probe, look.maps[index], 'inferno');
+  return el('span.tile', picture.node, el('small', digits(probe?.probability_target)));
+}

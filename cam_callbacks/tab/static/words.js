@@ -1,0 +1,46 @@
+// From data to words: numbers, names, the Markdown of verdicts.
+
+import { el } from './elements.js';
+
+const FEWEST_JUDGED = 10; // images of a class below which the verdict does not judge it
+export const digits = (value, count = 2) => (value == null ? '–' : value.toFixed(count).replace(/^-(?=[0.]+$)/, ''));
+export const short = (value) => (value == null ? '–' : Number(value.toPrecision(3)).toString());
+export const interval = (estimate) => `[${digits(estimate.low)}, ${digits(estimate.high)}]`;
+export const plural = (count, one) => `${count} ${one}${count === 1 ? '' : 's'}`;
+export const moment = (look) => (look.epoch == null ? `step ${look.step}` : `epoch ${look.epoch} · step ${look.step}`);
+export const className = (look, index) => (index == null ? 'no label' : (look.class_names?.[index] ?? `class ${index}`));
+export const isMistake = (probe) => probe.target != null && probe.predicted != null && probe.target !== probe.predicted;
+export const overall = (audit, measure) => audit?.measures?.[measure]?.overall ?? null;
+
+/**
+ * The estimate that the verdict is about, with its `label`: of those that it names, or else of all that are judged, the
+ * one with the highest lower bound.
+ */
+export function judged(audit, measure) {
+  const { overall: all, per_class: of } = audit?.measures?.[measure] ?? {};
+  const known = [['all', all], ...Object.entries(of ?? {})].filter(([, each]) => each?.value != null);
+  const named = known.filter(([label]) => audit.verdict.classes?.includes(label));
+  const enough = known.filter(([label, { count }]) => label === 'all' || count >= FEWEST_JUDGED);
+  const [first, ...others] = named.length > 0 ? named : enough;
+  if (!first) return null;
+  const [label, worst] = others.reduce((best, each) => ((each[1].low ?? -1) > (best[1].low ?? -1) ? each : best), first);
+  return { ...worst, label };
+}
+
+/** The Markdown that verdicts are written in: paragraphs, lists, bold, emphasis. */
+export function markdown(text) {
+  return text.split(/\n{2,}/).map((block) => {
+    const lines = block.split('\n');
+    const items = lines.filter((line) => line.startsWith('- ')).map((line) => el('li', inline(line.slice(2))));
+    const words = lines.filter((line) => !line.startsWith('- ')).join(' ');
+    return el('div', words && el('p', inline(words)), items.length > 0 && el('ul', items));
+  });
+}
+
+function inline(text) {
+  return text.split(/(\*\*[^*]+\*\*|\*[^*\s][^*]*\*)/).map((part) => {
+    if (part.startsWith('**') && part.length > 4) return el('strong', part.slice(2, -2));
+    if (part.startsWith('*') && part.length > 2) return el('em', part.slice(1, -1));
+    return part;
+  });
+}
