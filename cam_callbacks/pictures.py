@@ -169,7 +169,7 @@ def class_mean_picture(probes: ProbeSet, explanation: Explanation, heatmaps: Ten
         left_out = int(of_class.sum() - used.sum())
         lines = [
             Line(f"class: {probes.class_name(target)}"),
-            Line(f"mean of {int(used.sum())}" + (f", {left_out} blank or skipped" if left_out else ""), MUTED),
+            Line(f"mean of {int(used.sum())}" + (f", {left_out} left out" if left_out else ""), MUTED),
         ]
         cells.append(Cell([mean_image, overlay(mean_image, heat, style)], lines, ["mean", "heatmap"]))
     dimensions = probes.images.ndim - 2

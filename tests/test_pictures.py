@@ -113,7 +113,9 @@ def test_a_model_of_many_or_of_two_classes_is_drawn() -> None:
     many = explanation(classes=1000)
     assert drawn(many, probes(class_names=None)).shape == drawn(explanation()).shape
     two = explanation((0, 0, 1, 1), classes=2, targets=torch.tensor([0, 0, 1, 1]))
-    drawn(two, probes(targets=torch.tensor([0, 0, 1, 1])))
+    of_two = drawn(two, probes(targets=torch.tensor([0, 0, 1, 1])))
+    assert of_two.shape[1:] == drawn(explanation()).shape[1:]
+    assert 0 < of_two.shape[0] < drawn(explanation()).shape[0]  # a line less under each
 
 
 def test_the_history_has_a_column_a_look() -> None:
@@ -121,7 +123,9 @@ def test_the_history_has_a_column_a_look() -> None:
     one, two, four = (history_picture(probes(), looks[:count], "blend", None) for count in (1, 2, 4))
     assert one.shape[0] == two.shape[0] == four.shape[0]
     assert four.shape[1] - two.shape[1] == 2 * (two.shape[1] - one.shape[1]) > 0
-    history_picture(probes(targets=None), looks, "jet", 2.0)
+    unlabelled = history_picture(probes(targets=None), looks, "jet", 2.0)
+    assert unlabelled.shape[1] == four.shape[1]
+    assert 0 < unlabelled.shape[0] < four.shape[0]  # a line less beside each
 
 
 def test_the_class_mean_has_a_cell_a_class_that_occurs() -> None:
@@ -144,8 +148,9 @@ def test_skipped_and_blank_maps_do_not_enter_the_class_mean() -> None:
 
 
 def test_a_class_of_which_nothing_is_left_is_drawn_blank() -> None:
-    made = explanation(heatmaps=torch.full((4, SIZE, SIZE), torch.nan), skipped=torch.ones(4).bool())
-    assert mean_picture(made).dtype == np.uint8
+    nothing = explanation(heatmaps=torch.full((4, SIZE, SIZE), torch.nan), skipped=torch.ones(4).bool())
+    assert (mean_picture(nothing, "heatmap")[40:110, 115:195] == mean_picture(nothing, "heatmap")[40, 115]).all()
+    assert len(np.unique(mean_picture(explanation(), "heatmap")[40:110, 115:195])) > 2
 
 
 RED, GREEN, BLUE = ((252, 0, 0), (0, 252, 0), (0, 0, 252))
