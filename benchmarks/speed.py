@@ -61,7 +61,7 @@ def main() -> None:
     if args.profile:
         print("\n" + table(("model", "", *(f"{place}." for place in range(1, OPERATORS + 1))), rows))
         return
-    header = ("model", "", "passes an image", "time / forward passes alone", "images a second")
+    header = ("model", "", "passes per image", "time / forward passes alone", "images per second")
     print("\n" + table(header, rows))
     save("speed", results)
 

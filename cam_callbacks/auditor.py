@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -46,6 +47,8 @@ class Audited:
     """Faithfulness measures of the probes' heatmaps, by name."""
     passes: int
     """Forward samples spent on all of it, without the audit's own heatmaps."""
+    seconds: float
+    """What it took, of several processes the slowest."""
 
     def scalars(self) -> dict[str, float]:
         """What is logged, by record: each measure, bounds of the gaps, chance levels; of the main ones per class."""
@@ -58,6 +61,7 @@ class Audited:
         found |= {name: measured.overall.value for name, measured in self.trust.items()}
         found[records.ALARM] = float(self.verdict.state == "alarm")
         found[records.AUDIT_PASSES] = float(self.passes)
+        found[records.AUDIT_SECONDS] = self.seconds
         return {name: value for name, value in found.items() if value == value}
 
     def _label(self, index: int) -> str:
@@ -88,6 +92,8 @@ class AuditShare:
     """(n,) int64, its share of the probes."""
     trust: dict[str, Tensor]
     """Faithfulness measures of their heatmaps, by name, (n,) each."""
+    seconds: float
+    """What it took."""
 
 
 class Auditor:
@@ -175,6 +181,7 @@ class Auditor:
             explanation: Of these.
             share: From a count of images to the numbers of those that this process sees to.
         """
+        began = time.perf_counter()
         rows, probe_rows = share(len(images)), share(len(probes))
         audited, trust = None, {}
         if len(rows):
@@ -184,7 +191,7 @@ class Auditor:
             trust = faithfulness.trust(
                 model, probes[probe_rows], part, forward_fn, method.multi_label, method.batch_size
             )
-        return AuditShare(audited, probe_rows, trust)
+        return AuditShare(audited, probe_rows, trust, time.perf_counter() - began)
 
     def conclude(
         self, images: ProbeSet, parts: Sequence[AuditShare], explanation: Explanation, remember: bool
@@ -208,7 +215,8 @@ class Auditor:
         trust = {
             name: measure(torch.cat([part[name] for part in shared])[order], explanation.targets) for name in shared[0]
         }
-        return Audited(images, result, verdict, trust, result.passes + _PASSES_OF_TRUST * len(order))
+        passes = result.passes + _PASSES_OF_TRUST * len(order)
+        return Audited(images, result, verdict, trust, passes, max(part.seconds for part in parts))
 
     def state_dict(self, room: int) -> dict[str, Any]:
         """Tensors and primitives only; with the images if they go into `room` bytes, else they are picked again."""

@@ -59,14 +59,14 @@ def read_batch(
     Args:
         batch: What the loader gives.
         batch_fn: Called on the batch first.
-        labels: What becomes of targets that are not one class an image: where labels are `"needed"`, they are an
+        labels: What becomes of targets that are not one class per image: where labels are `"needed"`, they are an
             error; where they are `"welcome"`, they are left out; and where `"ignored"`, all targets are.
         object_values: The values of a mask that mean object, e.g. of a trimap; None for masks of two values, the larger
             of which is the object.
 
     Raises:
         TypeError: The batch is none of these, or its images are not floating point.
-        ValueError: The targets do not give one class an image.
+        ValueError: The targets do not give one class per image.
     """
     if batch_fn is not None:
         batch = batch_fn(batch)
@@ -81,7 +81,7 @@ def read_batch(
     indices = None if labels == "ignored" else _class_indices(targets, images)
     if indices is None and targets is not None and labels == "needed":
         raise ValueError(
-            f"the targets of the batch are not one class an image: {describe(batch)}. {_REMEDY}; where there is "
+            f"the targets of the batch are not one class per image: {describe(batch)}. {_REMEDY}; where there is "
             'no such class, as with multi-label targets, explain="predicted" or a class index'
         )
     boxes = isinstance(batch, Mapping) and not any(key in batch for key in _MASK_KEYS)

@@ -65,20 +65,24 @@ class CAMMonitor(CallbackBase):
     - `cam/history`: the same images at the first, some middle and the current look;
     - `cam/class_mean`: the mean heatmap of each class;
     - `cam/channels`, if asked for: what the heatmaps are made of;
-    - `cam/passes`, `cam/seconds`: forward samples and time spent; `cam/blank`, `cam/skipped`: maps without contrast,
-      and images without a map because activations or scores were not finite. They can be monitored by other
-      callbacks, where every validation has a look (`every_n_epochs=1`).
+    - `cam/passes`, `cam/seconds`: what the heatmaps cost, in forward samples and in seconds; `cam/blank`,
+      `cam/skipped`: maps without contrast, and images without a map because activations or scores were not finite;
+    - of the audit: its numbers, such as `cam/bg_gap`, the pictures `cam/swaps` and `cam/heat_over_chance`, and the text
+      `cam/verdict`.
+
+    Scalars can be monitored by other callbacks if every validation has a look (`every_n_epochs=1`).
 
     It uses the weights that produced this validation's metrics, averaged ones included, at the last validation batch.
     Weights after training are bit for bit those of a run without it.
 
-    An error in it never ends a training that has begun. But a callback that monitors one of its numbers, such as
+    An error in it never ends a training that has begun (one exception: an error on a single rank where the weights are
+    spread by `fully_shard`). But a callback that monitors one of its numbers, such as
     `EarlyStopping(monitor="cam/bg_gap")`, ends the run itself where that number is missing after a look that failed.
 
     Args:
         target_layer: Dotted name of the layer whose activations are used, or several names, whose maps are averaged;
             None chooses the last layer that still has spatial positions and that the output depends on.
-        method: How heatmaps are computed.
+        method: How heatmaps are computed: `ScoreCAM()`, `GradCAM()`, `CAM()`, or a `Method` of your own.
         probes: The images to explain: None picks them from the validation batches; a folder of photos; a data set, of
             which the first images of each class are taken (all of it is read if the names of its classes are not
             known); or a `ProbeSet`.
@@ -96,7 +100,7 @@ class CAMMonitor(CallbackBase):
             `cam_callbacks.batches.read_batch`.
         forward_fn: Called as `forward_fn(pl_module, images)` in place of `pl_module(images)`; returns logits
             (N, classes).
-        style: How overlays are drawn, see `cam_callbacks.render.overlay`.
+        style: How overlays are drawn: `"blend"`, `"jet"` or `"heatmap"`, see `cam_callbacks.render.overlay`.
         heat_scale: `"image"`: each map is scaled to its own minimum and maximum. `"run"`: to the largest value of all
             looks so far, so that magnitudes can be compared within `cam/history`; `cam/class_mean` is always by image.
         log_channels: Log `cam/channels` too: the channels of largest weight, for one probe of each class.

@@ -27,11 +27,14 @@ ALARM = "alarm"
 AUDIT_PASSES = "audit_passes"
 """Scalar: forward samples spent on the audit, without its heatmaps."""
 
+AUDIT_SECONDS = "audit_seconds"
+"""Scalar: wall-clock seconds of the audit; of several processes those of the slowest."""
+
 PASSES = "passes"
-"""Scalar: forward samples spent on the look."""
+"""Scalar: forward samples spent on the heatmaps."""
 
 SECONDS = "seconds"
-"""Scalar: wall-clock seconds of the look, without the audit."""
+"""Scalar: wall-clock seconds of the heatmaps, without the audit; of several processes those of the slowest."""
 
 BLANK = "blank"
 """Scalar: probes whose map has no contrast."""
@@ -67,7 +70,7 @@ TAB_PROBES = "tab_probes"
 
     {"epoch": 3, "layer": "features", "method": "Score-CAM",
      "class_names": ["cat", ...] or null,
-     "seconds": 1.2, "passes": 700,                      of the whole look
+     "seconds": 1.2, "passes": 700,                      of the heatmaps
      "probes": [{"target": 0,                            true class, or null
                  "explained": 0,                         class of the heatmap, or null
                  "predicted": 1,                         most probable class, or null

@@ -21,6 +21,7 @@ from servers import serving
 DOCS = Path(__file__).parent
 DEMO = DOCS.parent / "example_projects" / "colour_bias" / "demo.py"
 PATIENCE = 60  # seconds
+SIZE = (1280, 1080)
 PICTURES = {  # name: what stands in the address, whether it is dark
     "tab_light": ("run=biased", False),
     "tab_dark": ("run=balanced&sort=heat", True),
@@ -42,7 +43,7 @@ def main() -> None:
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         logs = args.logs or train(Path(folder), args.epochs)
-        with serving(logs) as server, chromium() as browser:
+        with serving(logs) as server, chromium(*SIZE) as browser:
             for name, (state, dark) in PICTURES.items():
                 photograph(browser, server.address, state, dark, DOCS / "images" / f"{name}.png")
 

@@ -506,7 +506,7 @@ def page() -> str:
         "# Faults",
         "",
         f"{len(FAULTS)} things that go wrong once training has begun, and what happens then.",
-        "`tests/test_faults.py` brings each about. But for the last two the run goes on to its end; weights, optimizer",
+        "`tests/test_faults.py` brings each about. Except for the last two the run goes on to its end; weights, optimizer",
         "state and metrics are bit for bit those of a run without CAMMonitor; no hook, train flag, gradient or random",
         "number state is left behind. A warning of what is left out holds the traceback.",
         "",

@@ -156,9 +156,9 @@ def page() -> str:
     lines = [
         "# Models",
         "",
-        "Which layer of a model is chosen where `target_layer` is left out, and which methods explain the model: yes,",
+        "Which layer of a model is chosen if `target_layer` is left out, and which methods explain the model: yes,",
         "or no with a part of the error. `tests/methods/test_models.py` makes sure of it, with random weights and",
-        "small images.",
+        "small images. A model that is not listed: [Choose the layer](how_to/choose_the_layer.md).",
         "",
     ]
     rows = [

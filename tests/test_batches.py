@@ -133,7 +133,7 @@ def test_batches_that_are_not_understood_are_described(batch: Any, words: str) -
     ids=["too few", "fractions", "mixed labels", "several labels", "maps", "scalar", "words"],
 )
 def test_targets_that_are_not_one_class_an_image_are_refused_with_a_remedy(targets: Any) -> None:
-    with pytest.raises(ValueError, match=r"not one class an image: tuple\(Tensor float32 .*Give batch_fn"):
+    with pytest.raises(ValueError, match=r"not one class per image: tuple\(Tensor float32 .*Give batch_fn"):
         read_batch((IMAGES, targets))
 
 

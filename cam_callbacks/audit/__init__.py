@@ -33,7 +33,7 @@ def audit(
 ) -> AuditResult:
     """Audit a classifier on labelled images; with masks if they have them, else with estimated ones.
 
-    At most eleven forward passes an image, and one forward and backward pass for the heatmaps.
+    At most eleven forward passes per image, and one forward and backward pass for the heatmaps.
 
     Args:
         model: The classifier; it is left as it was.

@@ -32,7 +32,7 @@ def trust(
     multi_label: bool = False,
     batch_size: int | None = None,
 ) -> dict[str, Tensor]:
-    """How far heatmaps of classes deserve trust: two forward passes an image.
+    """How far heatmaps of classes deserve trust: two forward passes per image.
 
     Args:
         model: The model; it is left as it was.

@@ -21,7 +21,7 @@ _INSTEAD = "ScoreCAM and GradCAM explain this model"
 
 @dataclass(frozen=True)
 class CAM(Method):
-    r"""CAM, for networks that end in a spatial mean and one linear layer; one pass an image, nothing else.
+    r"""CAM, for networks that end in a spatial mean and one linear layer; one pass per image, nothing else.
 
     The score of class c is linear in the means of the activations A_k, with weights w_k^c (the paper's M_c):
 

@@ -110,7 +110,7 @@ class Method(ABC):
         *,
         forward_fn: ForwardFn | None = None,
     ) -> str | tuple[str, ...]:
-        """Raise what a call with the same arguments would raise, at the price of one forward pass an image.
+        """Raise what a call with the same arguments would raise, at the price of one forward pass per image.
 
         Returns:
             The name of the layer that would be used, or the names.
