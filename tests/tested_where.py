@@ -144,8 +144,8 @@ ROWS: dict[str, dict[str, tuple[str, ...]]] = {
 
 ABOVE = """# What was tested where
 
-**All tests have been run on CPUs only, none on a GPU yet.** Each cell is the number of tests that cover the case. In each
-a real Trainer trains, or a real model is explained; most compare each look with a direct call of the method on the
+**All tests have been run on CPUs only, none on a GPU yet.** Each cell is the number of tests that cover the case. In
+each a real Trainer trains, or a real model is explained; most compare each look with a direct call of the method on the
 weights that were validated. Tests on a CPU run at every change; those for CUDA and MPS are there, and skipped where
 there is no such device. `python tests/tested_where.py` makes this page from the tests.
 """
