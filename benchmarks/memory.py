@@ -2,8 +2,8 @@
 
 The resident memory of the process is watched while it runs (on a GPU: what PyTorch has allocated). Where the machine
 cannot hold what a peer builds, its size is computed: grad-cam multiplies all images with all masks at once (N, K, 3,
-H, W). torchcam is left out of the short form, as it takes every pass. Ours is asked for every pass (`tolerance=0`),
-but stopped after a few chunks: a chunk is all that ever exists.
+H, W). torchcam and ours, which is asked for every pass (`tolerance=0`), are stopped after 256 masked images: a chunk of
+32 is all that ever exists.
 """
 
 import argparse
@@ -23,6 +23,7 @@ from cam_callbacks import ScoreCAM
 
 CONTESTANTS = ("forward passes alone", "ours, adaptive", "ours, exact", "torchcam", "grad-cam")
 BATCH = 32
+MASKED = 8 * BATCH
 
 
 def main() -> None:
@@ -41,8 +42,6 @@ def main() -> None:
     channels = channels_of(model(args.model), args.layer, torch.zeros(1, 3, args.size, args.size))
     rows = []
     for contestant in CONTESTANTS:
-        if args.short and contestant == "torchcam":
-            continue
         needed, of_what = by_arithmetic(contestant, args.images, channels, args.size)
         if needed > 4e9 or (args.short and needed):
             rows.append((contestant, f"{needed / 1e6:.0f}", f"computed: {of_what}"))
@@ -79,19 +78,31 @@ def run(contestant: str, network: torch.nn.Module, layer: str, images: torch.Ten
         with torch.no_grad():
             network(batch)
             network(batch)
-    elif contestant.startswith("ours"):
-
-        def stop(done: int, _total: int) -> None:
-            if done >= 8 * BATCH:
-                raise StopIteration
-
-        method = ScoreCAM(tolerance=0 if contestant == "ours, exact" else 0.02, batch_size=BATCH)
-        with contextlib.suppress(StopIteration):
-            method(network, images, layer, progress=None if contestant == "ours, adaptive" else stop)
+    elif contestant == "ours, adaptive":
+        ScoreCAM(batch_size=BATCH)(network, images, layer)
     else:
         with torch.no_grad():
             targets = network(images).argmax(dim=1)
-        {"torchcam": torchcam, "grad-cam": gradcam}[contestant](network, layer, images, targets)()
+        if contestant != "grad-cam":
+            stop_after(2 * len(images) + MASKED, network)
+        with contextlib.suppress(StopIteration):
+            if contestant == "ours, exact":
+                ScoreCAM(tolerance=0, batch_size=BATCH)(network, images, layer, targets)
+            else:
+                {"torchcam": torchcam, "grad-cam": gradcam}[contestant](network, layer, images, targets)()
+
+
+def stop_after(images: int, network: torch.nn.Module) -> None:
+    """Let the network, and copies of it, end with `StopIteration` once so many images were forwarded."""
+    seen = 0
+
+    def count(_network: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+        nonlocal seen
+        seen += len(inputs[0])
+        if seen > images:
+            raise StopIteration
+
+    network.register_forward_pre_hook(count)
 
 
 class Watch:
