@@ -107,24 +107,24 @@ def forward_in_precision(trainer: Trainer, forward_fn: outputs.ForwardFn | None)
     """The user's forward in the precision that the trainer validates in: autocast is off in callbacks otherwise."""
 
     def call(model: nn.Module, images: Tensor) -> Any:
-        with trainer.precision_plugin.val_step_context(), _logging_nothing(model):
+        with trainer.precision_plugin.val_step_context(), _logging_nothing(trainer.lightning_module):
             return outputs.forward(model, images, forward_fn)
 
     return call
 
 
 @contextmanager
-def _logging_nothing(model: nn.Module) -> Iterator[None]:
+def _logging_nothing(pl_module: nn.Module) -> Iterator[None]:
     """What the module logs in its forward is of its own steps: passes of masked images must not change its metrics."""
     names = ("log", "log_dict")
-    before = {name: value for name, value in vars(model).items() if name in names}
+    before = {name: value for name, value in vars(pl_module).items() if name in names}
     try:
-        vars(model).update(dict.fromkeys(names, _nothing))
+        vars(pl_module).update(dict.fromkeys(names, _nothing))
         yield
     finally:
         for name in names:
-            vars(model).pop(name, None)
-        vars(model).update(before)
+            vars(pl_module).pop(name, None)
+        vars(pl_module).update(before)
 
 
 def _nothing(*_args: Any, **_options: Any) -> None:

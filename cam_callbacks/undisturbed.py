@@ -6,10 +6,15 @@ import random
 from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
+
+from cam_callbacks.checks import is_kind
+
+_OF_EVERY_MODULE = frozenset(vars(nn.Module()))
 
 
 @contextmanager
@@ -17,15 +22,16 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
     """Evaluate `model` inside, find it and the process outside as they were.
 
     Inside: every module is in eval mode, gradients are off, backward hooks of modules are silent, and compiled parts
-        run eagerly, so that forward hooks fire and nothing is recompiled. On the way out, whatever happened: all that
-        and the random number generators (Python, NumPy, torch on every device in use) are put back. Buffers that a
-        model's own forward changes in eval mode stay changed.
+        run eagerly, so that forward hooks fire and nothing is recompiled. On the way out, whatever happened: all that,
+        the random number generators (Python, NumPy, torch on every device in use), and what the model's own forward
+        has written into its modules are put back.
 
     Gradients are off by `no_grad`, not by `inference_mode`, which is left where the caller is in it: a tensor that a
     model caches during its forward would become an inference tensor, and the next training step would fail on it.
     """
     training = [(module, module.training) for module in model.modules()]
     backward_hooks = [(module, module._backward_hooks, module._backward_pre_hooks) for module, _ in training]
+    written = _Written(model)
     try:
         with (
             random_state_kept(),
@@ -39,10 +45,59 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
                 module._backward_hooks, module._backward_pre_hooks = OrderedDict(), OrderedDict()
             yield
     finally:
+        written.put_back()
         for module, flag in training:
             module.training = flag
         for module, hooks, pre_hooks in backward_hooks:
             module._backward_hooks, module._backward_pre_hooks = hooks, pre_hooks
+
+
+class _Written:
+    """What a model's own forward may write into its modules, as it is before.
+
+    That is: what their attributes are (a counter, a tensor that is kept), what is in lists, sets and dictionaries that
+    are attributes, and the values of buffers and of the states of torchmetrics' metrics.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._attributes: list[tuple[dict[str, Any], dict[str, Any]]] = []
+        self._contents: list[tuple[Any, Any]] = []
+        self._values: list[tuple[Tensor, int | None, Tensor]] = []
+        for module in model.modules():
+            own = {name: value for name, value in vars(module).items() if name not in _OF_EVERY_MODULE}
+            buffers = {name: value for name, value in module._buffers.items() if value is not None}
+            self._attributes += [(vars(module), own), (module._buffers, buffers)]
+            self._contents += [(value, value.copy()) for value in own.values() if type(value) in (list, set, dict)]
+            written_in_place = [*buffers.values(), *(own.values() if is_kind(module, "Metric") else ())]
+            tensors = [value for value in written_in_place if isinstance(value, Tensor)]
+            self._values += [(tensor, _version(tensor), tensor.detach().clone()) for tensor in tensors]
+
+    def put_back(self) -> None:
+        """Put back what is another now."""
+        for attributes, before in self._attributes:
+            attributes.update({name: value for name, value in before.items() if attributes.get(name) is not value})
+        for container, contents in self._contents:
+            if not _same_contents(container, contents):
+                container.clear()
+                (container.extend if isinstance(container, list) else container.update)(contents)
+        for tensor, version, value in self._values:
+            if version is None or tensor._version != version:
+                with torch.inference_mode(tensor.is_inference()), torch.no_grad():
+                    tensor.copy_(value)
+
+
+def _version(tensor: Tensor) -> int | None:
+    """How often a tensor was written to; inference tensors do not count."""
+    return None if tensor.is_inference() else tensor._version
+
+
+def _same_contents(a: Any, b: Any) -> bool:
+    """Whether two lists, sets or dictionaries hold the very same objects."""
+    if len(a) != len(b):
+        return False
+    if isinstance(a, dict):
+        return all(key in b and value is b[key] for key, value in a.items())
+    return a == b if isinstance(a, set) else all(map(lambda one, other: one is other, a, b))
 
 
 @contextmanager

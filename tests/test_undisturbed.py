@@ -171,3 +171,56 @@ def test_random_state_kept_puts_the_generators_back():
     with random_state_kept():
         first = draw()
     assert draw() == first
+
+
+class Writes(nn.Module):
+    """Its forward writes into it: buffers in place and anew, attributes, what is in a list and in a dictionary."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("in_place", torch.zeros(2))
+        self.register_buffer("anew", torch.zeros(2))
+        self.count, self.last, self.seen, self.by_size = 0, None, [], {}
+
+    def forward(self, x):
+        self.in_place += x
+        self.anew = self.anew + x
+        self.count += 1
+        self.last = x
+        self.seen.append(x)
+        self.by_size[len(self.seen)] = x
+        return x
+
+
+def what_is_in(module):
+    buffers = [module.in_place.tolist(), module.anew.tolist()]
+    return buffers, module.count, module.last, list(module.seen), dict(module.by_size)
+
+
+def test_what_a_forward_writes_into_the_model_is_put_back():
+    module = Writes()
+    module(torch.ones(2))
+    before, buffer, seen = what_is_in(module), module.in_place, module.seen
+    with undisturbed(module), pytest.raises(ValueError, match="late"):
+        module(torch.full((2,), 3.0))
+        module(torch.full((2,), 5.0))
+        raise ValueError("too late")
+    assert what_is_in(module) == before
+    assert module.in_place is buffer
+    assert module.seen is seen
+
+
+def test_nothing_is_written_where_nothing_has_changed():
+    module = Writes()
+    before = module.in_place._version
+    with undisturbed(module):
+        pass
+    assert module.in_place._version == before
+
+
+def test_buffers_that_were_made_in_inference_mode_are_put_back():
+    with torch.inference_mode():
+        module = Writes()
+        with undisturbed(module), torch.inference_mode():
+            module(torch.ones(2))
+        assert what_is_in(module) == ([[0, 0], [0, 0]], 0, None, [], {})

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from importlib import import_module
 from typing import Any
 
@@ -53,7 +55,9 @@ def estimate_masks(images: Tensor) -> Tensor:
     """
     import cv2
 
-    masks = [_grab_cut(cv2, picture) for picture in _as_bytes(images)]
+    # Of its own, because GrabCut needs a seed, and OpenCV's random number generator is that of the thread.
+    with ThreadPoolExecutor(max_workers=1) as thread:
+        masks = list(thread.map(partial(_grab_cut, cv2), _as_bytes(images)))
     found = torch.from_numpy(np.stack(masks)).float().unsqueeze(1)
     return F.interpolate(found, images.shape[2:], mode="bilinear").squeeze(1) > 0.5
 

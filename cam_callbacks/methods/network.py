@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from cam_callbacks import layers
-from cam_callbacks.checks import is_list
+from cam_callbacks.checks import check_positive, is_list
 from cam_callbacks.explanation import min_max, upsample
 from cam_callbacks.layouts import ReshapeTransform, to_maps
 from cam_callbacks.methods.compiled import Compiled
@@ -105,6 +105,7 @@ class Network:
         reshape_transform: ReshapeTransform | None = None,
     ) -> None:
         check_images(images)
+        check_positive("batch_size", batch_size, or_none=True)
         device, dtype = layers.device_and_dtype(model, images)
         self.model = model
         self.forward_fn = forward_fn

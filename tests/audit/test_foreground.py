@@ -2,10 +2,11 @@
 
 import sys
 
+import numpy as np
 import pytest
 import torch
 
-pytest.importorskip("cv2")
+cv2 = pytest.importorskip("cv2")
 
 from cam_callbacks.audit.foreground import can_estimate, estimate_masks
 
@@ -47,6 +48,12 @@ def test_an_opencv_that_lacks_a_library_of_the_system_estimates_nothing(tmp_path
 
 def test_it_is_deterministic_and_touches_no_random_state():
     image, _ = blob(64)
-    before = torch.get_rng_state()
-    assert torch.equal(estimate_masks(image), estimate_masks(image))
-    assert torch.equal(torch.get_rng_state(), before)
+    drawn = []
+    for estimates in (0, 1):
+        cv2.setRNGSeed(3)
+        before = torch.get_rng_state()
+        for _ in range(estimates):
+            assert torch.equal(estimate_masks(image), estimate_masks(image))
+        assert torch.equal(torch.get_rng_state(), before)
+        drawn.append(cv2.randn(np.zeros((1, 4)), 0, 1).tolist())
+    assert drawn[0] == drawn[1]
