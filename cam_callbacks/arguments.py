@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from numbers import Integral
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
-from cam_callbacks import render
+from cam_callbacks import datasets, render
 from cam_callbacks.checks import (
     check_callable,
     check_choice,
@@ -19,7 +19,6 @@ from cam_callbacks.checks import (
     check_type,
     is_list,
 )
-from cam_callbacks.datasets import IMAGENET, Normalization
 from cam_callbacks.methods.method import Method
 from cam_callbacks.probes import ProbeSet
 from cam_callbacks.trainer import Misconfiguration
@@ -41,8 +40,9 @@ def check_arguments(given: Mapping[str, Any]) -> None:
             check_positive(argument, given[argument])
         _check_explain(given["explain"])
         check_list("class_names", given["class_names"], object, "a list of names")
-        check_callable("batch_fn", given["batch_fn"], "a callable: batch -> (images, targets)")
-        check_callable("forward_fn", given["forward_fn"], "a callable: (pl_module, images) -> logits")
+        datasets.as_normalization(given["normalization"])
+        check_callable("batch_fn", given["batch_fn"], "a callable: batch -> (images, targets)", takes=1)
+        check_callable("forward_fn", given["forward_fn"], "a callable: (pl_module, images) -> logits", takes=2)
         check_choice("style", given["style"], render.STYLES)
         check_choice("heat_scale", given["heat_scale"], ("image", "run"))
         for argument in _SWITCHES:
@@ -58,6 +58,11 @@ def check_arguments(given: Mapping[str, Any]) -> None:
 
 
 def _check_layer_names(target_layer: Any) -> None:
+    if isinstance(target_layer, nn.Module):
+        raise TypeError(
+            f"target_layer={type(target_layer).__name__}(...) must be the dotted name of a layer in the "
+            "LightningModule, so that it is found again after a resume"
+        )
     several = is_list(target_layer) and target_layer and all(isinstance(name, str) for name in target_layer)
     if not several:
         check_type(
@@ -88,25 +93,3 @@ def _check_name(name: Any) -> None:
     check_type("name", name, str, "a string")
     if not name or "/" in name:
         raise ValueError(f"name={name!r} is the first part of every tag; it must not be empty nor contain '/'")
-
-
-def read_normalization(
-    given: Literal["imagenet"] | tuple[Sequence[float], Sequence[float]] | None,
-) -> Normalization | None:
-    """Mean and standard deviation from what the user gave.
-
-    Raises:
-        MisconfigurationException: It is neither.
-    """
-    if given is None or given == "imagenet":
-        return None if given is None else IMAGENET
-    try:
-        mean, std = (tuple(map(float, part)) for part in given)
-    except (TypeError, ValueError):
-        mean, std = (), ()
-    if len(mean) != len(std) or not mean or min(std) <= 0:
-        raise Misconfiguration(
-            f"normalization={given!r} must be 'imagenet', or a pair: the means and the standard deviations (> 0), one "
-            "of each for every channel"
-        )
-    return mean, std

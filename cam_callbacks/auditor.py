@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -47,8 +46,6 @@ class Audited:
     """Faithfulness measures of the probes' heatmaps, by name."""
     passes: int
     """Forward samples spent on all of it, without the audit's own heatmaps."""
-    seconds: float
-    """What it took, of several processes the slowest."""
 
     def scalars(self) -> dict[str, float]:
         """What is logged, by record: each measure, bounds of the gaps, chance levels; of the main ones per class."""
@@ -61,13 +58,17 @@ class Audited:
         found |= {name: measured.overall.value for name, measured in self.trust.items()}
         found[records.ALARM] = float(self.verdict.state == "alarm")
         found[records.AUDIT_PASSES] = float(self.passes)
-        found[records.AUDIT_SECONDS] = self.seconds
         return {name: value for name, value in found.items() if value == value}
 
     def _label(self, index: int) -> str:
-        """The name of a class as a part of a tag: some loggers make files of it, and take ASCII only."""
+        """The name of a class as a part of a tag: some loggers make files of it, and take ASCII only.
+
+        It ends in the number of the class where another class has the name, or it could be taken for that of a number.
+        """
         names = [re.sub(r"[^\w-]", "_", self.result.class_name(i), flags=re.ASCII) for i in range(index + 1)]
-        return names[index] if names[index] and names.count(names[index]) == 1 else f"{names[index]}_{index}"
+        name = names[index]
+        plain = name and names.count(name) == 1 and not re.search(r"_(low|high|chance|\d+)$", name)
+        return name if plain else f"{name}_{index}"
 
 
 def _with_bounds(name: str, estimate: Estimate, bounds: bool) -> dict[str, float]:
@@ -92,8 +93,6 @@ class AuditShare:
     """(n,) int64, its share of the probes."""
     trust: dict[str, Tensor]
     """Faithfulness measures of their heatmaps, by name, (n,) each."""
-    seconds: float
-    """What it took."""
 
 
 class Auditor:
@@ -150,8 +149,10 @@ class Auditor:
 
     def keep(self, images: ProbeSet | None) -> bool:
         """Keep the images for the looks to come; False if they are others than before, whose suspicions are dropped."""
+        if images is None:
+            return True
         self.images = images
-        fingerprint = None if images is None else images.fingerprint
+        fingerprint = images.fingerprint
         same = self._fingerprint in (None, fingerprint)
         if not same:
             self.suspects = frozenset()
@@ -181,7 +182,6 @@ class Auditor:
             explanation: Of these.
             share: From a count of images to the numbers of those that this process sees to.
         """
-        began = time.perf_counter()
         rows, probe_rows = share(len(images)), share(len(probes))
         audited, trust = None, {}
         if len(rows):
@@ -191,7 +191,7 @@ class Auditor:
             trust = faithfulness.trust(
                 model, probes[probe_rows], part, forward_fn, method.multi_label, method.batch_size
             )
-        return AuditShare(audited, probe_rows, trust, time.perf_counter() - began)
+        return AuditShare(audited, probe_rows, trust)
 
     def conclude(
         self, images: ProbeSet, parts: Sequence[AuditShare], explanation: Explanation, remember: bool
@@ -215,8 +215,7 @@ class Auditor:
         trust = {
             name: measure(torch.cat([part[name] for part in shared])[order], explanation.targets) for name in shared[0]
         }
-        passes = result.passes + _PASSES_OF_TRUST * len(order)
-        return Audited(images, result, verdict, trust, passes, max(part.seconds for part in parts))
+        return Audited(images, result, verdict, trust, result.passes + _PASSES_OF_TRUST * len(order))
 
     def state_dict(self, room: int) -> dict[str, Any]:
         """Tensors and primitives only; with the images if they go into `room` bytes, else they are picked again."""

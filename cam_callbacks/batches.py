@@ -14,7 +14,7 @@ BatchFn = Callable[[Any], Any]
 """Called as `batch_fn(batch)`; returns `(images, targets)`, `(images, targets, masks)` or `images`."""
 
 _IMAGE_KEYS = ("image", "images", "img", "imgs", "pixel_values", "x", "input", "inputs", "data")
-_TARGET_KEYS = ("label", "labels", "target", "targets", "y", "class", "classes")
+TARGET_KEYS = ("label", "labels", "target", "targets", "y", "class", "classes")
 _MASK_KEYS = ("mask", "masks", "segmentation")
 _BOX_KEYS = ("box", "boxes", "bbox", "bboxes")
 _GROUP_KEYS = ("group", "groups")
@@ -66,10 +66,13 @@ def read_batch(
 
     Raises:
         TypeError: The batch is none of these, or its images are not floating point.
-        ValueError: The targets do not give one class per image.
+        ValueError: `batch_fn` fails; or the targets do not give one class per image.
     """
     if batch_fn is not None:
-        batch = batch_fn(batch)
+        try:
+            batch = batch_fn(batch)
+        except Exception as error:
+            raise ValueError(f"batch_fn fails on {describe(batch)}: {type(error).__name__}: {error}") from error
     images, targets, masks, groups = _parts(batch)
     if not isinstance(images, Tensor) or images.ndim < 3:
         raise TypeError(f"the batch is not understood: {describe(batch)}. {_REMEDY}")
@@ -84,8 +87,14 @@ def read_batch(
             f"the targets of the batch are not one class per image: {describe(batch)}. {_REMEDY}; where there is "
             'no such class, as with multi-label targets, explain="predicted" or a class index'
         )
-    boxes = isinstance(batch, Mapping) and not any(key in batch for key in _MASK_KEYS)
+    named = isinstance(batch, Mapping)
+    boxes = named and not any(key in batch for key in _MASK_KEYS)
     on_object, note = _boxes(masks, images) if boxes else _object_masks(masks, images, object_values)
+    if on_object is None and note is None and (named or _is_spatial(masks, images)) and masks is not None:
+        note = (
+            f"the masks of the batch, {describe(masks)}, are not used: one of the size of the image is needed for "
+            "each, (N, H, W), of two values (such as `masks > 0.5`), or object_values, those that mean object"
+        )
     return Samples(images, indices, on_object, _groups(groups, images), note)
 
 
@@ -101,7 +110,7 @@ def _parts(batch: Any) -> tuple[Any, Any, Any, Any]:
     return None, None, None, None
 
 
-_KEYS = (_IMAGE_KEYS, _TARGET_KEYS, (*_MASK_KEYS, *_BOX_KEYS), _GROUP_KEYS)
+_KEYS = (_IMAGE_KEYS, TARGET_KEYS, (*_MASK_KEYS, *_BOX_KEYS), _GROUP_KEYS)
 
 
 def _class_indices(targets: Any, images: Tensor) -> Tensor | None:
@@ -122,6 +131,11 @@ def _one_hot(rows: Tensor) -> bool:
     return bool(((rows == 0) | (rows == 1)).all() and (rows.sum(dim=1) == 1).all())
 
 
+def _is_spatial(masks: Any, images: Tensor) -> bool:
+    """Whether the third entry of a batch, which may be anything, looks like masks."""
+    return isinstance(masks, Tensor) and len(masks) == len(images) and masks.ndim in (images.ndim - 1, images.ndim)
+
+
 def _object_masks(masks: Any, images: Tensor, object_values: Sequence[int] | None) -> tuple[Tensor | None, str | None]:
     """Masks at the size of the images, True on the object, and what the user should know; other things are no masks."""
     if not isinstance(masks, Tensor) or masks.ndim == 0 or len(masks) != len(images):
@@ -138,7 +152,7 @@ def _object_masks(masks: Any, images: Tensor, object_values: Sequence[int] | Non
     elif len(values) == 1:
         on_object = masks > 0
     elif len(values) > _MOST_MASK_VALUES:
-        return None, None  # no mask, perhaps a depth map
+        return None, None
     else:
         shown = ", ".join(f"{value:g}" for value in values)
         return None, (
@@ -188,7 +202,7 @@ def describe(value: Any, depth: int = 3) -> str:
     if isinstance(value, Mapping):
         return f"{kind}({', '.join(f'{key!r}: {describe(part, depth - 1)}' for key, part in list(value.items())[:8])})"
     if is_dataclass(value):
-        parts = [f"{field.name}={describe(getattr(value, field.name), depth - 1)}" for field in fields(value)[:8]]
+        parts = [f"{field.name}={describe(getattr(value, field.name, None), depth - 1)}" for field in fields(value)[:8]]
         return f"{kind}({', '.join(parts)})"
     if isinstance(value, Sequence):
         return f"{kind}({', '.join(describe(part, depth - 1) for part in value[:8])})"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from numbers import Integral, Real
 from typing import Any, TypeGuard
@@ -29,16 +30,32 @@ def check_positive(argument: str, value: object, or_none: bool = False) -> None:
         raise ValueError(f"{argument}={value!r} must be a whole number of at least 1{', or None' if or_none else ''}")
 
 
+def check_index(argument: str, value: object) -> None:
+    """Raise a ValueError unless the value is a whole number of at least 0."""
+    if not isinstance(value, Integral) or isinstance(value, bool) or int(value) < 0:
+        raise ValueError(f"{argument}={value!r} must be a whole number of at least 0")
+
+
 def check_share(argument: str, value: object, wanted: str) -> None:
     """Raise a ValueError unless the value is a number of at least 0 and below 1."""
     if not isinstance(value, Real) or isinstance(value, bool) or not 0 <= float(value) < 1:
         raise ValueError(f"{argument}={value!r} must be {wanted}")
 
 
-def check_callable(argument: str, value: object, wanted: str) -> None:
-    """Raise a TypeError unless the value can be called, or is None."""
-    if value is not None and not callable(value):
+def check_callable(argument: str, value: object, wanted: str, takes: int | None = None) -> None:
+    """Raise a TypeError unless the value can be called, with so many arguments if that is known, or is None."""
+    if value is None:
+        return
+    if not callable(value):
         raise TypeError(f"{argument}={value!r} must be {wanted}, or None")
+    try:
+        signature = inspect.signature(value)
+    except (TypeError, ValueError):  # e.g. of a builtin
+        return
+    try:
+        signature.bind(*[None] * (takes or 0)) if takes is not None else None
+    except TypeError as error:
+        raise TypeError(f"{argument} must be {wanted}; this one does not take {takes} arguments: {error}") from error
 
 
 def is_kind(value: object, name: str) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 Normalization = tuple[tuple[float, ...], tuple[float, ...]]
@@ -33,6 +34,36 @@ def class_name(names: Sequence[str] | None, index: int) -> str:
 def as_names(names: Sequence[Any]) -> tuple[str, ...]:
     """Names as text that can be shown and written: folders may have names that are no UTF-8."""
     return tuple(str(name).encode(errors="replace").decode() for name in names)
+
+
+def as_normalization(given: Any) -> Normalization | None:
+    """Mean and standard deviation from what a user gave: a pair, `"imagenet"`, or None.
+
+    Raises:
+        ValueError: It is neither.
+    """
+    if given is None or (isinstance(given, str) and given == "imagenet"):
+        return None if given is None else IMAGENET
+    try:
+        mean, std = (tuple(map(float, part)) for part in given)
+    except (TypeError, ValueError):
+        mean, std = (), ()
+    if len(mean) != len(std) or not mean or min(std) <= 0:
+        raise ValueError(
+            f"normalization={given!r} must be 'imagenet', or a pair: the means and the standard deviations (> 0), one "
+            "of each for every channel"
+        )
+    return mean, std
+
+
+def subfolders(folder: Path) -> list[str]:
+    """The names of the folders in a folder, sorted, without hidden ones."""
+    return sorted(path.name for path in folder.iterdir() if path.is_dir() and not is_hidden(path))
+
+
+def is_hidden(path: Path) -> bool:
+    """Whether a file or folder is one that people do not see."""
+    return path.name.startswith(".")
 
 
 def _hub_names(dataset: Any) -> Any:

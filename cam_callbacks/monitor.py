@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import traceback
 import warnings
 from collections.abc import Callable, Sequence
@@ -17,13 +18,14 @@ from torch.utils.data import Dataset
 
 from cam_callbacks import datasets, layers, records, render
 from cam_callbacks import trainer as lightning
-from cam_callbacks.arguments import check_arguments, read_normalization
+from cam_callbacks.arguments import check_arguments
 from cam_callbacks.audit.estimates import bootstrap
 from cam_callbacks.audit.faithfulness import randomization
+from cam_callbacks.audit.foreground import can_estimate
 from cam_callbacks.audit.result import AuditResult
 from cam_callbacks.audit.verdict import Verdict
 from cam_callbacks.auditor import Audited, Auditor, AuditShare
-from cam_callbacks.batches import BatchFn, Labels
+from cam_callbacks.batches import TARGET_KEYS, BatchFn, Labels
 from cam_callbacks.explanation import Explanation
 from cam_callbacks.failures import Failures
 from cam_callbacks.history import History, PastLook
@@ -47,10 +49,16 @@ if TYPE_CHECKING:
 
 _LOOKS_IN_HISTORY = 5
 _COARSE = 16
+_MOST_ALIKE = 0.95
 _PUT_ON_BY_LIGHTNING = ("log", "log_dict")  # methods of the model
 _BYTES_IN_CHECKPOINT = 10 * 2**20
 
 _NOTHING_ELSE = "Whatever else is logged is there, and CAMMonitor leaves the run alone."
+_ALIKE = (
+    "the heatmaps are nearly the plain mean of the layer's channels (their correlation with it is above "
+    f"{_MOST_ALIKE}). They show where the layer is active, and those of two classes hardly differ; where that matters, GradCAM() and "
+    'ScoreCAM("increase") tell classes apart better'
+)
 # What may fail, in the words of a warning.
 _LOOKING, _AUDITING, _SENDING = "CAMMonitor failed", "CAMMonitor failed to audit", "CAMMonitor failed to log"
 
@@ -178,7 +186,7 @@ class CAMMonitor(CallbackBase):
         self.num_probes = num_probes
         self.every_n_epochs = every_n_epochs
         self.class_names = None if class_names is None else datasets.as_names(class_names)
-        self.normalization = read_normalization(normalization)
+        self.normalization = datasets.as_normalization(normalization)
         self.batch_fn = batch_fn
         self.forward_fn = forward_fn
         self.style = style
@@ -214,6 +222,7 @@ class CAMMonitor(CallbackBase):
         self._audit_images: ProbeSet | None = None
         self._share_of_audit: AuditShare | None = None
         self._audited: Audited | None = None
+        self._audit_began = 0.0
         self._error: Exception | None = None
 
     @property
@@ -357,7 +366,9 @@ class CAMMonitor(CallbackBase):
     def _write_report(self, trainer: Trainer, pl_module: LightningModule) -> None:
         folders = self._tab.flush(trainer.loggers) if trainer.is_global_zero else []
         if folders:
-            write_report(folders, folders[0] / "cam_report.html")
+            path = folders[0] / "cam_report.html"
+            write_report(folders, path)
+            rank_zero_info(f"CAMMonitor: the report of all looks is {path}")
 
     def _randomize(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert self._looked is not None
@@ -418,7 +429,11 @@ class CAMMonitor(CallbackBase):
                 self._failures.forget(_AUDITING)
             else:
                 self._fail(trainer, _AUDITING, "Heatmaps are shown all the same.")
-        if not self._run([self._send], trainer, pl_module):
+        if self._failures.gave_up(_SENDING):
+            return
+        if self._run([self._send], trainer, pl_module):
+            self._failures.forget(_SENDING)
+        else:
             self._fail(trainer, _SENDING, "CAMMonitor leaves the run alone.")
 
     def _run(self, stages: Sequence[Callable[..., None]], trainer: Trainer, pl_module: LightningModule) -> bool:
@@ -589,6 +604,7 @@ class CAMMonitor(CallbackBase):
     def _audit_pick(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Choose the images to audit on; the first rank chooses for all."""
         assert self._auditor is not None
+        self._audit_began = time.perf_counter()
         self._audit_images = None if trainer.testing else self._auditor.images
         if self._audit_images is not None or not trainer.is_global_zero:
             return
@@ -597,6 +613,12 @@ class CAMMonitor(CallbackBase):
             self._warn_once(
                 "CAMMonitor audits nothing: no labels of two or more classes came with the images; "
                 "audit=False says that none is wanted"
+            )
+        elif (images := self._audit_images) is not None and images.masks is None and not can_estimate():
+            self._warn_once(
+                "CAMMonitor: no masks came with the images, and without OpenCV none are estimated: the audit exchanges "
+                "only the outer ring, a weak test that never gives an alarm. Give masks, or "
+                "pip install opencv-python-headless"
             )
 
     def _audit_share(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -646,9 +668,11 @@ class CAMMonitor(CallbackBase):
             return
         audited, before = self._audited, self.verdict
         self.audit_result, self.verdict = audited.result, audited.verdict
-        self._log_scalars(trainer, pl_module, audited.scalars())
+        seconds = {records.AUDIT_SECONDS: time.perf_counter() - self._audit_began}
+        self._log_scalars(trainer, pl_module, audited.scalars() | seconds)
         if trainer.is_global_zero and not trainer.barebones:
             self._to_send |= audit_pictures(audited) | {records.VERDICT: self.verdict.text}
+        self._say_if_maps_are_of_no_class(audited)
         said = ("not learnt", ()) if before is None else (before.state, before.classes)
         if said != (self.verdict.state, self.verdict.classes):
             say = rank_zero_warn if self.verdict.state in ("alarm", "warning") else rank_zero_info
@@ -659,6 +683,14 @@ class CAMMonitor(CallbackBase):
             elif callable(self.on_alarm):
                 with random_state_kept():
                     self.on_alarm(self.verdict)
+
+    def _say_if_maps_are_of_no_class(self, audited: Audited) -> None:
+        measured = audited.trust.get("mean_activation_correlation")
+        if measured is None or audited.verdict.state == "not learnt" or _ALIKE in self._said:
+            return
+        if measured.overall.value > _MOST_ALIKE:
+            self._said.add(_ALIKE)
+            rank_zero_info(f"CAMMonitor: {_ALIKE}")
 
     def _send(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Send pictures, texts and the tab's data to the loggers; one that fails costs the others nothing."""
@@ -705,8 +737,10 @@ class CAMMonitor(CallbackBase):
             return None
         if probes.targets is None:
             raise ValueError(
-                f"explain={self.explain!r} needs to know the true classes, but no labels came with the images; give "
-                'explain="predicted", ProbeSet(images, targets), or batch_fn, a callable (batch) -> (images, targets)'
+                f"explain={self.explain!r} needs to know the true classes, but no labels came with the images (in a "
+                f"mapping they are found under {', '.join(map(repr, TARGET_KEYS))}; in a folder, by subfolders named "
+                'like the classes); give explain="predicted", ProbeSet(images, targets), or batch_fn, a callable '
+                "(batch) -> (images, targets)"
             )
         return probes.targets
 
@@ -714,8 +748,8 @@ class CAMMonitor(CallbackBase):
         if probes.class_names is None or len(probes.class_names) == classes:
             return probes
         self._warn_once(
-            f"{len(probes.class_names)} class names were found or given, but the model has {classes} classes: "
-            "classes are shown by number. Give CAMMonitor(class_names=...)"
+            f"the class names that were found or given are {len(probes.class_names)}, but the model has {classes} "
+            "classes: they are shown by number. Give CAMMonitor(class_names=...)"
         )
         return replace(probes, class_names=None)
 

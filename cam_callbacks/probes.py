@@ -18,6 +18,7 @@ from torch.utils.data import default_collate
 
 from cam_callbacks import datasets
 from cam_callbacks.batches import Samples, read_batch
+from cam_callbacks.checks import check_list, check_positive, is_list
 from cam_callbacks.datasets import Normalization
 
 MaskSource = Literal["given", "estimated", "none"]
@@ -31,12 +32,13 @@ class ProbeSet:
 
     Attributes:
         images: (N, C, *spatial) floating point, as the model is fed (normalised), on the CPU.
-        targets: (N,) int64, the true class of each, or None if it is not known.
+        targets: (N,) whole numbers, kept as int64, the true class of each, or None if it is not known.
         masks: (N, *spatial) bool, True on the object, or None.
         class_names: One name a class, in the order of the indices, or None.
-        normalization: Mean and standard deviation of each channel, for display; None if they are not known.
+        normalization: Mean and standard deviation of each channel, for display, or `"imagenet"`; None if they are not
+            known.
         masks_estimated: Whether the masks were estimated, not given.
-        groups: (N,) int64, a group for each image, e.g. of label and background, or None.
+        groups: (N,) whole numbers, kept as int64, a group for each image, e.g. of label and background, or None.
 
     Raises:
         TypeError: A part that is not of its type.
@@ -62,11 +64,17 @@ class ProbeSet:
                 raise TypeError(f"{name} must be a tensor of whole numbers, one for each image; got {_type_of(labels)}")
             if labels is not None and labels.shape != (len(images),):
                 raise ValueError(f"{name} has shape {tuple(labels.shape)}; {len(images)} images need ({len(images)},)")
+            if labels is not None:
+                object.__setattr__(self, name, labels.long())
         expected = (len(images), *images.shape[2:])
         if self.masks is not None and (not isinstance(self.masks, Tensor) or self.masks.dtype != torch.bool):
             raise TypeError(f"masks must be bool, True on the object; got {_type_of(self.masks)}")
         if self.masks is not None and self.masks.shape != expected:
             raise ValueError(f"masks has shape {tuple(self.masks.shape)}; images {tuple(images.shape)} need {expected}")
+        check_list("class_names", self.class_names, object, "a list of names")
+        if self.class_names is not None:
+            object.__setattr__(self, "class_names", datasets.as_names(self.class_names))
+        object.__setattr__(self, "normalization", datasets.as_normalization(self.normalization))
 
     def __len__(self) -> int:
         """The number of probes, N."""
@@ -123,6 +131,7 @@ class ProbeSet:
             TypeError: Items that are not understood.
             ValueError: An empty data set, or items that cannot be stacked.
         """
+        check_positive("num_probes", num_probes)
         names = datasets.class_names(dataset) if class_names is None else tuple(class_names)
         collector = ProbeCollector(num_probes)
         items = (dataset[index] for index in range(len(dataset)))
@@ -140,9 +149,10 @@ class ProbeSet:
         folder: str | Path,
         size: Sequence[int],
         *,
-        normalization: Normalization | None = None,
+        normalization: Literal["imagenet"] | Normalization | None = None,
         class_names: Sequence[str] | None = None,
         num_probes: int | None = None,
+        channels: int = 3,
     ) -> ProbeSet:
         """Read the photos of a folder, resized and cropped at the centre.
 
@@ -153,18 +163,27 @@ class ProbeSet:
         Args:
             folder: The folder.
             size: Height and width that the model is fed.
-            normalization: Mean and standard deviation that the model's images are normalised with; None for images in
-                [0, 1].
+            normalization: Mean and standard deviation that the model's images are normalised with, or `"imagenet"`;
+                None for images in [0, 1].
             class_names: The classes of the model.
             num_probes: At most so many, balanced over the classes; None for all.
+            channels: 3 for photos in colour, 1 for grey ones.
 
         Raises:
-            ValueError: A folder that does not exist or holds no photos, or a subfolder that is not among `class_names`.
+            TypeError: A size that is no pair.
+            ValueError: A folder that does not exist or holds no photos, or a subfolder that is not among `class_names`;
+                other channels.
         """
         root = Path(folder)
         if not root.is_dir():
-            raise ValueError(f"probes={str(folder)!r} is not a folder")
-        subfolders = sorted(path.name for path in root.iterdir() if path.is_dir() and not _is_hidden(path))
+            raise ValueError(f"probes={str(folder)!r} is not a folder: there is none at {str(root.absolute())!r}")
+        if not is_list(size) or len(size) != 2:
+            raise TypeError(f"size={size!r} must be a pair, the height and width that the model is fed")
+        check_positive("num_probes", num_probes, or_none=True)
+        if channels not in (1, 3):
+            raise ValueError(f"photos have 1 or 3 channels, and the model is fed {channels}: give ProbeSet(images)")
+        undone = datasets.as_normalization(normalization)
+        subfolders = datasets.subfolders(root)
         names = tuple(class_names or subfolders) or None
         unknown = [name for name in subfolders if name not in (names or ())]
         if unknown:
@@ -172,16 +191,16 @@ class ProbeSet:
                 f"the subfolders {unknown} of probes={str(folder)!r} are not among the classes {list(names or ())}"
             )
         folders = [root / name for name in subfolders] or [root]
-        files = sorted(path for each in folders for path in each.iterdir() if not _is_hidden(path))
+        files = sorted(path for each in folders for path in each.iterdir() if not datasets.is_hidden(path))
         photos = [path for path in files if path.suffix.lower() in _PHOTOS]
         if not photos:
             raise ValueError(f"probes={str(folder)!r} holds no photos ({', '.join(sorted(_PHOTOS))})")
         collector = ProbeCollector(num_probes or len(photos))
         for photo in photos:
             target = torch.tensor([names.index(photo.parent.name)]) if subfolders and names else None
-            collector.offer(Samples(_read_photo(photo, size, normalization).unsqueeze(0), target, None))
+            collector.offer(Samples(_read_photo(photo, size, undone, channels).unsqueeze(0), target, None))
         shown = None if names is None else datasets.as_names(names)
-        return replace(collector.probes(), class_names=shown, normalization=normalization)
+        return replace(collector.probes(), class_names=shown, normalization=undone)
 
     def state_dict(self) -> dict[str, Any]:
         """Tensors and primitives only, so that a checkpoint with it loads with `weights_only`."""
@@ -311,10 +330,6 @@ def _stacked(items: list[Any]) -> Any:
         ) from error
 
 
-def _is_hidden(path: Path) -> bool:
-    return path.name.startswith(".")
-
-
 def _type_of(value: Any) -> str:
     return str(value.dtype) if isinstance(value, Tensor) else type(value).__name__
 
@@ -322,13 +337,13 @@ def _type_of(value: Any) -> str:
 _WHOLE_NUMBERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 
-def _read_photo(path: Path, size: Sequence[int], normalization: Normalization | None) -> Tensor:
-    """(3, *size) float32: shorter side resized to fit, cropped at the centre, normalised."""
+def _read_photo(path: Path, size: Sequence[int], normalization: Normalization | None, channels: int) -> Tensor:
+    """(channels, *size) float32: shorter side resized to fit, cropped at the centre, normalised."""
     from torchvision.transforms.v2 import functional as transforms  # some seconds, which only photos need
 
     try:
         with Image.open(path) as file:
-            photo = transforms.pil_to_tensor(ImageOps.exif_transpose(file).convert("RGB"))
+            photo = transforms.pil_to_tensor(ImageOps.exif_transpose(file).convert("RGB" if channels == 3 else "L"))
     except OSError as error:
         raise ValueError(f"{path} cannot be read as a photo: {error}") from error
     height, width = photo.shape[1:]

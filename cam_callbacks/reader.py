@@ -62,8 +62,18 @@ class Reader:
                 f"probes={str(source)!r}: how to normalise these photos for the model is not known; give "
                 'normalization=(mean, std) or normalization="imagenet"'
             )
+        if names is None and Path(source).is_dir() and datasets.subfolders(Path(source)):
+            raise ValueError(
+                f"probes={str(source)!r}: which classes its subfolders are is not known; give class_names, the names "
+                "of the model's classes in the order of their indices"
+            )
         return ProbeSet.from_folder(
-            source, images.shape[2:], normalization=normalization, class_names=names, num_probes=num_probes
+            source,
+            images.shape[2:],
+            normalization=normalization,
+            class_names=names,
+            num_probes=num_probes,
+            channels=images.shape[1],
         )
 
     def described(self, probes: ProbeSet, trainer: Trainer) -> ProbeSet:

@@ -28,7 +28,7 @@ AUDIT_PASSES = "audit_passes"
 """Scalar: forward samples spent on the audit, without its heatmaps."""
 
 AUDIT_SECONDS = "audit_seconds"
-"""Scalar: wall-clock seconds of the audit; of several processes those of the slowest."""
+"""Scalar: wall-clock seconds of the audit until the verdict, without its pictures; the mean over the processes."""
 
 PASSES = "passes"
 """Scalar: forward samples spent on the heatmaps."""

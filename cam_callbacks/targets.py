@@ -10,6 +10,7 @@ from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 import torch
 from torch import Tensor
 
+from cam_callbacks.checks import check_index
 from cam_callbacks.outputs import ClassScores, logits_of
 
 TargetFn: TypeAlias = Callable[[Any], Tensor]
@@ -49,6 +50,9 @@ class RegressionTarget(Target):
 
     index: int = 0
 
+    def __post_init__(self) -> None:
+        check_index("index", self.index)
+
     def __call__(self, output: Any) -> Tensor:
         """(B,) that number for each image."""
         tensor = logits_of(output)
@@ -76,6 +80,9 @@ class SegmentationTarget(Target):
 
     class_index: int
     region: Sequence[int] | Tensor | None = None
+
+    def __post_init__(self) -> None:
+        check_index("class_index", self.class_index)
 
     def settle(self, output: Any) -> list[SegmentationTarget]:
         """For each image, the same class over the region in which it is predicted now."""

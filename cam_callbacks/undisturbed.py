@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from cam_callbacks.checks import is_kind
+from cam_callbacks.checks import check_type, is_kind
 
 _OF_EVERY_MODULE = frozenset(vars(nn.Module()))
 
@@ -29,6 +29,7 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
     Gradients are off by `no_grad`, not by `inference_mode`, which is left where the caller is in it: a tensor that a
     model caches during its forward would become an inference tensor, and the next training step would fail on it.
     """
+    check_type("model", model, nn.Module, "a torch.nn.Module")
     training = [(module, module.training) for module in model.modules()]
     backward_hooks = [(module, module._backward_hooks, module._backward_pre_hooks) for module, _ in training]
     written = _Written(model)

@@ -172,7 +172,7 @@ def audited(masks: bool) -> Audited:
     blue, frames = torch.eye(3)[2].view(1, 3, 1, 1), torch.eye(3)[targets].view(12, 3, 1, 1)
     images = ProbeSet(torch.where(inside.unsqueeze(1), blue, frames), targets, inside if masks else None)
     result = audit(MeanColour(), images)
-    return Audited(images, result, judge(result), {}, result.passes, seconds=0.0)
+    return Audited(images, result, judge(result), {}, result.passes)
 
 
 def colours_along(row: np.ndarray) -> list[tuple[int, ...]]:

@@ -10,7 +10,8 @@ from torch import nn
 
 from cam_callbacks.audit.conclusion import conclude
 from cam_callbacks.audit.counterfactual import Donors
-from cam_callbacks.audit.estimates import Estimate, Measure
+from cam_callbacks.audit.estimates import Estimate, Measure, measure
+from cam_callbacks.audit.foreground import estimate_masks
 from cam_callbacks.audit.plan import Plan
 from cam_callbacks.audit.result import AuditResult
 from cam_callbacks.audit.verdict import Verdict, judge
@@ -19,7 +20,18 @@ from cam_callbacks.methods.network import TargetLayer
 from cam_callbacks.outputs import ForwardFn
 from cam_callbacks.probes import ProbeSet
 
-__all__ = ["ALL", "AuditResult", "Donors", "Estimate", "Measure", "Verdict", "audit", "judge"]
+__all__ = [
+    "ALL",
+    "AuditResult",
+    "Donors",
+    "Estimate",
+    "Measure",
+    "Verdict",
+    "audit",
+    "estimate_masks",
+    "judge",
+    "measure",
+]
 
 
 def audit(
@@ -47,6 +59,7 @@ def audit(
         The numbers.
 
     Raises:
+        TypeError: `probes` that are no ProbeSet.
         ValueError: Images without targets, or all of one class; as `Method.__call__` otherwise.
     """
     plan = Plan(probes)

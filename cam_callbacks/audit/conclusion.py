@@ -60,7 +60,7 @@ class _Conclusion:
         self._note_parts()
         self._note_colours(whole)
         if plan.masks is not None:
-            self._note_data_colour(plan.masks)
+            self._note_data_colour(plan.masks, plan.usable)
         if observed.raw is not None:
             self._note_heat(upsample(observed.raw, plan.images.shape[2:]))
         main = plan.exchanges[0]
@@ -124,7 +124,7 @@ class _Conclusion:
         self._note("border_share", attention.border_share(heatmaps), chance=ring_share)
         self._note("delete_hot", torch.where(known, self.observed.correct["delete_hot"], torch.nan), chance=None)
         if masks is None:
-            self._note_data_colour(faithfulness.hottest_half(heatmaps))
+            self._note_data_colour(faithfulness.hottest_half(heatmaps), known)
             return
         heat = torch.where(usable, attention.heat_on_object(heatmaps, masks), torch.nan)
         self._note(f"heat_on_object{self.suffix}", heat, attention.heat_by_chance(heatmaps, masks, self.targets))
@@ -137,11 +137,12 @@ class _Conclusion:
             if int(members.sum()) > 1:
                 self.heat_null[c] = attention.mean_heat_by_chance(heatmaps[members], masks[members])
 
-    def _note_data_colour(self, object_or_heat: Tensor) -> None:
+    def _note_data_colour(self, object_or_heat: Tensor, usable: Tensor) -> None:
         """How well the mean colour outside the object tells the classes apart: of the data, not of the model."""
         outside = ~object_or_heat
-        known = outside.flatten(1).any(dim=1)
-        colours = counterfactual.mean_colour(self.plan.images[known], outside[known])
+        known = usable & outside.flatten(1).any(dim=1)
         values = torch.full((len(known),), torch.nan)
-        values[known] = counterfactual.colour_auc(colours, self.targets[known])
+        if int(known.sum()) > 1:
+            colours = counterfactual.mean_colour(self.plan.images[known], outside[known])
+            values[known] = counterfactual.colour_auc(colours, self.targets[known])
         self._note(f"data_colour_auc{self.suffix}", values, chance=0.5)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from cam_callbacks.audit import attention, counterfactual, faithfulness
 from cam_callbacks.audit.foreground import can_estimate, with_estimated_masks
 from cam_callbacks.audit.result import suffix
+from cam_callbacks.checks import check_type
 from cam_callbacks.explanation import upsample
 from cam_callbacks.methods.cam import CAM
 from cam_callbacks.methods.grad_cam import GradCAM
@@ -79,6 +80,7 @@ class Plan:
     """
 
     def __init__(self, probes: ProbeSet) -> None:
+        check_type("probes", probes, ProbeSet, "a ProbeSet(images, targets)")
         if probes.targets is None:
             raise ValueError("probes have no targets; the audit compares classes: give ProbeSet(images, targets)")
         if len(set(probes.targets.tolist())) < 2:
@@ -91,7 +93,7 @@ class Plan:
         self.usable = torch.ones_like(self.targets, dtype=torch.bool)
         if self.masks is not None:
             self.usable = attention.tells_where(self.masks)
-        donors = counterfactual.choose_donors(self.targets, self.usable, probes.fingerprint)
+        donors = counterfactual.choose_donors(self.targets, self.usable, self.probes.fingerprint)
         if self.masks is None:
             size = self.images.shape[2:]
             inside = ~counterfactual.ring(size).expand(len(self.images), *size)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from cam_callbacks.audit.estimates import Estimate, Measure, share_of_means_up_to, wilson
 from cam_callbacks.audit.result import AuditResult
+from cam_callbacks.checks import check_share, check_type
 from cam_callbacks.datasets import ALL
 
 State = Literal["alarm", "suspicion", "warning", "no alarm", "too few images", "not learnt"]
@@ -22,6 +23,7 @@ _DISTINCT_DONORS = 20
 _ENOUGH = 30
 _DATA_RED_FLAG = 0.85
 _PER_CLASS_LINES = 10
+_LEAST_SHARE_OFF = 0.25  # of the object's area: so much less heat than a flat map has on it
 _ROUNDING = 1e-4
 
 
@@ -63,7 +65,14 @@ def judge(result: AuditResult, suspects_before: Collection[int] | None = (), thr
         suspects_before: `Verdict.suspects` of the look before; empty at the first look, None where there is one look
             only, as in `Trainer.validate`: a suspicion then says that it is the most that one look can give.
         threshold: The smallest gap that matters.
+
+    Raises:
+        TypeError: `suspects_before` that is no collection.
+        ValueError: A threshold that is not at least 0 and below 1.
     """
+    check_share("threshold", threshold, "a number of at least 0 and below 1")
+    wanted = "the suspects of the verdict before, or None"
+    check_type("suspects_before", suspects_before, (Collection, type(None)), wanted)
     gap = result.measures[result.gap_name]
     weak = result.mask_source == "none"
     threshold = max(threshold, _RING_THRESHOLD) if weak else threshold
@@ -114,7 +123,10 @@ def _learnt(result: AuditResult) -> bool:
 
 
 def _heat_states(result: AuditResult) -> dict[int, HeatState]:
-    """Where the heat of each class lies, against what the masks of other images of the class give."""
+    """Where the heat of each class lies, against what the masks of other images of the class give.
+
+    Where all masks lie in one place these say nothing; a clear lack of heat, compared with a flat map, does.
+    """
     heat, over_area = (result.measures.get(f"{name}{result.suffix}") for name in ("heat_on_object", "heat_over_area"))
     if heat is None or over_area is None:
         return {}
@@ -123,7 +135,11 @@ def _heat_states(result: AuditResult) -> dict[int, HeatState]:
         if heat.per_class[index].count < _FEWEST:
             continue
         value = heat.per_class[index].value
-        if over_area.per_class[index].high < 0 or value < float(null.quantile(0.025)) - _ROUNDING:
+        area = value - over_area.per_class[index].value
+        if (
+            over_area.per_class[index].high < -_LEAST_SHARE_OFF * area
+            or value < float(null.quantile(0.025)) - _ROUNDING
+        ):
             states[index] = "off the object"
         elif value > float(null.quantile(0.975)) + _ROUNDING:
             states[index] = "on the object"
@@ -210,7 +226,8 @@ def _numbers(result: AuditResult, gap: Measure) -> str:
     made = " (foregrounds estimated)" if result.mask_source == "estimated" else ""
     lines = [
         f"Accuracy with a {arms} of the same class minus accuracy with one of another class{made}, with 95 % "
-        f"intervals: {_shown(gap.overall)} over {gap.overall.count} images."
+        f"intervals: {_shown(gap.overall)} over {gap.overall.count} images.",
+        "",
     ]
     worst = sorted(gap.per_class, key=lambda index: -_sortable(gap.per_class[index]))[:_PER_CLASS_LINES]
     lines += [f"- {result.class_name(i)}: {_shown(gap.per_class[i])}, {gap.per_class[i].count} images" for i in worst]
@@ -222,7 +239,7 @@ def _numbers(result: AuditResult, gap: Measure) -> str:
 def _heat_lines(result: AuditResult, heat: Mapping[int, HeatState]) -> str:
     measured = result.measures[f"heat_on_object{result.suffix}"]
     over_area = result.measures[f"heat_over_area{result.suffix}"]
-    lines = [f"Heat ({result.heat_by} of the true class; evidence, not proof):"]
+    lines = [f"Heat ({result.heat_by} of the true class; evidence, not proof):", ""]
     for index in list(heat)[:_PER_CLASS_LINES]:
         estimate = measured.per_class[index]
         area = estimate.value - over_area.per_class[index].value

@@ -51,7 +51,7 @@ class CAMPlugin(base_plugin.TBPlugin):  # type: ignore[misc]
         context: TensorBoard's.
 
     Raises:
-        OSError: A file of the tab is missing.
+        OSError: The folder of the tab's files is missing.
         ValueError: TensorBoard has no data provider.
     """
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-cv2 = pytest.importorskip("cv2")
-
 from cam_callbacks.audit.foreground import can_estimate, estimate_masks
+
+cv2 = pytest.importorskip("cv2", reason="needs OpenCV: pip install opencv-python-headless")
 
 
 def blob(side: int, channels: int = 3) -> tuple[torch.Tensor, torch.Tensor]:

@@ -2,7 +2,6 @@
 
 import { el } from './elements.js';
 
-const FEWEST_JUDGED = 10; // images of a class below which the verdict does not judge it
 export const digits = (value, count = 2) => (value == null ? '–' : value.toFixed(count).replace(/^-(?=[0.]+$)/, ''));
 export const short = (value) => (value == null ? '–' : Number(value.toPrecision(3)).toString());
 export const interval = (estimate) => `[${digits(estimate.low)}, ${digits(estimate.high)}]`;
@@ -12,16 +11,12 @@ export const className = (look, index) => (index == null ? 'no label' : (look.cl
 export const isMistake = (probe) => probe.target != null && probe.predicted != null && probe.target !== probe.predicted;
 export const overall = (audit, measure) => audit?.measures?.[measure]?.overall ?? null;
 
-/**
- * The estimate that the verdict is about, with its `label`: of those that it names, or else of all that are judged, the
- * one with the highest lower bound.
- */
+/** The estimate that the verdict is about, with its `label`: the largest of the classes that it names, else of all. */
 export function judged(audit, measure) {
   const { overall: all, per_class: of } = audit?.measures?.[measure] ?? {};
-  const known = [['all', all], ...Object.entries(of ?? {})].filter(([, each]) => each?.value != null);
+  const known = Object.entries({ all, ...of }).filter(([, each]) => each?.value != null);
   const named = known.filter(([label]) => audit.verdict.classes?.includes(label));
-  const enough = known.filter(([label, { count }]) => label === 'all' || count >= FEWEST_JUDGED);
-  const [first, ...others] = named.length > 0 ? named : enough;
+  const [first, ...others] = named.length > 0 ? named : known.filter(([label]) => label === 'all');
   if (!first) return null;
   const [label, worst] = others.reduce((best, each) => ((each[1].low ?? -1) > (best[1].low ?? -1) ? each : best), first);
   return { ...worst, label };
