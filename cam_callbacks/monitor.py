@@ -56,8 +56,8 @@ _BYTES_IN_CHECKPOINT = 10 * 2**20
 _NOTHING_ELSE = "Whatever else is logged is there, and CAMMonitor leaves the run alone."
 _ALIKE = (
     "the heatmaps are nearly the plain mean of the layer's channels (their correlation with it is above "
-    f"{_MOST_ALIKE}). They show where the layer is active, and those of two classes hardly differ; where that matters, GradCAM() and "
-    'ScoreCAM("increase") tell classes apart better'
+    f"{_MOST_ALIKE}). They show where the layer is active, and those of two classes hardly differ; where that matters, "
+    'GradCAM() and ScoreCAM("increase") tell classes apart better'
 )
 # What may fail, in the words of a warning.
 _LOOKING, _AUDITING, _SENDING = "CAMMonitor failed", "CAMMonitor failed to audit", "CAMMonitor failed to log"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -208,9 +209,10 @@ def swaps_picture(audited: Audited) -> Picture | None:
         what = "background"
         arms = [with_background_of(images.images, images.masks, donor)[shown] for donor in donors]
     total = int((~result.swaps.isnan()).all(dim=1).sum())
-    above = [
-        Line(f"{len(shown)} of {total}: those that lose most"),
-        Line(f"probability of the true class, {what} of ...", MUTED),
+    title = [
+        Line(f"The {len(shown)} of {total} images that lose most"),
+        Line(f"above each: whose {what} it has,", MUTED),
+        Line("and the probability of the true class", MUTED),
     ]
     cells: list[Cell] = []
     trios = zip(*(to_pictures(part, images.normalization) for part in (images.images[shown], *arms)), strict=True)
@@ -219,9 +221,8 @@ def swaps_picture(audited: Audited) -> Picture | None:
         names = ("itself", "own class", "other class")
         headings = [f"{name} {float(p):.2f}" for name, p in zip(names, result.swaps[index], strict=True)]
         first = _with_mask(plain, images, index)
-        lines = [Line(f"true: {target}")]
-        cells.append(Cell([first, same, other], lines if cells else [*lines, *above], headings))
-    return grid(cells, size=_SWAP_SIDE)
+        cells.append(Cell([first, same, other], [Line(f"true: {target}")], headings))
+    return grid(cells, size=_SWAP_SIDE, title=title)
 
 
 def heat_over_chance_picture(audited: Audited) -> Picture | None:
@@ -230,15 +231,19 @@ def heat_over_chance_picture(audited: Audited) -> Picture | None:
     heat = result.measures.get(f"heat_on_object{result.suffix}")
     if heat is None:
         return None
-    cells = []
+    over = {}
     for index, estimate in heat.per_class.items():
-        values = heat.values_of(index)
-        over = (values[~values.isnan()] - (estimate.chance or 0)).tolist()
+        over_chance = heat.values_of(index) - (estimate.chance or 0)
+        over[index] = over_chance[~over_chance.isnan()].tolist()
+    limit = max(1, math.ceil(10 * max((abs(value) for values in over.values() for value in values), default=1))) / 10
+    cells = []
+    for index, excess in over.items():
         state = audited.verdict.heat.get(index, "not known")
-        lines = [Line(f"heat {state}", MUTED), Line("red line: chance", MUTED)]
-        bars = histogram(over, -1, 1, width=_HISTOGRAM_WIDTH)
-        cells.append(Cell([bars], lines, [f"{result.class_name(index)}, {len(over)} images"]))
-    return grid(cells, columns=2, size=_HISTOGRAM_WIDTH)
+        bars = histogram(excess, limit, width=_HISTOGRAM_WIDTH)
+        heading = f"{result.class_name(index)}, {len(excess)} images"
+        cells.append(Cell([bars], [Line(f"heat {state}", MUTED)], [heading]))
+    title = [Line("Heat on the object minus chance (red line)")]
+    return grid(cells, columns=2, size=_HISTOGRAM_WIDTH, title=title)
 
 
 def _one_of_each(explanation: Explanation) -> list[int]:

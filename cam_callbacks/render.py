@@ -163,19 +163,20 @@ def outlined(image: Picture, mask: Tensor | NDArray[np.bool_]) -> Picture:
     return drawn
 
 
-def histogram(values: Sequence[float], low: float, high: float, width: int = 224, height: int = 64) -> Picture:
-    """Bars of how many values lie where between `low` and `high`, with a line at 0."""
+def histogram(values: Sequence[float], limit: float, width: int = 224, height: int = 64) -> Picture:
+    """Bars of how many values lie where between `-limit` and `limit`, with a line at 0, and these three below."""
     bins = 28
-    counts, _ = np.histogram(np.asarray(values), bins=bins, range=(low, high))
-    canvas = Image.new("RGB", (width, height), (16, 17, 19))
+    counts, _ = np.histogram(np.asarray(values), bins=bins, range=(-limit, limit))
+    canvas = Image.new("RGB", (width, height + _FONT_SIZE + 4), (16, 17, 19))
     draw = ImageDraw.Draw(canvas)
     tallest = max(int(counts.max()), 1)
     for place, count in enumerate(counts.tolist()):
         left, right = round(place * width / bins), round((place + 1) * width / bins) - 2
         if count:
             draw.rectangle((left, height - 1 - round((height - 4) * count / tallest), right, height), fill=_CURVES[0])
-    zero = round((0 - low) / (high - low) * width)
-    draw.line([(zero, 0), (zero, height)], fill=ALERT, width=2)
+    draw.line([(width // 2, 0), (width // 2, height)], fill=ALERT, width=2)
+    for text, at, anchor in ((f"{-limit:g}", 2, "la"), ("0", width // 2, "ma"), (f"+{limit:g}", width - 2, "ra")):
+        draw.text((at, height), text, font=_font(), fill=MUTED, anchor=anchor)
     return np.asarray(canvas)
 
 
@@ -243,13 +244,14 @@ class Cell:
     """Whether the cell is framed as a mistake."""
 
 
-def grid(cells: Sequence[Cell], columns: int = 1, size: int = 96) -> Picture:
+def grid(cells: Sequence[Cell], columns: int = 1, size: int = 96, title: Sequence[Line] = ()) -> Picture:
     """Set cells out in rows.
 
     Args:
         cells: Each row is as high as its highest cell.
         columns: Cells in a row.
         size: Longer side of each picture in pixels; small pictures are enlarged without smoothing.
+        title: Lines above all cells.
 
     Raises:
         ValueError: There are no cells.
@@ -261,10 +263,16 @@ def grid(cells: Sequence[Cell], columns: int = 1, size: int = 96) -> Picture:
     columns = min(columns, len(drawn))
     rows = [drawn[start : start + columns] for start in range(0, len(drawn), columns)]
     heights = [max(cell.height for cell in row) for row in rows]
-    canvas = Image.new("RGB", (columns * width, sum(heights)), BACKGROUND)
+    line = _FONT_SIZE + 4
+    top = line * len(title) + (_PADDING if title else 0)
+    canvas = Image.new("RGB", (columns * width, top + sum(heights)), BACKGROUND)
+    for index, text in enumerate(title):
+        at = (_PADDING, _PADDING + line * index)
+        shown = _fitting(text.text, canvas.width - 2 * _PADDING)
+        ImageDraw.Draw(canvas).text(at, shown, font=_font(), fill=text.colour)
     for place, row in enumerate(rows):
         for column, cell in enumerate(row):
-            canvas.paste(cell, (column * width, sum(heights[:place])))
+            canvas.paste(cell, (column * width, top + sum(heights[:place])))
     # Without the two lowest bits, which no eye misses, the PNG of a photo is a quarter smaller.
     picture: Picture = np.asarray(canvas) & np.uint8(0xFC)
     return picture

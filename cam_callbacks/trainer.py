@@ -211,7 +211,7 @@ def _description_setter(trainer: Trainer) -> Callable[[str | None], str | None]:
             before = str(task.description)
             if text is not None:
                 bar.progress.update(task.id, description=text)
-                bar.refresh()
+                bar.progress.refresh()  # at once: a chunk may take long
             return before
 
         return describe_rich

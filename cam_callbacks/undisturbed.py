@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from cam_callbacks.checks import check_type, is_kind
 
 _OF_EVERY_MODULE = frozenset(vars(nn.Module()))
+_CONTAINERS = (list, deque, set, dict)
 
 
 @contextmanager
@@ -68,7 +69,7 @@ class _Written:
             own = {name: value for name, value in vars(module).items() if name not in _OF_EVERY_MODULE}
             buffers = {name: value for name, value in module._buffers.items() if value is not None}
             self._attributes += [(vars(module), own), (module._buffers, buffers)]
-            self._contents += [(value, value.copy()) for value in own.values() if type(value) in (list, set, dict)]
+            self._contents += [(value, value.copy()) for value in own.values() if isinstance(value, _CONTAINERS)]
             written_in_place = [*buffers.values(), *(own.values() if is_kind(module, "Metric") else ())]
             tensors = [value for value in written_in_place if isinstance(value, Tensor)]
             self._values += [(tensor, _version(tensor), tensor.detach().clone()) for tensor in tensors]
@@ -80,7 +81,7 @@ class _Written:
         for container, contents in self._contents:
             if not _same_contents(container, contents):
                 container.clear()
-                (container.extend if isinstance(container, list) else container.update)(contents)
+                (container.extend if isinstance(container, (list, deque)) else container.update)(contents)
         for tensor, version, value in self._values:
             if version is None or tensor._version != version:
                 with torch.inference_mode(tensor.is_inference()), torch.no_grad():

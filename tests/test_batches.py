@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict, namedtuple
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
@@ -142,16 +142,44 @@ class Fields:
     images: torch.Tensor
 
 
+@dataclass
+class HalfMade:
+    images: torch.Tensor
+    labels: torch.Tensor = field(init=False)
+
+
 def test_a_description_names_types_and_shapes_and_stays_short() -> None:
     assert describe((IMAGES, "a", 3)) == "tuple(Tensor float32 (3, 3, 8, 8), str, int)"
     assert describe([[[[IMAGES]]]]) == "list(list(list(list)))"
     assert describe({"a": TARGETS, "b": None}) == "dict('a': Tensor int64 (3,), 'b': NoneType)"
     assert describe(Fields(IMAGES)) == "Fields(images=Tensor float32 (3, 3, 8, 8))"
+    assert describe(HalfMade(IMAGES)) == "HalfMade(images=Tensor float32 (3, 3, 8, 8), labels=NoneType)"
     assert len(describe([IMAGES] * 1000)) < 400
 
 
 class TestMasksOfOtherKinds:
     images, targets = torch.rand(2, 3, 8, 8), torch.tensor([0, 1])
+
+    @pytest.mark.parametrize(
+        "masks",
+        [torch.rand(2, 8, 8), torch.ones(2, 3, 8, 8), [torch.ones(8, 8)] * 2, torch.ones(3, 8, 8)],
+        ids=["soft", "three channels", "a list", "too many"],
+    )
+    def test_masks_that_are_not_understood_are_not_used_and_said(self, masks):
+        batches = [{"image": self.images, "label": self.targets, "mask": masks}]
+        if isinstance(masks, torch.Tensor) and len(masks) == 2:
+            batches.append((self.images, self.targets, masks))
+        for batch in batches:
+            samples = read_batch(batch)
+            assert samples.masks is None
+            assert "are not used: one of the size of the image is needed for each" in samples.note
+
+    @pytest.mark.parametrize(
+        "third", [torch.arange(2), torch.rand(2, 4), "names", [7, 8]], ids=["numbers", "vectors", "text", "list"]
+    )
+    def test_a_third_entry_that_is_something_else_is_no_mask_and_nothing_is_said(self, third):
+        samples = read_batch((self.images, self.targets, third))
+        assert samples.masks is samples.note is None
 
     def test_boxes_are_filled_and_cut_off_at_the_edge(self):
         boxes = torch.tensor([[1.0, 2.0, 4.0, 7.0], [-5.0, -5.0, 2.0, 3.0]])
@@ -202,3 +230,10 @@ class TestMasksOfOtherKinds:
 
     def test_four_numbers_an_image_in_a_tuple_are_no_boxes(self):
         assert read_batch((self.images, self.targets, torch.randn(2, 4))).masks is None
+
+
+def test_a_batch_fn_that_fails_is_named_with_what_it_was_given() -> None:
+    with pytest.raises(
+        ValueError, match=r"batch_fn fails on tuple\(Tensor .*\): TypeError: .* indices must be integers"
+    ):
+        read_batch((IMAGES, TARGETS), lambda batch: batch["image"])

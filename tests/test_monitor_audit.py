@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 import threading
 import warnings
 from pathlib import Path
@@ -18,7 +19,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
-from cam_callbacks import CAMMonitor, GradCAM, ProbeSet, RegressionTarget
+from cam_callbacks import CAMMonitor, GradCAM, ProbeSet, RegressionTarget, ScoreCAM
 from cam_callbacks.audit import Verdict
 
 SIZE, OBJECT = 24, 10
@@ -417,3 +418,38 @@ def test_those_who_want_it_get_the_error_of_a_model_that_cannot_be_copied(tmp_pa
 def test_bad_arguments_are_refused(arguments: dict[str, Any], said: str) -> None:
     with pytest.raises(Exception, match=said):
         CAMMonitor(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("names", "labels"),
+    [
+        (("cat", "dog", "owl"), ["cat", "dog", "owl"]),
+        (("risk", "risk_low", "a"), ["risk", "risk_low_1", "a"]),
+        (("a_2", "a", "a"), ["a_2_0", "a", "a_2"]),
+        (("", "é", "?"), ["_0", "_", "__2"]),
+    ],
+)
+def test_no_two_classes_have_the_same_tag(tmp_path: Path, names: tuple[str, ...], labels: list[str]) -> None:
+    fit(tmp_path, CAMMonitor(num_probes=4, num_audit_images=12, class_names=names))
+    tags = {tag.split("/")[-1] for tag in scalars(tmp_path) if "gap" in tag and "_by_class" in tag}
+    assert tags == {f"{label}{ending}" for label in labels for ending in ("", "_low", "_high")}
+
+
+def test_without_masks_and_without_opencv_it_says_that_the_audit_is_weak(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "cv2", None)
+    with own_warnings() as said:
+        fit(tmp_path, CAMMonitor(num_probes=4, num_audit_images=12), max_epochs=2)
+    assert len(said) == 1
+    assert "only the outer ring" in said[0]
+    assert "pip install opencv-python-headless" in said[0]
+
+
+@pytest.mark.parametrize(
+    ("method", "expected"), [(ScoreCAM(), 1), (ScoreCAM("increase"), 0)], ids=["probability", "increase"]
+)
+def test_maps_that_tell_no_classes_apart_are_said_once(tmp_path: Path, method: Any, expected: int) -> None:
+    with infos() as told:
+        run(tmp_path, True, samples(True), method=method)
+    assert len([text for text in told if "the plain mean of the layer's channels" in text]) == expected

@@ -172,7 +172,7 @@ def assert_same(a: Any, b: Any, but: tuple[str, ...] = (), within: float = 1e-4)
         assert a == b
 
 
-OWN = ("calls", "samples", "weights", "cam/seconds")
+OWN = ("calls", "samples", "weights", "cam/seconds", "cam/audit_seconds")
 
 
 @pytest.mark.parametrize("strategy", ["ddp", "ddp_spawn"])

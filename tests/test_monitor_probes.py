@@ -10,9 +10,11 @@ import pytest
 import torch
 from lightning.pytorch import LightningDataModule, Trainer
 from lightning.pytorch.utilities.combined_loader import CombinedLoader
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning_runs import CLASSES, Squares, TinyModule, fit, loader, looks, own_warnings, quiet
 from PIL import Image
 from torch import Tensor
+from torch.utils.data import TensorDataset
 from torchvision import datasets, transforms
 
 from cam_callbacks import CAMMonitor, ProbeSet
@@ -265,7 +267,7 @@ def test_class_names_that_are_not_as_many_as_the_classes_are_left_out_with_one_w
     with own_warnings() as said:
         fit(tmp_path, CAMMonitor(num_probes=3, class_names=["a", "b"]), max_epochs=2)
     assert len(said) == 1
-    assert "2 class names were found or given, but the model has 3 classes" in said[0]
+    assert "the class names that were found or given are 2, but the model has 3 classes" in said[0]
     assert looks(tmp_path) == 2
 
 
@@ -281,3 +283,19 @@ def test_photos_for_a_normalised_model_are_refused_while_the_normalisation_is_no
     monitor = CAMMonitor(probes=str(tmp_path / "photos"), explain="predicted")
     with pytest.raises(Exception, match="how to normalise these photos for the model is not known"):
         fit(tmp_path, monitor, val=loader(Normalised(12)))
+
+
+def test_a_folder_of_classes_whose_names_are_not_known_is_refused_before_training(tmp_path: Path) -> None:
+    (tmp_path / "photos" / "dog").mkdir(parents=True)
+    Image.new("RGB", (20, 20)).save(tmp_path / "photos" / "dog" / "rex.png")
+    data = Squares(12)
+    nameless = loader(TensorDataset(data.images, data.targets))
+    with pytest.raises(
+        MisconfigurationException, match="which classes its subfolders are is not known; give class_names"
+    ):
+        fit(tmp_path, CAMMonitor(probes=tmp_path / "photos"), train=nameless, val=nameless)
+    monitor = CAMMonitor(probes=tmp_path / "photos", class_names=["cat", "dog", "owl"])
+    fit(tmp_path, monitor, train=nameless, val=nameless)
+    assert monitor.probes is not None
+    assert monitor.probes.targets is not None
+    assert monitor.probes.targets.tolist() == [1]

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, Subset
 
 from cam_callbacks.batches import Samples, read_batch
-from cam_callbacks.datasets import ALL
+from cam_callbacks.datasets import ALL, IMAGENET
 from cam_callbacks.probes import ProbeCollector, ProbeSet
 
 
@@ -290,7 +290,7 @@ def test_parts_of_another_type_are_refused(parts: dict[str, Any], words: str) ->
 
 
 def test_no_probe_at_all_cannot_be_asked_for() -> None:
-    with pytest.raises(ValueError, match="num_probes=0 must be at least 1"):
+    with pytest.raises(ValueError, match="num_probes=0 must be a whole number of at least 1"):
         ProbeSet.from_dataset(Squares(4), 0)
 
 
@@ -344,3 +344,50 @@ def test_photos_are_turned_as_their_camera_says_and_broken_ones_are_named(tmp_pa
     (tmp_path / "broken.png").write_bytes(b"no photo")
     with pytest.raises(ValueError, match=r"broken\.png cannot be read as a photo"):
         ProbeSet.from_folder(tmp_path, (20, 10))
+
+
+def test_whole_numbers_of_any_kind_are_kept_as_int64() -> None:
+    for dtype in (torch.uint8, torch.int16, torch.int32):
+        probes = ProbeSet(
+            torch.rand(2, 3, 4, 4), torch.tensor([1, 0], dtype=dtype), groups=torch.tensor([3, 4], dtype=dtype)
+        )
+        assert probes.targets is not None
+        assert probes.groups is not None
+        assert (probes.targets.dtype, probes.groups.dtype) == (torch.int64, torch.int64)
+        assert (probes.targets.tolist(), probes.groups.tolist()) == ([1, 0], [3, 4])
+
+
+def test_names_and_normalisation_are_checked_and_understood() -> None:
+    images = torch.rand(2, 3, 4, 4)
+    probes = ProbeSet(images, class_names=["cat", "dog"], normalization="imagenet")
+    assert probes.class_names == ("cat", "dog")
+    assert probes.normalization == IMAGENET
+    with pytest.raises(TypeError, match="class_names='cat' must be a list of names"):
+        ProbeSet(images, class_names="cat")
+    with pytest.raises(ValueError, match="normalization='imagnet' must be 'imagenet', or a pair"):
+        ProbeSet(images, normalization="imagnet")
+
+
+def test_photos_are_read_in_grey_for_a_model_of_one_channel(tmp_path: Path) -> None:
+    Image.new("RGB", (40, 30), (255, 0, 0)).save(tmp_path / "a.png")
+    probes = ProbeSet.from_folder(tmp_path, (16, 16), channels=1)
+    assert probes.images.shape == (1, 1, 16, 16)
+    assert probes.images.unique().tolist() == pytest.approx([76 / 255])
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"size": 32}, r"size=32 must be a pair"),
+        ({"num_probes": 0}, "num_probes=0 must be a whole number of at least 1"),
+        ({"channels": 4}, r"photos have 1 or 3 channels, and the model is fed 4: give ProbeSet\(images\)"),
+        ({"folder": "nowhere"}, r"probes='nowhere' is not a folder: there is none at '/.*nowhere'"),
+        ({"normalization": ([0.5], [0])}, "normalization=.* must be 'imagenet', or a pair"),
+    ],
+)
+def test_a_folder_is_refused_with_the_argument_that_is_wrong(
+    tmp_path: Path, changed: dict[str, Any], message: str
+) -> None:
+    Image.new("RGB", (40, 30)).save(tmp_path / "a.png")
+    with pytest.raises((TypeError, ValueError), match=message):
+        ProbeSet.from_folder(**({"folder": tmp_path, "size": (16, 16)} | changed))

@@ -1,6 +1,7 @@
 """Inside, a model is evaluated; outside, the model and the process are as they were, whatever happened."""
 
 import random
+from collections import deque
 from contextlib import nullcontext
 
 import numpy as np
@@ -180,7 +181,7 @@ class Writes(nn.Module):
         super().__init__()
         self.register_buffer("in_place", torch.zeros(2))
         self.register_buffer("anew", torch.zeros(2))
-        self.count, self.last, self.seen, self.by_size = 0, None, [], {}
+        self.count, self.last, self.seen, self.by_size, self.latest = 0, None, [], {}, deque(maxlen=1)
 
     def forward(self, x):
         self.in_place += x
@@ -189,12 +190,13 @@ class Writes(nn.Module):
         self.last = x
         self.seen.append(x)
         self.by_size[len(self.seen)] = x
+        self.latest.append(x)
         return x
 
 
 def what_is_in(module):
     buffers = [module.in_place.tolist(), module.anew.tolist()]
-    return buffers, module.count, module.last, list(module.seen), dict(module.by_size)
+    return buffers, module.count, module.last, list(module.seen), dict(module.by_size), list(module.latest)
 
 
 def test_what_a_forward_writes_into_the_model_is_put_back():
@@ -222,4 +224,4 @@ def test_buffers_that_were_made_in_inference_mode_are_put_back():
         module = Writes()
         with undisturbed(module), torch.inference_mode():
             module(torch.ones(2))
-        assert what_is_in(module) == ([[0, 0], [0, 0]], 0, None, [], {})
+        assert what_is_in(module) == ([[0, 0], [0, 0]], 0, None, [], {}, [])

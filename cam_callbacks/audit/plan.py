@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from cam_callbacks.audit import attention, counterfactual, faithfulness
 from cam_callbacks.audit.foreground import can_estimate, with_estimated_masks
 from cam_callbacks.audit.result import suffix
-from cam_callbacks.checks import check_type
 from cam_callbacks.explanation import upsample
 from cam_callbacks.methods.cam import CAM
 from cam_callbacks.methods.grad_cam import GradCAM
@@ -80,7 +79,8 @@ class Plan:
     """
 
     def __init__(self, probes: ProbeSet) -> None:
-        check_type("probes", probes, ProbeSet, "a ProbeSet(images, targets)")
+        if not isinstance(probes, ProbeSet):
+            raise TypeError(f"probes={type(probes).__name__}(...) must be a ProbeSet(images, targets)")
         if probes.targets is None:
             raise ValueError("probes have no targets; the audit compares classes: give ProbeSet(images, targets)")
         if len(set(probes.targets.tolist())) < 2:

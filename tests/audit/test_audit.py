@@ -70,6 +70,13 @@ class TestPlanted:
         assert overall(result, "bg_gap").low < 0 < overall(result, "bg_gap").high
         assert judge(result).state == "not learnt"
 
+    def test_accuracy_has_the_chance_level_of_always_answering_the_most_frequent_class(self):
+        probes = scenes()
+        kept = torch.arange(40)  # 20 of each at first, then only the first class
+        some = replace(probes, images=probes.images[kept], targets=probes.targets[kept], masks=probes.masks[kept])
+        for wanted, each in ((0.5, probes), (float(some.targets.bincount().max()) / 40, some)):
+            assert overall(audit(Reader(1), each), "accuracy").chance == pytest.approx(wanted)
+
     def test_the_worst_group_is_found(self):
         probes = scenes()
         targets = probes.targets.clone()
@@ -78,6 +85,9 @@ class TestPlanted:
         result = audit(Reader(0), replace(probes, targets=targets, groups=groups))
         assert overall(result, "worst_group_accuracy").value == 0
         assert overall(result, "worst_group_accuracy").count == 6
+        assert overall(result, "worst_group_accuracy").chance is None  # one of the groups is of both classes
+        by_class = audit(Reader(0), replace(probes, targets=targets, groups=targets))
+        assert overall(by_class, "worst_group_accuracy").chance == 0
 
 
 class TestDegenerate:
@@ -89,6 +99,7 @@ class TestDegenerate:
         for name in ("bg_gap", "recolour_gap", "background_only", "heat_on_object", "rank_accuracy", "pointing"):
             assert overall(result, name).skipped >= 5, name
             assert overall(result, name).value == overall(result, name).value
+        assert overall(result, "data_colour_auc").skipped == 5
         assert "3 masks are empty and 2 cover all: left out" in result.notes
 
     def test_where_no_foreground_could_be_estimated_the_ring_is_exchanged(self):
@@ -136,6 +147,22 @@ class TestDegenerate:
         model = nn.Sequential(model, nn.AdaptiveAvgPool1d(1), nn.Flatten(), nn.Linear(4, 2))
         result = audit(model, ProbeSet(torch.rand(6, *shape), torch.arange(6) % 2))
         assert overall(result, "accuracy").count == 6
+
+
+class TestArguments:
+    @pytest.mark.parametrize("wrong", [0, -1, 2.5])
+    def test_a_batch_size_that_is_none_is_refused(self, wrong):
+        with pytest.raises(ValueError, match=f"batch_size={wrong} must be a whole number of at least 1, or None"):
+            audit(Reader(1), scenes(), batch_size=wrong)
+
+    def test_probes_that_are_none_are_refused(self):
+        with pytest.raises(TypeError, match=r"probes=tuple\(\.\.\.\) must be a ProbeSet\(images, targets\)"):
+            audit(Reader(1), (torch.rand(4, 3, 8, 8), torch.arange(4) % 2))
+
+    def test_targets_may_be_whole_numbers_of_any_kind(self):
+        probes = scenes()
+        few = replace(probes, targets=probes.targets.to(torch.uint8))
+        assert audit(Reader(1), few).to_dict() == audit(Reader(1), probes).to_dict()
 
 
 class TestTraces:

@@ -112,7 +112,7 @@ class TestWords:
     def test_of_many_classes_those_with_the_largest_gaps_are_named_and_the_others_counted(self):
         gaps = torch.stack([(torch.arange(40) < index).float() for index in range(13)])  # a mean of index / 40
         text = judge(result(gaps.flatten(), classes_of(40, 13))).text
-        lines = text[text.index("Accuracy with a background") :].split("\n\n")[0].split("\n")[1:]
+        lines = text[text.index("Accuracy with a background") :].split("\n\n")[1].split("\n")
         assert [line.split(":")[0] for line in lines[:-1]] == [f"- {index}" for index in range(12, 2, -1)]
         assert lines[-1] == "- and 3 classes with smaller gaps"
 
@@ -159,3 +159,16 @@ def test_a_class_with_few_different_donors_is_not_tested():
     few = replace(look, donors=Donors(look.donors.same, torch.arange(120) % 10))
     assert judge(look).suspects
     assert not judge(few).suspects
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"threshold": 5}, "threshold=5 must be a number of at least 0 and below 1"),
+        ({"threshold": "a"}, "threshold='a' must be a number"),
+        ({"suspects_before": 3}, "suspects_before=3 must be the suspects of the verdict before, or None"),
+    ],
+)
+def test_arguments_that_make_no_sense_are_refused(wrong, message):
+    with pytest.raises((TypeError, ValueError), match=message):
+        judge(result(torch.zeros(60), classes_of(30, 2)), **wrong)

@@ -22,10 +22,8 @@ class Wide(nn.Module):
         self.stem = nn.Sequential(nn.Conv2d(3, 12, 5, padding=2), nn.Tanh(), nn.AvgPool2d(4))
         self.features = nn.Sequential(nn.Conv2d(12, channels, 3, padding=1), nn.Softplus())
         self.head = nn.Linear(channels, classes)
-        self.seen = 0
 
     def forward(self, images):
-        self.seen += len(images)
         return 6 * self.head(self.features(self.stem(images)).mean(dim=(2, 3)))
 
 
@@ -52,10 +50,11 @@ def test_needs_few_passes_and_comes_near_the_exact_map(weighting, images):
     assert torch.equal(adaptive.targets, exact.targets)
 
 
-def test_the_passes_reported_are_those_that_the_model_saw(images):
+def test_the_passes_reported_are_those_that_the_model_saw(images, forwarded):
     network = Wide()
+    seen = forwarded(network)
     explanation = ScoreCAM()(network, images, "features")
-    assert network.seen == explanation.passes.sum()
+    assert sum(seen) == explanation.passes.sum()
 
 
 def test_each_image_has_its_own_number_of_passes(images):

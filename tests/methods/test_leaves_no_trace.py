@@ -132,12 +132,13 @@ def test_the_grad_mode_stays_what_it_was(network, images, grad_mode):
 @pytest.mark.parametrize("error", [ArithmeticError("broken"), RuntimeError("broken"), KeyboardInterrupt()], ids=repr)
 @pytest.mark.parametrize("place", [0, 3, 10])
 @pytest.mark.parametrize("at", [1, 2, 6], ids=["choosing the layer", "unmasked images", "masked images"])
-def test_an_error_in_the_middle_leaves_all_as_it_was(network, images, error, place, at):
+def test_an_error_in_the_middle_leaves_all_as_it_was(network, images, error, place, at, forwarded):
     network.insert(place, Fails(error, at))
+    calls = forwarded(network[place])
     before = state_of(network, images)
     with pytest.raises((type(error), ValueError)):
         ScoreCAM(batch_size=4)(network, images)
-    assert network[place].calls >= at
+    assert len(calls) >= at
     assert state_of(network, images) == before
 
 
