@@ -49,7 +49,7 @@ class Explanation:
         targets: (*leading) int64, the class that was explained; None where a callable said what to explain.
         score: Which score was explained: `"logit"`, `"probability"`, or the name of the callable.
         target_scores: (*leading) float32, that score for the unmasked images.
-        scores: (N, classes) float32, the logits of the unmasked images; None where a callable said what to explain.
+        logits: (N, classes) float32, of the unmasked images; None where a callable said what to explain.
         probabilities: (N, classes) float32, their softmax (a one-logit head, several labels: their sigmoid), or None.
         target_layer: Dotted name of the layer whose activations were used; of several, all names.
         passes: (N,) int64, forward samples spent on each image: its unmasked pass and one for each mask. A pass that
@@ -68,7 +68,7 @@ class Explanation:
     targets: Tensor | None
     score: str
     target_scores: Tensor
-    scores: Tensor | None
+    logits: Tensor | None
     probabilities: Tensor | None
     target_layer: str | tuple[str, ...]
     passes: Tensor

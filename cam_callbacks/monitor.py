@@ -578,8 +578,8 @@ class CAMMonitor(CallbackBase):
                 f"The layer {explanation.target_layer!r} has only {tuple(explanation.raw.shape[1:])} positions: "
                 "its maps are coarse; an earlier target_layer shows more"
             )
-        if explanation.scores is not None:
-            looked = replace(looked, probes=self._with_fitting_names(probes, explanation.scores.shape[1]))
+        if explanation.logits is not None:
+            looked = replace(looked, probes=self._with_fitting_names(probes, explanation.logits.shape[1]))
         self._looked, self.explanation = looked, explanation
 
     def _log(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -53,7 +53,7 @@ def assert_explained(
         direct = method(model, call.images, call.target_layer, call.targets)
         shown = call.explanation
         torch.testing.assert_close(shown.heatmaps, direct.heatmaps, atol=1e-4, rtol=1e-4)
-        torch.testing.assert_close(shown.scores, direct.scores, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(shown.logits, direct.logits, atol=1e-5, rtol=1e-5)
         assert torch.equal(shown.passes, direct.passes)
         assert not shown.blank.all()
 

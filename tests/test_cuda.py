@@ -46,7 +46,7 @@ def test_maps_are_those_of_the_cpu(small_cnn: Any, blobs: Any, method: Method, d
     on_device = method(network.to(device), images)
     assert on_device.heatmaps.device.type == device
     assert on_device.target_layer == on_cpu.target_layer
-    torch.testing.assert_close(on_device.scores.cpu(), on_cpu.scores, atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(on_device.logits.cpu(), on_cpu.logits, atol=1e-3, rtol=1e-3)
     assert torch.equal(on_device.skipped.cpu(), on_cpu.skipped)
     if getattr(method, "tolerance", 0) == 0:
         torch.testing.assert_close(on_device.heatmaps.cpu(), on_cpu.heatmaps, atol=5e-3, rtol=1e-2)
@@ -101,7 +101,7 @@ def test_looks_in_each_precision_are_nearly_those_of_the_cpu_in_32_bits(
         model = TinyModule()
         model.load_state_dict(weights)
         on_cpu = kind()(model, call.images.float(), "features", call.targets)
-        torch.testing.assert_close(call.explanation.scores.cpu().float(), on_cpu.scores, atol=0.02, rtol=0.02)
+        torch.testing.assert_close(call.explanation.logits.cpu().float(), on_cpu.logits, atol=0.02, rtol=0.02)
         alike = correlation(call.explanation.raw.cpu(), on_cpu.raw)
         assert alike[~on_cpu.blank].nanmean() > 0.98
     assert monitor.explanation is not None
@@ -147,7 +147,7 @@ def test_a_model_compiled_by_inductor_is_explained_and_nothing_is_compiled_for_i
     plain = TinyModule()
     plain.load_state_dict({key.replace("_orig_mod.", ""): value for key, value in module.validated[-1].items()})
     on_cpu = ScoreCAM()(plain, monitor.probes.images, "features.4", monitor.probes.targets)
-    torch.testing.assert_close(monitor.explanation.scores, on_cpu.scores, atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(monitor.explanation.logits, on_cpu.logits, atol=1e-3, rtol=1e-3)
     assert correlation(monitor.explanation.raw, on_cpu.raw).nanmean() > 0.99
 
 

@@ -26,7 +26,7 @@ def explanation():
         targets=torch.tensor([0, 0, 1]),
         score="probability",
         target_scores=scores.softmax(dim=1)[:, 0],
-        scores=scores,
+        logits=scores,
         probabilities=scores.softmax(dim=1),
         target_layer="features",
         passes=torch.tensor([9, 1, 1]),

@@ -53,7 +53,7 @@ def test_it_gives_the_heatmaps_that_the_method_gives_without_a_trainer(tmp_path:
     assert monitor.probes is not None
     alone = ScoreCAM()(module, monitor.probes.images, "features.4", monitor.probes.targets)
     assert torch.allclose(explanation_of(monitor).heatmaps, alone.heatmaps, atol=1e-5)
-    assert torch.allclose(explanation_of(monitor).scores, alone.scores, atol=1e-5)
+    assert torch.allclose(explanation_of(monitor).logits, alone.logits, atol=1e-5)
 
 
 def test_it_keeps_the_explanation_on_the_cpu_with_ordinary_tensors(tmp_path: Path) -> None:
@@ -78,7 +78,7 @@ def test_the_predicted_class_is_explained_where_it_is_asked_for(tmp_path: Path) 
     monitor = CAMMonitor(num_probes=6, explain="predicted")
     fit(tmp_path, monitor)
     explanation = explanation_of(monitor)
-    assert torch.equal(explanation.targets, explanation.scores.argmax(dim=1))
+    assert torch.equal(explanation.targets, explanation.logits.argmax(dim=1))
 
 
 def test_one_class_is_explained_for_all_images_where_its_number_is_given(tmp_path: Path) -> None:
@@ -129,7 +129,7 @@ def test_a_binary_model_of_one_logit_is_explained_for_both_its_classes(tmp_path:
     assert said == []
     explanation = explanation_of(monitor)
     assert explanation.targets.tolist() == [0, 0, 0, 1, 1, 1]
-    assert torch.equal(explanation.scores[:, 0], -explanation.scores[:, 1])
+    assert torch.equal(explanation.logits[:, 0], -explanation.logits[:, 1])
     assert monitor.probes is not None
     assert monitor.probes.class_names == ("not a cat", "cat")
 
@@ -170,7 +170,7 @@ def test_logits_are_found_in_what_the_model_returns(tmp_path: Path, wrap: Any) -
     plain.load_state_dict(module.state_dict())
     assert monitor.probes is not None
     expected = plain.eval()(monitor.probes.images)
-    assert torch.allclose(explanation_of(monitor).scores, expected, atol=1e-5)
+    assert torch.allclose(explanation_of(monitor).logits, expected, atol=1e-5)
 
 
 def test_forward_fn_is_called_in_place_of_the_model(tmp_path: Path) -> None:
@@ -184,7 +184,7 @@ def test_forward_fn_is_called_in_place_of_the_model(tmp_path: Path) -> None:
     module = Module()
     monitor = CAMMonitor(num_probes=6, forward_fn=lambda model, images: {"logits": model(images, 2.0)})
     fit(tmp_path, monitor, module)
-    assert torch.allclose(explanation_of(monitor).scores, 2 * scores_by(module.validated[-1], monitor), atol=1e-5)
+    assert torch.allclose(explanation_of(monitor).logits, 2 * scores_by(module.validated[-1], monitor), atol=1e-5)
 
 
 def test_the_layer_that_was_chosen_is_said_once(tmp_path: Path) -> None:

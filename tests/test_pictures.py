@@ -39,7 +39,7 @@ def explanation(predicted: tuple[int, ...] = (0, 0, 1, 2), classes: int = 3, **c
         targets=torch.tensor([0, 0, 1, 2]),
         score="probability",
         target_scores=torch.tensor([0.5, 0.6, 0.7, 0.8]),
-        scores=scores,
+        logits=scores,
         probabilities=scores.softmax(dim=1),
         target_layer="features",
         passes=torch.full((4,), 9),

@@ -67,10 +67,10 @@ def assert_explained_in(precision: str, call: Call, weights: dict[str, Tensor], 
 
     same = direct(dtype, forward)
     torch.testing.assert_close(shown.raw, same.raw, atol=1e-5, rtol=1e-3)
-    torch.testing.assert_close(shown.scores, same.scores, atol=1e-5, rtol=1e-3)
+    torch.testing.assert_close(shown.logits, same.logits, atol=1e-5, rtol=1e-3)
     assert torch.equal(shown.passes, same.passes)
     full = direct(torch.float32, None)
-    torch.testing.assert_close(shown.scores.float(), full.scores, atol=0.02, rtol=0.02)
+    torch.testing.assert_close(shown.logits.float(), full.logits, atol=0.02, rtol=0.02)
     alike = correlation(shown.raw, full.raw)
     assert alike[~full.blank].nanmean() > 0.98
 

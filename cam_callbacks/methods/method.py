@@ -171,7 +171,7 @@ class Method(ABC):
             targets=None if classes is None else leading(classes),
             score=look.readout.score,
             target_scores=leading(look.target_scores),
-            scores=None if look.scores is None else look.scores.logits,
+            logits=None if look.scores is None else look.scores.logits,
             probabilities=None if look.scores is None else look.scores.probabilities,
             target_layer=look.layers[0] if len(look.layers) == 1 else look.layers,
             passes=1 + torch.stack([m.passes for m in maps]).sum(dim=0),

@@ -118,7 +118,7 @@ def test_an_explanation_of_images_that_require_gradients_leaves_them_without(net
     before = state_of(network, images)
     explanation = ScoreCAM()(network, images)
     assert state_of(network, images) == before
-    assert not any(getattr(explanation, name).requires_grad for name in ("heatmaps", "raw", "scores", "probabilities"))
+    assert not any(getattr(explanation, name).requires_grad for name in ("heatmaps", "raw", "logits", "probabilities"))
 
 
 @pytest.mark.parametrize("grad_mode", [torch.no_grad, torch.enable_grad, torch.inference_mode])

@@ -92,7 +92,7 @@ class TestFloatingTypes:
         images = blobs(3, 24, 24)
         reference = exact(weighting)(small_cnn(), images, "features")
         half = exact(weighting)(small_cnn().to(dtype), images, "features", reference.targets)
-        assert half.heatmaps.dtype == half.raw.dtype == half.scores.dtype == torch.float32
+        assert half.heatmaps.dtype == half.raw.dtype == half.logits.dtype == torch.float32
         torch.testing.assert_close(half.heatmaps, reference.heatmaps, atol=0.05, rtol=0)
 
     def test_autocast_is_close_to_single_and_gives_single_precision_maps(self, small_cnn, blobs):
@@ -171,7 +171,7 @@ class TestNotFinite:
         reference = exact(weighting)(Around(small_cnn()), images, "model.features")
         explanation = exact(weighting)(Around(small_cnn(), after=after), images, "model.features")
         self.assert_only_the_second_is_skipped(explanation, reference)
-        assert explanation.scores.isfinite().all()
+        assert explanation.logits.isfinite().all()
 
 
 class TestProbabilities:

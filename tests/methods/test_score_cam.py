@@ -124,7 +124,7 @@ def test_the_explanation_has_the_shapes_types_and_ranges_it_documents(small_cnn,
     assert explanation.heatmaps.flatten(1).amax(dim=1).tolist() == [1, 1, 1]
     assert (explanation.raw >= 0).all()
     assert explanation.targets.tolist() == [4, 4, 4]
-    torch.testing.assert_close(explanation.scores, network(images).detach())
+    torch.testing.assert_close(explanation.logits, network(images).detach())
     torch.testing.assert_close(explanation.probabilities, network(images).softmax(dim=1).detach())
     assert explanation.target_layer == "features"
     assert explanation.error.tolist() == [0, 0, 0]

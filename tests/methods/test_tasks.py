@@ -76,7 +76,7 @@ def test_regression(method, small_cnn, images):
     assert explanation.heatmaps.shape == (2, 32, 32)
     assert not explanation.skipped.any()
     torch.testing.assert_close(explanation.target_scores, network(images)[:, 2])
-    assert explanation.targets is explanation.scores is explanation.probabilities is explanation.predicted is None
+    assert explanation.targets is explanation.logits is explanation.probabilities is explanation.predicted is None
     assert explanation.score == "RegressionTarget(index=2)"
 
 
