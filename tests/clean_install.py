@@ -1,7 +1,7 @@
 """Installs a wheel into an environment of its own, without extras, and tries it; minutes, and 6 GB for PyTorch.
 
 python tests/clean_install.py dist/*.whl
-python tests/clean_install.py dist/*.whl --constraint tests/lowest.txt    # with these versions
+python tests/clean_install.py dist/*.whl --constraint tests/lowest.txt --extras masks  # with these versions
 """
 
 from __future__ import annotations
@@ -25,13 +25,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("wheel", type=Path)
     parser.add_argument("--constraint", type=Path, help="a file of versions for pip")
+    parser.add_argument("--extras", default="", help="of the package, separated by commas")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        python = install(Path(folder) / "env", args.wheel.resolve(), args.constraint)
+        wheel = f"{args.wheel.resolve()}[{args.extras}]" if args.extras else str(args.wheel.resolve())
+        python = install(Path(folder) / "env", wheel, args.constraint)
         check(python, Path(folder))
 
 
-def install(env: Path, wheel: Path, constraint: Path | None = None) -> Path:
+def install(env: Path, wheel: str, constraint: Path | None = None) -> Path:
     """A new environment with the wheel and what it requires; its Python."""
     subprocess.run([sys.executable, "-m", "venv", env], check=True)
     python = env / "bin" / "python"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import subprocess
 import sys
 from argparse import Namespace
@@ -90,4 +91,6 @@ def test_without_a_data_provider_the_tab_is_left_out_and_this_is_said(caplog: py
 
 @pytest.mark.parametrize("flags", [Namespace(), Namespace(samples_per_plugin=None), None])
 def test_flags_that_are_not_understood_are_left_alone(flags: Namespace | None) -> None:
+    before = copy.deepcopy(flags)
     CAMLoader().fix_flags(flags)
+    assert flags == before
