@@ -185,13 +185,13 @@ def all_agree(trainer: Trainer, fine: bool) -> bool:
 
 @contextmanager
 def shown_progress(trainer: Trainer, name: str) -> Iterator[Callable[[int, int], None]]:
-    """Show `name 192/512` in the description of Lightning's progress bar, when a bar is on, and then put it back."""
+    """Show `name 192 of at most 512` in the description of Lightning's progress bar, when a bar is on, and then put it back."""
     describe = _description_setter(trainer)
     before = describe(None)
     try:
 
         def show(done: int, total: int) -> None:
-            describe(f"{name} {done}/{total}")
+            describe(f"{name} {done} of at most {total}")
 
         yield show
     finally:
