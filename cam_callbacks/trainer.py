@@ -185,7 +185,7 @@ def all_agree(trainer: Trainer, fine: bool) -> bool:
 
 @contextmanager
 def shown_progress(trainer: Trainer, name: str) -> Iterator[Callable[[int, int], None]]:
-    """Show `name 192 of at most 512` in the description of Lightning's progress bar, when a bar is on, and then put it back."""
+    """Show `name 192 of at most 512` in the description of Lightning's progress bar, if one is on; then put it back."""
     describe = _description_setter(trainer)
     before = describe(None)
     try:

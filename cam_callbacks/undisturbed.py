@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import random
 from collections import OrderedDict, deque
 from collections.abc import Iterator
@@ -47,11 +48,11 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
                 module._backward_hooks, module._backward_pre_hooks = OrderedDict(), OrderedDict()
             yield
     finally:
-        written.put_back()
         for module, flag in training:
             module.training = flag
         for module, hooks, pre_hooks in backward_hooks:
             module._backward_hooks, module._backward_pre_hooks = hooks, pre_hooks
+        written.put_back()
 
 
 class _Written:
@@ -68,8 +69,11 @@ class _Written:
         for module in model.modules():
             own = {name: value for name, value in vars(module).items() if name not in _OF_EVERY_MODULE}
             buffers = {name: value for name, value in module._buffers.items() if value is not None}
-            self._attributes += [(vars(module), own), (module._buffers, buffers)]
-            self._contents += [(value, value.copy()) for value in own.values() if isinstance(value, _CONTAINERS)]
+            self._attributes += [(vars(module), own)]
+            self._attributes += (
+                [(module._buffers, buffers)] if isinstance(module._buffers, dict) else []
+            )  # else scripted
+            self._contents += [(value, _contents(value)) for value in own.values() if isinstance(value, _CONTAINERS)]
             written_in_place = [*buffers.values(), *(own.values() if is_kind(module, "Metric") else ())]
             tensors = [value for value in written_in_place if isinstance(value, Tensor)]
             self._values += [(tensor, _version(tensor), tensor.detach().clone()) for tensor in tensors]
@@ -79,13 +83,16 @@ class _Written:
         for attributes, before in self._attributes:
             attributes.update({name: value for name, value in before.items() if attributes.get(name) is not value})
         for container, contents in self._contents:
-            if not _same_contents(container, contents):
+            if not _same(_contents(container), contents):
                 container.clear()
                 (container.extend if isinstance(container, (list, deque)) else container.update)(contents)
         for tensor, version, value in self._values:
             if version is None or tensor._version != version:
                 with torch.inference_mode(tensor.is_inference()), torch.no_grad():
-                    tensor.copy_(value)
+                    if tensor.shape == value.shape:
+                        tensor.copy_(value)
+                    else:
+                        tensor.data = value
 
 
 def _version(tensor: Tensor) -> int | None:
@@ -93,13 +100,18 @@ def _version(tensor: Tensor) -> int | None:
     return None if tensor.is_inference() else tensor._version
 
 
-def _same_contents(a: Any, b: Any) -> bool:
+def _contents(container: Any) -> Any:
+    """What is in a list, a set or a dictionary, whatever class of these it is."""
+    return dict(container) if isinstance(container, dict) else (set if isinstance(container, set) else list)(container)
+
+
+def _same(a: Any, b: Any) -> bool:
     """Whether two lists, sets or dictionaries hold the very same objects."""
     if len(a) != len(b):
         return False
     if isinstance(a, dict):
         return all(key in b and value is b[key] for key, value in a.items())
-    return a == b if isinstance(a, set) else all(map(lambda one, other: one is other, a, b))
+    return a == b if isinstance(a, set) else all(map(operator.is_, a, b))
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """Inside, a model is evaluated; outside, the model and the process are as they were, whatever happened."""
 
 import random
-from collections import deque
+from collections import defaultdict, deque
 from contextlib import nullcontext
 
 import numpy as np
@@ -209,6 +209,37 @@ def test_what_a_forward_writes_into_the_model_is_put_back():
     assert what_is_in(module) == before
     assert module.in_place is buffer
     assert module.seen is seen
+
+
+def test_a_buffer_that_changes_its_shape_in_place_is_put_back_and_so_are_the_flags():
+    module = Writes().train()
+    with undisturbed(module):
+        module.in_place.resize_(5).fill_(1)
+    assert module.training
+    assert module.in_place.tolist() == [0, 0]
+
+
+class Own(list):
+    """A list that does not like to be copied."""
+
+    def copy(self):
+        raise TypeError("no")
+
+
+def test_lists_of_any_class_are_put_back():
+    module = nn.Module()
+    module.own, module.by_default = Own([1]), defaultdict(list, a=[2])
+    with undisturbed(module):
+        module.own.append(3)
+        module.by_default["b"].append(4)
+    assert module.own == [1]
+    assert module.by_default == {"a": [2]}
+
+
+def test_parts_that_are_scripted_are_no_hindrance():
+    scripted = torch.jit.trace(nn.BatchNorm1d(2).eval(), torch.rand(3, 2))
+    with undisturbed(nn.Sequential(scripted)):
+        scripted(torch.rand(3, 2))
 
 
 def test_nothing_is_written_where_nothing_has_changed():
