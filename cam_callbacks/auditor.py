@@ -63,7 +63,8 @@ class Audited:
     def _label(self, index: int) -> str:
         """The name of a class as a part of a tag: some loggers make files of it, and take ASCII only.
 
-        It ends in the number of the class where another class has the name, or it could be taken for that of a number.
+        It ends in the number of the class if another class has that name, or if it ends as names of bounds, of chance
+        levels or of numbered classes do.
         """
         names = [re.sub(r"[^\w-]", "_", self.result.class_name(i), flags=re.ASCII) for i in range(index + 1)]
         name = names[index]

@@ -90,10 +90,10 @@ def read_batch(
     named = isinstance(batch, Mapping)
     boxes = named and not any(key in batch for key in _MASK_KEYS)
     on_object, note = _boxes(masks, images) if boxes else _object_masks(masks, images, object_values)
-    if on_object is None and note is None and (named or _is_spatial(masks, images)) and masks is not None:
+    if on_object is None and note is None and _are_maps(masks, images, named):
         note = (
-            f"the masks of the batch, {describe(masks)}, are not used: one of the size of the image is needed for "
-            "each, (N, H, W), of two values (such as `masks > 0.5`), or object_values, those that mean object"
+            "the masks of the batch are not used: one of the size of the image is needed for each, (N, H, W), of two "
+            "values (such as `masks > 0.5`), or object_values, those that mean object"
         )
     return Samples(images, indices, on_object, _groups(groups, images), note)
 
@@ -131,9 +131,14 @@ def _one_hot(rows: Tensor) -> bool:
     return bool(((rows == 0) | (rows == 1)).all() and (rows.sum(dim=1) == 1).all())
 
 
-def _is_spatial(masks: Any, images: Tensor) -> bool:
-    """Whether the third entry of a batch, which may be anything, looks like masks."""
-    return isinstance(masks, Tensor) and len(masks) == len(images) and masks.ndim in (images.ndim - 1, images.ndim)
+def _are_maps(masks: Any, images: Tensor, named: bool) -> bool:
+    """Whether what stands in the place of masks is meant as such: the third entry of a batch may be anything."""
+    if not isinstance(masks, Tensor):
+        return named and isinstance(masks, (list, tuple))
+    if named:
+        return masks.ndim >= images.ndim - 1
+    of_images = masks.shape[:1] + masks.shape[-(images.ndim - 2) :] == images.shape[:1] + images.shape[2:]
+    return of_images and (masks.ndim == images.ndim - 1 or (masks.ndim == images.ndim and masks.shape[1] == 1))
 
 
 def _object_masks(masks: Any, images: Tensor, object_values: Sequence[int] | None) -> tuple[Tensor | None, str | None]:

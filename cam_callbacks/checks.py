@@ -48,12 +48,14 @@ def check_callable(argument: str, value: object, wanted: str, takes: int | None 
         return
     if not callable(value):
         raise TypeError(f"{argument}={value!r} must be {wanted}, or None")
-    try:
-        signature = inspect.signature(value)
-    except (TypeError, ValueError):  # e.g. of a builtin
+    if takes is None:
         return
     try:
-        signature.bind(*[None] * (takes or 0)) if takes is not None else None
+        signature = inspect.signature(value, follow_wrapped=False)
+    except Exception:  # e.g. of a builtin: it is found out when it is called
+        return
+    try:
+        signature.bind(*[None] * takes)
     except TypeError as error:
         raise TypeError(f"{argument} must be {wanted}; this one does not take {takes} arguments: {error}") from error
 

@@ -45,10 +45,10 @@ def as_normalization(given: Any) -> Normalization | None:
     if given is None or (isinstance(given, str) and given == "imagenet"):
         return None if given is None else IMAGENET
     try:
-        mean, std = (tuple(map(float, part)) for part in given)
+        mean, std = (tuple(map(float, part)) for part in (() if isinstance(given, str) else given))
     except (TypeError, ValueError):
         mean, std = (), ()
-    if len(mean) != len(std) or not mean or min(std) <= 0:
+    if len(mean) != len(std) or not mean or not all(each > 0 for each in std):
         raise ValueError(
             f"normalization={given!r} must be 'imagenet', or a pair: the means and the standard deviations (> 0), one "
             "of each for every channel"

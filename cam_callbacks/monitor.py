@@ -614,7 +614,9 @@ class CAMMonitor(CallbackBase):
                 "CAMMonitor audits nothing: no labels of two or more classes came with the images; "
                 "audit=False says that none is wanted"
             )
-        elif (images := self._audit_images) is not None and images.masks is None and not can_estimate():
+        elif (picked := self._audit_images) is None or picked.images.ndim != 4:
+            return
+        elif picked.masks is None and not can_estimate():
             self._warn_once(
                 "CAMMonitor: no masks came with the images, and without OpenCV none are estimated: the audit exchanges "
                 "only the outer ring, a weak test that never gives an alarm. Give masks, or "

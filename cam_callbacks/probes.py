@@ -183,6 +183,8 @@ class ProbeSet:
         if channels not in (1, 3):
             raise ValueError(f"photos have 1 or 3 channels, and the model is fed {channels}: give ProbeSet(images)")
         undone = datasets.as_normalization(normalization)
+        if undone is not None and len(undone[0]) not in (1, channels):
+            raise ValueError(f"normalization={normalization!r} is not of {channels} channels")
         subfolders = datasets.subfolders(root)
         names = tuple(class_names or subfolders) or None
         unknown = [name for name in subfolders if name not in (names or ())]

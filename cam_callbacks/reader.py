@@ -55,6 +55,10 @@ class Reader:
             with random_state_kept():
                 return ProbeSet.from_dataset(source, num_probes, class_names=self.class_names, read=self.samples)
         images = self.samples(batch).images
+        if images.ndim != 4:
+            raise ValueError(
+                f"probes={str(source)!r}: the model's images {tuple(images.shape)} are no photos; give ProbeSet"
+            )
         names = self.class_names or _first(datasets.class_names, lightning.datasets(trainer))
         normalization = self.normalization or _first(datasets.normalization, lightning.datasets(trainer))
         if normalization is None and not render.displayable(images, None):

@@ -107,24 +107,31 @@ def forward_in_precision(trainer: Trainer, forward_fn: outputs.ForwardFn | None)
     """The user's forward in the precision that the trainer validates in: autocast is off in callbacks otherwise."""
 
     def call(model: nn.Module, images: Tensor) -> Any:
-        with trainer.precision_plugin.val_step_context(), _logging_nothing(trainer.lightning_module):
+        with trainer.precision_plugin.val_step_context(), _logging_nothing(trainer.lightning_module, model):
             return outputs.forward(model, images, forward_fn)
 
     return call
 
 
 @contextmanager
-def _logging_nothing(pl_module: nn.Module) -> Iterator[None]:
-    """What the module logs in its forward is of its own steps: passes of masked images must not change its metrics."""
+def _logging_nothing(*modules: nn.Module) -> Iterator[None]:
+    """What a module logs in its forward is of its own steps: passes of masked images must not change its metrics.
+
+    Args:
+        modules: The LightningModule; and what is run, which may be a copy of it, or that in a wrapper.
+    """
     names = ("log", "log_dict")
-    before = {name: value for name, value in vars(pl_module).items() if name in names}
+    silenced = [vars(module) for module in dict.fromkeys(modules)]
+    before = [{name: value for name, value in each.items() if name in names} for each in silenced]
     try:
-        vars(pl_module).update(dict.fromkeys(names, _nothing))
+        for each in silenced:
+            each.update(dict.fromkeys(names, _nothing))
         yield
     finally:
-        for name in names:
-            vars(pl_module).pop(name, None)
-        vars(pl_module).update(before)
+        for each, values in zip(silenced, before, strict=True):
+            for name in names:
+                each.pop(name, None)
+            each.update(values)
 
 
 def _nothing(*_args: Any, **_options: Any) -> None:

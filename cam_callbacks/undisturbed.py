@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import operator
 import random
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from cam_callbacks.checks import check_type, is_kind
 
 _OF_EVERY_MODULE = frozenset(vars(nn.Module()))
-_CONTAINERS = (list, deque, set, dict)
+_WATCHED: ContextVar[frozenset[int]] = ContextVar("models whose writings are watched already", default=frozenset())
 
 
 @contextmanager
@@ -24,9 +25,10 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
     """Evaluate `model` inside, find it and the process outside as they were.
 
     Inside: every module is in eval mode, gradients are off, backward hooks of modules are silent, and compiled parts
-        run eagerly, so that forward hooks fire and nothing is recompiled. On the way out, whatever happened: all that,
-        the random number generators (Python, NumPy, torch on every device in use), and what the model's own forward
-        has written into its modules are put back.
+        run eagerly, so that forward hooks fire and nothing is recompiled. On the way out, whatever happened: all that
+        and the random number generators (Python, NumPy, torch on every device in use) are put back; and, of what the
+        model's own forward has written into its modules: buffers, the states of torchmetrics' metrics, and attributes
+        that are numbers or tensors. What it writes elsewhere (parameters, lists, flags, globals) stays.
 
     Gradients are off by `no_grad`, not by `inference_mode`, which is left where the caller is in it: a tensor that a
     model caches during its forward would become an inference tensor, and the next training step would fail on it.
@@ -34,7 +36,9 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
     check_type("model", model, nn.Module, "a torch.nn.Module")
     training = [(module, module.training) for module in model.modules()]
     backward_hooks = [(module, module._backward_hooks, module._backward_pre_hooks) for module, _ in training]
-    written = _Written(model)
+    watched = _WATCHED.get()
+    written = None if id(model) in watched else _Written(model)
+    token = _WATCHED.set(watched | {id(model)})
     try:
         with (
             random_state_kept(),
@@ -52,66 +56,61 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
             module.training = flag
         for module, hooks, pre_hooks in backward_hooks:
             module._backward_hooks, module._backward_pre_hooks = hooks, pre_hooks
-        written.put_back()
+        _WATCHED.reset(token)
+        if written is not None:
+            written.put_back()
 
 
 class _Written:
-    """What a model's own forward may write into its modules, as it is before.
+    """What a model's own forward may write into its modules, as it is before: see `undisturbed`.
 
-    That is: what their attributes are (a counter, a tensor that is kept), what is in lists, sets and dictionaries that
-    are attributes, and the values of buffers and of the states of torchmetrics' metrics.
+    Where a forward makes modules, parameters or buffers, as lazy ones do, that module is left as it is then: to put
+    back but a part of it would be worse.
     """
 
     def __init__(self, model: nn.Module) -> None:
-        self._attributes: list[tuple[dict[str, Any], dict[str, Any]]] = []
-        self._contents: list[tuple[Any, Any]] = []
-        self._values: list[tuple[Tensor, int | None, Tensor]] = []
+        self._modules: list[tuple[nn.Module, object, dict[str, Any], dict[str, Tensor | None]]] = []
+        self._states: list[tuple[list[Any], list[Any]]] = []
+        self._values: list[tuple[Tensor, Tensor]] = []
         for module in model.modules():
             own = {name: value for name, value in vars(module).items() if name not in _OF_EVERY_MODULE}
-            buffers = {name: value for name, value in module._buffers.items() if value is not None}
-            self._attributes += [(vars(module), own)]
-            self._attributes += (
-                [(module._buffers, buffers)] if isinstance(module._buffers, dict) else []
-            )  # else scripted
-            self._contents += [(value, _contents(value)) for value in own.values() if isinstance(value, _CONTAINERS)]
-            written_in_place = [*buffers.values(), *(own.values() if is_kind(module, "Metric") else ())]
-            tensors = [value for value in written_in_place if isinstance(value, Tensor)]
-            self._values += [(tensor, _version(tensor), tensor.detach().clone()) for tensor in tensors]
+            numbers = {name: value for name, value in own.items() if type(value) in (int, float, Tensor)}
+            buffers = dict(module._buffers.items())
+            self._modules.append((module, _made_of(module), numbers, buffers))
+            states = list(own.values()) if is_kind(module, "Metric") else []
+            self._states += [(state, list(state)) for state in states if type(state) is list]
+            tensors = [each for each in (*buffers.values(), *states) if isinstance(each, Tensor)]
+            self._values += [(tensor, tensor.detach().clone()) for tensor in tensors if _can_be_written(tensor)]
 
     def put_back(self) -> None:
         """Put back what is another now."""
-        for attributes, before in self._attributes:
-            attributes.update({name: value for name, value in before.items() if attributes.get(name) is not value})
-        for container, contents in self._contents:
-            if not _same(_contents(container), contents):
-                container.clear()
-                (container.extend if isinstance(container, (list, deque)) else container.update)(contents)
-        for tensor, version, value in self._values:
-            if version is None or tensor._version != version:
+        for module, made_of, numbers, buffers in self._modules:
+            if _made_of(module) == made_of:
+                vars(module).update({name: value for name, value in numbers.items() if vars(module)[name] is not value})
+                changed = {name: value for name, value in buffers.items() if module._buffers[name] is not value}
+                if changed and isinstance(
+                    module._buffers, dict
+                ):  # the buffers of a scripted module are others each time
+                    module._buffers.update(changed)
+        for state, before in self._states:
+            state[:] = before
+        for tensor, value in self._values:
+            if tensor.shape != value.shape:
+                tensor.data = value
+            elif not torch.equal(tensor, value):
                 with torch.inference_mode(tensor.is_inference()), torch.no_grad():
-                    if tensor.shape == value.shape:
-                        tensor.copy_(value)
-                    else:
-                        tensor.data = value
+                    tensor.copy_(value)
 
 
-def _version(tensor: Tensor) -> int | None:
-    """How often a tensor was written to; inference tensors do not count."""
-    return None if tensor.is_inference() else tensor._version
+def _made_of(module: nn.Module) -> object:
+    """Its class, and the names of what it has."""
+    parts = (module._parameters, module._buffers, module._modules, vars(module))
+    return type(module), *(tuple(part.keys()) for part in parts)
 
 
-def _contents(container: Any) -> Any:
-    """What is in a list, a set or a dictionary, whatever class of these it is."""
-    return dict(container) if isinstance(container, dict) else (set if isinstance(container, set) else list)(container)
-
-
-def _same(a: Any, b: Any) -> bool:
-    """Whether two lists, sets or dictionaries hold the very same objects."""
-    if len(a) != len(b):
-        return False
-    if isinstance(a, dict):
-        return all(key in b and value is b[key] for key, value in a.items())
-    return a == b if isinstance(a, set) else all(map(operator.is_, a, b))
+def _can_be_written(tensor: Tensor) -> bool:
+    """Whether it has values of its own: not before it is initialised, nor where it is a view with repeated values."""
+    return not is_lazy(tensor) and 0 not in tensor.stride()
 
 
 @contextmanager

@@ -163,11 +163,11 @@ class TestMasksOfOtherKinds:
     @pytest.mark.parametrize(
         "masks",
         [torch.rand(2, 8, 8), torch.ones(2, 3, 8, 8), [torch.ones(8, 8)] * 2, torch.ones(3, 8, 8)],
-        ids=["soft", "three channels", "a list", "too many"],
+        ids=["soft", "three channels", "a list", "too few images"],
     )
     def test_masks_that_are_not_understood_are_not_used_and_said(self, masks):
         batches = [{"image": self.images, "label": self.targets, "mask": masks}]
-        if isinstance(masks, torch.Tensor) and len(masks) == 2:
+        if isinstance(masks, torch.Tensor) and masks.shape == (2, 8, 8):
             batches.append((self.images, self.targets, masks))
         for batch in batches:
             samples = read_batch(batch)
@@ -175,7 +175,17 @@ class TestMasksOfOtherKinds:
             assert "are not used: one of the size of the image is needed for each" in samples.note
 
     @pytest.mark.parametrize(
-        "third", [torch.arange(2), torch.rand(2, 4), "names", [7, 8]], ids=["numbers", "vectors", "text", "list"]
+        "third",
+        [
+            torch.tensor(0.5),
+            torch.arange(2),
+            torch.rand(2, 4),
+            torch.rand(2, 20, 8),
+            torch.rand(2, 3, 8, 8),
+            "names",
+            [7, 8],
+        ],
+        ids=["number", "numbers", "vectors", "tokens", "other images", "text", "list"],
     )
     def test_a_third_entry_that_is_something_else_is_no_mask_and_nothing_is_said(self, third):
         samples = read_batch((self.images, self.targets, third))

@@ -382,6 +382,9 @@ def test_photos_are_read_in_grey_for_a_model_of_one_channel(tmp_path: Path) -> N
         ({"num_probes": 0}, "num_probes=0 must be a whole number of at least 1"),
         ({"channels": 4}, r"photos have 1 or 3 channels, and the model is fed 4: give ProbeSet\(images\)"),
         ({"folder": "nowhere"}, r"probes='nowhere' is not a folder: there is none at '/.*nowhere'"),
+        ({"channels": 1, "normalization": "imagenet"}, "normalization='imagenet' is not of 1 channels"),
+        ({"normalization": "12"}, "normalization='12' must be 'imagenet', or a pair"),
+        ({"normalization": ([0.5], [float("nan")])}, "normalization=.* must be 'imagenet', or a pair"),
         ({"normalization": ([0.5], [0])}, "normalization=.* must be 'imagenet', or a pair"),
     ],
 )

@@ -1,13 +1,13 @@
 """Inside, a model is evaluated; outside, the model and the process are as they were, whatever happened."""
 
 import random
-from collections import defaultdict, deque
 from contextlib import nullcontext
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
+from torchmetrics import CatMetric, MeanMetric
 
 from cam_callbacks.undisturbed import random_state_kept, undisturbed
 
@@ -175,71 +175,48 @@ def test_random_state_kept_puts_the_generators_back():
 
 
 class Writes(nn.Module):
-    """Its forward writes into it: buffers in place and anew, attributes, what is in a list and in a dictionary."""
+    """Its forward writes into it: buffers in place, past their version, and anew; a number, a tensor, a metric."""
 
     def __init__(self):
         super().__init__()
         self.register_buffer("in_place", torch.zeros(2))
+        self.register_buffer("hidden", torch.zeros(2))
         self.register_buffer("anew", torch.zeros(2))
-        self.count, self.last, self.seen, self.by_size, self.latest = 0, None, [], {}, deque(maxlen=1)
+        self.register_buffer("none", None)
+        self.count, self.last, self.metric, self.all = 0, torch.zeros(2), MeanMetric(), CatMetric()
 
     def forward(self, x):
         self.in_place += x
+        self.hidden.data += x
         self.anew = self.anew + x
+        self.none = x
         self.count += 1
         self.last = x
-        self.seen.append(x)
-        self.by_size[len(self.seen)] = x
-        self.latest.append(x)
+        self.metric.update(x)
+        self.all.update(x)
         return x
 
 
 def what_is_in(module):
-    buffers = [module.in_place.tolist(), module.anew.tolist()]
-    return buffers, module.count, module.last, list(module.seen), dict(module.by_size), list(module.latest)
+    tensors = [module.in_place, module.hidden, module.anew, module.last, module.metric.mean_value]
+    return [tensor.tolist() for tensor in tensors], module.none, module.count, len(module.all.value)
 
 
-def test_what_a_forward_writes_into_the_model_is_put_back():
+@pytest.mark.parametrize("nested", [False, True])
+def test_what_a_forward_writes_into_the_model_is_put_back(nested):
     module = Writes()
     module(torch.ones(2))
-    before, buffer, seen = what_is_in(module), module.in_place, module.seen
+    module.none = None
+    before, buffer = what_is_in(module), module.in_place
     with undisturbed(module):
-        module(torch.full((2,), 3.0))
+        with undisturbed(module) if nested else nullcontext():
+            module(torch.full((2,), 3.0))
         module(torch.full((2,), 5.0))
     assert what_is_in(module) == before
     assert module.in_place is buffer
-    assert module.seen is seen
-
-
-def test_a_buffer_that_changes_its_shape_in_place_is_put_back_and_so_are_the_flags():
-    module = Writes().train()
-    with undisturbed(module):
-        module.in_place.resize_(5).fill_(1)
-    assert module.training
-    assert module.in_place.tolist() == [0, 0]
-
-
-class Own(list):
-    """A list that does not like to be copied."""
-
-    def copy(self):
-        raise TypeError("no")
-
-
-def test_lists_of_any_class_are_put_back():
-    module = nn.Module()
-    module.own, module.by_default = Own([1]), defaultdict(list, a=[2])
-    with undisturbed(module):
-        module.own.append(3)
-        module.by_default["b"].append(4)
-    assert module.own == [1]
-    assert module.by_default == {"a": [2]}
-
-
-def test_parts_that_are_scripted_are_no_hindrance():
-    scripted = torch.jit.trace(nn.BatchNorm1d(2).eval(), torch.rand(3, 2))
-    with undisturbed(nn.Sequential(scripted)):
-        scripted(torch.rand(3, 2))
+    with undisturbed(module):  # and again: nothing is left of the first time
+        module(torch.full((2,), 7.0))
+    assert what_is_in(module) == before
 
 
 def test_nothing_is_written_where_nothing_has_changed():
@@ -253,6 +230,55 @@ def test_nothing_is_written_where_nothing_has_changed():
 def test_buffers_that_were_made_in_inference_mode_are_put_back():
     with torch.inference_mode():
         module = Writes()
+        before = what_is_in(module)
         with undisturbed(module), torch.inference_mode():
             module(torch.ones(2))
-        assert what_is_in(module) == ([[0, 0], [0, 0]], 0, None, [], {}, [])
+        assert what_is_in(module) == before
+
+
+def test_a_buffer_that_changes_its_shape_in_place_is_put_back_and_so_are_the_flags():
+    module = Writes().train()
+    with undisturbed(module):
+        module.in_place.resize_(5).fill_(1)
+    assert module.training
+    assert module.in_place.tolist() == [0, 0]
+
+
+def test_a_buffer_that_is_a_view_of_another_is_put_back_with_it():
+    module = nn.Module()
+    module.register_buffer("base", torch.zeros(1))
+    module.register_buffer("wide", module.base.expand(4))
+    with undisturbed(module):
+        module.base += 1
+    assert module.wide.tolist() == [0, 0, 0, 0]
+
+
+class Grows(nn.Module):
+    """Makes its head at the first forward."""
+
+    def __init__(self):
+        super().__init__()
+        self.built, self.calls = False, 0
+
+    def forward(self, x):
+        if not self.built:
+            self.head, self.built = nn.Linear(x.shape[1], 2), True
+        self.calls += 1
+        return self.head(x)
+
+
+@pytest.mark.parametrize("make", [Grows, lambda: nn.Sequential(nn.LazyLinear(2), nn.LazyBatchNorm1d())])
+def test_a_module_that_is_made_inside_stays_made(make):
+    module = make()
+    with undisturbed(module):
+        module(torch.rand(3, 4))
+    made = dict(module.named_parameters())
+    module.eval()(torch.rand(3, 4))
+    assert made
+    assert all(parameter is made[name] for name, parameter in module.named_parameters())
+
+
+def test_parts_that_are_scripted_are_no_hindrance():
+    scripted = torch.jit.trace(nn.BatchNorm1d(2).eval(), torch.rand(3, 2))
+    with undisturbed(nn.Sequential(scripted)):
+        scripted(torch.rand(3, 2))

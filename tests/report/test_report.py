@@ -395,3 +395,18 @@ def test_the_progress_bar_shows_what_is_read(logs: Path, capsys: pytest.CaptureF
     assert "100%" in capsys.readouterr().err
     collect([logs])
     assert capsys.readouterr().err == ""
+
+
+def test_the_modules_of_the_page_are_one_in_the_report(logs: Path, tmp_path: Path) -> None:
+    write_report([logs], tmp_path / "report.html")
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    (script,) = re.findall(r'<script type="module">(.*?)</script>', page, re.DOTALL)
+    assert not re.findall(r"^(?:import|export)\b.*", script, re.MULTILINE)
+    declared = re.findall(r"^(?:async )?(?:class|function|const|let) (\w+)", script, re.MULTILINE)
+    assert len(declared) > 50
+    assert len(set(declared)) == len(declared)
+    static = Path(records.__file__).parent / "tab" / "static"
+    for module in static.glob("*.js"):
+        if module.name != "index.js":
+            first = module.read_text(encoding="utf-8").split("\n", 1)[0]
+            assert script.count(first) == 1, module.name

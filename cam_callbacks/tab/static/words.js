@@ -14,7 +14,7 @@ export const overall = (audit, measure) => audit?.measures?.[measure]?.overall ?
 /** The estimate that the verdict is about, with its `label`: the largest of the classes that it names, else of all. */
 export function judged(audit, measure) {
   const { overall: all, per_class: of } = audit?.measures?.[measure] ?? {};
-  const known = Object.entries({ all, ...of }).filter(([, each]) => each?.value != null);
+  const known = [['all', all], ...Object.entries(of ?? {})].filter(([, each]) => each?.value != null);
   const named = known.filter(([label]) => audit.verdict.classes?.includes(label));
   const [first, ...others] = named.length > 0 ? named : known.filter(([label]) => label === 'all');
   if (!first) return null;
