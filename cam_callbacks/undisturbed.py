@@ -110,7 +110,7 @@ def _made_of(module: nn.Module) -> object:
 
 def _can_be_written(tensor: Tensor) -> bool:
     """Whether it has values of its own: not before it is initialised, nor where it is a view with repeated values."""
-    return not is_lazy(tensor) and 0 not in tensor.stride()
+    return not (is_lazy(tensor) or tensor.is_meta) and tensor.layout == torch.strided and 0 not in tensor.stride()
 
 
 @contextmanager

@@ -77,7 +77,9 @@ def start(script: str, folder: Path, *arguments: str) -> subprocess.Popen[str]:
     folder.mkdir(parents=True)
     (folder / "script.py").write_text(script)
     paths = [str(Path(__file__).parent), str(Path(__file__).parent.parent), os.environ.get("PYTHONPATH", "")]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
+    # Without a measurement of coverage, which handles SIGTERM itself.
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE")}
+    environment = inherited | {"PYTHONPATH": os.pathsep.join(paths)}
     command = [sys.executable, str(folder / "script.py"), str(folder), *arguments]
     return subprocess.Popen(
         command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True

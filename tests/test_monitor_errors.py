@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import operator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from cam_callbacks import CAMMonitor, ProbeSet
+from cam_callbacks.reader import Reader
 
 MISCONFIGURATIONS = (
     lightning.pytorch.utilities.exceptions.MisconfigurationException,
@@ -264,3 +267,35 @@ class Unlabelled(TinyModule):
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         assert len(batch) == BATCH
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (
+            {"target_layer": torch.nn.Conv2d(3, 3, 1)},
+            r"target_layer=Conv2d\(\.\.\.\) must be the dotted name of a layer",
+        ),
+        ({"batch_fn": lambda: None}, "batch_fn must be a callable: batch -> .*; this one does not take 1 arguments"),
+        ({"forward_fn": lambda images: None}, "forward_fn must be a callable: .*; this one does not take 2 arguments"),
+        ({"normalization": "12"}, "normalization='12' must be 'imagenet', or a pair"),
+    ],
+)
+def test_callables_and_layers_that_cannot_serve_are_refused_at_once(wrong: dict[str, Any], message: str) -> None:
+    with pytest.raises(MISCONFIGURATIONS, match=message):
+        CAMMonitor(**wrong)
+
+
+def test_callables_of_any_signature_that_takes_what_they_are_given_are_accepted() -> None:
+    def wrapped(*given: Any) -> Any:
+        return given
+
+    for batch_fn in (operator.itemgetter("image"), dict, max, functools.wraps(lambda: None)(wrapped), lambda x, y=1: x):
+        CAMMonitor(batch_fn=batch_fn)
+
+
+def test_photos_for_a_model_of_signals_are_refused(tmp_path: Path) -> None:
+    reader = Reader(None, "needed", None, None, None, print)
+    batch = torch.rand(4, 2, 32), torch.arange(4) % 2
+    with pytest.raises(ValueError, match=r"the model's images \(4, 2, 32\) are no photos; give ProbeSet"):
+        reader.probes(tmp_path, 4, Trainer(logger=False, enable_checkpointing=False), batch)

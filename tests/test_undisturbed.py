@@ -253,6 +253,15 @@ def test_a_buffer_that_is_a_view_of_another_is_put_back_with_it():
     assert module.wide.tolist() == [0, 0, 0, 0]
 
 
+@pytest.mark.parametrize("buffer", [torch.eye(3).to_sparse(), torch.zeros(2, device="meta"), torch.zeros(0), None])
+def test_buffers_of_any_kind_are_no_hindrance(buffer):
+    module = nn.Module()
+    module.register_buffer("buffer", buffer)
+    with undisturbed(module):
+        pass
+    assert module.buffer is buffer
+
+
 class Grows(nn.Module):
     """Makes its head at the first forward."""
 
