@@ -204,7 +204,7 @@ class TestSegmentationTarget:
 
 @pytest.mark.parametrize("wrong", [-1, "a", 1.5, True])
 def test_an_index_that_is_none_is_refused_at_once(wrong):
-    with pytest.raises(ValueError, match="index=.* must be a whole number of at least 0"):
+    with pytest.raises(ValueError, match=r"index=.* must be a whole number of at least 0"):
         RegressionTarget(wrong)
-    with pytest.raises(ValueError, match="class_index=.* must be a whole number of at least 0"):
+    with pytest.raises(ValueError, match=r"class_index=.* must be a whole number of at least 0"):
         SegmentationTarget(wrong)
