@@ -159,7 +159,7 @@ class Plan:
             batch_size: As in `audit`.
         """
         with undisturbed(model):
-            ask = _Asked(model, self.targets[rows], forward_fn, multi_label, batch_size)
+            ask = _Answers(model, self.targets[rows], forward_fn, multi_label, batch_size)
             for name, change in self._changes().items():
                 ask(name, change()[rows])
             images = self.images[rows]
@@ -172,7 +172,7 @@ class Plan:
         return Observed(rows, ask.correct, ask.probability, raw, heat_by, notes, ask.passes)
 
 
-class _Asked:
+class _Answers:
     """Keeps what the model answers to images of these classes, by the name of what was done to them."""
 
     def __init__(

@@ -272,3 +272,12 @@ def test_nothing_is_wider_than_a_small_screen(tab: Tab) -> None:
     tab.open(run=BIASED, vs=BALANCED)
     tab.wait(lambda: len(tab.shown()) == 2)
     assert tab.chrome.execute_script("return document.documentElement.scrollWidth <= window.innerWidth")
+
+
+def test_it_opens_on_the_run_whose_last_verdict_is_worst(tab: Tab) -> None:
+    tab.open()
+    assert tab.one("select[name=run]").get_attribute("value") == BIASED
+    assert "alarm" in tab.texts(".verdict .state")[0]
+    assert tab.choices("run") == [BALANCED, BIASED, PLAIN]
+    tab.open(run=BALANCED)
+    assert tab.one("select[name=run]").get_attribute("value") == BALANCED

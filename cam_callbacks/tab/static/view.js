@@ -15,11 +15,13 @@ import { Timeline } from './timeline.js';
 import { className } from './words.js';
 
 const ADDRESS_MS = 200; // browsers refuse to change the address at each move of a slider
+const FEW_RUNS = 8; // whose verdicts are read before one is shown
+const WORST_LAST = ['suspicion', 'warning', 'alarm'];
 const same = (names) => names.map((name) => [name, name]);
 
 /** The state, as it stands in the address: only what differs from this. */
 const DEFAULTS = {
-  run: '', // '': the first
+  run: '', // '': the one whose last verdict is worst
   monitor: '',
   vs: '', // the second run; '': none
   step: '', // '': the last
@@ -140,6 +142,9 @@ class View {
       const found = await this.#source.runs();
       if (state !== this.state) return; // another one was opened meanwhile
       if (found.length === 0) return void this.#showNothing(NOTHING);
+      const worst = state.run || (await this.#worst(found));
+      if (state !== this.state) return;
+      state.run = worst;
       const runs = this.#choose(found);
       const changed = await Promise.all(runs.map((run) => run.read()));
       if (state !== this.state) return;
@@ -157,6 +162,17 @@ class View {
       if (again && this.#runs.length > 0) this.#say(error.message); // what is shown stays until the next poll
       else this.#showNothing(error.message);
     }
+  }
+
+  /** Of a few runs the one whose last verdict is worst, else the first. */
+  async #worst(found) {
+    if (found.length === 1 || found.length > FEW_RUNS) return found[0].run;
+    const asked = found.map(({ run, monitors }) => this.#source.timeline(run, monitors[0]));
+    const ranks = (await Promise.allSettled(asked)).map(({ value }) => {
+      const last = value?.looks.findLast((look) => look.audit);
+      return WORST_LAST.indexOf(last?.audit.verdict.state);
+    });
+    return found[ranks.indexOf(Math.max(...ranks))].run;
   }
 
   #showNothing(why) {
