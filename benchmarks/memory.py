@@ -84,7 +84,7 @@ def run(contestant: str, network: torch.nn.Module, layer: str, images: torch.Ten
         with torch.no_grad():
             targets = network(images).argmax(dim=1)
         if contestant != "grad-cam":
-            stop_after(2 * len(images) + MASKED, network)
+            stop_after(2 * len(images) + MASKED, network)  # the images themselves come before
         with contextlib.suppress(StopIteration):
             if contestant == "ours, exact":
                 ScoreCAM(tolerance=0, batch_size=BATCH)(network, images, layer, targets)

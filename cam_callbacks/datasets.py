@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 Normalization = tuple[tuple[float, ...], tuple[float, ...]]
@@ -54,16 +53,6 @@ def as_normalization(given: Any) -> Normalization | None:
             "of each for every channel"
         )
     return mean, std
-
-
-def subfolders(folder: Path) -> list[str]:
-    """The names of the folders in a folder, sorted, without hidden ones."""
-    return sorted(path.name for path in folder.iterdir() if path.is_dir() and not is_hidden(path))
-
-
-def is_hidden(path: Path) -> bool:
-    """Whether a file or folder is one that people do not see."""
-    return path.name.startswith(".")
 
 
 def _hub_names(dataset: Any) -> Any:

@@ -55,7 +55,7 @@ _BYTES_IN_CHECKPOINT = 10 * 2**20
 
 _NOTHING_ELSE = "Whatever else is logged is there, and CAMMonitor leaves the run alone."
 _ALIKE = (
-    "the heatmaps are nearly the plain mean of the layer's channels (their correlation with it is above "
+    "CAMMonitor: the heatmaps are nearly the plain mean of the layer's channels (their correlation with it is above "
     f"{_MOST_ALIKE}). They show where the layer is active, and those of two classes hardly differ; where that matters, "
     'GradCAM() and ScoreCAM("increase") tell classes apart better'
 )
@@ -287,7 +287,7 @@ class CAMMonitor(CallbackBase):
                 "TensorBoardLogger; give it one, or leave report out"
             )
         if not lightning.will_validate(trainer):
-            self._warn_once(
+            self._say_once(
                 "CAMMonitor looks after each validation, but this fit has none: it will show nothing. It needs a "
                 "validation loader, a validation_step and limit_val_batches above 0"
             )
@@ -500,7 +500,7 @@ class CAMMonitor(CallbackBase):
             if self._prober.collects:
                 raise
             assert self._auditor is not None  # the probes were given: nothing else depends on the batches
-            self._warn_once(f"CAMMonitor audits nothing: {error}")
+            self._say_once(f"CAMMonitor audits nothing: {error}")
             self._auditor.give_up()
             return
         self._prober.offer(samples)
@@ -516,7 +516,7 @@ class CAMMonitor(CallbackBase):
             self.object_values,
             self.class_names,
             self.normalization,
-            self._warn_once,
+            self._say_once,
         )
 
     def _pick(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -526,7 +526,7 @@ class CAMMonitor(CallbackBase):
         elif trainer.is_global_zero:
             chosen, ignored = self._prober.chosen()
             if ignored:
-                self._warn_once(
+                self._say_once(
                     f"CAMMonitor left out {ignored} images that are not finite, or whose size, labels or masks are not "
                     f"like those of the first, {tuple(chosen.images.shape[1:])}"
                 )
@@ -540,7 +540,7 @@ class CAMMonitor(CallbackBase):
         if self._picked is not None and not (trainer.sanity_checking or trainer.testing):
             self._prober.keep(self._picked)
             if not self._history.goes_on("probes", self._picked.fingerprint):
-                self._warn_once("The probes are not those of the earlier run: their history begins anew")
+                self._say_once("The probes are not those of the earlier run: their history begins anew")
 
     def _check(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Raise on bad input what a look would raise, without the passes of one."""
@@ -574,7 +574,7 @@ class CAMMonitor(CallbackBase):
         looked = Looked.of(probes, shares, self.method.upsampling)
         explanation = looked.explanation
         if explanation.raw[0].numel() < _COARSE and probes.images.ndim > 3:
-            self._warn_once(
+            self._say_once(
                 f"The layer {explanation.target_layer!r} has only {tuple(explanation.raw.shape[1:])} positions: "
                 "its maps are coarse; an earlier target_layer shows more"
             )
@@ -592,7 +592,7 @@ class CAMMonitor(CallbackBase):
         if lightning.fitting(trainer):
             how = f"{self.method.name} of {explanation.target_layer}"
             if not self._history.goes_on("maps", how):
-                self._warn_once("The heatmaps of the earlier run were made in another way: their history begins anew")
+                self._say_once("The heatmaps of the earlier run were made in another way: their history begins anew")
             self._history.add(now)
         past = [] if trainer.testing else self._history.selected(_LOOKS_IN_HISTORY, now)
         brightest = None
@@ -610,14 +610,14 @@ class CAMMonitor(CallbackBase):
             return
         self._audit_images = self._auditor.pick(lambda images: self._reader.described(images, trainer))
         if self._audit_images is None and not self._auditor.gave_up:
-            self._warn_once(
+            self._say_once(
                 "CAMMonitor audits nothing: no labels of two or more classes came with the images; "
                 "audit=False says that none is wanted"
             )
         elif (picked := self._audit_images) is None or picked.images.ndim != 4:
             return
         elif picked.masks is None and not can_estimate():
-            self._warn_once(
+            self._say_once(
                 "CAMMonitor: no masks came with the images, and without OpenCV none are estimated: the audit exchanges "
                 "only the outer ring, a weak test that never gives an alarm. Give masks, or "
                 "pip install opencv-python-headless"
@@ -629,7 +629,7 @@ class CAMMonitor(CallbackBase):
         if trainer.testing or self._auditor.images is None:
             self._audit_images = lightning.from_first_rank(trainer, self._audit_images)
         if not trainer.testing and not self._auditor.keep(self._audit_images):
-            self._warn_once("The images of the audit are not those of the earlier run: suspicions begin anew")
+            self._say_once("The images of the audit are not those of the earlier run: suspicions begin anew")
 
     def _audit_look(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Run the model on this rank's share of the audit."""
@@ -688,11 +688,9 @@ class CAMMonitor(CallbackBase):
 
     def _say_if_maps_are_of_no_class(self, audited: Audited) -> None:
         measured = audited.trust.get("mean_activation_correlation")
-        if measured is None or audited.verdict.state == "not learnt" or _ALIKE in self._said:
-            return
-        if measured.overall.value > _MOST_ALIKE:
-            self._said.add(_ALIKE)
-            rank_zero_info(f"CAMMonitor: {_ALIKE}")
+        learnt = audited.verdict.state != "not learnt"
+        if learnt and measured is not None and measured.overall.value > _MOST_ALIKE:
+            self._say_once(_ALIKE, rank_zero_info)
 
     def _send(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Send pictures, texts and the tab's data to the loggers; one that fails costs the others nothing."""
@@ -749,7 +747,7 @@ class CAMMonitor(CallbackBase):
     def _with_fitting_names(self, probes: ProbeSet, classes: int) -> ProbeSet:
         if probes.class_names is None or len(probes.class_names) == classes:
             return probes
-        self._warn_once(
+        self._say_once(
             f"the class names that were found or given are {len(probes.class_names)}, but the model has {classes} "
             "classes: they are shown by number. Give CAMMonitor(class_names=...)"
         )
@@ -764,7 +762,7 @@ class CAMMonitor(CallbackBase):
         except ValueError as error:
             if self.target_layer is not None:
                 raise Misconfiguration(str(error)) from error
-            self._warn_once(f"The layer of the earlier run is gone ({error}): CAMMonitor chooses anew")
+            self._say_once(f"The layer of the earlier run is gone ({error}): CAMMonitor chooses anew")
             self._layer = None
 
     def _settle_layer(self, layer: str | tuple[str, ...]) -> None:
@@ -774,10 +772,10 @@ class CAMMonitor(CallbackBase):
                 f"CAMMonitor explains the layer {layer!r}, the last with positions; target_layer overrides it"
             )
 
-    def _warn_once(self, message: str) -> None:
+    def _say_once(self, message: str, say: Callable[[str], None] = rank_zero_warn) -> None:
         if message not in self._said:
             self._said.add(message)
-            rank_zero_warn(message)
+            say(message)
 
 
 def _trace(error: Exception) -> str:

@@ -185,7 +185,7 @@ class ProbeSet:
         undone = datasets.as_normalization(normalization)
         if undone is not None and len(undone[0]) not in (1, channels):
             raise ValueError(f"normalization={normalization!r} is not of {channels} channels")
-        subfolders = datasets.subfolders(root)
+        subfolders = class_folders(root)
         names = tuple(class_names or subfolders) or None
         unknown = [name for name in subfolders if name not in (names or ())]
         if unknown:
@@ -193,7 +193,7 @@ class ProbeSet:
                 f"the subfolders {unknown} of probes={str(folder)!r} are not among the classes {list(names or ())}"
             )
         folders = [root / name for name in subfolders] or [root]
-        files = sorted(path for each in folders for path in each.iterdir() if not datasets.is_hidden(path))
+        files = sorted(path for each in folders for path in each.iterdir() if not _is_hidden(path))
         photos = [path for path in files if path.suffix.lower() in _PHOTOS]
         if not photos:
             raise ValueError(f"probes={str(folder)!r} holds no photos ({', '.join(sorted(_PHOTOS))})")
@@ -337,6 +337,15 @@ def _type_of(value: Any) -> str:
 
 
 _WHOLE_NUMBERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+
+
+def class_folders(folder: Path) -> list[str]:
+    """The names of the folders in a folder of photos, sorted: each is the name of a class."""
+    return sorted(path.name for path in folder.iterdir() if path.is_dir() and not _is_hidden(path))
+
+
+def _is_hidden(path: Path) -> bool:
+    return path.name.startswith(".")
 
 
 def _read_photo(path: Path, size: Sequence[int], normalization: Normalization | None, channels: int) -> Tensor:

@@ -12,7 +12,7 @@ from cam_callbacks import trainer as lightning
 from cam_callbacks.batches import BatchFn, Labels, Samples, read_batch
 from cam_callbacks.datasets import Normalization
 from cam_callbacks.prober import Source
-from cam_callbacks.probes import ProbeSet
+from cam_callbacks.probes import ProbeSet, class_folders
 from cam_callbacks.undisturbed import random_state_kept
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ class Reader:
                 f"probes={str(source)!r}: how to normalise these photos for the model is not known; give "
                 'normalization=(mean, std) or normalization="imagenet"'
             )
-        if names is None and Path(source).is_dir() and datasets.subfolders(Path(source)):
+        if names is None and Path(source).is_dir() and class_folders(Path(source)):
             raise ValueError(
                 f"probes={str(source)!r}: which classes its subfolders are is not known; give class_names, the names "
                 "of the model's classes in the order of their indices"

@@ -29,6 +29,7 @@ ALERT = (255, 138, 128)
 
 # TensorBoard shows a picture about 350 pixels wide: what is drawn 480 wide shrinks, and this text stays readable.
 _FONT_SIZE = 18
+_LINE_HEIGHT = _FONT_SIZE + 4
 _PADDING = 6
 _MOST_SLICES = 9
 _SIGNAL_WIDTH, SIGNAL_HEIGHT, STRIP_HEIGHT = 224, 64, 14
@@ -167,7 +168,7 @@ def histogram(values: Sequence[float], limit: float, width: int = 224, height: i
     """Bars of how many values lie where between `-limit` and `limit`, with a line at 0, and these three below."""
     bins = 28
     counts, _ = np.histogram(np.asarray(values), bins=bins, range=(-limit, limit))
-    canvas = Image.new("RGB", (width, height + _FONT_SIZE + 4), (16, 17, 19))
+    canvas = Image.new("RGB", (width, height + _LINE_HEIGHT), (16, 17, 19))
     draw = ImageDraw.Draw(canvas)
     tallest = max(int(counts.max()), 1)
     for place, count in enumerate(counts.tolist()):
@@ -263,13 +264,9 @@ def grid(cells: Sequence[Cell], columns: int = 1, size: int = 96, title: Sequenc
     columns = min(columns, len(drawn))
     rows = [drawn[start : start + columns] for start in range(0, len(drawn), columns)]
     heights = [max(cell.height for cell in row) for row in rows]
-    line = _FONT_SIZE + 4
-    top = line * len(title) + (_PADDING if title else 0)
+    top = _LINE_HEIGHT * len(title) + (_PADDING if title else 0)
     canvas = Image.new("RGB", (columns * width, top + sum(heights)), BACKGROUND)
-    for index, text in enumerate(title):
-        at = (_PADDING, _PADDING + line * index)
-        shown = _fitting(text.text, canvas.width - 2 * _PADDING)
-        ImageDraw.Draw(canvas).text(at, shown, font=_font(), fill=text.colour)
+    _write(canvas, title, _PADDING)
     for place, row in enumerate(rows):
         for column, cell in enumerate(row):
             canvas.paste(cell, (column * width, top + sum(heights[:place])))
@@ -281,10 +278,9 @@ def grid(cells: Sequence[Cell], columns: int = 1, size: int = 96, title: Sequenc
 def _draw(cell: Cell, size: int) -> Image.Image:
     pictures = [_resized(picture, size) for picture in cell.pictures]
     inner = sum(picture.width for picture in pictures) + _PADDING * (len(pictures) - 1)
-    line = _FONT_SIZE + 4
-    top = _PADDING + (line if cell.headings else 0)
+    top = _PADDING + (_LINE_HEIGHT if cell.headings else 0)
     below = top + max(picture.height for picture in pictures)
-    canvas = Image.new("RGB", (inner + 2 * _PADDING, below + line * len(cell.lines) + 2 * _PADDING), BACKGROUND)
+    canvas = Image.new("RGB", (inner + 2 * _PADDING, below + _LINE_HEIGHT * len(cell.lines) + 2 * _PADDING), BACKGROUND)
     draw = ImageDraw.Draw(canvas)
     left = _PADDING
     for index, picture in enumerate(pictures):
@@ -293,12 +289,18 @@ def _draw(cell: Cell, size: int) -> Image.Image:
             draw.text((left, _PADDING - 2), heading, font=_font(), fill=MUTED)
         canvas.paste(picture, (left, top))
         left += picture.width + _PADDING
-    for index, text in enumerate(cell.lines):
-        at = (_PADDING, below + 2 + line * index)
-        draw.text(at, _fitting(text.text, inner), font=_font(), fill=text.colour)
+    _write(canvas, cell.lines, below + 2)
     if cell.alert:
         draw.rectangle((1, 1, canvas.width - 2, canvas.height - 4), outline=ALERT, width=2)
     return canvas
+
+
+def _write(canvas: Image.Image, lines: Sequence[Line], top: int) -> None:
+    """Lines of text one below the other, from `top` on."""
+    draw = ImageDraw.Draw(canvas)
+    for index, line in enumerate(lines):
+        text = _fitting(line.text, canvas.width - 2 * _PADDING)
+        draw.text((_PADDING, top + _LINE_HEIGHT * index), text, font=_font(), fill=line.colour)
 
 
 def _resized(picture: Picture, size: int) -> Image.Image:

@@ -118,7 +118,7 @@ def _logging_nothing(*modules: nn.Module) -> Iterator[None]:
     """What a module logs in its forward is of its own steps: passes of masked images must not change its metrics.
 
     Args:
-        modules: The LightningModule; and what is run, which may be a copy of it, or that in a wrapper.
+        modules: The LightningModule, and the module that is run: the same, a copy of it, or one that wraps it.
     """
     names = ("log", "log_dict")
     silenced = [vars(module) for module in dict.fromkeys(modules)]

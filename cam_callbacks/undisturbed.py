@@ -74,9 +74,9 @@ class _Written:
         self._values: list[tuple[Tensor, Tensor]] = []
         for module in model.modules():
             own = {name: value for name, value in vars(module).items() if name not in _OF_EVERY_MODULE}
-            numbers = {name: value for name, value in own.items() if type(value) in (int, float, Tensor)}
+            attributes = {name: value for name, value in own.items() if type(value) in (int, float, Tensor)}
             buffers = dict(module._buffers.items())
-            self._modules.append((module, _made_of(module), numbers, buffers))
+            self._modules.append((module, _made_of(module), attributes, buffers))
             states = list(own.values()) if is_kind(module, "Metric") else []
             self._states += [(state, list(state)) for state in states if type(state) is list]
             tensors = [each for each in (*buffers.values(), *states) if isinstance(each, Tensor)]
@@ -84,14 +84,12 @@ class _Written:
 
     def put_back(self) -> None:
         """Put back what is another now."""
-        for module, made_of, numbers, buffers in self._modules:
-            if _made_of(module) == made_of:
-                vars(module).update({name: value for name, value in numbers.items() if vars(module)[name] is not value})
-                changed = {name: value for name, value in buffers.items() if module._buffers[name] is not value}
-                if changed and isinstance(
-                    module._buffers, dict
-                ):  # the buffers of a scripted module are others each time
-                    module._buffers.update(changed)
+        for module, made_of, attributes, buffers in self._modules:
+            if _made_of(module) != made_of:
+                continue
+            _restore(vars(module), attributes)
+            if isinstance(module._buffers, dict):  # else it is scripted, and makes other tensors of them each time
+                _restore(module._buffers, buffers)
         for state, before in self._states:
             state[:] = before
         for tensor, value in self._values:
@@ -100,6 +98,11 @@ class _Written:
             elif not torch.equal(tensor, value):
                 with torch.inference_mode(tensor.is_inference()), torch.no_grad():
                     tensor.copy_(value)
+
+
+def _restore(names: dict[str, Any], before: dict[str, Any]) -> None:
+    """Let the names that stand for something else now stand for what they did."""
+    names.update({name: value for name, value in before.items() if names[name] is not value})
 
 
 def _made_of(module: nn.Module) -> object:
