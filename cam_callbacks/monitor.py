@@ -608,15 +608,13 @@ class CAMMonitor(CallbackBase):
         self._audit_images = None if trainer.testing else self._auditor.images
         if self._audit_images is not None or not trainer.is_global_zero:
             return
-        self._audit_images = self._auditor.pick(lambda images: self._reader.described(images, trainer))
-        if self._audit_images is None and not self._auditor.gave_up:
+        self._audit_images = picked = self._auditor.pick(lambda images: self._reader.described(images, trainer))
+        if picked is None and not self._auditor.gave_up:
             self._say_once(
                 "CAMMonitor audits nothing: no labels of two or more classes came with the images; "
                 "audit=False says that none is wanted"
             )
-        elif (picked := self._audit_images) is None or picked.images.ndim != 4:
-            return
-        elif picked.masks is None and not can_estimate():
+        if picked is not None and picked.masks is None and picked.images.ndim == 4 and not can_estimate():
             self._say_once(
                 "CAMMonitor: no masks came with the images, and without OpenCV none are estimated: the audit exchanges "
                 "only the outer ring, a weak test that never gives an alarm. Give masks, or "
