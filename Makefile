@@ -11,7 +11,7 @@ help: ## Show this help
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
 
 demo: $(VENV)/.examples ## Train the biased and the balanced network, make the picture, say how to open TensorBoard
-	$(BIN)/python example_projects/colour_bias/demo.py
+	$(BIN)/python example_projects/color_bias/demo.py
 
 test: $(VENV)/.test ## Run all tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder $(ARGS)  # one thread each: on tiny tensors more only wait
@@ -40,7 +40,7 @@ docs: $(VENV)/.docs ## Build the documentation; a warning is an error
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 docs-pictures: $(VENV)/.examples $(VENV)/.test ## Make every picture of the documentation
-	$(BIN)/python example_projects/colour_bias/demo.py --logs build/colour_bias --picture docs/images/colour_bias.png
+	$(BIN)/python example_projects/color_bias/demo.py --logs build/color_bias --picture docs/images/color_bias.png
 	$(BIN)/python docs/pictures_score_cam.py
 	$(BIN)/python docs/pictures.py
 

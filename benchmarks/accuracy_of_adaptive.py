@@ -10,13 +10,13 @@ import torch
 from setting import model, parser, photos, save, table
 from torch import Tensor
 
-from cam_callbacks.audit.faithfulness import correlation, rank_correlation
-from cam_callbacks.explanation import has_contrast
-from cam_callbacks.methods.network import Network
-from cam_callbacks.methods.surrogate import Scale, Surrogate
-from cam_callbacks.outputs import class_scores
-from cam_callbacks.targets import Readout
-from cam_callbacks.undisturbed import undisturbed
+from cam_callbacks.explain.explanation import has_contrast
+from cam_callbacks.explain.faithfulness import correlation, rank_correlation
+from cam_callbacks.explain.isolation import isolated
+from cam_callbacks.explain.model_outputs import class_scores
+from cam_callbacks.explain.network import Network
+from cam_callbacks.explain.surrogate import Scale, Surrogate
+from cam_callbacks.explain.targets import ScoreReader
 
 PASSES = (32, 64, 128)
 TOLERANCES = (0.05, 0.02, 0.01, 0.005)
@@ -52,7 +52,7 @@ def main() -> None:
 
 def all_scores(network: torch.nn.Module, layer: str, images: Tensor) -> list[tuple[Tensor, Tensor, Tensor, int]]:
     """For each image its live maps (n, *spatial), their logits and probabilities (n,), and the number of channels."""
-    with undisturbed(network):
+    with isolated(network):
         asked = Network(network, images)
         look = asked.look(layer, None)
         activations = look.activations[0]
@@ -71,7 +71,7 @@ def all_scores(network: torch.nn.Module, layer: str, images: Tensor) -> list[tup
     return [(activations[i][live[i]], *scores[image == i].T, live.shape[1]) for i in range(len(images))]
 
 
-class LogitAndProbability(Readout):
+class LogitAndProbability(ScoreReader):
     """Both scores of a class at once.
 
     Args:
@@ -135,16 +135,16 @@ class Case:
 
 
 def groups(flat: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """K-means on masks (n, d): the group of each (n,), and of each group the member nearest to its centre (count,)."""
+    """K-means on masks (n, d): the group of each (n,), and of each group the member nearest to its center (count,)."""
     low, high = torch.aminmax(flat, dim=1, keepdim=True)
     masks = (flat - low) / (high - low)
-    centres = masks[torch.linspace(0, len(masks) - 1, count).round().long()]
+    centers = masks[torch.linspace(0, len(masks) - 1, count).round().long()]
     for _ in range(20):
-        group = torch.cdist(masks, centres).argmin(dim=1)
-        sums = torch.zeros_like(centres).index_add_(0, group, masks)
+        group = torch.cdist(masks, centers).argmin(dim=1)
+        sums = torch.zeros_like(centers).index_add_(0, group, masks)
         sizes = torch.bincount(group, minlength=count).unsqueeze(1)
-        centres = torch.where(sizes > 0, sums / sizes.clamp_min(1), centres)
-    distances = torch.cdist(masks, centres)
+        centers = torch.where(sizes > 0, sums / sizes.clamp_min(1), centers)
+    distances = torch.cdist(masks, centers)
     return distances.argmin(dim=1), distances.argmin(dim=0)
 
 

@@ -1,7 +1,7 @@
 """How often is a planted bias found, how soon, and how often is one found that is not there?
 
 Many small networks learn to tell handwritten threes from eights, at random places on a background. In some data a
-background colour, a texture, a corner tag or a frame goes along with the class, for a given share of the images (the
+background color, a texture, a corner tag or a frame goes along with the class, for a given share of the images (the
 agreement), in training and validation alike; in other data nothing does. After each epoch the network is audited four
 ways: with the true masks, with masks estimated by GrabCut, by the outer ring alone, and by where the heat lies.
 
@@ -25,14 +25,14 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
 from cam_callbacks.audit import AuditResult, audit, judge
-from cam_callbacks.audit.counterfactual import choose_donors, ring, with_ring_of
-from cam_callbacks.audit.estimates import measure, wilson
 from cam_callbacks.audit.foreground import estimate_masks
-from cam_callbacks.probes import ProbeSet
+from cam_callbacks.audit.interventions import choose_donors, ring, with_ring_of
+from cam_callbacks.audit.statistics import measure, wilson
+from cam_callbacks.data.probes import ProbeSet
 
 SIDE, TRAINING, AUDITED, EPOCHS = 32, 1024, 128, 8
-BIASES = ("colour", "texture", "tag", "frame")
-UNBIASED = ("plain", "natural colours", "imbalance 4:1", "wrong labels")
+BIASES = ("color", "texture", "tag", "frame")
+UNBIASED = ("plain", "natural colors", "imbalance 4:1", "wrong labels")
 AGREEMENTS = (0.8, 0.9, 0.95, 1.0)
 RULES = ("true masks", "estimated masks", "ring", "heat")
 LOOKS_ALLOWED = 3  # so many looks after the warm-up an alarm is still in time
@@ -91,26 +91,26 @@ def look(network: nn.Module, probes: ProbeSet, estimated: ProbeSet, before: Susp
     looked = (audit(network, probes), audit(network, estimated), ring_result(network, probes))
     results = dict(zip(RULES, looked, strict=False))
     verdicts = {rule: judge(result, before[rule]) for rule, result in results.items()}
-    learnt = verdicts["true masks"].state != "not learnt"
+    learned = verdicts["true masks"].state != "not learned"
     heat = {index for index, state in verdicts["true masks"].heat.items() if state != "on the object"}
     suspects = {rule: verdict.suspects for rule, verdict in verdicts.items()}
-    suspects["heat"] = frozenset(heat) if learnt else frozenset()
+    suspects["heat"] = frozenset(heat) if learned else frozenset()
     fired = {rule: verdict.state in ("alarm", "warning") for rule, verdict in verdicts.items()}
     fired["heat"] = bool(suspects["heat"] & before["heat"])
     gaps = {rule: result.measures[result.gap_name].overall for rule, result in results.items()}
     shown = {rule: (gap.value, gap.low, gap.high) for rule, gap in gaps.items()}
     accuracy = results["true masks"].measures["accuracy"].overall.value
-    return {"accuracy": accuracy, "learnt": learnt, "gaps": shown, "fired": fired}, suspects
+    return {"accuracy": accuracy, "learned": learned, "gaps": shown, "fired": fired}, suspects
 
 
 def ring_result(network: nn.Module, probes: ProbeSet) -> AuditResult:
     """What `audit` finds where masks are neither given nor can be estimated."""
-    donors = choose_donors(probes.targets, torch.ones(len(probes), dtype=torch.bool), probes.fingerprint)
+    donors = choose_donors(probes.labels, torch.ones(len(probes), dtype=torch.bool), probes.fingerprint)
     inside = ~ring((SIDE, SIDE)).expand(len(probes), SIDE, SIDE)
     arms = [with_ring_of(probes.images, inside, donor) for donor in (donors.same, donors.other)]
-    whole, same, other = (right(network, images, probes.targets) for images in (probes.images, *arms))
-    measures = {"accuracy": measure(whole, probes.targets), "ring_gap": measure(same - other, probes.targets)}
-    return AuditResult(measures, "none", probes.targets, probes.class_names, torch.empty(0), donors)
+    whole, same, other = (right(network, images, probes.labels) for images in (probes.images, *arms))
+    measures = {"accuracy": measure(whole, probes.labels), "ring_gap": measure(same - other, probes.labels)}
+    return AuditResult(measures, "none", probes.labels, probes.class_names, torch.empty(0), donors)
 
 
 def right(network: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
@@ -167,14 +167,14 @@ def placed(glyphs: Tensor, chance: torch.Generator) -> Tensor:
 def scenery(kind: str, marked: Tensor, chance: torch.Generator) -> Tensor:
     """Backgrounds (N, 3, 32, 32) with light and shade; the mark of a bias is on those that are marked (N,) bool."""
     count = len(marked)
-    colour = 0.25 + 0.3 * torch.rand(count, 3, generator=chance)
-    colour = torch.full((count, 3), 0.4) if kind == "plain" else colour
-    if kind == "colour":
-        colour = torch.where(marked.unsqueeze(1), torch.tensor([0.3, 0.45, 0.35]), torch.tensor([0.5, 0.35, 0.35]))
-        colour = colour + 0.04 * torch.randn(count, 3, generator=chance)
+    color = 0.25 + 0.3 * torch.rand(count, 3, generator=chance)
+    color = torch.full((count, 3), 0.4) if kind == "plain" else color
+    if kind == "color":
+        color = torch.where(marked.unsqueeze(1), torch.tensor([0.3, 0.45, 0.35]), torch.tensor([0.5, 0.35, 0.35]))
+        color = color + 0.04 * torch.randn(count, 3, generator=chance)
     coarse, fine = (torch.randn(count, 1, cells, cells, generator=chance) for cells in (4, 16))
     shade = sum(F.interpolate(noise, size=(SIDE, SIDE), mode="bicubic") for noise in (coarse, fine))
-    scene = colour[:, :, None, None] * (0.15 * shade).exp()
+    scene = color[:, :, None, None] * (0.15 * shade).exp()
     phase = 6.3 * torch.rand(count, 1, 1, generator=chance)
     if kind == "texture":  # faint stripes, lying or standing
         stripes = torch.sin(torch.arange(SIDE) * 6.3 / 5 + phase).expand(-1, SIDE, -1)
@@ -190,8 +190,8 @@ def scenery(kind: str, marked: Tensor, chance: torch.Generator) -> Tensor:
 
 def after_warm_up(run: Run) -> list[Look]:
     """The looks at which the accuracy was clearly above chance, and those that came after the first of them."""
-    learnt = [each["learnt"] for each in run["looks"]]
-    return run["looks"][learnt.index(True) :] if any(learnt) else []
+    learned = [each["learned"] for each in run["looks"]]
+    return run["looks"][learned.index(True) :] if any(learned) else []
 
 
 def alarm_at(run: Run, rule: str) -> float:

@@ -4,7 +4,7 @@ For the predicted class c of each photo x, with the map H in [0, 1] and p the pr
 
 - average drop: mean of max(0, p(x) - p(x')) / p(x), and increase: share of photos with p(x') > p(x), where x' keeps the
   half of the pixels that the map ranks highest (Chattopadhay et al. 2018; lower and higher are better);
-- insertion, deletion: area under p while pixels are added to a blurred photo, or taken to the mean colour, hottest
+- insertion, deletion: area under p while pixels are added to a blurred photo, or taken to the mean color, hottest
   first (Petsiuk et al. 2018; higher and lower are better);
 - other class: Pearson correlation with the map of the sixth most probable class (lower tells classes apart; 1: the map
   says nothing of the class);
@@ -22,10 +22,10 @@ from speed import channels_of, gradcam, torchcam
 from torch import Tensor, nn
 
 from cam_callbacks import CAM, GradCAM, ScoreCAM
-from cam_callbacks.audit.faithfulness import correlation
-from cam_callbacks.explanation import min_max, upsample
-from cam_callbacks.layers import recorded
-from cam_callbacks.methods.method import Method
+from cam_callbacks.explain.explanation import min_max, upsample
+from cam_callbacks.explain.faithfulness import correlation
+from cam_callbacks.explain.layers import recorded
+from cam_callbacks.explain.method import Method
 
 STEPS = 14
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torchvision.io import ImageReadMode, decode_image
 from torchvision.transforms.v2 import functional as transforms
 
-from cam_callbacks.datasets import IMAGENET
+from cam_callbacks.data.datasets import IMAGENET
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -41,7 +41,7 @@ def model(name: str, weights: str | None = None, device: str = "cpu") -> nn.Modu
 
 
 def photos(folder: Path | None, count: int, size: int) -> Tensor:
-    """(count, 3, size, size) normalised as for ImageNet: photos at equal distances in the sorted folder, or noise."""
+    """(count, 3, size, size) normalized as for ImageNet: photos at equal distances in the sorted folder, or noise."""
     if folder is None:
         return torch.randn(count, 3, size, size, generator=torch.Generator().manual_seed(0))
     files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in (".jpg", ".jpeg", ".png"))

@@ -9,16 +9,15 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from cam_callbacks.explanation import Explanation
-    from cam_callbacks.methods.cam import CAM
-    from cam_callbacks.methods.grad_cam import GradCAM
-    from cam_callbacks.methods.method import Method
-    from cam_callbacks.methods.score_cam import ScoreCAM
-    from cam_callbacks.monitor import CAMMonitor
-    from cam_callbacks.probes import ProbeSet
-    from cam_callbacks.targets import RegressionTarget, SegmentationTarget, Target
+    from cam_callbacks.callback.monitor import CAMMonitor
+    from cam_callbacks.data.probes import ProbeSet
+    from cam_callbacks.explain.cam import CAM
+    from cam_callbacks.explain.explanation import Explanation
+    from cam_callbacks.explain.grad_cam import GradCAM
+    from cam_callbacks.explain.method import Method
+    from cam_callbacks.explain.score_cam import ScoreCAM
+    from cam_callbacks.explain.targets import RegressionTarget, SegmentationTarget, Target
 
-__version__ = "0.1.0"
 __all__ = [
     "CAM",
     "CAMMonitor",
@@ -33,16 +32,16 @@ __all__ = [
 ]
 
 _HOME = {
-    "CAM": "cam_callbacks.methods.cam",
-    "CAMMonitor": "cam_callbacks.monitor",
-    "Explanation": "cam_callbacks.explanation",
-    "GradCAM": "cam_callbacks.methods.grad_cam",
-    "Method": "cam_callbacks.methods.method",
-    "ProbeSet": "cam_callbacks.probes",
-    "RegressionTarget": "cam_callbacks.targets",
-    "ScoreCAM": "cam_callbacks.methods.score_cam",
-    "SegmentationTarget": "cam_callbacks.targets",
-    "Target": "cam_callbacks.targets",
+    "CAM": "cam_callbacks.explain.cam",
+    "CAMMonitor": "cam_callbacks.callback.monitor",
+    "Explanation": "cam_callbacks.explain.explanation",
+    "GradCAM": "cam_callbacks.explain.grad_cam",
+    "Method": "cam_callbacks.explain.method",
+    "ProbeSet": "cam_callbacks.data.probes",
+    "RegressionTarget": "cam_callbacks.explain.targets",
+    "ScoreCAM": "cam_callbacks.explain.score_cam",
+    "SegmentationTarget": "cam_callbacks.explain.targets",
+    "Target": "cam_callbacks.explain.targets",
 }
 
 

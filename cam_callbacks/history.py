@@ -12,28 +12,28 @@ _MOST_LOOKS = 64
 
 
 @dataclass(frozen=True, eq=False)
-class PastLook:
+class PastMaps:
     """The maps of one look.
 
     Attributes:
         step: The step of the trainer's scalars.
         epoch: The epoch.
-        raw: (N, *spatial of the layer) float32, as in `Explanation`.
+        layer_maps: (N, *spatial of the layer) float32, as in `Explanation`.
     """
 
     step: int
     epoch: int
-    raw: Tensor
+    layer_maps: Tensor
 
 
 class History:
-    """Past looks, oldest first. Beyond 64, the one closest to its neighbours is forgotten."""
+    """Past looks, oldest first. Beyond 64, the one closest to its neighbors is forgotten."""
 
     def __init__(self) -> None:
-        self.looks: list[PastLook] = []
+        self.looks: list[PastMaps] = []
         self._same: dict[str, str] = {}  # what all looks have in common
 
-    def goes_on(self, of: str, what: str) -> bool:
+    def reset_if_changed(self, of: str, what: str) -> bool:
         """Whether all looks so far have this in common; where not, all are forgotten.
 
         Args:
@@ -46,16 +46,20 @@ class History:
         self._same[of] = what
         return same
 
-    def add(self, look: PastLook) -> None:
+    def add(self, look: PastMaps) -> None:
         """Append a look; it replaces those at its step and later, and all whose maps have another shape."""
-        self.looks = [past for past in self.looks if past.step < look.step and past.raw.shape == look.raw.shape]
+        self.looks = [
+            past for past in self.looks if past.step < look.step and past.layer_maps.shape == look.layer_maps.shape
+        ]
         self.looks.append(look)
         if len(self.looks) > _MOST_LOOKS:
             _forget_one(self.looks)
 
-    def selected(self, count: int, now: PastLook) -> list[PastLook]:
+    def selected(self, count: int, now: PastMaps) -> list[PastMaps]:
         """The first look, the current one, and others at equal distances between them, at most `count`."""
-        looks = [look for look in self.looks if look.step != now.step and look.raw.shape == now.raw.shape] + [now]
+        looks = [
+            look for look in self.looks if look.step != now.step and look.layer_maps.shape == now.layer_maps.shape
+        ] + [now]
         if len(looks) <= count:
             return looks
         places = torch.linspace(0, len(looks) - 1, count).round().int()
@@ -63,12 +67,12 @@ class History:
 
     def brightest(self) -> float:
         """The largest value of all maps, 0 if there is none."""
-        return max((float(look.raw.nan_to_num().max()) for look in self.looks), default=0.0)
+        return max((float(look.layer_maps.nan_to_num().max()) for look in self.looks), default=0.0)
 
     @property
     def nbytes(self) -> int:
         """What the maps take in memory, in bytes."""
-        return sum(look.raw.nbytes for look in self.looks)
+        return sum(look.layer_maps.nbytes for look in self.looks)
 
     def state_dict(self, room: int) -> dict[str, Any]:
         """Tensors and primitives only; of the looks as many as go into `room` bytes, or none if two do not."""
@@ -77,16 +81,16 @@ class History:
         while kept.nbytes > room and len(kept.looks) > 2:
             _forget_one(kept.looks)
         looks = kept.looks if kept.nbytes <= room else []
-        saved = [{"step": look.step, "epoch": look.epoch, "raw": look.raw} for look in looks]
+        saved = [{"step": look.step, "epoch": look.epoch, "layer_maps": look.layer_maps} for look in looks]
         return {"looks": saved, "same": dict(self._same)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over the looks of an earlier run."""
-        self.looks = [PastLook(look["step"], look["epoch"], look["raw"]) for look in state["looks"]]
+        self.looks = [PastMaps(look["step"], look["epoch"], look["layer_maps"]) for look in state["looks"]]
         self._same = dict(state["same"])
 
 
-def _forget_one(looks: list[PastLook]) -> None:
-    """Remove the look that is closest to its neighbours, neither the first nor the last."""
+def _forget_one(looks: list[PastMaps]) -> None:
+    """Remove the look that is closest to its neighbors, neither the first nor the last."""
     steps = [look.step for look in looks]
     del looks[min(range(1, len(steps) - 1), key=lambda at: steps[at + 1] - steps[at - 1])]

@@ -19,7 +19,7 @@ from chromium import chromium
 from servers import serving
 
 DOCS = Path(__file__).parent
-DEMO = DOCS.parent / "example_projects" / "colour_bias" / "demo.py"
+DEMO = DOCS.parent / "example_projects" / "color_bias" / "demo.py"
 PATIENCE = 60  # seconds
 SIZE = (1280, 1080)
 PICTURES = {  # name: what stands in the address, whether it is dark

@@ -1,4 +1,4 @@
-"""Make the picture of how_it_works.md: what Score-CAM shows to a network that has learnt handwritten digits.
+"""Make the picture of how_it_works.md: what Score-CAM shows to a network that has learned handwritten digits.
 
 About a minute:
 
@@ -13,20 +13,20 @@ import torch
 from PIL import Image
 
 from cam_callbacks import ScoreCAM
-from cam_callbacks.datasets import normalization
-from cam_callbacks.views import strongest_channels
+from cam_callbacks.data.datasets import normalization
+from cam_callbacks.figures.notebook import strongest_channels
 
 DOCS = Path(__file__).parent
-sys.path.insert(0, str(DOCS.parent / "example_projects" / "colour_bias"))
+sys.path.insert(0, str(DOCS.parent / "example_projects" / "color_bias"))
 
-from data import ColourBiasData  # noqa: E402
+from data import ColorBiasData  # noqa: E402
 from model import SmallCNN  # noqa: E402
 
 
 def main() -> None:
     """Train, explain one image, draw the channels of largest weight."""
     pl.seed_everything(0)
-    data = ColourBiasData("balanced", num_images=1024, seed=0)
+    data = ColorBiasData("balanced", num_images=1024, seed=0)
     model = SmallCNN()
     pl.Trainer(max_epochs=8, accelerator="cpu", logger=False, enable_checkpointing=False).fit(model, data)
     images, targets = next(iter(data.val_dataloader()))[:2]

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from torchvision import models
 from torchvision.transforms.v2.functional import center_crop
 
-from cam_callbacks.datasets import Normalization
-from cam_callbacks.explanation import upsample
-from cam_callbacks.render import Picture, overlay
+from cam_callbacks.data.datasets import Normalization
+from cam_callbacks.explain.explanation import upsample
+from cam_callbacks.figures.drawing import Picture, overlay
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Classifier:
     Attributes:
         model: In eval mode.
         class_names: In the order of the logits.
-        preset: torchvision's transform from a photo to an image: resize, crop the centre, normalise.
+        preset: torchvision's transform from a photo to an image: resize, crop the center, normalize.
         device: Where the model is.
     """
 
@@ -36,7 +36,7 @@ class Classifier:
 
     @property
     def normalization(self) -> Normalization:
-        """Mean and standard deviation that images are normalised with."""
+        """Mean and standard deviation that images are normalized with."""
         return tuple(self.preset.mean), tuple(self.preset.std)
 
     def images(self, photo: Image.Image) -> Tensor:

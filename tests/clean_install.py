@@ -57,7 +57,7 @@ def check(python: Path, folder: Path) -> None:
         "import torch",
         "import pytorch_lightning",
         "import cam_callbacks",
-        "import cam_callbacks.tab.loader",
+        "import cam_callbacks.review.loader",
         "from cam_callbacks import ScoreCAM, ProbeSet",
         "from cam_callbacks import CAMMonitor",
     ):

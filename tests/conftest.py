@@ -85,7 +85,7 @@ def small_cnn() -> Callable[..., SmallCNN]:
 
 @pytest.fixture(scope="session")
 def blobs() -> Callable[..., Tensor]:
-    """Make normalised images (N, 3, *size) of soft coloured blobs from a seed."""
+    """Make normalized images (N, 3, *size) of soft colored blobs from a seed."""
 
     def build(count: int, *size: int, seed: int = 1) -> Tensor:
         draw = torch.Generator().manual_seed(seed)

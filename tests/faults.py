@@ -449,7 +449,7 @@ FAULTS = (
         "audit",
         "all masks are empty",
         SHOWN,
-        val=lambda: loader(TensorDataset(Squares(12, seed=1).images, Squares(12).targets, torch.zeros(12, 16, 16))),
+        val=lambda: loader(TensorDataset(Squares(12, seed=1).images, Squares(12).labels, torch.zeros(12, 16, 16))),
     ),
     Fault(
         "rendering",

@@ -1,4 +1,4 @@
-"""Small Lightning runs: a tiny model, tiny labelled images, `fit`, and what the event files say afterwards."""
+"""Small Lightning runs: a tiny model, tiny labeled images, `fit`, and what the event files say afterwards."""
 
 from __future__ import annotations
 
@@ -32,15 +32,15 @@ CHANNELS = 6
 
 
 class Squares(Dataset):
-    """Labelled images in [0, 1], each class with a bright square of another colour; the classes take turns."""
+    """Labelled images in [0, 1], each class with a bright square of another color; the classes take turns."""
 
     classes = CLASSES
 
     def __init__(self, count: int = 24, size: int = 16, seed: int = 0) -> None:
         draw = torch.Generator().manual_seed(seed)
         self.images = torch.rand(count, 3, size, size, generator=draw) * 0.4
-        self.targets = torch.arange(count) % len(CLASSES)
-        for image, target in zip(self.images, self.targets, strict=True):
+        self.labels = torch.arange(count) % len(CLASSES)
+        for image, target in zip(self.images, self.labels, strict=True):
             row, column = torch.randint(0, size // 2, (2,), generator=draw).tolist()
             image[target, row : row + size // 2, column : column + size // 2] += 0.6
 
@@ -48,7 +48,7 @@ class Squares(Dataset):
         return len(self.images)
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        return self.images[index], self.targets[index]
+        return self.images[index], self.labels[index]
 
 
 def loader(data: Any, **options: Any) -> DataLoader:
@@ -188,7 +188,7 @@ def own_warnings() -> Iterator[list[str]]:
     texts += [str(w.message) for w in caught if any(mark in str(w.message) for mark in _MARKS)]
 
 
-_MARKS = ("CAMMonitor", "heatmaps", "probes", "class names", "normalis", "Score-CAM", "audit")
+_MARKS = ("CAMMonitor", "heatmaps", "probes", "class names", "normaliz", "Score-CAM", "audit")
 
 
 @contextmanager

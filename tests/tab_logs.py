@@ -16,8 +16,9 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from torch.utils.tensorboard import SummaryWriter
 
-from cam_callbacks import CAMMonitor, records
-from cam_callbacks.tab_data import write_blob
+from cam_callbacks import CAMMonitor, tags
+from cam_callbacks.review import schema
+from cam_callbacks.review.writer import write_blob
 
 HOSTILE = "<img src=x onerror=alert(1)>"
 """The name of a class: what shows it must show it as it is."""
@@ -27,7 +28,7 @@ SIZE, OBJECT = 32, 12
 
 
 class Scenes(Dataset):
-    """Squares, brighter from class to class, on backgrounds of a colour: that of the class if biased, else by chance.
+    """Squares, brighter from class to class, on backgrounds of a color: that of the class if biased, else by chance.
 
     Items are images in [0, 1], classes and masks.
     """
@@ -36,23 +37,23 @@ class Scenes(Dataset):
 
     def __init__(self, biased: bool, count: int = 60, seed: int = 0) -> None:
         draw = torch.Generator().manual_seed(seed)
-        self.targets = torch.arange(count) % len(NAMES)
+        self.labels = torch.arange(count) % len(NAMES)
         self.images = 0.3 * torch.rand(count, 3, SIZE, SIZE, generator=draw)
         self.masks = torch.zeros(count, SIZE, SIZE, dtype=torch.bool)
         chance = torch.randint(len(NAMES), (count,), generator=draw)
-        for image, mask, colour, target in zip(
-            self.images, self.masks, self.targets if biased else chance, self.targets.tolist(), strict=True
+        for image, mask, color, target in zip(
+            self.images, self.masks, self.labels if biased else chance, self.labels.tolist(), strict=True
         ):
             row, column = torch.randint(2, SIZE - OBJECT - 2, (2,), generator=draw).tolist()
             mask[row : row + OBJECT, column : column + OBJECT] = True
-            image[colour] += 0.5
+            image[color] += 0.5
             image[:, mask] = 0.15 + 0.35 * target
 
     def __len__(self) -> int:
         return len(self.images)
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor, Tensor]:
-        return self.images[index], self.targets[index], self.masks[index]
+        return self.images[index], self.labels[index], self.masks[index]
 
 
 def write_logs(
@@ -94,18 +95,18 @@ def write_big_run(folder: Path, looks: int = 200, probes: int = 64) -> None:
     writer = SummaryWriter(str(folder))
 
     def write(record: str, blob: bytes | dict[str, Any], step: int) -> None:
-        write_blob(writer, records.tag("cam", record), blob if isinstance(blob, bytes) else _json(blob), step)
+        write_blob(writer, tags.tag("cam", record), blob if isinstance(blob, bytes) else _json(blob), step)
 
-    write(records.TAB_SETTINGS, {"version": "0.1.0", "versions": {}, "settings": {"num_probes": probes}}, 0)
-    write(records.TAB_PHOTOS, pngs(probes, 128, 128, 3), 0)
+    write(schema.TAB_SETTINGS, {"version": "0.1.0", "versions": {}, "settings": {"num_probes": probes}}, 0)
+    write(schema.TAB_PHOTOS, pngs(probes, 128, 128, 3), 0)
     swaps = pngs(1, 60, 150, 3)
     for look in range(looks):
         step = 10 * look
-        write(records.TAB_MAPS, maps, step)
-        write(records.TAB_CHANNELS, channels, step)
-        write(records.TAB_PROBES, _look(look, probes), step)
-        write(records.TAB_SWAPS, swaps, step)
-        write(records.TAB_AUDIT, _audit(look), step)
+        write(schema.TAB_MAPS, maps, step)
+        write(schema.TAB_CHANNELS, channels, step)
+        write(schema.TAB_PROBES, _look(look, probes), step)
+        write(schema.TAB_SWAPS, swaps, step)
+        write(schema.TAB_AUDIT, _audit(look), step)
     writer.close()
 
 

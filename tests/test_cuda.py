@@ -18,7 +18,7 @@ from torch import nn
 from torch._dynamo.utils import counters
 
 from cam_callbacks import CAM, CAMMonitor, GradCAM, Method, ScoreCAM
-from cam_callbacks.audit.faithfulness import correlation
+from cam_callbacks.explain.faithfulness import correlation
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 needs_mps = pytest.mark.skipif(not torch.backends.mps.is_available(), reason="needs an MPS device")
@@ -52,7 +52,7 @@ def test_maps_are_those_of_the_cpu(small_cnn: Any, blobs: Any, method: Method, d
         torch.testing.assert_close(on_device.heatmaps.cpu(), on_cpu.heatmaps, atol=5e-3, rtol=1e-2)
         assert torch.equal(on_device.passes.cpu(), on_cpu.passes)
     else:  # rounding may choose other channels to forward
-        assert correlation(on_device.raw.cpu(), on_cpu.raw).min() > 0.99
+        assert correlation(on_device.layer_maps.cpu(), on_cpu.layer_maps).min() > 0.99
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -102,7 +102,7 @@ def test_looks_in_each_precision_are_nearly_those_of_the_cpu_in_32_bits(
         model.load_state_dict(weights)
         on_cpu = kind()(model, call.images.float(), "features", call.targets)
         torch.testing.assert_close(call.explanation.logits.cpu().float(), on_cpu.logits, atol=0.02, rtol=0.02)
-        alike = correlation(call.explanation.raw.cpu(), on_cpu.raw)
+        alike = correlation(call.explanation.layer_maps.cpu(), on_cpu.layer_maps)
         assert alike[~on_cpu.blank].nanmean() > 0.98
     assert monitor.explanation is not None
     assert monitor.explanation.heatmaps.device.type == "cpu"
@@ -146,9 +146,9 @@ def test_a_model_compiled_by_inductor_is_explained_and_nothing_is_compiled_for_i
     assert monitor.probes is not None
     plain = TinyModule()
     plain.load_state_dict({key.replace("_orig_mod.", ""): value for key, value in module.validated[-1].items()})
-    on_cpu = ScoreCAM()(plain, monitor.probes.images, "features.4", monitor.probes.targets)
+    on_cpu = ScoreCAM()(plain, monitor.probes.images, "features.4", monitor.probes.labels)
     torch.testing.assert_close(monitor.explanation.logits, on_cpu.logits, atol=1e-3, rtol=1e-3)
-    assert correlation(monitor.explanation.raw, on_cpu.raw).nanmean() > 0.99
+    assert correlation(monitor.explanation.layer_maps, on_cpu.layer_maps).nanmean() > 0.99
 
 
 @needs_cuda
@@ -157,7 +157,7 @@ def test_masked_images_go_through_a_compiled_copy(small_cnn: Any, blobs: Any) ->
     network, images = small_cnn(channels=40).cuda(), blobs(3, 32, 32)
     compiled = ScoreCAM(tolerance=0, batch_size=16, compile=True)(network, images)
     plain = ScoreCAM(tolerance=0, batch_size=16)(network, images)
-    torch.testing.assert_close(compiled.raw, plain.raw, rtol=1e-2, atol=1e-3)
+    torch.testing.assert_close(compiled.layer_maps, plain.layer_maps, rtol=1e-2, atol=1e-3)
 
 
 @pytest.fixture
@@ -194,7 +194,7 @@ def test_where_memory_runs_out_the_chunk_is_halved_and_no_map_changes(blobs: Any
     with warnings.catch_warnings(record=True) as caught:
         small = ScoreCAM(tolerance=0, batch_size=4)(network, images, "features", 1)
     assert not [warning for warning in caught if "out of memory" in str(warning.message)]
-    torch.testing.assert_close(explanation.raw, small.raw, atol=1e-4, rtol=1e-3)
+    torch.testing.assert_close(explanation.layer_maps, small.layer_maps, atol=1e-4, rtol=1e-3)
     assert torch.equal(explanation.passes, small.passes)
 
 

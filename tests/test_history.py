@@ -6,13 +6,13 @@ from itertools import pairwise
 
 import torch
 
-from cam_callbacks.history import History, PastLook
+from cam_callbacks.history import History, PastMaps
 
 
 def history_of(count: int, shape: tuple[int, ...] = (2, 3, 3)) -> History:
     history = History()
     for number in range(count):
-        history.add(PastLook(10 * number, number, torch.full(shape, float(number))))
+        history.add(PastMaps(10 * number, number, torch.full(shape, float(number))))
     return history
 
 
@@ -27,14 +27,14 @@ def test_looks_are_kept_in_order() -> None:
 
 def test_a_look_at_the_same_step_takes_the_place_of_the_earlier_one() -> None:
     history = history_of(3)
-    history.add(PastLook(20, 2, torch.full((2, 3, 3), 9.0)))
+    history.add(PastMaps(20, 2, torch.full((2, 3, 3), 9.0)))
     assert epochs(history) == [0, 1, 2]
-    assert history.looks[-1].raw.max() == 9
+    assert history.looks[-1].layer_maps.max() == 9
 
 
 def test_maps_of_another_shape_begin_the_history_anew() -> None:
     history = history_of(3)
-    history.add(PastLook(30, 3, torch.zeros(2, 5, 5)))
+    history.add(PastMaps(30, 3, torch.zeros(2, 5, 5)))
     assert epochs(history) == [3]
 
 
@@ -61,7 +61,7 @@ def test_the_gaps_of_a_long_history_differ_by_a_small_factor_only() -> None:
 
 def test_the_brightest_value_is_that_of_all_looks_and_skips_what_is_not_a_number() -> None:
     history = history_of(3)
-    history.add(PastLook(1000, 9, torch.full_like(history.looks[0].raw, torch.nan)))
+    history.add(PastMaps(1000, 9, torch.full_like(history.looks[0].layer_maps, torch.nan)))
     assert history.brightest() == 2
     assert History().brightest() == 0
 
@@ -70,13 +70,13 @@ def test_the_state_is_taken_over() -> None:
     history, other = history_of(3), history_of(1)
     other.load_state_dict(history.state_dict(room=10**6))
     assert [(look.step, look.epoch) for look in other.looks] == [(look.step, look.epoch) for look in history.looks]
-    assert all(torch.equal(a.raw, b.raw) for a, b in zip(history.looks, other.looks, strict=True))
+    assert all(torch.equal(a.layer_maps, b.layer_maps) for a, b in zip(history.looks, other.looks, strict=True))
 
 
 def test_the_state_keeps_as_many_looks_as_there_is_room_for_the_first_and_the_last_among_them() -> None:
     history = History()
     for step in range(9):
-        history.add(PastLook(step, step, torch.zeros(2, 4, 4)))
+        history.add(PastMaps(step, step, torch.zeros(2, 4, 4)))
     each = history.nbytes // 9
     kept = [look["step"] for look in history.state_dict(room=4 * each)["looks"]]
     assert len(kept) == 4

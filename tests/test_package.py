@@ -54,7 +54,9 @@ def packages(module: str) -> set[str]:
     return {name.split(".")[0] for name in imports(module)}
 
 
-READS = "import cam_callbacks.records, cam_callbacks.recorded, cam_callbacks.tab.plugin, cam_callbacks.report.command"
+READS = (
+    "import cam_callbacks.tags, cam_callbacks.review.reader, cam_callbacks.review.plugin, cam_callbacks.review.command"
+)
 EXPLAINS = "from cam_callbacks import ScoreCAM, Explanation, ProbeSet; from cam_callbacks.audit import audit"
 
 
@@ -62,7 +64,7 @@ EXPLAINS = "from cam_callbacks import ScoreCAM, Explanation, ProbeSet; from cam_
     ("statement", "not_loaded"),
     [
         ("import cam_callbacks", {*HEAVY, "numpy", "PIL", "tensorboard"}),
-        ("import cam_callbacks.tab.loader", HEAVY),
+        ("import cam_callbacks.review.loader", HEAVY),
         (READS, HEAVY),
         (EXPLAINS, {*LIGHTNING, "torchvision", "matplotlib", "cv2"}),
     ],
@@ -99,7 +101,7 @@ def test_tab_and_report_know_only_what_is_recorded(module: str) -> None:
     assert not packages(module) & HEAVY
     part = ".".join(module.split(".")[:2])
     own = {name for name in imports(module) if name.startswith("cam_callbacks.")}
-    shared = {"cam_callbacks.records", "cam_callbacks.recorded", "cam_callbacks.__version__"}
+    shared = {"cam_callbacks.tags", "cam_callbacks.review.reader", "cam_callbacks.__version__"}
     assert all(name in shared or name.startswith(part) for name in own)
 
 
@@ -111,16 +113,16 @@ def test_each_file_stands_in_the_layout(module: str) -> None:
 
 
 def test_the_records_import_nothing() -> None:
-    assert packages("cam_callbacks.records") <= {"__future__"}
+    assert packages("cam_callbacks.tags") <= {"__future__"}
 
 
 def test_nothing_imports_the_monitor() -> None:
-    assert [module for module in MODULES if "cam_callbacks.monitor" in imports(module)] == []
+    assert [module for module in MODULES if "cam_callbacks.callback.monitor" in imports(module)] == []
 
 
 def test_only_the_monitor_and_the_trainer_know_lightning() -> None:
     knowing = {name for name in MODULES if packages(name) & LIGHTNING}
-    assert knowing <= {"cam_callbacks.monitor", "cam_callbacks.trainer"}
+    assert knowing <= {"cam_callbacks.callback.monitor", "cam_callbacks.callback.trainer"}
 
 
 def test_no_import_runs_in_a_circle() -> None:

@@ -60,9 +60,9 @@ def test_the_entry_points_of_the_wheel_can_be_loaded(wheel: zipfile.ZipFile) -> 
         assert callable(getattr(import_module(module), attribute)), target
 
 
-def test_the_wheel_carries_licence_and_readme(wheel: zipfile.ZipFile) -> None:
-    (licence,) = (name for name in wheel.namelist() if name.endswith("licenses/LICENSE"))
-    assert wheel.read(licence).decode() == text("LICENSE")
+def test_the_wheel_carries_license_and_readme(wheel: zipfile.ZipFile) -> None:
+    (legal,) = (name for name in wheel.namelist() if name.endswith("licenses/LICENSE"))
+    assert wheel.read(legal).decode() == text("LICENSE")
     (metadata,) = (name for name in wheel.namelist() if name.endswith("METADATA"))
     assert f"Version: {cam_callbacks.__version__}\n" in wheel.read(metadata).decode()
     assert text("README.md").splitlines()[2] in wheel.read(metadata).decode()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from cam_callbacks.audit.counterfactual import ring
+from cam_callbacks.audit.interventions import ring
 
 _SHUFFLES = 200
 
@@ -14,7 +14,7 @@ def heat_on_object(heatmaps: Tensor, masks: Tensor) -> Tensor:
     """The share of each heatmap's heat that lies on the object: sum(H * M) / sum(H).
 
     The energy-based pointing game of Score-CAM (arXiv 1910.01279, section 4.3). A flat map has the area share of the
-    object (`area_share`), which is its chance level where objects lie at random places; where they lie in the centre,
+    object (`area_share`), which is its chance level where objects lie at random places; where they lie in the center,
     chance is higher: `heat_by_chance`.
 
     Args:
@@ -34,7 +34,7 @@ def heat_on_object(heatmaps: Tensor, masks: Tensor) -> Tensor:
     return torch.where(total > 0, (heat * mask).sum(dim=1) / total, torch.nan)
 
 
-def heat_by_chance(heatmaps: Tensor, masks: Tensor, targets: Tensor) -> Tensor:
+def heat_by_chance(heatmaps: Tensor, masks: Tensor, labels: Tensor) -> Tensor:
     """What `heat_on_object` would be if the heat had nothing to do with this image: with the masks of others.
 
     The mean over all other images of the class whose mask is neither empty nor covers all: such a mask says nothing of
@@ -44,14 +44,14 @@ def heat_by_chance(heatmaps: Tensor, masks: Tensor, targets: Tensor) -> Tensor:
     Args:
         heatmaps: (N, *spatial), >= 0.
         masks: (N, *spatial) bool.
-        targets: (N,) classes.
+        labels: (N,) classes.
 
     Returns:
         (N,) float32; NaN where the map is blank or was skipped, or no other such image of the class is there.
     """
     shares = _shares_with_all_masks(heatmaps, masks)
-    others = (targets.unsqueeze(1) == targets) & ~torch.eye(len(targets), dtype=torch.bool, device=targets.device)
-    given = others.to(shares.device) & tells_where(masks).to(shares.device)  # (N, N): whose mask each map is given
+    others = (labels.unsqueeze(1) == labels) & ~torch.eye(len(labels), dtype=torch.bool, device=labels.device)
+    given = others.to(shares.device) & is_informative(masks).to(shares.device)  # (N, N): whose mask each map is given
     return torch.where(given, shares, 0).sum(dim=1) / given.sum(dim=1)
 
 
@@ -82,7 +82,7 @@ def _shares_with_all_masks(heatmaps: Tensor, masks: Tensor) -> Tensor:
     return torch.where(total > 0, heat @ masks.flatten(1).float().T / total, torch.nan)
 
 
-def tells_where(masks: Tensor) -> Tensor:
+def is_informative(masks: Tensor) -> Tensor:
     """Whether each of the masks (N, *spatial) bool says where the object is: it is neither empty nor covers all."""
     flat = masks.flatten(1).bool()
     return flat.any(dim=1) & ~flat.all(dim=1)
@@ -125,7 +125,7 @@ def pointing(heatmaps: Tensor, masks: Tensor) -> Tensor:
 
 
 def border_share(heatmaps: Tensor) -> Tensor:
-    """The share of the heat in the outer ring (`counterfactual.ring`), (N,); chance is the ring's share of the area."""
+    """The share of the heat in the outer ring (`interventions.ring`), (N,); chance is the ring's share of the area."""
     border = ring(heatmaps.shape[1:]).to(heatmaps.device)
     return heat_on_object(heatmaps, border.expand_as(heatmaps))
 

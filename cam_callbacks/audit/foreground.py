@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cam_callbacks.probes import ProbeSet
+from cam_callbacks.data.probes import ProbeSet
 
 _SIDE = 128
 _MARGIN = 0.08

@@ -8,10 +8,10 @@ from typing import Any
 
 from torch import Tensor
 
-from cam_callbacks.audit.counterfactual import Donors
-from cam_callbacks.audit.estimates import Measure
-from cam_callbacks.datasets import class_name
-from cam_callbacks.probes import MaskSource
+from cam_callbacks.audit.interventions import Donors
+from cam_callbacks.audit.statistics import Measure
+from cam_callbacks.data.datasets import class_name
+from cam_callbacks.data.probes import MaskSource
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,25 +21,25 @@ class AuditResult:
     Attributes:
         measures: By name; `docs/audit.md` defines each. Those that could not be computed are not there.
         mask_source: Where the foregrounds come from: `"given"` with the images, `"estimated"` by GrabCut, or `"none"`.
-        targets: (N,) int64, the classes of the images.
+        labels: (N,) int64, the classes of the images.
         class_names: Of the classes, or None.
         swaps: (N, 3) probability of the true class: of the image, on a same-class and on an other-class background
             (without masks: ring); NaN where there is no donor.
         donors: Of each image the indices of those that gave these backgrounds.
-        heat_by: The name of the method that made the heat, or None where none applies.
-        heat_null: By class, (200,) means of `heat_on_object` that arise by chance.
+        heat_method: The name of the method that made the heat, or None where none applies.
+        heat_chance_distribution: By class, (200,) means of `heat_on_object` that arise by chance.
         notes: What was left out, and why.
         passes: Forward samples spent, without the heatmaps.
     """
 
     measures: Mapping[str, Measure]
     mask_source: MaskSource
-    targets: Tensor
+    labels: Tensor
     class_names: tuple[str, ...] | None
     swaps: Tensor
     donors: Donors
-    heat_by: str | None = None
-    heat_null: Mapping[int, Tensor] = field(default_factory=dict)
+    heat_method: str | None = None
+    heat_chance_distribution: Mapping[int, Tensor] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     passes: int = 0
 
@@ -57,7 +57,7 @@ class AuditResult:
         """What the names of measures that need masks end in where these were estimated; else nothing."""
         return suffix(self.mask_source)
 
-    def to_dict(self) -> dict[str, list[Any]]:
+    def rows(self) -> dict[str, list[Any]]:
         """Columns of a table with one row for each measure and class, e.g. for `pandas.DataFrame`."""
         rows = []
         for name, each in self.measures.items():

@@ -8,12 +8,12 @@ from typing import Literal
 
 from torch import Tensor
 
-from cam_callbacks.audit.estimates import Estimate, Measure, share_of_means_up_to, wilson
+from cam_callbacks._checks import check_share, check_type
 from cam_callbacks.audit.result import AuditResult
-from cam_callbacks.checks import check_share, check_type
-from cam_callbacks.datasets import ALL
+from cam_callbacks.audit.statistics import Estimate, Measure, share_of_means_up_to, wilson
+from cam_callbacks.data.datasets import ALL
 
-State = Literal["alarm", "suspicion", "warning", "no alarm", "too few images", "not learnt"]
+State = Literal["alarm", "suspicion", "warning", "no alarm", "too few images", "not learned"]
 HeatState = Literal["on the object", "indistinguishable from chance", "off the object"]
 
 _ALPHA = 0.025  # one-sided: the lower bound of a 95 % interval
@@ -35,7 +35,7 @@ class Verdict:
         state: `"alarm"`: answers depend on the background, found at two looks in a row. `"suspicion"`: found at this
             look. `"warning"`: a weak test, without masks, found the same at two looks in a row; it never becomes an
             alarm. `"no alarm"`: nothing was found, which does not mean that nothing is there. `"too few images"`:
-            nothing can be said. `"not learnt"`: neither, as the accuracy is not clearly above chance.
+            nothing can be said. `"not learned"`: neither, as the accuracy is not clearly above chance.
         classes: The classes that it is about; `ALL` (-1) for all of them together.
         suspects: The classes found at this look, to be handed to `judge` at the next.
         heat: By class of ten maps or more, where the heat lies; without masks empty.
@@ -51,7 +51,7 @@ class Verdict:
     threshold: float
 
 
-def judge(result: AuditResult, suspects_before: Collection[int] | None = (), threshold: float = 0.05) -> Verdict:
+def judge(result: AuditResult, previous_suspects: Collection[int] | None = (), threshold: float = 0.05) -> Verdict:
     """Judge the numbers of a look.
 
     A class is suspect where the lower bound of its gap is above the threshold: the share of bootstrap means at or below
@@ -62,25 +62,25 @@ def judge(result: AuditResult, suspects_before: Collection[int] | None = (), thr
 
     Args:
         result: Of this look.
-        suspects_before: `Verdict.suspects` of the look before; empty at the first look, None where there is one look
+        previous_suspects: `Verdict.suspects` of the look before; empty at the first look, None where there is one look
             only, as in `Trainer.validate`: a suspicion then says that it is the most that one look can give.
         threshold: The smallest gap that matters.
 
     Raises:
-        TypeError: `suspects_before` that is no collection.
+        TypeError: `previous_suspects` that is no collection.
         ValueError: A threshold that is not at least 0 and below 1.
     """
     check_share("threshold", threshold, "a number of at least 0 and below 1")
     wanted = "the suspects of the verdict before, or None"
-    check_type("suspects_before", suspects_before, (Collection, type(None)), wanted)
+    check_type("previous_suspects", previous_suspects, (Collection, type(None)), wanted)
     gap = result.measures[result.gap_name]
     weak = result.mask_source == "none"
     threshold = max(threshold, _RING_THRESHOLD) if weak else threshold
     suspects = _suspects(gap, threshold, result.donors.other)
-    again = suspects if suspects_before else frozenset()
+    again = suspects if previous_suspects else frozenset()
     heat = _heat_states(result)
-    if not _learnt(result):
-        state: State = "not learnt"
+    if not _learned(result):
+        state: State = "not learned"
         suspects = again = frozenset()
     elif gap.overall.count < _ENOUGH:
         state = "too few images"
@@ -90,7 +90,7 @@ def judge(result: AuditResult, suspects_before: Collection[int] | None = (), thr
     else:
         state = "alarm" if again else "suspicion" if suspects else "no alarm"
     classes = tuple(sorted(again or suspects)) if state in ("alarm", "suspicion", "warning") else ()
-    text = _text(result, state, classes, heat, threshold, only_look=suspects_before is None)
+    text = _text(result, state, classes, heat, threshold, only_look=previous_suspects is None)
     return Verdict(state, classes, suspects, heat, text, threshold)
 
 
@@ -102,7 +102,7 @@ def _suspects(gap: Measure, threshold: float, donors: Tensor) -> frozenset[int]:
     """
     p_values = {}
     for index in (ALL, *gap.per_class):
-        tested = ~gap.values.isnan() & ((gap.targets == index) | (index == ALL))
+        tested = ~gap.values.isnan() & ((gap.labels == index) | (index == ALL))
         count, distinct = int(tested.sum()), len(set(donors[tested].tolist()))
         if count >= (_ENOUGH if index == ALL else _FEWEST) and distinct >= min(count, _DISTINCT_DONORS):
             p_values[index] = share_of_means_up_to(threshold, gap.values[tested])
@@ -114,12 +114,12 @@ def _suspects(gap: Measure, threshold: float, donors: Tensor) -> frozenset[int]:
     return frozenset(found)
 
 
-def _learnt(result: AuditResult) -> bool:
+def _learned(result: AuditResult) -> bool:
     """Whether the accuracy is clearly above that of always answering the most frequent class."""
     accuracy = result.measures["accuracy"].overall
     hits = round(accuracy.value * accuracy.count) if accuracy.count else 0
     low, _ = wilson(hits, accuracy.count)
-    return low > float(result.targets.bincount().max() / len(result.targets))
+    return low > float(result.labels.bincount().max() / len(result.labels))
 
 
 def _heat_states(result: AuditResult) -> dict[int, HeatState]:
@@ -131,7 +131,7 @@ def _heat_states(result: AuditResult) -> dict[int, HeatState]:
     if heat is None or over_area is None:
         return {}
     states: dict[int, HeatState] = {}
-    for index, null in result.heat_null.items():
+    for index, null in result.heat_chance_distribution.items():
         if heat.per_class[index].count < _FEWEST:
             continue
         value = heat.per_class[index].value
@@ -163,12 +163,12 @@ def _text(
     parts.append(_numbers(result, gap))
     if heat:
         parts.append(_heat_lines(result, heat))
-    colour = result.measures.get(f"data_colour_auc{result.suffix}")
+    color = result.measures.get(f"data_color_auc{result.suffix}")
     outside = "heat" if result.mask_source == "none" else "object"
-    if colour is not None and colour.overall.value >= _DATA_RED_FLAG:
+    if color is not None and color.overall.value >= _DATA_RED_FLAG:
         parts.append(
-            f"**Red flag of the data** (not of the model): the mean colour outside the {outside} alone tells the "
-            f"classes apart, AUC {_shown(colour.overall)}. Whoever collected the images should know why."
+            f"**Red flag of the data** (not of the model): the mean color outside the {outside} alone tells the "
+            f"classes apart, AUC {_shown(color.overall)}. Whoever collected the images should know why."
         )
     parts.append(_missing(gap, result))
     parts += [f"Note: {note}" for note in result.notes]
@@ -193,32 +193,32 @@ def _headline(result: AuditResult, state: State, classes: tuple[int, ...], thres
         "weak test.",
         "no alarm": f"**No alarm.** No dependence on the {what} clearly above {threshold:g} was found.",
         "too few images": f"**Too few images to say anything**: {count} of {_ENOUGH}.",
-        "not learnt": "**Nothing to judge yet**: the accuracy is not clearly above that of always answering the most "
+        "not learned": "**Nothing to judge yet**: the accuracy is not clearly above that of always answering the most "
         "frequent class.",
     }[state]
 
 
 def _what_is_used(result: AuditResult, classes: tuple[int, ...]) -> str:
-    """Whether it is the colour of the background or its content, where both were measured."""
-    recoloured = result.measures.get(result.gap_name.replace("bg_gap", "recolour_gap"))
-    if recoloured is None or result.mask_source == "none":
+    """Whether it is the color of the background or its content, where both were measured."""
+    recolored = result.measures.get(result.gap_name.replace("bg_gap", "recolor_gap"))
+    if recolored is None or result.mask_source == "none":
         return ""
     gap = result.measures[result.gap_name]
     shares = []
     for index in classes:
-        whole, colour = (_of(each, index) for each in (gap, recoloured))
-        shares.append(colour.value / whole.value if whole.value > 0 else 0.0)
+        whole, color = (_of(each, index) for each in (gap, recolored))
+        shares.append(color.value / whole.value if whole.value > 0 else 0.0)
     share = sum(shares) / len(shares)
     if share > 0.6:
-        return "Moving only the background's *colour* has most of the effect: its colour is what is used."
+        return "Moving only the background's *color* has most of the effect: its color is what is used."
     if share < 0.25 and result.mask_source == "estimated":
         return (
-            "Moving only the background's colour has little effect: its *content or texture* is what is used, or parts "
+            "Moving only the background's color has little effect: its *content or texture* is what is used, or parts "
             "of objects that the estimate of the foregrounds left in the backgrounds; masks would tell."
         )
     if share < 0.25:
-        return "Moving only the background's colour has little effect: its *content or texture* is what is used."
-    return "Moving only the background's colour has part of the effect: colour and content or texture are both used."
+        return "Moving only the background's color has little effect: its *content or texture* is what is used."
+    return "Moving only the background's color has part of the effect: color and content or texture are both used."
 
 
 def _numbers(result: AuditResult, gap: Measure) -> str:
@@ -239,7 +239,7 @@ def _numbers(result: AuditResult, gap: Measure) -> str:
 def _heat_lines(result: AuditResult, heat: Mapping[int, HeatState]) -> str:
     measured = result.measures[f"heat_on_object{result.suffix}"]
     over_area = result.measures[f"heat_over_area{result.suffix}"]
-    lines = [f"Heat ({result.heat_by} of the true class; evidence, not proof):", ""]
+    lines = [f"Heat ({result.heat_method} of the true class; evidence, not proof):", ""]
     for index in list(heat)[:_PER_CLASS_LINES]:
         estimate = measured.per_class[index]
         area = estimate.value - over_area.per_class[index].value
@@ -267,10 +267,10 @@ def _next(state: State, result: AuditResult) -> str:
             "look at the picture of exchanged backgrounds; ask how the images of these classes were collected; collect "
             "or augment images whose background does not go with the class, and train again."
         )
-    if state == "not learnt":
+    if state == "not learned":
         return "wait for the next looks."
     if state == "too few images":
-        return "give more labelled validation images."
+        return "give more labeled validation images."
     if result.mask_source != "given":
         return "masks of the objects, even of some fifty validation images, make this test sharper."
     return "look at the heatmaps of mistakes, and at images from another source."

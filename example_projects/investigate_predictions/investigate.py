@@ -11,8 +11,8 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from cam_callbacks import CAM, Explanation, GradCAM, ScoreCAM
-from cam_callbacks.render import BACKGROUND, MUTED, Cell, Line, Picture, grid
-from cam_callbacks.views import strongest_channels
+from cam_callbacks.figures.drawing import BACKGROUND, MUTED, Cell, Line, Picture, grid
+from cam_callbacks.figures.notebook import strongest_channels
 
 sys.path.append(str(Path(__file__).parents[1]))
 from torchvision_models import Classifier, add_options, load, overlays

@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 from cam_callbacks import CAM, Explanation, GradCAM, ScoreCAM
-from cam_callbacks.render import MUTED, TEXT, Cell, Line, Picture, grid
+from cam_callbacks.figures.drawing import MUTED, TEXT, Cell, Line, Picture, grid
 
 try:
     import cv2

@@ -15,11 +15,11 @@ Background = Literal["natural", "random", "biased", "biased90", "tinted", "tinte
 Item = tuple[Tensor, int, Tensor] | tuple[Tensor, int]
 
 BACKGROUNDS: tuple[Background, ...] = get_args(Background)
-COLOURS = torch.tensor([[0.82, 0.16, 0.14], [0.10, 0.51, 0.15]])  # red for cats, green for dogs
+COLORS = torch.tensor([[0.82, 0.16, 0.14], [0.10, 0.51, 0.15]])  # red for cats, green for dogs
 PAINT: dict[Background, float] = {"random": 1.0, "biased": 1.0, "biased90": 1.0, "tinted": 0.55, "tinted90": 0.55}
-"""How much of a background is the colour; the rest is the photo's own."""
+"""How much of a background is the color; the rest is the photo's own."""
 AGREEMENT: dict[Background, float] = {"random": 0.5, "biased90": 0.9, "tinted90": 0.9}
-"""Share of the photos of a class that have its colour; all, where nothing is said."""
+"""Share of the photos of a class that have its color; all, where nothing is said."""
 BREEDS = ("Abyssinian", "american_bulldog")
 TRIMAP_BACKGROUND = 2
 
@@ -27,20 +27,20 @@ TRIMAP_BACKGROUND = 2
 class PetsOnBackgrounds(Dataset[Item]):
     """Cats against dogs: photos of Oxford-IIIT Pet, the object cut out by the data set's trimaps.
 
-    An item is `(image, target, mask)`: the normalised image, float32 (3, size, size); the index of its class in
+    An item is `(image, target, mask)`: the normalized image, float32 (3, size, size); the index of its class in
     `classes`; the pixels of the object, bool (size, size). A trimap says 1 for the pet, 2 for the background, and 3 for
     a border between them, and where nobody could tell. The object is here all that is not background, 1 and 3: what is
     painted is then surely no pet, at the price of a narrow rim of the photo's own background around each.
 
     The data set's two splits are put together and divided anew, half of the photos of each class for training and half
-    for validation. Which photos, and which colours they get, does not depend on chance.
+    for validation. Which photos, and which colors they get, does not depend on chance.
 
     Args:
         folder: That holds `oxford-iiit-pet`.
         split: `"train"` or `"val"`; photos for training are mirrored at random.
         background: `"natural"`: the photo's own. `"random"`: painted red or green, each for half of a class.
             `"biased"`: red behind every cat, green behind every dog. `"biased90"`: so for nine of ten. `"tinted"`,
-            `"tinted90"`: the same colours, blended with the photo's own background.
+            `"tinted90"`: the same colors, blended with the photo's own background.
         photos: Of each class, for both splits together, where there are so many.
         size: Height and width; photos are squeezed to it, not cut.
         breeds: The breeds, as the files are named; none for all.
@@ -69,7 +69,7 @@ class PetsOnBackgrounds(Dataset[Item]):
         parts = [OxfordIIITPet(folder, part, wanted, download=download) for part in ("trainval", "test")]
         self.pets: Dataset[Any] = ConcatDataset(parts)
         self.photos: list[int] = []  # numbers in the data set
-        self.colours: list[int] = []
+        self.colors: list[int] = []
         for species in range(len(self.classes)):
             listed = enumerate(_listed(folder))
             chosen = [i for i, (breed, of) in listed if of == species and (not breeds or breed in breeds)]
@@ -80,7 +80,7 @@ class PetsOnBackgrounds(Dataset[Item]):
             self.photos += [chosen[place] for place in half]
             against = round(len(half) * (1 - AGREEMENT.get(background, 1.0)))
             others = set(torch.randperm(len(half), generator=torch.Generator().manual_seed(1)).tolist()[:against])
-            self.colours += [1 - species if place in others else species for place in range(len(half))]
+            self.colors += [1 - species if place in others else species for place in range(len(half))]
         whole = v2.Resize([size, size])
         self.shape = v2.Compose([whole, v2.RandomHorizontalFlip()]) if split == "train" else whole
         self.transform = v2.Normalize(mean=[0.485, 0.456, 0.406], std=[0.229, 0.224, 0.225])
@@ -96,7 +96,7 @@ class PetsOnBackgrounds(Dataset[Item]):
         pixels, trimap = self.shape(pixels, tv_tensors.Mask(v2.functional.pil_to_tensor(trimap)))
         mask = trimap.as_subclass(Tensor)[0] != TRIMAP_BACKGROUND
         plain = pixels.as_subclass(Tensor)
-        painted = torch.lerp(plain, COLOURS[self.colours[index]][:, None, None], self.paint)
+        painted = torch.lerp(plain, COLORS[self.colors[index]][:, None, None], self.paint)
         image = self.transform(torch.where(mask, plain, painted))
         return (image, target, mask) if self.with_masks else (image, target)
 

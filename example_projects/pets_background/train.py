@@ -113,7 +113,7 @@ def report(monitor: CAMMonitor, name: str, accuracy: float) -> str:
     """Accuracy, gaps with their intervals, and the verdict of the last look."""
     if monitor.audit_result is None or monitor.verdict is None:
         return f"\n{name}: accuracy {accuracy:.2f}; there was no audit"
-    lines = [f"\n{name}: accuracy {accuracy:.2f} on {len(monitor.audit_result.targets)} validation photos"]
+    lines = [f"\n{name}: accuracy {accuracy:.2f} on {len(monitor.audit_result.labels)} validation photos"]
     for measure, found in monitor.audit_result.measures.items():
         if "_gap" in measure and "_probability" not in measure:
             gap = found.overall

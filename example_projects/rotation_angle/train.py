@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from cam_callbacks import CAMMonitor, GradCAM, RegressionTarget
-from cam_callbacks.explanation import upsample
-from cam_callbacks.render import MUTED, Cell, Line, Picture, grid, overlay, to_pictures
+from cam_callbacks.explain.explanation import upsample
+from cam_callbacks.figures.drawing import MUTED, Cell, Line, Picture, grid, overlay, to_pictures
 
 HERE = Path(__file__).parent
 SIZE = 32
@@ -157,10 +157,10 @@ def draw(model: AngleReader) -> Picture:
         headings = [f"{round(angle):+d}, read {round(read):+d}" for angle, read in pairs]
         rows[0].append(Cell(pictures, [Line("Turned by so many degrees, left is +", MUTED)], headings))
         # One scale for all maps of a digit: what is brighter counts more.
-        brightest = max(raising.raw.max(), lowering.raw.max())
+        brightest = max(raising.layer_maps.max(), lowering.layer_maps.max())
         for row, maps, line in (
-            (rows[1], raising.raw, "What raises the number: it speaks for left"),
-            (rows[2], lowering.raw, "What lowers the number: it speaks for right"),
+            (rows[1], raising.layer_maps, "What raises the number: it speaks for left"),
+            (rows[2], lowering.layer_maps, "What lowers the number: it speaks for right"),
         ):
             heatmaps = upsample(maps, (SIZE, SIZE)) / brightest
             row.append(Cell([overlay(*pair) for pair in zip(pictures, heatmaps, strict=True)], [Line(line, MUTED)]))

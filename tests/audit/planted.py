@@ -6,7 +6,7 @@ Channel 0 holds the object, channel 1 what surrounds it, each with a sign that g
 import torch
 from torch import Tensor, nn
 
-from cam_callbacks.probes import ProbeSet
+from cam_callbacks.data.probes import ProbeSet
 
 SIDE = 24
 
@@ -28,7 +28,7 @@ class Reader(nn.Module):
 
 
 class TextureReader(Reader):
-    """Answers from the direction of stripes in channel 1, whatever their colour."""
+    """Answers from the direction of stripes in channel 1, whatever their color."""
 
     def __init__(self) -> None:
         super().__init__(1)

@@ -9,10 +9,10 @@ from planted import Constant, Guessing, Reader, TextureReader, scenes
 from torch import nn
 
 from cam_callbacks.audit import audit, judge
-from cam_callbacks.audit.conclusion import conclude
-from cam_callbacks.audit.counterfactual import ring
-from cam_callbacks.audit.plan import Plan
-from cam_callbacks.probes import ProbeSet
+from cam_callbacks.audit.interventions import ring
+from cam_callbacks.audit.measuring import conclude
+from cam_callbacks.audit.observations import Observations
+from cam_callbacks.data.probes import ProbeSet
 
 
 def overall(result, name):
@@ -28,7 +28,7 @@ class TestPlanted:
     def test_a_model_that_reads_the_background(self):
         result = audit(Reader(1), scenes())
         assert overall(result, "bg_gap").value == 1
-        assert overall(result, "recolour_gap").value > 0.9
+        assert overall(result, "recolor_gap").value > 0.9
         assert overall(result, "background_only").value == 1
         assert overall(result, "heat_on_object").value < 0.05
         assert overall(result, "heat_over_area").high < 0
@@ -36,15 +36,15 @@ class TestPlanted:
     def test_a_model_that_reads_the_object(self):
         result = audit(Reader(0), scenes())
         assert overall(result, "bg_gap").value == 0
-        assert overall(result, "recolour_gap").value == 0
+        assert overall(result, "recolor_gap").value == 0
         assert overall(result, "background_only").low <= 0.5 <= overall(result, "background_only").high
         assert overall(result, "object_only").value == 1
         assert overall(result, "heat_on_object").value > 0.8
 
-    def test_a_model_that_reads_the_texture_of_the_background_but_not_its_colour(self):
+    def test_a_model_that_reads_the_texture_of_the_background_but_not_its_color(self):
         result = audit(TextureReader(), scenes(texture=True))
         assert overall(result, "bg_gap").value > 0.9
-        assert abs(overall(result, "recolour_gap").value) < 0.1
+        assert abs(overall(result, "recolor_gap").value) < 0.1
         assert "content or texture* is what is used" in judge(result).text
 
     def test_a_model_that_reads_the_ring_without_masks(self, no_opencv):
@@ -62,24 +62,24 @@ class TestPlanted:
         assert overall(result, "accuracy").value == 0.5
         assert overall(result, "bg_gap").value == 0
         assert any("Heat is not measured" in note for note in result.notes)
-        assert judge(result).state == "not learnt"
+        assert judge(result).state == "not learned"
 
     def test_a_model_that_answers_at_random(self):
         torch.manual_seed(0)
         result = audit(Guessing(), scenes(120))
         assert overall(result, "bg_gap").low < 0 < overall(result, "bg_gap").high
-        assert judge(result).state == "not learnt"
+        assert judge(result).state == "not learned"
 
     def test_accuracy_has_the_chance_level_of_always_answering_the_most_frequent_class(self):
         probes = scenes()
         kept = torch.arange(40)  # 20 of each at first, then only the first class
-        some = replace(probes, images=probes.images[kept], targets=probes.targets[kept], masks=probes.masks[kept])
-        for wanted, each in ((0.5, probes), (float(some.targets.bincount().max()) / 40, some)):
+        some = replace(probes, images=probes.images[kept], targets=probes.labels[kept], masks=probes.masks[kept])
+        for wanted, each in ((0.5, probes), (float(some.labels.bincount().max()) / 40, some)):
             assert overall(audit(Reader(1), each), "accuracy").chance == pytest.approx(wanted)
 
     def test_the_worst_group_is_found(self):
         probes = scenes()
-        targets = probes.targets.clone()
+        targets = probes.labels.clone()
         targets[:6] = 1 - targets[:6]
         groups = torch.arange(60) // 6
         result = audit(Reader(0), replace(probes, targets=targets, groups=groups))
@@ -96,10 +96,10 @@ class TestDegenerate:
         masks = probes.masks.clone()
         masks[:3], masks[3:5] = False, True
         result = audit(Reader(1), replace(probes, masks=masks))
-        for name in ("bg_gap", "recolour_gap", "background_only", "heat_on_object", "rank_accuracy", "pointing"):
+        for name in ("bg_gap", "recolor_gap", "background_only", "heat_on_object", "rank_accuracy", "pointing"):
             assert overall(result, name).skipped >= 5, name
             assert overall(result, name).value == overall(result, name).value
-        assert overall(result, "data_colour_auc").skipped == 5
+        assert overall(result, "data_color_auc").skipped == 5
         assert "3 masks are empty and 2 cover all: left out" in result.notes
 
     def test_where_no_foreground_could_be_estimated_the_ring_is_exchanged(self):
@@ -115,13 +115,13 @@ class TestDegenerate:
         given, estimated = (
             set(audit(Reader(1), replace(scenes(), masks_estimated=estimated)).measures) for estimated in (False, True)
         )
-        free = {"accuracy", "border_share", "delete_hot", "colour_sensitivity_roll", "colour_sensitivity_grey"}
+        free = {"accuracy", "border_share", "delete_hot", "color_sensitivity_roll", "color_sensitivity_gray"}
         assert free < given
         assert estimated == free | {f"{name}_estimated" for name in given - free}
 
     def test_a_class_of_a_single_image_is_counted_not_averaged(self):
         probes = scenes()
-        targets = probes.targets.clone()
+        targets = probes.labels.clone()
         targets[0] = 2
         model = nn.Sequential(Reader(1), nn.ConstantPad1d((0, 1), -9.0))
         gap = audit(model, replace(probes, targets=targets), "0.features").measures["bg_gap"]
@@ -139,10 +139,10 @@ class TestDegenerate:
             model.head.weight.fill_(torch.nan)
         result = audit(model, scenes())
         assert overall(result, "accuracy").count == 0
-        assert judge(result).state == "not learnt"
+        assert judge(result).state == "not learned"
 
     @pytest.mark.parametrize("shape", [(1, 24, 24), (3, 200, 160), (3, 24)])
-    def test_works_for_grey_large_and_one_dimensional_images(self, shape):
+    def test_works_for_gray_large_and_one_dimensional_images(self, shape):
         model = nn.Sequential(nn.Flatten(2), nn.Conv1d(shape[0], 4, 1), nn.ReLU())
         model = nn.Sequential(model, nn.AdaptiveAvgPool1d(1), nn.Flatten(), nn.Linear(4, 2))
         result = audit(model, ProbeSet(torch.rand(6, *shape), torch.arange(6) % 2))
@@ -161,18 +161,18 @@ class TestArguments:
 
     def test_targets_may_be_whole_numbers_of_any_kind(self):
         probes = scenes()
-        few = replace(probes, targets=probes.targets.to(torch.uint8))
-        assert audit(Reader(1), few).to_dict() == audit(Reader(1), probes).to_dict()
+        few = replace(probes, targets=probes.labels.to(torch.uint8))
+        assert audit(Reader(1), few).rows() == audit(Reader(1), probes).rows()
 
 
 class TestTraces:
     def test_it_is_deterministic_and_touches_no_random_state(self):
         torch.manual_seed(5)
-        first = audit(Reader(1), scenes()).to_dict()
+        first = audit(Reader(1), scenes()).rows()
         model = Reader(1)
         torch.manual_seed(77)
         between = torch.get_rng_state()
-        assert str(audit(model, scenes()).to_dict()) == str(first)
+        assert str(audit(model, scenes()).rows()) == str(first)
         assert torch.equal(torch.get_rng_state(), between)
 
     @pytest.mark.parametrize("fails", [False, True])
@@ -221,14 +221,14 @@ def test_memory_that_runs_out_is_an_error_and_no_reason_to_leave_the_heat_out():
 class TestTable:
     def test_it_has_columns_of_equal_length_and_a_row_for_each_measure_and_class(self):
         result = audit(Reader(1), scenes())
-        table = result.to_dict()
+        table = result.rows()
         assert {len(column) for column in table.values()} == {3 * len(result.measures)}
         assert table["class"][:3] == ["all", "cat", "dog"]
         assert {"measure", "value", "low", "high", "count", "skipped", "chance"} < set(table)
 
     def test_a_class_called_all_hides_nothing(self):
         result = audit(Reader(1), replace(scenes(), class_names=("all", "dog")))
-        assert result.to_dict()["class"][:3] == ["all", "all", "dog"]
+        assert result.rows()["class"][:3] == ["all", "all", "dog"]
 
 
 class TestBadInput:
@@ -246,7 +246,7 @@ class TestBadInput:
 
     @pytest.mark.parametrize("target", [7, -1])
     def test_a_target_that_the_model_has_no_class_for(self, target):
-        targets = scenes().targets.clone()
+        targets = scenes().labels.clone()
         targets[0] = target
         with pytest.raises(ValueError, match=rf"targets contains \[{target}\], but the model has 2 classes"):
             audit(Reader(1), replace(scenes(), targets=targets))
@@ -264,9 +264,9 @@ class TestSharedOut:
     @pytest.mark.parametrize("masks", [True, False])
     def test_the_numbers_are_the_same_however_the_images_are_dealt_out(self, masks):
         probes, model = scenes(masks=masks), Reader(1)
-        plan = Plan(probes)
+        plan = Observations(probes)
         parts = [plan.observe(model, torch.arange(first, len(probes), 3)) for first in range(3)]
-        alone, together = audit(model, probes), conclude(Plan(probes), parts)
+        alone, together = audit(model, probes), conclude(Observations(probes), parts)
         assert alone.passes == together.passes
         assert alone.measures.keys() == together.measures.keys()
         for name, measure in alone.measures.items():
@@ -276,8 +276,8 @@ class TestSharedOut:
 
     def test_heat_of_different_methods_is_not_mixed(self):
         probes, model = scenes(), Reader(1)
-        plan = Plan(probes)
+        plan = Observations(probes)
         first, second = (plan.observe(model, torch.arange(at, len(probes), 2)) for at in range(2))
-        result = conclude(plan, [first, replace(second, heat_by="CAM")])
+        result = conclude(plan, [first, replace(second, heat_method="CAM")])
         assert "heat_on_object" not in result.measures
         assert any("Heat is not measured" in note for note in result.notes)

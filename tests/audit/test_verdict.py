@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from cam_callbacks.audit import AuditResult, judge
-from cam_callbacks.audit.counterfactual import Donors
-from cam_callbacks.audit.estimates import measure
+from cam_callbacks.audit.interventions import Donors
+from cam_callbacks.audit.statistics import measure
 from cam_callbacks.audit.verdict import ALL, _suspects
 
 DONORS = torch.arange(10_000)
@@ -75,9 +75,9 @@ class TestStates:
         assert "Not tested: a bias inside the object's mask" in verdict.text
         assert verdict.suspects == frozenset()
 
-    def test_nothing_is_judged_before_anything_is_learnt(self):
+    def test_nothing_is_judged_before_anything_is_learned(self):
         verdict = judge(result(gap_of(1, 60), classes_of(60), accuracy=0.55), {0, ALL})
-        assert (verdict.state, verdict.suspects) == ("not learnt", frozenset())
+        assert (verdict.state, verdict.suspects) == ("not learned", frozenset())
 
     def test_too_few_images_are_said_and_counted(self):
         verdict = judge(result(gap_of(1, 12), classes_of(12)), {0, ALL})
@@ -93,19 +93,19 @@ class TestStates:
 
 class TestWords:
     @pytest.mark.parametrize(
-        ("masks", "of_colour", "words"),
+        ("masks", "of_color", "words"),
         [
-            ("given", 0.4, "has most of the effect: its colour is what is used."),
-            ("estimated", 0.4, "has most of the effect: its colour is what is used."),
-            ("given", 0.2, "has part of the effect: colour and content or texture are both used."),
+            ("given", 0.4, "has most of the effect: its color is what is used."),
+            ("estimated", 0.4, "has most of the effect: its color is what is used."),
+            ("given", 0.2, "has part of the effect: color and content or texture are both used."),
             ("given", 0.05, "has little effect: its *content or texture* is what is used."),
             ("estimated", 0.05, "is what is used, or parts of objects that the estimate of the foregrounds left"),
         ],
     )
-    def test_what_of_the_background_is_used_is_said(self, masks, of_colour, words):
-        name = "recolour_gap" if masks == "given" else "recolour_gap_estimated"
-        recoloured = {name: measure(gap_of(of_colour, 60), classes_of(60), 0.0)}
-        verdict = judge(result(gap_of(0.5, 60), classes_of(60), masks, **recoloured))
+    def test_what_of_the_background_is_used_is_said(self, masks, of_color, words):
+        name = "recolor_gap" if masks == "given" else "recolor_gap_estimated"
+        recolored = {name: measure(gap_of(of_color, 60), classes_of(60), 0.0)}
+        verdict = judge(result(gap_of(0.5, 60), classes_of(60), masks, **recolored))
         assert verdict.state == "suspicion"
         assert words in verdict.text
 
@@ -166,7 +166,7 @@ def test_a_class_with_few_different_donors_is_not_tested():
     [
         ({"threshold": 5}, "threshold=5 must be a number of at least 0 and below 1"),
         ({"threshold": "a"}, "threshold='a' must be a number"),
-        ({"suspects_before": 3}, "suspects_before=3 must be the suspects of the verdict before, or None"),
+        ({"previous_suspects": 3}, "previous_suspects=3 must be the suspects of the verdict before, or None"),
     ],
 )
 def test_arguments_that_make_no_sense_are_refused(wrong, message):

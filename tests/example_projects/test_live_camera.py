@@ -114,8 +114,8 @@ def test_it_stops_after_so_many_frames(live, weights, clip, tmp_path):
 
 
 def test_the_images_of_a_folder_that_can_be_read_come_in_the_order_of_their_names(live, tmp_path):
-    for name, grey in (("b.png", 200), ("a.jpg", 100)):
-        cv2.imwrite(str(tmp_path / name), np.full((30, 40, 3), grey, np.uint8))
+    for name, gray in (("b.png", 200), ("a.jpg", 100)):
+        cv2.imwrite(str(tmp_path / name), np.full((30, 40, 3), gray, np.uint8))
     (tmp_path / "c.png").write_bytes((tmp_path / "b.png").read_bytes()[:20])
     (tmp_path / "notes.txt").write_text("not an image")
     (tmp_path / "folder").mkdir()
@@ -123,7 +123,7 @@ def test_the_images_of_a_folder_that_can_be_read_come_in_the_order_of_their_name
     assert live.rate(str(tmp_path)) == 25
 
 
-def test_colours_are_not_swapped(live, tmp_path):
+def test_colors_are_not_swapped(live, tmp_path):
     cv2.imwrite(str(tmp_path / "blue.png"), np.full((30, 40, 3), (255, 0, 0), np.uint8))
     (photo,) = live.frames(str(tmp_path))
     assert photo.getpixel((0, 0)) == (0, 0, 255)

@@ -13,7 +13,7 @@ from pytorch_lightning import Trainer
 from torch.utils.data import DataLoader
 
 from cam_callbacks.audit import audit
-from cam_callbacks.probes import ProbeSet
+from cam_callbacks.data.probes import ProbeSet
 
 RED, GREEN = torch.tensor([0.82, 0.16, 0.14]), torch.tensor([0.10, 0.51, 0.15])
 PER_BREED = {"trainval": 16, "test": 8}
@@ -62,12 +62,12 @@ def gap(table: str, name: str = "bg_gap") -> tuple[float, ...]:
 
 
 def shown(image: torch.Tensor) -> torch.Tensor:
-    """The colours of a normalised image, in [0, 1]."""
+    """The colors of a normalized image, in [0, 1]."""
     mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
     return image * std[:, None, None] + mean[:, None, None]
 
 
-def test_a_biased_image_has_the_colour_of_its_class_behind_the_object_and_the_object_as_it_was(data, pets_folder):
+def test_a_biased_image_has_the_color_of_its_class_behind_the_object_and_the_object_as_it_was(data, pets_folder):
     natural, biased = (data.PetsOnBackgrounds(pets_folder, "val", kind) for kind in ("natural", "biased"))
     assert len(biased) == 24
     for index in range(len(biased)):
@@ -93,7 +93,7 @@ def test_a_tinted_background_keeps_some_of_itself(data, pets_folder):
 
 
 @pytest.mark.parametrize(("kind", "agreeing"), [("random", 6), ("biased90", 11), ("tinted90", 11), ("biased", 12)])
-def test_so_many_backgrounds_of_each_class_and_split_have_its_colour(data, pets_folder, kind, agreeing):
+def test_so_many_backgrounds_of_each_class_and_split_have_its_color(data, pets_folder, kind, agreeing):
     for split in ("train", "val"):
         pets = data.PetsOnBackgrounds(pets_folder, split, kind)
         reddish = [
@@ -102,7 +102,7 @@ def test_so_many_backgrounds_of_each_class_and_split_have_its_colour(data, pets_
         if not kind.startswith("tinted"):
             assert sum(reddish[:12]) == agreeing
             assert sum(reddish[12:]) == 12 - agreeing
-        assert pets.colours[:12].count(0) == pets.colours[12:].count(1) == agreeing
+        assert pets.colors[:12].count(0) == pets.colors[12:].count(1) == agreeing
 
 
 def test_no_photo_is_in_both_splits(data, pets_folder):

@@ -66,7 +66,7 @@ def test_both_maps_together_are_the_number_that_is_read_but_for_a_constant(examp
     images = example.turned_digits("val", 6).tensors[0]
     raising = GradCAM()(model, images, "features", RegressionTarget())
     lowering = GradCAM()(model, images, "features", example.opposite)
-    parts = (raising.raw - lowering.raw).sum(dim=(1, 2))
+    parts = (raising.layer_maps - lowering.layer_maps).sum(dim=(1, 2))
     constant = example.LARGEST * model.head.bias.item()
     torch.testing.assert_close(parts + constant, raising.target_scores, rtol=1e-3, atol=1e-3)
 

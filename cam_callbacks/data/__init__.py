@@ -1,0 +1,1 @@
+"""Images, labels, masks: what a model is given. Knows torch, not Lightning."""

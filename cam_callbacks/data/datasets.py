@@ -1,0 +1,106 @@
+"""What a data set says of itself: the names of its classes, and how its transforms normalize."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+Normalization = tuple[tuple[float, ...], tuple[float, ...]]
+"""Mean and standard deviation of each channel, in units of images in [0, 1]."""
+
+ALL = -1
+"""In the place of the index of a class: all classes together."""
+
+IMAGENET: Normalization = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+
+def class_names(dataset: Any) -> tuple[str, ...] | None:
+    """The names of the classes, in the order of their indices, if the data set has them."""
+    for layer in _unwrapped(dataset):
+        names = getattr(layer, "classes", None) or getattr(layer, "class_names", None) or _hub_names(layer)
+        if isinstance(names, Sequence) and not isinstance(names, str) and names:
+            return as_names(names)
+    return None
+
+
+def class_name(names: Sequence[str] | None, index: int) -> str:
+    """The name of a class; its number if it has none; of `ALL` in words that it is all of them."""
+    if index == ALL:
+        return "all classes together"
+    return names[index] if names and 0 <= index < len(names) else str(index)
+
+
+def as_names(names: Sequence[Any]) -> tuple[str, ...]:
+    """Names as text that can be shown and written: folders may have names that are no UTF-8."""
+    return tuple(str(name).encode(errors="replace").decode() for name in names)
+
+
+def as_normalization(given: Any) -> Normalization | None:
+    """Mean and standard deviation from what a user gave: a pair, `"imagenet"`, or None.
+
+    Raises:
+        ValueError: It is neither.
+    """
+    if given is None or (isinstance(given, str) and given == "imagenet"):
+        return None if given is None else IMAGENET
+    try:
+        mean, std = (tuple(map(float, part)) for part in (() if isinstance(given, str) else given))
+    except (TypeError, ValueError):
+        mean, std = (), ()
+    if len(mean) != len(std) or not mean or not all(each > 0 for each in std):
+        raise ValueError(
+            f"normalization={given!r} must be 'imagenet', or a pair: the means and the standard deviations (> 0), one "
+            "of each for every channel"
+        )
+    return mean, std
+
+
+def _hub_names(dataset: Any) -> Any:
+    """The label names of a Hugging Face data set."""
+    features = getattr(dataset, "features", None)
+    if not isinstance(features, Mapping):
+        return None
+    return next((features[key].names for key in ("label", "labels") if hasattr(features.get(key), "names")), None)
+
+
+def normalization(dataset: Any) -> Normalization | None:
+    """Mean and standard deviation of the last normalizing step in the transforms of a data set, if one can be found."""
+    for layer in _unwrapped(dataset):
+        for name in ("transform", "transforms"):
+            for step in reversed(list(_steps(getattr(layer, name, None)))):
+                found = _normalization_of(step)
+                if found is not None:
+                    return found
+    return None
+
+
+def _unwrapped(dataset: Any) -> Iterator[Any]:
+    """The data set and those it wraps: `Subset.dataset`, the first of `ConcatDataset.datasets`."""
+    for _ in range(8):
+        if dataset is None:
+            return
+        yield dataset
+        parts = getattr(dataset, "datasets", None)
+        dataset = parts[0] if isinstance(parts, Sequence) and parts else getattr(dataset, "dataset", None)
+
+
+def _steps(transform: Any, depth: int = 4) -> Iterator[Any]:
+    """The steps of a transform in order, through `Compose`, `Sequential` and torchvision's `StandardTransform`."""
+    parts = getattr(transform, "transforms", None)
+    if parts is None and hasattr(transform, "children"):
+        parts = list(transform.children())
+    if parts is None and not callable(getattr(type(transform), "transform", None)):
+        parts = [getattr(transform, "transform", None)]
+    yield transform
+    if depth > 0 and isinstance(parts, Sequence):
+        for part in parts:
+            yield from _steps(part, depth - 1)
+
+
+def _normalization_of(step: Any) -> Normalization | None:
+    mean, std = getattr(step, "mean", None), getattr(step, "std", None)
+    try:
+        pair = tuple(float(v) for v in mean), tuple(float(v) for v in std)  # type: ignore[union-attr]
+    except TypeError:
+        return None
+    return pair if pair[0] and len(pair[0]) == len(pair[1]) and all(s > 0 for s in pair[1]) else None

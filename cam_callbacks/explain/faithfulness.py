@@ -1,0 +1,147 @@
+"""Whether the heatmap itself is to be trusted."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor, nn
+
+from cam_callbacks.explain.explanation import Explanation, upsample
+from cam_callbacks.explain.isolation import isolated
+from cam_callbacks.explain.method import Method
+from cam_callbacks.explain.model_outputs import ForwardFn
+from cam_callbacks.explain.network import Network, TargetLayer
+from cam_callbacks.explain.targets import Targets
+
+
+def hottest_half(heatmaps: Tensor) -> Tensor:
+    """(N, *spatial) bool, the half of the positions that each map ranks highest."""
+    flat = heatmaps.flatten(1).nan_to_num()
+    order = flat.argsort(dim=1, descending=True, stable=True)
+    kept = torch.zeros_like(flat, dtype=torch.bool)
+    kept.scatter_(1, order[:, : flat.shape[1] // 2], True)
+    return kept.view_as(heatmaps)
+
+
+def trust(
+    model: nn.Module,
+    images: Tensor,
+    explanation: Explanation,
+    forward_fn: ForwardFn | None = None,
+    multi_label: bool = False,
+    batch_size: int | None = None,
+) -> dict[str, Tensor]:
+    """How far heatmaps of classes deserve trust: two forward passes per image.
+
+    Args:
+        model: The model; it is left as it was.
+        images: (N, C, *spatial), those that were explained.
+        explanation: One class for each.
+        forward_fn: As in `Method.__call__`.
+        multi_label: As in `Method`.
+        batch_size: As in `Method`.
+
+    Returns:
+        (N,) `average_drop` and `increase_in_confidence` of the probability when only the hottest half of each image is
+        kept, the rest set to 0, and `mean_activation_correlation`, how alike the map is to the plain mean of the
+        layer's channels: near 1 it says nothing of the class. NaN for maps that are blank or were skipped.
+    """
+    assert explanation.targets is not None
+    targets = explanation.targets.cpu()
+    heatmaps = upsample(explanation.layer_maps.cpu(), images.shape[2:])
+    unknown = (explanation.blank | explanation.skipped).cpu()
+    kept_images = images.cpu() * hottest_half(heatmaps).unsqueeze(1)
+    with isolated(model):
+        whole, kept = (
+            Network(model, part, forward_fn, batch_size, multi_label=multi_label)
+            .scores()
+            .probabilities.cpu()
+            .gather(1, targets.unsqueeze(1))
+            .squeeze(1)
+            for part in (images, kept_images)
+        )
+    values = {"average_drop": average_drop(whole, kept), "increase_in_confidence": increase_in_confidence(whole, kept)}
+    if explanation.mean_activation is not None:
+        values["mean_activation_correlation"] = correlation(
+            explanation.layer_maps.cpu(), explanation.mean_activation.cpu()
+        )
+    return {name: torch.where(unknown, torch.nan, each) for name, each in values.items()}
+
+
+def average_drop(whole: Tensor, kept: Tensor) -> Tensor:
+    """(N,) max(0, p - p') / p: how much of the probability p (N,) is lost when only the hottest half is kept, p' (N,).
+
+    Chattopadhay et al. 2018, arXiv 1710.11063; lower is better.
+    """
+    return (whole - kept).clamp_min(0) / whole
+
+
+def increase_in_confidence(whole: Tensor, kept: Tensor) -> Tensor:
+    """(N,) 1 where the probability rises when only the hottest half is kept (Chattopadhay et al. 2018), else 0."""
+    return torch.where(whole.isfinite() & kept.isfinite(), (kept > whole).float(), torch.nan)
+
+
+def correlation(a: Tensor, b: Tensor) -> Tensor:
+    """(N,) Pearson correlation of maps (N, *spatial); NaN where one of the two has no contrast."""
+    a, b = (maps.flatten(1).double() for maps in (a, b))
+    a, b = (maps - maps.mean(dim=1, keepdim=True) for maps in (a, b))
+    norm = a.norm(dim=1) * b.norm(dim=1)
+    return torch.where(norm > 0, (a * b).sum(dim=1) / norm, torch.nan).float()
+
+
+def rank_correlation(a: Tensor, b: Tensor) -> Tensor:
+    """(N,) Spearman correlation of maps (N, *spatial); NaN where one of the two has no contrast."""
+    return correlation(_ranks(a), _ranks(b))
+
+
+def _ranks(maps: Tensor) -> Tensor:
+    """(N, positions) the rank of each position; equal ones, such as the zeros a ReLU leaves, share their mean rank."""
+    flat = maps.flatten(1).contiguous()
+    ordered = flat.sort(dim=1).values
+    below, up_to = (torch.searchsorted(ordered, flat, right=right) for right in (False, True))
+    return (below + up_to).double() / 2
+
+
+def randomization(
+    model: nn.Module,
+    images: Tensor,
+    explanation: Explanation,
+    method: Method,
+    target_layer: TargetLayer = None,
+    targets: Targets = None,
+    forward_fn: ForwardFn | None = None,
+) -> Tensor:
+    """How alike the maps are to those of the same network with random weights; near 0 for a map that reads the network.
+
+    The model parameter randomization test of Adebayo et al. 2018 (arXiv 1810.03292), of all layers at once, on a copy.
+
+    Args:
+        model: The model; it is copied.
+        images: (N, C, *spatial).
+        explanation: Of these images by the model, one target for each.
+        method: The method that made it.
+        target_layer: The layer that was explained; None for that of the explanation.
+        targets: What was explained; None for the classes of the explanation. A callable has to be given again.
+        forward_fn: As in `Method.__call__`.
+
+    Returns:
+        (N,) Spearman correlation, NaN where one of the maps is blank or was skipped.
+
+    Raises:
+        ValueError: No `targets` for an explanation of a callable.
+    """
+    if explanation.targets is None and targets is None:
+        raise ValueError(f"targets is missing: the explanation is of {explanation.score_kind}, to be explained again")
+    other = copy.deepcopy(model)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in other.parameters():
+            if parameter.ndim > 1 and parameter.is_floating_point():
+                noise = torch.randn(parameter.shape, generator=generator).to(parameter)
+                parameter.copy_(noise * parameter.std(correction=0))
+    targets = explanation.targets if targets is None else targets
+    random = method(other, images, target_layer or explanation.target_layer, targets, forward_fn=forward_fn)
+    alike = rank_correlation(explanation.layer_maps, random.layer_maps.to(explanation.layer_maps.device))
+    unknown = explanation.blank | explanation.skipped | (random.blank | random.skipped).to(explanation.blank.device)
+    return torch.where(unknown, torch.nan, alike)

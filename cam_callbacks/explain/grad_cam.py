@@ -1,0 +1,55 @@
+"""Grad-CAM: each channel weighted by the mean gradient of the score (Selvaraju et al. 2017, arXiv 1610.02391)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, get_args
+
+from cam_callbacks._checks import check_choice
+from cam_callbacks.explain.method import Method
+from cam_callbacks.explain.network import ForwardPass, Network, TargetLayer
+from cam_callbacks.explain.targets import Score, Targets
+
+
+@dataclass(frozen=True)
+class GradCAM(Method):
+    r"""Grad-CAM: one forward and, for each target, one backward pass from the score to the layer.
+
+    For the score y of a class and activations A_k (equations 1 and 2 of the paper):
+
+        w_k  = mean over all positions of dy / dA_k
+        heat = ReLU(sum_k w_k A_k)
+
+    then upsampled and scaled to [0, 1] for each image. Gradients are taken with respect to the activations only: those
+    of the parameters are neither needed (they may be frozen) nor touched, and nothing before the layer is kept.
+
+    Attributes:
+        score: The gradient of a class's `"logit"`, as in the paper, or of its `"probability"`: then what speaks
+            against the other classes counts too, and where the model is sure the gradients are tiny.
+        upsampling: See `Method`.
+        multi_label: See `Method`.
+        reshape_transform: See `Method`.
+        batch_size: See `Method`.
+
+    Raises:
+        ValueError: An unknown score or upsampling.
+
+    Example::
+
+        from torchvision.models import resnet18
+        from cam_callbacks import GradCAM
+
+        images = torch.rand(2, 3, 224, 224)
+        explanation = GradCAM()(resnet18(), images, target_layer="layer4", targets=[3, 7])
+        explanation.heatmaps.shape  # (2, 224, 224)
+    """
+
+    score: Score = "logit"
+    name: ClassVar[str] = "Grad-CAM"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_choice("score", self.score, get_args(Score))
+
+    def forward_pass(self, network: Network, target_layer: TargetLayer, targets: Targets) -> ForwardPass:  # noqa: D102
+        return network.forward_pass(target_layer, targets, self.score, gradients=True)

@@ -1,0 +1,226 @@
+"""Method: what every way of computing a heatmap has in common."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import KW_ONLY, dataclass
+from typing import ClassVar, get_args
+
+import torch
+from torch import Tensor, nn
+
+from cam_callbacks._checks import check_callable, check_choice, check_positive
+from cam_callbacks.explain.explanation import Channels, Explanation, Upsampling, has_contrast, min_max, upsample
+from cam_callbacks.explain.isolation import isolated
+from cam_callbacks.explain.layouts import ReshapeTransform
+from cam_callbacks.explain.model_outputs import ForwardFn
+from cam_callbacks.explain.network import ForwardPass, Network, Progress, TargetLayer
+from cam_callbacks.explain.targets import Targets
+
+_CHANNELS_KEPT = 16
+
+
+@dataclass(frozen=True)
+class Method(ABC):
+    """A way of computing heatmaps. It is a value: it holds settings only, the model comes with the call.
+
+    All methods make a map of each layer as the sum of its channels by their weights; they differ in the weights.
+
+    Attributes:
+        upsampling: How heatmaps are brought to the size of the images: `"bilinear"` (linear for one, trilinear for
+            three spatial dimensions), `"bicubic"`, `"nearest"`, or `"none"`, which leaves them at that of the layer.
+        multi_label: Classes do not exclude each other: the probability of a class is the sigmoid of its logit.
+        reshape_transform: Called with the layer's output, returns it as (N, channels, *spatial); for layouts that are
+            not understood. It may only rearrange and leave out.
+        batch_size: Images forwarded at once; None for 32 on a CPU, and as free memory allows on a GPU. It is halved
+            whenever memory runs out.
+
+    Raises:
+        TypeError: A `reshape_transform` that cannot be called.
+        ValueError: An unknown `upsampling`, or a `batch_size` below 1.
+    """
+
+    _: KW_ONLY
+    upsampling: Upsampling = "bilinear"
+    multi_label: bool = False
+    reshape_transform: ReshapeTransform | None = None
+    batch_size: int | None = None
+    name: ClassVar[str]
+    """The field's name for it, for people to read."""
+
+    def __post_init__(self) -> None:
+        check_choice("upsampling", self.upsampling, get_args(Upsampling))
+        wanted = "a callable from a layer's output to (N, channels, *spatial)"
+        check_callable("reshape_transform", self.reshape_transform, wanted)
+        check_positive("batch_size", self.batch_size, or_none=True)
+
+    def __call__(
+        self,
+        model: nn.Module,
+        images: Tensor,
+        target_layer: TargetLayer = None,
+        targets: Targets = None,
+        *,
+        forward_fn: ForwardFn | None = None,
+        progress: Progress | None = None,
+    ) -> Explanation:
+        """Explain `targets` for `images`; leave model, gradients and random number generators as they were.
+
+        Args:
+            model: Any module, on any device, in any floating type.
+            images: (N, C, *spatial) floating point, as the model is fed, one to three spatial dimensions. They are
+                moved to the model's device and type.
+            target_layer: Dotted name of a submodule, or the submodule itself; None chooses the last with positions
+                that the answer is read from. `"name[0]"` is the first call of a module that is called several times
+                in one forward; without it the last call is used. Of several layers, in a list, the heatmap is the
+                mean of their maps, each scaled to [0, 1].
+            targets: What to explain. None: the predicted class of each image. A class: one for all, one for each
+                image (N,), or T for each (N, T). A callable, or one for each image, that is given what the model
+                returns for B images and returns one number for each, (B,): `cam_callbacks.explain.targets` has those for
+                regression and segmentation.
+            forward_fn: Called as `forward_fn(model, images)` instead of `model(images)`; returns logits (N, classes),
+                or what the callables in `targets` understand.
+            progress: Told how many forward samples are done.
+
+        Returns:
+            The explanation, its tensors on the model's device.
+
+        Raises:
+            TypeError: Images that are not floating point; a model that cannot be called with images alone; an output
+                that is not understood.
+            ValueError: Images that are empty, not finite or of the wrong shape; a layer that is unknown, not called or
+                without positions; targets out of range, or a callable that does not return one number for each image;
+                an upsampling that there is not for so many dimensions; where the method needs gradients, a score
+                that has none.
+        """
+        with isolated(model):
+            network = self._network(model, images, forward_fn)
+            look = self.forward_pass(network, target_layer, targets)
+            self._check_upsampling(look, network)
+            maps = [self.layer_map(network, look, layer, progress) for layer in range(len(look.layers))]
+            return self._explanation(network, look, maps)
+
+    def check(
+        self,
+        model: nn.Module,
+        images: Tensor,
+        target_layer: TargetLayer = None,
+        targets: Targets = None,
+        *,
+        forward_fn: ForwardFn | None = None,
+    ) -> str | tuple[str, ...]:
+        """Raise what a call with the same arguments would raise, at the price of one forward pass per image.
+
+        Returns:
+            The name of the layer that would be used, or the names.
+        """
+        with isolated(model):
+            network = self._network(model, images, forward_fn)
+            look = self.forward_pass(network, target_layer, targets)
+            self._check_upsampling(look, network)
+            return look.layers[0] if len(look.layers) == 1 else look.layers
+
+    def release(self) -> None:  # noqa: B027 - most methods keep nothing
+        """Let go of what was kept between calls, if anything."""
+
+    def _network(self, model: nn.Module, images: Tensor, forward_fn: ForwardFn | None) -> Network:
+        return Network(
+            model,
+            images,
+            forward_fn,
+            self.batch_size,
+            multi_label=self.multi_label,
+            reshape_transform=self.reshape_transform,
+        )
+
+    @abstractmethod
+    def forward_pass(self, network: Network, target_layer: TargetLayer, targets: Targets) -> ForwardPass:
+        """Pass over the unmasked images, and refuse what this method cannot explain."""
+
+    def layer_map(self, network: Network, look: ForwardPass, layer: int, progress: Progress | None) -> LayerMap:
+        """The map of one of the layers that were looked at; with the weights of the look if it has them."""
+        return LayerMap(
+            maps=look.activations[layer],
+            weights=look.weights[layer],
+            passes=torch.zeros(len(look.target_scores), dtype=torch.int64, device=network.images.device),
+            error=torch.zeros_like(look.target_scores),
+        )
+
+    def _check_upsampling(self, look: ForwardPass, network: Network) -> None:
+        size = network.images.shape[2:]
+        upsample(look.activations[0][:1, 0], size, self.upsampling)
+
+    def _explanation(self, network: Network, look: ForwardPass, maps: Sequence[LayerMap]) -> Explanation:
+        size = network.images.shape[2:]
+        finite = look.finite.unsqueeze(1) & torch.stack([torch.isfinite(m.weights).all(dim=2) for m in maps]).all(dim=0)
+        raw = maps[0].combined() if len(maps) == 1 else _fused([m.combined() for m in maps])
+        error = torch.stack([m.error for m in maps]).amax(dim=0)
+        # (N, T, *s) -> (N*T, *s) and back
+        flat = min_max(upsample(raw.flatten(0, 1), size, self.upsampling))
+        heatmaps = flat.view(*raw.shape[:2], *flat.shape[1:])
+        raw[~finite], heatmaps[~finite], error[~finite] = torch.nan, torch.nan, torch.nan
+
+        def leading(values: Tensor) -> Tensor:
+            return values if look.several else values.squeeze(1)
+
+        classes, channels = look.readout.classes, maps[0].strongest() if len(maps) == 1 else None
+        return Explanation(
+            heatmaps=leading(heatmaps),
+            layer_maps=leading(raw),
+            targets=None if classes is None else leading(classes),
+            score_kind=look.readout.score,
+            target_scores=leading(look.target_scores),
+            logits=None if look.scores is None else look.scores.logits,
+            probabilities=None if look.scores is None else look.scores.probabilities,
+            target_layer=look.layers[0] if len(look.layers) == 1 else look.layers,
+            passes=1 + torch.stack([m.passes for m in maps]).sum(dim=0),
+            estimated_error=leading(error),
+            skipped=leading(~finite),
+            channels=channels and Channels(*map(leading, channels)),
+            mean_activation=look.activations[0].mean(dim=1) if len(maps) == 1 else None,
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class LayerMap:
+    """What a method makes of one layer.
+
+    Attributes:
+        maps: (N, K, *spatial), the channels as they are summed.
+        weights: (N, T, K).
+        passes: (N,) int64, forward samples spent on masked images.
+        error: (N, T) float32, the estimated error of the map.
+    """
+
+    maps: Tensor
+    weights: Tensor
+    passes: Tensor
+    error: Tensor
+
+    def combined(self) -> Tensor:
+        """(N, T, *spatial) float32: ReLU of the sum of the channels by their weights."""
+        return torch.stack([_weighted_sum(*pair) for pair in zip(self.weights, self.maps, strict=True)]).relu()
+
+    def strongest(self) -> tuple[Tensor, Tensor, Tensor]:
+        """The channels of largest weight, dead ones last: numbers and weights (N, T, C), maps (N, T, C, *spatial)."""
+        live = has_contrast(self.maps).unsqueeze(1)
+        count = min(_CHANNELS_KEPT, self.weights.shape[2])
+        index = self.weights.masked_fill(~live, -torch.inf).topk(count, dim=2).indices
+        maps = torch.stack([maps[chosen] for maps, chosen in zip(self.maps, index, strict=True)])
+        return index, self.weights.gather(2, index), maps
+
+
+def _fused(maps: Sequence[Tensor]) -> Tensor:
+    """The mean of maps (N, T, *spatial), each scaled to [0, 1], at the resolution of the finest."""
+    finest = max((each.shape[2:] for each in maps), key=lambda size: size.numel())
+    scaled = [min_max(upsample(each.flatten(0, 1), finest)) for each in maps]
+    return torch.stack(scaled).mean(dim=0).view(*maps[0].shape[:2], *finest)
+
+
+def _weighted_sum(weights: Tensor, maps: Tensor) -> Tensor:
+    """Sums of maps (K, *spatial) by weights (T, K), in double precision where there is one: no autocast, no TF32."""
+    exact = torch.float32 if maps.device.type == "mps" else torch.float64
+    with torch.autocast(maps.device.type, enabled=False):
+        total: Tensor = torch.tensordot(weights.to(exact), maps.to(exact), dims=1)
+        return total.float()

@@ -1,0 +1,270 @@
+"""Score-CAM: each channel weighted by the score of the image seen through it (Wang et al. 2020, arXiv 1910.01279)."""
+
+from __future__ import annotations
+
+from dataclasses import KW_ONLY, dataclass, field
+from typing import ClassVar, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from cam_callbacks._checks import check_choice, check_positive, check_share
+from cam_callbacks.explain.compilation import Compiled
+from cam_callbacks.explain.explanation import has_contrast, min_max
+from cam_callbacks.explain.method import LayerMap, Method
+from cam_callbacks.explain.model_outputs import ForwardFn
+from cam_callbacks.explain.network import ForwardPass, Network, Progress, TargetLayer
+from cam_callbacks.explain.surrogate import Scale, Surrogate
+from cam_callbacks.explain.targets import Targets
+
+_LANDMARKS = 16
+_CHANNELS_A_ROUND = 8
+
+Weighting = Literal["probability", "logit-softmax", "increase", "matlab"]
+
+
+@dataclass(frozen=True)
+class ScoreCAM(Method):
+    r"""Score-CAM, with as few forward passes as the tolerance allows; exact with `tolerance=0`.
+
+    For an image x, a class c and activations A_k, with U the upsampling to the size of x:
+
+        H_k  = (U(A_k) - min) / (max - min)
+        heat = ReLU(sum_k w_k A_k),   w_k from the scores of x * H_k
+
+    then upsampled and scaled to [0, 1] for each image. A constant A_k masks nothing: it is *dead*, costs no pass and
+    weighs 0. Masked images are forwarded in chunks that are filled across images, so that memory depends on
+    `batch_size`; several targets of one image share all passes.
+
+    The paper can be read in several ways. With p_c the probability and z_c the logit of c:
+
+    - `"probability"`: w_k = p_c(x * H_k). The authors' code and the paper's section 3.2.
+    - `"logit-softmax"`: w_k = softmax over the live k of z_c(x * H_k). The paper's Algorithm 1.
+    - `"increase"`: w_k = p_c(x * H_k) - p_c(0). The paper's Definitions 4 and 5. Tells classes apart best, but the
+      map can come out blank, when no mask raises the probability above that of the empty image.
+    - `"matlab"`: w_k = softmax over the live k of p_c(x * H_k) - p_c(x), on maps A_k that are each scaled to [0, 1]
+      before they are summed; as in a widely read MATLAB script. A softmax over differences of probabilities is almost
+      flat: the map is close to the plain mean of the activations and says little of the class. It is there for
+      comparison.
+
+    A callable's score is no probability, and its zero means nothing: `"probability"` is then s(x * H_k) - s(0), as
+    `"increase"`, and the other two read s in the place of z_c and p_c.
+
+    On two-class heads `"probability"` and `"logit-softmax"` give both classes nearly the same map; use `"increase"`
+    to compare two classes there.
+
+    *Adaptive.* Most channels need not be forwarded: from the scores of a few a Gaussian process predicts the weights of
+    the others, and how wrong the heatmap may be (`cam_callbacks.explain.surrogate`). Each image is done when that error
+    is below `tolerance`. The error is 1 - r, with r the Pearson correlation with the exact map at the resolution of the
+    layer; the estimate is an upper bound that holds for at least 9 of 10 images
+    (`benchmarks/accuracy_of_adaptive.py`). `"matlab"` is always exact.
+
+    Attributes:
+        weighting: How the weight of a channel follows from the score of its masked image.
+        tolerance: The estimated error of the heatmap at which an image is done, 0 (every channel is forwarded) to 1.
+        max_passes: At most so many masked images are forwarded for each image, whatever the tolerance; the error that
+            is then reported may be above it. None for no limit.
+        compile: Forward the masked images through a compiled copy of the model, kept for the next call. The first call
+            takes a minute or so longer.
+        upsampling: See `Method`; masks are always upsampled linearly.
+        multi_label: See `Method`.
+        reshape_transform: See `Method`.
+        batch_size: See `Method`.
+
+    Raises:
+        ValueError: An unknown weighting, or a number out of range.
+
+    Example::
+
+        from torchvision.models import resnet18
+        from cam_callbacks import ScoreCAM
+
+        images = torch.rand(2, 3, 224, 224)
+        explanation = ScoreCAM()(resnet18(), images, target_layer="layer4", targets=[3, 7])
+        explanation.heatmaps.shape  # (2, 224, 224)
+    """
+
+    weighting: Weighting = "probability"
+    _: KW_ONLY
+    tolerance: float = 0.02
+    max_passes: int | None = None
+    compile: bool = False
+    name: ClassVar[str] = "Score-CAM"
+    _compiled: Compiled = field(default_factory=Compiled, init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_choice("weighting", self.weighting, get_args(Weighting))
+        check_share("tolerance", self.tolerance, "a number of at least 0 (exact) and below 1")
+        check_positive("max_passes", self.max_passes, or_none=True)
+        if self.weighting == "matlab" and self.max_passes is not None:
+            raise ValueError(
+                f'max_passes={self.max_passes} cannot be kept with weighting="matlab", which is always exact'
+            )
+
+    def release(self) -> None:
+        """Let go of the compiled model."""
+        self._compiled.release()
+
+    def _network(self, model: nn.Module, images: Tensor, forward_fn: ForwardFn | None) -> Network:
+        return Network(
+            model,
+            images,
+            forward_fn,
+            self.batch_size,
+            self._compiled if self.compile else None,
+            self.multi_label,
+            self.reshape_transform,
+        )
+
+    def forward_pass(self, network: Network, target_layer: TargetLayer, targets: Targets) -> ForwardPass:  # noqa: D102
+        return network.forward_pass(
+            target_layer, targets, "logit" if self.weighting == "logit-softmax" else "probability"
+        )
+
+    def layer_map(self, network: Network, look: ForwardPass, layer: int, progress: Progress | None) -> LayerMap:  # noqa: D102
+        activations = look.activations[layer]
+        live = has_contrast(activations) & look.finite.unsqueeze(1)
+        ask = _MaskedScorer(network, look, activations, progress, total=int(live.sum()))
+        offset = torch.zeros_like(look.target_scores)
+        if self.weighting == "increase" or (self.weighting == "probability" and look.scores is None):
+            offset = network.empty_scores(look.readout)
+            ask.passes += 1
+        exact = self.weighting == "matlab" or (self.tolerance == 0 and self.max_passes is None)
+        weigh = self._exact_weights if exact else self._adaptive_weights
+        with network.simplified():
+            weights, error = weigh(ask, look, activations, live, offset)
+        maps = activations
+        if self.weighting == "matlab":
+            maps = min_max(activations.flatten(0, 1)).view_as(activations)
+        return LayerMap(maps, weights, ask.passes, error)
+
+    def _exact_weights(
+        self, ask: _MaskedScorer, look: ForwardPass, activations: Tensor, live: Tensor, offset: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Weights (N, T, K) from the score of every live channel, and the error (N, T), which is 0."""
+        image, channel = live.nonzero(as_tuple=True)
+        # (pairs, T) -> (N, K, T) -> (N, T, K)
+        scores = torch.zeros(*live.shape, look.readout.count, device=live.device)
+        scores[image, channel] = ask(image, channel)
+        scores, alive = scores.movedim(2, 1), live.unsqueeze(1)
+        if self.weighting == "logit-softmax":
+            weights = _softmax_over(alive, scores)
+        elif self.weighting == "matlab":
+            weights = _softmax_over(alive, scores - look.target_scores.unsqueeze(2))
+        else:
+            weights = torch.where(alive, scores - offset.unsqueeze(2), 0)
+        return weights, torch.zeros_like(offset)
+
+    def _adaptive_weights(
+        self, ask: _MaskedScorer, look: ForwardPass, activations: Tensor, live: Tensor, offset: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Weights (N, T, K) with most of them predicted, and the estimated error (N, T) of each heatmap.
+
+        All images that are not done ask for a few channels, which are forwarded together so that chunks stay full.
+        """
+        scale: Scale = "score" if look.scores is None else "probability"
+        if self.weighting == "logit-softmax":
+            scale = "logit"
+        searches = {
+            index: _Search(activations[index], channels.nonzero().flatten(), offset[index], scale, self)
+            for index, channels in enumerate(live)
+            if channels.any()
+        }
+        active = dict(searches)
+        while active:
+            image = torch.cat([torch.full_like(search.wanted, index) for index, search in active.items()])
+            channel = torch.cat([search.wanted for search in active.values()])
+            scores = ask(image, channel)
+            for index, search in list(active.items()):
+                search.learn(scores[image == index])
+                if search.done:
+                    del active[index]
+        weights = torch.zeros(len(live), look.readout.count, live.shape[1], device=live.device)
+        error = torch.zeros_like(offset)
+        for index, search in searches.items():
+            weights[index][:, search.channels] = search.weights()
+            error[index] = search.errors.to(error)
+        return weights, error
+
+
+class _MaskedScorer:
+    """Answers with the scores of masked images; counts them for each image, and tells the progress."""
+
+    def __init__(
+        self, network: Network, look: ForwardPass, activations: Tensor, progress: Progress | None, total: int
+    ) -> None:
+        self._network, self._readout, self._activations = network, look.readout, activations
+        self._progress, self._total, self._done = progress, total, 0
+        self.passes = torch.zeros(len(activations), dtype=torch.int64, device=activations.device)
+
+    def __call__(self, image: Tensor, channel: Tensor) -> Tensor:
+        self.passes += torch.bincount(image, minlength=len(self.passes))
+        return self._network.masked_scores(self._activations, image, channel, self._readout, self._advance)
+
+    def _advance(self, count: int) -> None:
+        self._done += count
+        if self._progress is not None:
+            self._progress(self._done, self._total)
+
+
+class _Search:
+    """The search for the weights of one image: what to forward next, and when it is done.
+
+    The T targets of the image share all passes; the one whose heatmap is known worst says what to forward next.
+
+    Attributes:
+        channels: (n,) the live channels.
+        wanted: The channels to forward next.
+        done: Whether none are wanted any more.
+        errors: (T,) the estimated error of each heatmap.
+    """
+
+    def __init__(self, activations: Tensor, channels: Tensor, offset: Tensor, scale: Scale, settings: ScoreCAM) -> None:
+        self.channels = channels
+        self.errors = torch.ones(len(offset), dtype=torch.float64)
+        self.done = False
+        self._tolerance = settings.tolerance
+        self._left = len(channels) if settings.max_passes is None else min(settings.max_passes, len(channels))
+        self._scale = scale
+        # The surrogate wants double precision, which MPS has not; and none of the trainer's autocast.
+        self._place = "cpu" if channels.device.type == "mps" else channels.device
+        with torch.autocast(channels.device.type, enabled=False):
+            maps = activations[channels].to(self._place)
+            self._surrogates = [Surrogate(maps, scale, float(each)) for each in offset]
+            few = self._left <= _LANDMARKS + _CHANNELS_A_ROUND
+            self._asked = self._surrogates[0].landmarks(self._left if few else _LANDMARKS)
+
+    @property
+    def wanted(self) -> Tensor:
+        return self.channels[self._asked.to(self.channels.device)]
+
+    def learn(self, scores: Tensor) -> None:
+        """Take in the scores (m, T) of the wanted channels, and settle what is wanted next."""
+        self._left -= len(self._asked)
+        values = (scores.clamp_min(1e-30).log() if self._scale == "probability" else scores).to(self._place)
+        if not torch.isfinite(values).all():
+            self.errors, self.done = torch.full_like(self.errors, torch.nan), True
+            return
+        with torch.autocast(values.device.type, enabled=False):
+            for surrogate, column in zip(self._surrogates, values.T, strict=True):
+                surrogate.observe(self._asked, column)
+            plans = [surrogate.plan(min(_CHANNELS_A_ROUND, self._left)) for surrogate in self._surrogates]
+        self.errors = torch.tensor([error for error, _ in plans], dtype=torch.float64)
+        self._asked = plans[int(self.errors.argmax())][1]
+        self.done = bool((self.errors <= self._tolerance).all()) or len(self._asked) == 0
+
+    def weights(self) -> Tensor:
+        """(T, n) float32, NaN where a score was not finite."""
+        if bool(self.errors.isnan().any()):
+            return torch.full((len(self.errors), len(self.channels)), torch.nan, device=self.channels.device)
+        weights = torch.stack([surrogate.weights for surrogate in self._surrogates])
+        if self._scale == "logit":
+            weights = weights / weights.sum(dim=1, keepdim=True)
+        return weights.float().to(self.channels.device)
+
+
+def _softmax_over(live: Tensor, values: Tensor) -> Tensor:
+    """Softmax of (N, T, K) values over the live channels of each image; dead ones weigh 0, also where none is live."""
+    weights = values.masked_fill(~live, -torch.inf).softmax(dim=2)
+    return torch.where(live, weights, 0)

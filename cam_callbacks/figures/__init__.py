@@ -1,0 +1,1 @@
+"""uint8 pictures, (height, width, 3), of images, heatmaps and audits."""

@@ -1,0 +1,143 @@
+"""Figures of explanations, for notebooks and scripts; uint8 pictures (height, width, 3).
+
+`PIL.Image.fromarray(picture).save("figure.png")` writes one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from torch import Tensor
+
+from cam_callbacks.data.datasets import Normalization, class_name
+from cam_callbacks.explain.explanation import Explanation, min_max, upsample
+from cam_callbacks.figures.drawing import MUTED, Cell, Line, Picture, Style, grid, overlay, to_pictures
+
+_SIDE = 192
+
+
+def strongest_channels(
+    image: Tensor,
+    explanation: Explanation,
+    index: int = 0,
+    normalization: Normalization | None = None,
+    count: int = 12,
+    columns: int = 3,
+) -> Picture:
+    """What a heatmap is made of: the channels of largest weight, each as feature map and as the image seen through it.
+
+    Args:
+        image: (C, *spatial), the image that was explained, as the model was fed it.
+        explanation: Of one layer.
+        index: Which image of the explanation it is.
+        normalization: Mean and standard deviation that it was normalized with.
+        count: How many channels, at most 16, and none whose weight is not above 0.
+        columns: Channels in a row.
+
+    Raises:
+        ValueError: An explanation of several layers, or several images.
+    """
+    return grid(channel_cells(image, explanation, index, normalization, count), columns, _SIDE)
+
+
+def channel_cells(
+    image: Tensor, explanation: Explanation, index: int, normalization: Normalization | None, count: int
+) -> list[Cell]:
+    """The cells of `strongest_channels`; of several targets those of the first."""
+    channels = explanation.channels
+    if channels is None:
+        raise ValueError("an explanation of several layers has no channels to show; explain one layer")
+    if image.ndim != 1 + explanation.layer_maps.ndim - explanation.estimated_error.ndim:
+        raise ValueError(f"image has shape {tuple(image.shape)}; one image (C, *spatial) is needed")
+    parts = [part[index].cpu() for part in (channels.index, channels.weight, channels.activations)]
+    if explanation.estimated_error.ndim == 2:
+        parts = [part[0] for part in parts]
+    count = max(1, min(count, int((parts[1] > 0).sum())))  # those that weigh nothing show nothing
+    numbers, weights, activations = (part[:count] for part in parts)
+    masks = min_max(upsample(activations, image.shape[1:]))
+    image = image.detach().cpu().float()
+    plain = to_pictures(image.unsqueeze(0), normalization)[0]
+    masked = to_pictures(image * masks.unsqueeze(1), normalization)
+    return [
+        Cell(
+            [overlay(plain, mask, "heatmap"), seen],
+            [Line(f"weight {weight:.3g}", MUTED)],
+            [f"channel {number}", "seen through it"],
+        )
+        for mask, seen, weight, number in zip(masks, masked, weights.tolist(), numbers.tolist(), strict=True)
+    ]
+
+
+def classes_side_by_side(
+    images: Tensor,
+    explanation: Explanation,
+    class_names: Sequence[str] | None = None,
+    normalization: Normalization | None = None,
+    style: Style = "blend",
+    size: int = _SIDE,
+) -> Picture:
+    """One row an image: the image, then the heatmap of each target, under its class with the probability.
+
+    Args:
+        images: (N, C, *spatial), as the model was fed them.
+        explanation: Of these, with T targets for each: `targets` of shape (N, T).
+        class_names: Names of the classes.
+        normalization: Mean and standard deviation that the images were normalized with.
+        style: As in `cam_callbacks.figures.drawing.overlay`.
+        size: Longer side of each picture, in pixels.
+
+    Raises:
+        ValueError: An explanation without several classes for each image.
+    """
+    if explanation.targets is None or explanation.targets.ndim != 2 or explanation.probabilities is None:
+        raise ValueError("explanation has one target for each image; explain several, with targets of shape (N, T)")
+    if len(images) != len(explanation):
+        raise ValueError(f"the explanation is of {len(explanation)} images, {len(images)} are given")
+    rows = []
+    for index, picture in enumerate(to_pictures(images, normalization)):
+        targets = explanation.targets[index].tolist()
+        overlays = [overlay(picture, heat, style) for heat in _at_size(explanation.heatmaps[index], images)]
+        headings = [class_name(class_names, target) for target in targets]
+        probabilities = [f"{float(explanation.probabilities[index, target]):.2f}" for target in targets]
+        named = [f"{share} {name}" for share, name in zip(probabilities, headings, strict=True)]
+        rows.append(Cell([picture, *overlays], headings=["image", *named]))
+    return grid(rows, size=size)
+
+
+def _at_size(heatmaps: Tensor, images: Tensor) -> Tensor:
+    """Heatmaps on the CPU, at the size of the images: where they are not, in blocks."""
+    return upsample(heatmaps.cpu(), images.shape[2:], "nearest")
+
+
+def methods_side_by_side(
+    images: Tensor,
+    explanations: Mapping[str, Explanation],
+    normalization: Normalization | None = None,
+    style: Style = "blend",
+    size: int = _SIDE,
+) -> Picture:
+    """One row an image: the image, then its heatmap by each method, under the method's name.
+
+    Args:
+        images: (N, C, *spatial), as the model was fed them.
+        explanations: By the name to show, each of these images, one target for each.
+        normalization: Mean and standard deviation that the images were normalized with.
+        style: As in `cam_callbacks.figures.drawing.overlay`.
+        size: Longer side of each picture, in pixels.
+
+    Raises:
+        ValueError: An explanation of several targets for each image, or not of these images.
+    """
+    for name, explanation in explanations.items():
+        if explanation.estimated_error.shape != (len(images),):
+            raise ValueError(
+                f"the explanation {name!r} has heatmaps {tuple(explanation.heatmaps.shape)}; one for each of the "
+                f"{len(images)} images is needed"
+            )
+    rows = []
+    for index, picture in enumerate(to_pictures(images, normalization)):
+        heatmaps = [_at_size(each.heatmaps[index : index + 1], images)[0] for each in explanations.values()]
+        rows.append(
+            Cell([picture, *(overlay(picture, heat, style) for heat in heatmaps)], headings=["image", *explanations])
+        )
+    return grid(rows, size=size)

@@ -1,0 +1,111 @@
+// What is said of an audit: the verdict, tables, the picture of exchanged backgrounds.
+
+import { decoded, el } from './elements.js';
+import { term } from './glossary.js';
+import { digits, interval, judged, markdown, moment, plural } from './words.js';
+
+export function verdict(run, look, name, whole) {
+  const { audit } = look;
+  const blocks = audit ? markdown(audit.verdict.text) : [];
+  const meaning = audit && term(UNJUDGED.includes(audit.verdict.state) ? 'verdict' : audit.gap, 'What it means');
+  const masks = `masks ${audit?.masks === 'none' ? 'absent' : audit?.masks}`;
+  return el(
+    'section',
+    { class: `verdict ${audit?.verdict.state.replaceAll(' ', '-') ?? ''}`, 'aria-label': `Verdict on ${run.name}` },
+    el('header',
+      el('h2', { class: `key run-${name}` }, run.title),
+      el('span.state', audit?.verdict.state ?? 'no audit'),
+      el('span.facts', [moment(look), ...(audit ? [plural(audit.images, 'image'), masks] : [])].join(' · ')),
+    ),
+    el('div.words',
+      audit && (whole ? [blocks, notes(audit)] : [blocks[0], el('p', gapInWords(audit), meaning)]),
+      !audit && el('p', run.looks.some((each) => each.audit) ? 'No audit at this look.' : NO_AUDIT),
+    ),
+  );
+}
+
+const UNJUDGED = ['too few images', 'not learned'];
+
+const NO_AUDIT =
+  'This run has no audit: it needs labeled images of two classes or more, and CAMMonitor(audit=True). ' +
+  'The heatmaps below show where the network looks, not whether it is right for the wrong reasons.';
+
+/** What was measured; nothing where it says nothing. */
+function gapInWords(audit) {
+  if (UNJUDGED.includes(audit.verdict.state)) return '';
+  const gap = judged(audit, audit.gap);
+  if (gap == null) return 'The gap could not be measured. ';
+  return (
+    `Another class’s ${audit.masks === 'none' ? 'edge' : 'background'} costs ${digits(100 * gap.value, 0)} of 100 ` +
+    `answers${gap.label === 'all' ? '' : ` of the class ${gap.label}`} (${digits(gap.value)} ${interval(gap)}). `
+  );
+}
+
+const BY_CLASS = ['accuracy', 'bg_gap', 'ring_gap', 'recolor_gap', 'background_only', 'object_only', 'heat_on_object'];
+
+/** A table of rows, the first cell of each its name. */
+function table(heads, rows, kind) {
+  const row = ([name, ...cells]) =>
+    el('tr', el('th', { scope: 'row' }, name), cells.map((cell) => el('td', cell)));
+  const head = heads.length > 0 && el('thead', el('tr', heads.map((text) => el('th', text))));
+  return el('table', { class: kind }, head, el('tbody', rows.map(row)));
+}
+
+/** A value with its interval, marked where all of it is above a threshold. */
+function shown(estimate, threshold = Infinity) {
+  if (estimate?.value == null) return '–';
+  const high = estimate.low > threshold;
+  return el('span', { class: high && 'high' }, digits(estimate.value), ' ', el('small', interval(estimate)));
+}
+
+/** The main measures, one row a class. */
+function classTable({ measures, gap, threshold }) {
+  const names = Object.keys(measures).filter((name) => BY_CLASS.includes(name.replace(/_estimated$/, '')));
+  const classes = [...new Set(names.flatMap((name) => Object.keys(measures[name].per_class)))];
+  const cell = (name, label) => {
+    const { overall: all, per_class: of } = measures[name];
+    return shown(label === undefined ? all : of[label], name === gap ? threshold : Infinity);
+  };
+  const row = (label) => [label ?? 'all', ...names.map((name) => cell(name, label))];
+  return table(['class', ...names.map((name) => term(name))], [undefined, ...classes].map(row));
+}
+
+/** All measures over all images. */
+function measureTable({ measures }) {
+  const row = ([name, { overall: all }]) => [term(name), shown(all), digits(all.chance), all.count];
+  const rows = Object.entries(measures).map(row);
+  return table(['measure', 'value', 'chance', 'images'], rows);
+}
+
+function settingsTable({ version, versions, settings }) {
+  const rows = Object.entries({ cam_callbacks: version, ...versions, ...settings });
+  return table([], rows.map(([name, value]) => [name, value === null ? 'None' : String(value)]), 'settings');
+}
+
+const notes = (audit) => (audit.notes ?? []).map((note) => el('p', note));
+
+/** The picture of exchanged backgrounds of a look. */
+export function swaps(run, step) {
+  const node = el('div.swaps', '…');
+  run.swaps(step).then(decoded).then(
+    (picture) => {
+      if (picture) picture.alt = 'Objects on backgrounds of their own and of another class';
+      node.replaceChildren(picture ?? 'No picture of exchanged backgrounds at this look.');
+    },
+    (error) => node.replaceChildren(error.message),
+  );
+  return node;
+}
+
+/** What stands under the probes of a run: [title, a function that makes the content]. */
+export function appendix(run, look) {
+  const { audit } = look;
+  const { settings } = run.timeline;
+  const ofAudit = [
+    ['The whole verdict', () => el('div.words', markdown(audit.verdict.text), notes(audit))],
+    ['Numbers by class', () => classTable(audit)],
+    ['Exchanged backgrounds', () => swaps(run, look.step)],
+    ['All numbers', () => measureTable(audit)],
+  ];
+  return [...(audit ? ofAudit : []), ...(settings ? [['Settings and versions', () => settingsTable(settings)]] : [])];
+}

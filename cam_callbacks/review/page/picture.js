@@ -1,0 +1,61 @@
+// A heatmap over a photo.
+
+import { el } from './elements.js';
+
+export const COLORS = {
+  inferno: ['000004', '1f0c48', '550f6d', '88226a', 'ba3655', 'e35933', 'f98c0a', 'f9c932', 'fcffa4'],
+  viridis: ['440154', '472d7b', '3b528b', '2c728e', '21918c', '28ae80', '5ec962', 'addc30', 'fde725'],
+  jet: ['000080', '0000ff', '0080ff', '00ffff', '80ff80', 'ffff00', 'ff8000', 'ff0000', '800000'],
+  gray: ['000000', 'ffffff'],
+};
+
+/** 256 colors between those of a color map, each a pixel as a canvas keeps it: opaque, blue, green, red. */
+function colorTable(hexes) {
+  const points = hexes.map((hex) => [4, 2, 0].map((at) => parseInt(hex.slice(at, at + 2), 16)));
+  return Uint32Array.from({ length: 256 }, (_, level) => {
+    const place = (level / 255) * (points.length - 1);
+    const left = Math.min(Math.floor(place), points.length - 2);
+    const mixed = points[left].map((from, at) => Math.round(from + (points[left + 1][at] - from) * (place - left)));
+    return mixed.reduce((pixel, byte) => pixel * 256 + byte, 255);
+  });
+}
+
+const TABLES = Object.fromEntries(Object.entries(COLORS).map(([name, hexes]) => [name, colorTable(hexes)]));
+
+/** Draw a small gray map in colors, scaled up smoothly before it is colored. */
+export function paint(canvas, map, colors) {
+  const { width, height } = canvas;
+  const context = canvas.getContext('2d', { willReadFrequently: true });
+  context.imageSmoothingQuality = 'high';
+  context.drawImage(map, 0, 0, width, height);
+  const image = context.getImageData(0, 0, width, height);
+  const pixels = new Uint32Array(image.data.buffer);
+  const table = TABLES[colors];
+  for (let at = 0; at < pixels.length; at++) pixels[at] = table[pixels[at] & 255];
+  context.putImageData(image, 0, 0);
+}
+
+/** A photo with a heatmap as a layer of its own; its opacity is the style `--heat`. */
+export class Picture {
+  #canvas = el('canvas');
+  #note = el('span.note');
+
+  constructor(photo, side = 160) {
+    const width = photo?.naturalWidth || 1;
+    const height = photo?.naturalHeight || 1;
+    const scale = side / Math.max(width, height);
+    this.#canvas.width = Math.max(1, Math.round(width * scale));
+    this.#canvas.height = Math.max(1, Math.round(height * scale));
+    const image = photo?.cloneNode();
+    if (image) image.alt = '';
+    this.node = el('span', { class: image ? 'picture' : 'picture no-photo' }, image, this.#canvas, this.#note);
+  }
+
+  show(probe, map, colors) {
+    const drawn = map && !probe.skipped && !probe.blank;
+    this.#canvas.hidden = !drawn;
+    if (drawn) paint(this.#canvas, map, colors);
+    const blank = probe.blank ? 'blank: no contrast' : '';
+    this.#note.textContent = probe.skipped ? 'skipped: values were not finite' : blank;
+  }
+}

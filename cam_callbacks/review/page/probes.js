@@ -1,0 +1,165 @@
+// The probes of a run at a look, as cards, and below them its tables.
+
+import { appendix } from './audit.js';
+import { el } from './elements.js';
+import { Picture } from './picture.js';
+import { className, digits, isMistake, moment, plural } from './words.js';
+
+/** What probes can be sorted by: a key of the state, the words for it, the number. */
+export const NUMBERS = [
+  ['', 'order of the data', (probe, index) => index],
+  ['true', 'probability of the true class', (probe) => probe.probability_target],
+  ['predicted', 'probability of the predicted class', (probe) => probe.probability_predicted],
+  ['heat', 'heat on object', (probe) => probe.heat_on_object],
+  ['over', 'heat on object − chance', (probe) => difference(probe.heat_on_object, probe.heat_on_object_chance)],
+  ['largest', 'largest activation', (probe) => probe.largest],
+  ['score', 'score that is explained', (probe) => probe.score],
+  ['error', 'estimated error of the map', (probe) => probe.error],
+  ['passes', 'forward passes', (probe) => probe.passes],
+];
+
+const difference = (value, other) => (value == null || other == null ? null : value - other);
+
+/** The indices of the probes that the state asks for, in its order; those without the number come last. */
+export function chosen(look, state) {
+  const [, , number] = NUMBERS.find(([key]) => key === state.sort);
+  const values = look.probes.map(number);
+  const sign = state.sort && state.down ? -1 : 1;
+  const missing = (index) => Number(values[index] == null);
+  return [...look.probes.keys()]
+    .filter((index) => !state.class || String(look.probes[index].target) === state.class)
+    .filter((index) => !state.wrong || isMistake(look.probes[index]))
+    .sort((one, other) => missing(one) - missing(other) || sign * (values[one] - values[other]) || one - other);
+}
+
+const cardOf = new WeakMap();
+
+const CARDS_IN_VIEW = new IntersectionObserver(
+  (entries) => {
+    for (const { target, isIntersecting } of entries) {
+      const card = cardOf.get(target);
+      card.inView = isIntersecting;
+      if (isIntersecting) card.paint?.();
+    }
+  },
+  { rootMargin: '200px' },
+);
+
+/** A probe at a look: photo and heat (painted while in view), labels with probabilities, heat on the object beside chance. */
+class Card {
+  #labels = el('span.labels');
+  #extra = el('span.extra');
+
+  constructor(index, photo, open) {
+    this.index = index;
+    this.picture = new Picture(photo);
+    this.node = el('button.card', { type: 'button', 'data-probe': index, onclick: open },
+      this.picture.node,
+      this.#labels,
+      this.#extra,
+    );
+    cardOf.set(this.node, this);
+    CARDS_IN_VIEW.observe(this.node);
+  }
+
+  show(look, colors) {
+    const probe = look.probes[this.index];
+    this.paint = () => this.picture.show(probe, look.maps[this.index], colors);
+    if (this.inView) this.paint();
+    const { target, predicted } = probe;
+    const wrong = isMistake(probe);
+    const said = wrong ? '✗ said' : 'said';
+    this.node.classList.toggle('mistake', wrong);
+    this.#labels.replaceChildren(
+      ...(target == null ? [] : label('true', className(look, target), probe.probability_target)),
+      ...(predicted == null ? [] : label(said, className(look, predicted), probe.probability_predicted)),
+      ...(target == null && predicted == null ? label('score', '', probe.score) : []),
+    );
+    const explained = probe.explained != null && probe.explained !== probe.target;
+    this.#extra.replaceChildren(
+      probe.heat_on_object == null ? '' : heatBar(probe),
+      explained ? el('span.why', `heat of: ${className(look, probe.explained)}`) : '',
+    );
+  }
+}
+
+const label = (what, name, probability) => [
+  el('span.what', what),
+  el('span.name', { title: name }, name),
+  el('span.number', digits(probability)),
+];
+
+/** Heat on the object as a bar, with a mark where it would be by chance. */
+function heatBar({ heat_on_object: heat, heat_on_object_chance: chance }) {
+  const bar = el('span.amount');
+  bar.style.width = `${100 * heat}%`;
+  const mark = chance != null && el('span.mark');
+  if (mark) mark.style.left = `${100 * chance}%`;
+  const words = `heat on object ${digits(heat)}${chance == null ? '' : `, by chance ${digits(chance)}`}`;
+  return el('span.heat', { title: words },
+    el('span.what', 'on object'),
+    el('span.number', digits(heat)),
+    el('span.bar', bar, mark),
+  );
+}
+
+/** The probes of one run, and below them its tables. */
+export class Pane {
+  #cards = [];
+  #facts = el('span.facts');
+  #grid = el('div.cards');
+  #none = el('p.none');
+  #appendix = el('div.appendix');
+
+  constructor(run, name, open) {
+    Object.assign(this, { run, open });
+    this.node = el(
+      'section',
+      { class: 'pane', 'aria-label': `Probes of ${run.name}` },
+      el('header', el('h2', { class: `key run-${name}` }, run.title), this.#facts),
+      this.#grid,
+      this.#none,
+      this.#appendix,
+    );
+  }
+
+  show(look, order, state) {
+    this.#makeCards(look);
+    const all = look.probes.length;
+    const count = `${order.length < all ? `${order.length} of ` : ''}${plural(all, 'probe')}`;
+    this.#facts.textContent = [moment(look), count, look.layer, look.method].filter(Boolean).join(' · ');
+    const cards = order.map((index) => this.#cards[index]).filter(Boolean);
+    for (const card of cards) card.show(look, state.colors);
+    const nodes = cards.map(({ node }) => node);
+    if (nodes.some((node, at) => node !== this.#grid.children[at]) || nodes.length !== this.#grid.children.length) {
+      const focused = document.activeElement;
+      this.#grid.replaceChildren(...nodes);
+      if (nodes.includes(focused)) focused.focus({ preventScroll: true });
+    }
+    const noPhotos = look.photos.length > 0 ? '' : 'The photos of the probes were not kept: heatmaps only.';
+    this.#none.textContent = nodes.length > 0 ? noPhotos : 'No probe is of this kind at this look.';
+    this.#showAppendix(look.step);
+  }
+
+  #makeCards({ probes, photos }) {
+    if (this.#cards.length === probes.length && this.photos === photos) return;
+    this.photos = photos;
+    for (const { node } of this.#cards) CARDS_IN_VIEW.unobserve(node);
+    this.#cards = probes.map((_, index) => new Card(index, photos[index], () => this.open(index)));
+  }
+
+  /** Tables and the picture of swaps, each staying open or closed as it was, and made when it is open. */
+  #showAppendix(step) {
+    if (this.shown === `${step}/${this.run.looks.length}`) return;
+    this.shown = `${step}/${this.run.looks.length}`;
+    const open = [...this.#appendix.querySelectorAll('details[open]')].map((each) => each.dataset.title);
+    const sections = appendix(this.run, this.run.at(step)).map(([title, make]) => {
+      const content = el('div.scroll');
+      const fillIn = () => content.childElementCount === 0 && content.append(make());
+      const attributes = { 'data-title': title, open: open.includes(title), ontoggle: fillIn };
+      if (attributes.open) fillIn();
+      return el('details', attributes, el('summary', title), content);
+    });
+    this.#appendix.replaceChildren(...sections);
+  }
+}

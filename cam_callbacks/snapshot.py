@@ -1,0 +1,199 @@
+"""What was seen at one look, and what of it is logged."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from cam_callbacks import tags
+from cam_callbacks.audit.observations import Answers
+from cam_callbacks.audit.result import AuditResult
+from cam_callbacks.audit.statistics import Estimate, Measure
+from cam_callbacks.audit.verdict import Verdict
+from cam_callbacks.data.probes import ProbeSet
+from cam_callbacks.explain.explanation import Explanation, Upsampling, concatenated, min_max, upsample
+from cam_callbacks.explain.targets import TargetFn
+
+Explain = Callable[[Tensor, int | Tensor | TargetFn | None], Explanation]
+"""Explains targets for images, on the CPU."""
+
+
+@dataclass(frozen=True, eq=False)
+class SnapshotShare:
+    """What one of several processes has seen of the probes.
+
+    Attributes:
+        rows: (n,) the numbers of the probes that it looked at.
+        explanation: Of them; None where n is 0. Its heatmaps are at the resolution of the layer, to be sent.
+        mistaken: (m,) the numbers of those whose predicted class is not the explained one.
+        of_predicted: Of these m, the predicted class explained; None where that was not asked for, or m is 0.
+        seconds: What it took.
+    """
+
+    rows: Tensor
+    explanation: Explanation | None
+    mistaken: Tensor
+    of_predicted: Explanation | None
+    seconds: float
+
+    @classmethod
+    def of(
+        cls,
+        probes: ProbeSet,
+        rows: Tensor,
+        targets: int | Tensor | TargetFn | None,
+        explain: Explain,
+        predicted_too: bool,
+    ) -> SnapshotShare:
+        """Look at some of the probes.
+
+        Args:
+            probes: All of them.
+            rows: (n,) the numbers of those to look at.
+            targets: What to explain of all of them, as in `Method.__call__`.
+            explain: Explains images.
+            predicted_too: Also explain the predicted class where it is another.
+        """
+        began = time.perf_counter()
+        explanation, mistaken, of_predicted = None, rows[:0], None
+        if len(rows):
+            images = probes.images[rows]
+            explanation = _coarse(explain(images, targets[rows] if isinstance(targets, Tensor) else targets))
+            if predicted_too and explanation.predicted is not None:
+                differ = (explanation.predicted != explanation.targets) & ~explanation.skipped
+                mistaken = rows[differ]
+                if len(mistaken):
+                    of_predicted = _coarse(explain(images[differ], explanation.predicted[differ]))
+        return cls(rows, explanation, mistaken, of_predicted, time.perf_counter() - began)
+
+
+def _coarse(explanation: Explanation) -> Explanation:
+    return replace(explanation, heatmaps=explanation.layer_maps)
+
+
+@dataclass(frozen=True, eq=False)
+class Snapshot:
+    """One look.
+
+    Attributes:
+        probes: The images.
+        explanation: Of them.
+        mistaken: (m,) the numbers of the probes whose predicted class is not the explained one.
+        of_predicted: Of these m, the predicted class explained; None where that was not asked for, or m is 0.
+        seconds: What it took, of several processes the slowest.
+    """
+
+    probes: ProbeSet
+    explanation: Explanation
+    mistaken: Tensor
+    of_predicted: Explanation | None
+    seconds: float
+
+    @classmethod
+    def of(cls, probes: ProbeSet, shares: Sequence[SnapshotShare], upsampling: Upsampling) -> Snapshot:
+        """Put together what the processes have seen.
+
+        Args:
+            probes: The images.
+            shares: Each image is in one of them.
+            upsampling: Of the method.
+        """
+
+        def joined(parts: list[Explanation], rows: Tensor) -> Explanation:
+            whole = concatenated(parts)[rows.argsort()]
+            heatmaps = min_max(upsample(whole.layer_maps, probes.images.shape[2:], upsampling))
+            heatmaps[whole.skipped] = torch.nan
+            return replace(whole, heatmaps=heatmaps)
+
+        rows, mistaken = (torch.cat([getattr(share, name) for share in shares]) for name in ("rows", "mistaken"))
+        of_predicted = [share.of_predicted for share in shares if share.of_predicted is not None]
+        return cls(
+            probes,
+            joined([share.explanation for share in shares if share.explanation is not None], rows),
+            mistaken.sort().values,
+            joined(of_predicted, mistaken) if of_predicted else None,
+            max(share.seconds for share in shares),
+        )
+
+    def scalars(self) -> dict[str, float]:
+        """The numbers that are logged, by record."""
+        more = 0 if self.of_predicted is None else int(self.of_predicted.passes.sum())
+        return {
+            tags.PASSES: float(int(self.explanation.passes.sum()) + more),
+            tags.SECONDS: self.seconds,
+            tags.BLANK: float(self.explanation.blank.sum()),
+            tags.SKIPPED: float(self.explanation.skipped.sum()),
+        }
+
+
+PER_CLASS = ("bg_gap", "recolor_gap", "ring_gap", "heat_on_object")
+"""The measures that are logged for each class too."""
+
+MOST_CLASSES = 20
+"""Where there are more classes, they are not."""
+
+
+@dataclass(frozen=True, eq=False)
+class AuditSnapshot:
+    """The audit of one look."""
+
+    images: ProbeSet
+    result: AuditResult
+    verdict: Verdict
+    trust: dict[str, Measure]
+    """Faithfulness measures of the probes' heatmaps, by name."""
+    passes: int
+    """Forward samples spent on all of it, without the audit's own heatmaps."""
+
+    def scalars(self) -> dict[str, float]:
+        """What is logged, by record: each measure, bounds of the gaps, chance levels; of the main ones per class."""
+        found: dict[str, float] = {}
+        for name, measured in self.result.measures.items():
+            found |= _with_bounds(name, measured.overall, bounds="_gap" in name)
+            if name.removesuffix("_estimated") in PER_CLASS and len(measured.per_class) <= MOST_CLASSES:
+                for index, estimate in measured.per_class.items():
+                    found |= _with_bounds(f"{name}_by_class/{self._label(index)}", estimate, bounds=True)
+        found |= {name: measured.overall.value for name, measured in self.trust.items()}
+        found[tags.ALARM] = float(self.verdict.state == "alarm")
+        found[tags.AUDIT_PASSES] = float(self.passes)
+        return {name: value for name, value in found.items() if value == value}
+
+    def _label(self, index: int) -> str:
+        """The name of a class as a part of a tag: some loggers make files of it, and take ASCII only.
+
+        It ends in the number of the class if another class has that name, or if it ends as names of bounds, of chance
+        levels or of numbered classes do.
+        """
+        names = [re.sub(r"[^\w-]", "_", self.result.class_name(i), flags=re.ASCII) for i in range(index + 1)]
+        name = names[index]
+        plain = name and names.count(name) == 1 and not re.search(r"_(low|high|chance|\d+)$", name)
+        return name if plain else f"{name}_{index}"
+
+
+def _with_bounds(name: str, estimate: Estimate, bounds: bool) -> dict[str, float]:
+    """A number with what belongs to it; nothing where it is not known."""
+    if not estimate.count:
+        return {}
+    found = {name: estimate.value}
+    if bounds:
+        found |= {f"{name}_low": estimate.low, f"{name}_high": estimate.high}
+    if estimate.chance:  # 0 needs no line of its own
+        found[f"{name}_chance"] = estimate.chance
+    return found
+
+
+@dataclass(frozen=True, eq=False)
+class AuditShare:
+    """What one of several processes has seen of its share of the images."""
+
+    audited: Answers | None
+    """Of the images to audit on; None where its share was empty."""
+    probe_rows: Tensor
+    """(n,) int64, its share of the probes."""
+    trust: dict[str, Tensor]
+    """Faithfulness measures of their heatmaps, by name, (n,) each."""

@@ -1,0 +1,48 @@
+"""The names under which scalars, pictures and texts are logged. Imports nothing."""
+
+HEATMAPS = "heatmaps"
+"""Image: one cell a probe, the image beside its overlay, labels and predictions under them."""
+
+HISTORY = "history"
+"""Image: the same probes at the first, some middle and the current look."""
+
+CLASS_MEAN = "class_mean"
+"""Image: the mean heatmap of each class."""
+
+CHANNELS = "channels"
+"""Image: of a few probes the channels of largest weight, as feature maps and as masked images."""
+
+SWAPS = "swaps"
+"""Image: of the audit's images the most affected, each beside its object on two other backgrounds."""
+
+HEAT_OVER_CHANCE = "heat_over_chance"
+"""Image: of each class a histogram of the heat on the object minus its chance level."""
+
+VERDICT = "verdict"
+"""Text: what the audit found."""
+
+ALARM = "alarm"
+"""Scalar: 1 where the verdict is an alarm, else 0. All other numbers of the audit are scalars by their own names."""
+
+AUDIT_PASSES = "audit_passes"
+"""Scalar: forward samples spent on the audit, without its heatmaps."""
+
+AUDIT_SECONDS = "audit_seconds"
+"""Scalar: wall-clock seconds of the audit until the verdict, without its pictures; the mean over the processes."""
+
+PASSES = "passes"
+"""Scalar: forward samples spent on the heatmaps."""
+
+SECONDS = "seconds"
+"""Scalar: wall-clock seconds of the heatmaps, without the audit; of several processes those of the slowest."""
+
+BLANK = "blank"
+"""Scalar: probes whose map has no contrast."""
+
+SKIPPED = "skipped"
+"""Scalar: probes without a map, because activations or scores were not finite."""
+
+
+def tag(name: str, record: str, testing: bool = False) -> str:
+    """The full tag of a record of the monitor called `name`: `cam/heatmaps`, in a test run `cam_test/heatmaps`."""
+    return f"{name}_test/{record}" if testing else f"{name}/{record}"

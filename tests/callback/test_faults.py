@@ -1,0 +1,236 @@
+"""Whatever goes wrong while CAMMonitor looks: the run goes on as without it."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+import re
+import warnings
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from faults import (
+    AUDITED,
+    FAULTS,
+    IN_THE_MASKED_PASSES,
+    PASSES_THROUGH,
+    PROBES,
+    STEPS,
+    FailsAtCall,
+    Fault,
+    Watches,
+    in_epoch_1,
+    page,
+    slow,
+)
+from lightning.pytorch import Callback, Trainer, seed_everything
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning_runs import BATCH, Squares, TinyModule, fit, image_steps, loader, own_warnings, scalars, when
+from traces import around, assert_equal, state_of
+
+from cam_callbacks import CAM, CAMMonitor
+
+LOOKS_FAIL = [fault for fault in FAULTS if fault.outcome is not PASSES_THROUGH]
+
+STAYS = ("train flags", "hooks", "requires_grad", "gradients", "weights and buffers", "attributes")
+"""What a run that ends by an error leaves as it was when the look began."""
+
+
+@dataclass
+class Ran:
+    """A run with a fault: its trainer and module, and all warnings, in which its folder is called `folder`."""
+
+    trainer: Trainer
+    module: TinyModule
+    said: list[str]
+
+
+def run(fault: Fault, folder: Path, callbacks: list[Callback]) -> Ran:
+    seed_everything(5)
+    module = fault.module()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        trainer = fit(
+            folder,
+            callbacks,
+            module,
+            loader(Squares(BATCH * STEPS), shuffle=True),
+            fault.val(),
+            **({"max_epochs": fault.outcome.epochs} | fault.options(folder)),
+        )
+    return Ran(trainer, module, [str(warning.message).replace(str(folder), "folder") for warning in caught])
+
+
+def watched(fault: Fault, **arguments: Any) -> CAMMonitor:
+    """The monitor of a run with a fault; it audits, on all images that there are."""
+    return CAMMonitor(**({"num_probes": PROBES, "num_audit_images": AUDITED} | fault.monitor() | arguments))
+
+
+@pytest.mark.parametrize("fault", LOOKS_FAIL, ids=str)
+def test_the_run_goes_on_as_without_the_monitor(fault: Fault, tmp_path: Path) -> None:
+    monitor, outcome = watched(fault), fault.outcome
+    callbacks, before, after = around(monitor)
+    watches = Watches(monitor)
+    meddlers = [] if fault.meddler is None else [fault.meddler(monitor)]
+    ran = run(fault, tmp_path / "with", [*meddlers, *callbacks, watches])
+    without = run(fault, tmp_path / "without", [])
+
+    assert ran.trainer.current_epoch == outcome.epochs
+    assert_equal(ran.module.state_dict(), without.module.state_dict())
+    assert_equal(ran.trainer.optimizers[0].state_dict(), without.trainer.optimizers[0].state_dict())
+    assert after.states == before.states
+
+    def epochs(given: tuple[int, ...] | None) -> list[int]:
+        return list(outcome.looks if given is None else given)
+
+    assert watches.looks == epochs(None)
+    assert watches.audits == epochs(outcome.audits)
+    if (tmp_path / "with" / "run").exists():
+        logged, plain = scalars(tmp_path / "with"), scalars(tmp_path / "without")
+        for tag in ("train_loss", "val_loss"):
+            assert repr(logged[tag]) == repr(plain[tag])  # nan is nan
+        pictures = image_steps(tmp_path / "with").get("cam/heatmaps", [])
+        assert [step // STEPS for step in pictures] == epochs(outcome.pictures)
+
+    own = [text for text in ran.said if text not in without.said and "are written as" not in text]
+    with_traceback = [text for text in own if "Traceback (most recent call last)" in text]
+    assert len(with_traceback) == outcome.tracebacks
+    if outcome.remarks is None:
+        assert len(own) > len(with_traceback)
+    else:
+        assert len(own) - len(with_traceback) == outcome.remarks
+    assert all(fault.says in text for text in own)
+    if outcome.tracebacks == 3:
+        assert ["gives up" in text for text in with_traceback] == [False, False, True]
+    else:
+        assert not any("gives up" in text for text in own)
+
+
+@pytest.mark.parametrize("fault", [fault for fault in LOOKS_FAIL if fault.outcome.error], ids=str)
+def test_those_who_want_it_get_the_error_itself_and_nothing_stays(fault: Fault, tmp_path: Path) -> None:
+    monitor = watched(fault, on_error="raise")
+    callbacks, before, _ = around(monitor)
+    meddlers = [] if fault.meddler is None else [fault.meddler(monitor)]
+    module = fault.module()
+    with pytest.raises(Exception) as caught:  # noqa: PT011 - it is compared in the last line
+        run(replace(fault, module=lambda: module), tmp_path / "with", [*meddlers, *callbacks])
+    left = state_of(module)
+    for what in STAYS:
+        assert left[what] == before.states[-1][what], what
+    assert fault.says in f"{type(caught.value).__name__}: {caught.value}"
+
+
+class Interrupts(Callback):
+    """Ctrl-C at the end of the second validation."""
+
+    def on_validation_batch_end(self, trainer: Trainer, pl_module: Any, *args: Any) -> None:
+        if in_epoch_1(pl_module) and args[2] == 2:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("on_error", ["warn", "raise"])
+@pytest.mark.usefixtures("handler_of_ctrl_c")
+def test_ctrl_c_passes_through_and_all_is_put_back(on_error: Any, tmp_path: Path) -> None:
+    fault = next(fault for fault in FAULTS if "Ctrl-C" in fault.what)
+    module, plain = TinyModule(), TinyModule()
+    forward_fn = FailsAtCall(IN_THE_MASKED_PASSES, KeyboardInterrupt())
+    callbacks, before, after = around(watched(fault, on_error=on_error, **slow(forward_fn)))
+    with pytest.raises(SystemExit) as ended:
+        run(replace(fault, module=lambda: module), tmp_path / "with", callbacks)
+    with pytest.raises(SystemExit) as without:
+        run(replace(fault, module=lambda: plain), tmp_path / "without", [Interrupts()])
+    assert ended.value.code == without.value.code
+    assert forward_fn.calls == IN_THE_MASKED_PASSES
+    assert len(after.states) == len(before.states) - 1
+    left = state_of(module)
+    for what in (*STAYS, "generator of torch", "generator of NumPy", "generator of Python"):
+        assert left[what] == before.states[-1][what], what
+    assert_equal(module.state_dict(), plain.state_dict())
+    assert left["train flags"] == state_of(plain)["train flags"]
+
+
+@pytest.mark.parametrize("logger", [TensorBoardLogger, CSVLogger])
+def test_a_class_name_that_a_logger_cannot_write_ends_no_run(logger: Any, tmp_path: Path) -> None:
+    """As that of a folder whose name is not UTF-8, which Python reads with surrogates."""
+    monitor = CAMMonitor(num_probes=PROBES, num_audit_images=AUDITED, class_names=["cat", "d\udce4chs", "owl"])
+    trainer = fit(tmp_path, monitor, max_epochs=2, logger=logger(tmp_path, "", "run"))
+    assert trainer.current_epoch == 2
+
+
+@pytest.mark.parametrize("names", [("ネコ", "イヌ", "フクロウ"), ("..", "cat ", "")], ids=["not ASCII", "of a path"])
+def test_the_tags_of_all_numbers_are_names_that_mlflow_takes(names: tuple[str, ...], tmp_path: Path) -> None:
+    """Lightning hands it only those letters of a tag that MLflow takes: of `cam/bg_gap/ネコ` no name is left."""
+    validation = pytest.importorskip("mlflow.utils.validation")
+    fit(tmp_path, CAMMonitor(num_probes=PROBES, num_audit_images=AUDITED, class_names=names))
+    tags = [tag for tag in scalars(tmp_path) if "_by_class" in tag]
+    handed_over = [re.sub("[^a-zA-Z0-9_/. -]+", "", tag) for tag in tags]
+    assert len(set(handed_over)) == len(tags) > 9
+    for tag in handed_over:
+        validation._validate_metric_name(tag)
+
+
+def test_validations_without_a_look_do_not_count_as_successes(tmp_path: Path) -> None:
+    broken = when(lambda module: True, OSError("gone"))
+    with own_warnings() as said:
+        fit(tmp_path, CAMMonitor(num_probes=PROBES, every_n_epochs=2, forward_fn=broken), max_epochs=10)
+    assert len(said) == 3
+    assert "gives up" in said[2]
+
+
+def test_an_audit_that_was_given_up_is_tried_again_in_the_next_fit(tmp_path: Path) -> None:
+    fails = [True]
+
+    def forward(module: Any, images: torch.Tensor) -> Any:
+        if fails[0] and len(images) == AUDITED:
+            raise OSError("gone")
+        return module(images)
+
+    monitor = CAMMonitor("features", num_probes=PROBES, num_audit_images=AUDITED, forward_fn=forward, method=CAM())
+    fit(tmp_path / "first", monitor, max_epochs=4)
+    assert monitor.audit_result is None
+    fails[0] = False
+    fit(tmp_path / "second", monitor)
+    assert monitor.audit_result is not None
+
+
+class UnpicklableError(Exception):
+    def __init__(self, one: str, two: str) -> None:
+        super().__init__(one)
+
+
+def test_after_a_failed_look_the_monitor_can_be_copied_and_pickled(tmp_path: Path) -> None:
+    copied = []
+
+    class Copies(Callback):
+        def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
+            copied.append((copy.deepcopy(monitor), pickle.dumps(monitor)))
+
+    error = UnpicklableError("one", "two")
+    monitor = CAMMonitor(num_probes=PROBES, forward_fn=Raises(error))
+    with own_warnings() as said:
+        fit(tmp_path, [monitor, Copies()])
+    assert len(copied) == 2
+    assert any("CAMMonitor failed" in text for text in said)
+
+
+class Raises:
+    """A forward_fn that can be pickled, and raises once training has begun."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+    def __call__(self, module: Any, images: torch.Tensor) -> Any:
+        if not module.trainer.sanity_checking:
+            raise self.error
+        return module(images)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+
+def test_the_page_of_faults_is_up_to_date() -> None:
+    docs = Path(__file__).parents[2] / "docs" / "faults.md"
+    assert docs.read_text() == page(), "python tests/faults.py > docs/faults.md writes it anew"

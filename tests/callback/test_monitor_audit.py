@@ -1,0 +1,457 @@
+"""In training, the audit finds a planted bias and clears a model without one; numbers, pictures, verdict, alarm."""
+
+from __future__ import annotations
+
+import math
+import sys
+import threading
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning_runs import Squares, TinyModule, fit, image_steps, infos, loader, own_warnings, quiet, scalars
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch import Tensor, nn
+from torch.utils.data import TensorDataset
+
+from cam_callbacks import CAMMonitor, GradCAM, ProbeSet, RegressionTarget, ScoreCAM
+from cam_callbacks.audit import Verdict
+
+SIZE, OBJECT = 24, 10
+
+
+def samples(biased: bool, masks: bool = True, count: int = 96, seed: int = 0) -> Any:
+    """Blue squares, bright or dark by class, on backgrounds that are red or green: by class, or by chance."""
+    draw = torch.Generator().manual_seed(seed)
+    targets = torch.arange(count) % 2
+    images = 0.1 * torch.rand(count, 3, SIZE, SIZE, generator=draw)
+    inside = torch.zeros(count, SIZE, SIZE, dtype=torch.bool)
+    for index, target in enumerate(targets.tolist()):
+        row, column = torch.randint(2, SIZE - OBJECT - 2, (2,), generator=draw).tolist()
+        inside[index, row : row + OBJECT, column : column + OBJECT] = True
+        color = target if biased else int(torch.randint(2, (1,), generator=draw))
+        images[index, color] += 0.5 + 0.2 * torch.rand(1, generator=draw)
+        images[index, :, inside[index]] = torch.tensor([0.1, 0.1, 0.3 + 0.6 * target]).unsqueeze(1)
+    parts = [images, targets, inside] if masks else [images, targets]
+    return loader(TensorDataset(*parts), batch_size=16)
+
+
+class ReadsOneThing(LightningModule):
+    """Knows from the start: answers by the background's color, or by the object's brightness."""
+
+    def __init__(self, background: bool) -> None:
+        super().__init__()
+        self.background = background
+        self.features = nn.Conv2d(3, 3, 1, bias=False)
+        self.features.weight.data = torch.eye(3).view(3, 3, 1, 1)
+        self.scale = nn.Parameter(torch.tensor(30.0))
+
+    def forward(self, images: Tensor) -> Tensor:
+        maps = self.features(images)
+        red, green, blue = maps.flatten(2).unbind(dim=1)
+        score = (green - red).mean(dim=1) if self.background else blue.amax(dim=1) - 0.6
+        return torch.stack([-score, score], dim=1) * self.scale
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        return F.cross_entropy(self(batch[0]), batch[1])
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self.log("val_loss", F.cross_entropy(self(batch[0]), batch[1]))
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.SGD(self.parameters(), lr=0.0)
+
+
+def run(folder: Path, background: bool, data: Any, epochs: int = 2, **arguments: Any) -> CAMMonitor:
+    monitor = CAMMonitor("features", num_probes=4, num_audit_images=80, on_error="raise", **arguments)
+    fit(folder, monitor, ReadsOneThing(background), data, data, max_epochs=epochs)
+    return monitor
+
+
+@pytest.mark.parametrize("masks", [True, False], ids=["masks", "estimated"])
+def test_a_model_that_reads_the_background_raises_the_alarm_at_the_second_look(tmp_path: Path, masks: bool) -> None:
+    said: list[Verdict] = []
+    monitor = run(tmp_path, True, samples(True, masks), on_alarm=said.append)
+    gap = "bg_gap" if masks else "bg_gap_estimated"
+    assert monitor.verdict.state == "alarm"
+    assert {0, 1} <= set(monitor.verdict.classes)
+    assert monitor.audit_result.measures[gap].overall.low > 0.9
+    assert "its color is what is used" in monitor.verdict.text
+    assert [verdict.state for verdict in said] == ["alarm"]
+    logged = scalars(tmp_path)
+    assert [value for _, value in logged["cam/alarm"]] == [0, 1]
+    for tag in (
+        f"cam/{gap}",
+        f"cam/{gap}_low",
+        f"cam/{gap}_high",
+        f"cam/{gap}_by_class/0",
+        f"cam/{gap}_by_class/1_low",
+    ):
+        assert len(logged[tag]) == 2
+        assert logged[tag][-1][1] > 0.9
+    assert logged["cam/audit_passes"][0][1] <= 11 * 80 + 2 * 4
+    assert 0 < logged["cam/audit_seconds"][0][1] < 600
+
+
+@pytest.mark.parametrize("biased", [True, False], ids=["biased data", "unbiased data"])
+@pytest.mark.parametrize("masks", [True, False], ids=["masks", "estimated"])
+def test_a_model_that_reads_the_object_raises_none(tmp_path: Path, masks: bool, biased: bool) -> None:
+    monitor = run(tmp_path, False, samples(biased, masks))
+    assert monitor.verdict.state == "no alarm"
+    assert abs(monitor.audit_result.measures[monitor.audit_result.gap_name].overall.value) < 0.02
+    assert "No alarm is not the same as no bias" in monitor.verdict.text
+    assert ("Red flag of the data" in monitor.verdict.text) == biased
+
+
+def test_pictures_and_the_verdict_are_logged(tmp_path: Path) -> None:
+    monitor = run(tmp_path, True, samples(True))
+    assert {"cam/swaps", "cam/heat_over_chance"} <= set(image_steps(tmp_path))
+    events = EventAccumulator(str(tmp_path / "run"), size_guidance={"tensors": 0}).Reload()
+    texts = [e.tensor_proto.string_val[0].decode() for e in events.Tensors("cam/verdict/text_summary")]
+    assert len(texts) == 2
+    assert texts[-1] == monitor.verdict.text
+
+
+def test_the_console_hears_of_a_change_of_the_verdict_once(tmp_path: Path) -> None:
+    with own_warnings() as warned, infos() as told:
+        run(tmp_path, True, samples(True), epochs=4)
+    assert [text for text in warned if "ALARM" in text] == [
+        "CAMMonitor, epoch 1: ALARM: answers depend on the background (all classes together, 0, 1). "
+        "Suspected at two looks in a row."
+    ]
+    assert len([text for text in told if "Suspicion" in text]) == 1
+
+
+def test_an_alarm_can_stop_the_training(tmp_path: Path) -> None:
+    monitor = CAMMonitor("features", num_probes=4, num_audit_images=80, on_alarm="stop")
+    data = samples(True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        trainer = fit(tmp_path, monitor, ReadsOneThing(True), data, data, max_epochs=6)
+    assert trainer.current_epoch == 2
+
+
+def test_the_numbers_can_be_monitored_in_the_same_validation(tmp_path: Path) -> None:
+    checkpoint = ModelCheckpoint(tmp_path / "best", monitor="cam/bg_gap", mode="min")
+    monitor = CAMMonitor("features", num_probes=4, num_audit_images=80)
+    data = samples(True)
+    fit(tmp_path, [monitor, checkpoint], ReadsOneThing(True), data, data, enable_checkpointing=True)
+    assert float(checkpoint.best_model_score) == pytest.approx(1)
+
+
+def test_suspicions_outlive_a_resume(tmp_path: Path) -> None:
+    monitor = CAMMonitor("features", num_probes=4, num_audit_images=80)
+    data = samples(True)
+    trainer = fit(tmp_path, monitor, ReadsOneThing(True), data, data, max_epochs=1)
+    assert monitor.verdict.state == "suspicion"
+    trainer.save_checkpoint(tmp_path / "last.ckpt")
+    again = CAMMonitor("features", num_probes=4, num_audit_images=80)
+    fit(tmp_path / "again", again, ReadsOneThing(True), data, data, ckpt_path=str(tmp_path / "last.ckpt"), max_epochs=2)
+    assert again.verdict.state == "alarm"
+
+
+def test_a_resumed_run_audits_the_images_of_the_checkpoint_whatever_the_batches(tmp_path: Path) -> None:
+    first, again = (CAMMonitor("features", num_probes=4, num_audit_images=40) for _ in range(2))
+    trainer = fit(tmp_path, first, ReadsOneThing(True), samples(True), samples(True), max_epochs=1)
+    trainer.save_checkpoint(tmp_path / "last.ckpt")
+    others, checkpoint = samples(True, seed=5), str(tmp_path / "last.ckpt")
+    fit(tmp_path / "again", again, ReadsOneThing(True), others, others, ckpt_path=checkpoint, max_epochs=2)
+    assert again._auditor.images.fingerprint == first._auditor.images.fingerprint
+    assert torch.equal(again.audit_result.donors.other, first.audit_result.donors.other)
+    assert again.verdict.state == "alarm"
+
+
+def test_suspicions_are_dropped_where_the_images_are_too_large_for_the_checkpoint_and_others_come(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cam_callbacks.callback.monitor._BYTES_IN_CHECKPOINT", 10_000)
+    first, again = (CAMMonitor("features", num_probes=4, num_audit_images=40) for _ in range(2))
+    trainer = fit(tmp_path, first, ReadsOneThing(True), samples(True), samples(True), max_epochs=1)
+    trainer.save_checkpoint(tmp_path / "last.ckpt")
+    others, checkpoint = samples(True, seed=5), str(tmp_path / "last.ckpt")
+    with own_warnings() as said:
+        fit(tmp_path / "again", again, ReadsOneThing(True), others, others, ckpt_path=checkpoint, max_epochs=2)
+    assert again.verdict.state == "suspicion"
+    assert any("suspicions begin anew" in text for text in said)
+
+
+def test_validate_judges_a_finished_model(tmp_path: Path) -> None:
+    monitor = CAMMonitor("features", num_probes=4, num_audit_images=80)
+    Trainer(callbacks=[monitor], **quiet(tmp_path)).validate(ReadsOneThing(True), samples(True), verbose=False)
+    assert monitor.verdict.state == "suspicion"
+    assert "one look alone gives no alarm" in monitor.verdict.text
+
+
+def test_a_number_that_is_not_known_is_not_logged_and_neither_is_its_chance_level(tmp_path: Path) -> None:
+    images, targets = torch.rand(40, 3, SIZE, SIZE), torch.arange(40) % 2
+    nowhere = torch.zeros(40, SIZE, SIZE, dtype=torch.bool)
+    monitor = CAMMonitor(
+        "features", probes=ProbeSet(images[:4], targets[:4]), batch_fn=lambda batch: (*batch, nowhere[: len(batch[0])])
+    )
+    data = loader(TensorDataset(images, targets), batch_size=16)
+    trainer = Trainer(callbacks=[monitor], **quiet(tmp_path))
+    trainer.validate(ReadsOneThing(True), data, verbose=False)
+    assert monitor.audit_result.measures["bg_gap"].overall.count == 0
+    logged = {tag.removeprefix("cam/") for tag in trainer.logged_metrics}
+    assert "accuracy" in logged
+    assert not [tag for tag in logged if tag.startswith(("bg_gap", "background_only", "heat_on_object"))]
+
+
+def test_the_weights_are_those_of_a_run_without_it(tmp_path: Path) -> None:
+    finished = []
+    for monitor in (None, CAMMonitor(num_probes=6, num_audit_images=12)):
+        module = TinyModule()
+        fit(tmp_path / str(monitor is None), monitor, module, max_epochs=2)
+        finished.append(module.state_dict())
+    assert all(torch.equal(finished[0][key], finished[1][key]) for key in finished[0])
+
+
+@pytest.mark.parametrize("fails", ["alarm", "picking"])
+def test_an_error_in_the_audit_costs_no_heatmap(tmp_path: Path, fails: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: Any) -> Any:
+        raise OSError("libGL.so.1 is missing")
+
+    if fails == "picking":
+        monkeypatch.setattr("cam_callbacks.audit.foreground.estimate_masks", broken)
+    data = samples(True, masks=fails == "alarm")
+    monitor = CAMMonitor("features", num_probes=4, num_audit_images=80, on_alarm=broken)
+    with own_warnings() as said:
+        trainer = fit(tmp_path, monitor, ReadsOneThing(True), data, data, max_epochs=5)
+    assert trainer.current_epoch == 5
+    assert len(image_steps(tmp_path)["cam/heatmaps"]) == 5
+    failures = [text for text in said if "failed to audit" in text]
+    assert len(failures) == 3
+    assert "it gives up. Heatmaps are shown all the same" in failures[-1]
+    assert "libGL" in failures[0]
+
+
+def test_a_repeated_look_at_the_same_weights_is_no_second_finding(tmp_path: Path) -> None:
+    monitor = CAMMonitor("features", num_probes=4, num_audit_images=80)
+    data = samples(True)
+    trainer = fit(tmp_path, monitor, ReadsOneThing(True), data, data, max_epochs=1)
+    trainer.validate(trainer.lightning_module, data, verbose=False)
+    assert monitor.verdict.state == "suspicion"
+
+
+def test_test_images_are_audited_in_tests_only(tmp_path: Path) -> None:
+    monitor = CAMMonitor("features", num_probes=4, num_audit_images=80, every_n_epochs=2)
+    data, others = samples(True), samples(True, seed=5)
+    trainer = fit(tmp_path, monitor, TestsToo(True), data, data, max_epochs=2)
+    audited = monitor._auditor.images.fingerprint
+    trainer.test(trainer.lightning_module, others, verbose=False)
+    trainer.fit_loop.max_epochs = 4
+    trainer.fit(trainer.lightning_module, data, data)
+    assert monitor._auditor.images.fingerprint == audited
+
+
+class TestsToo(ReadsOneThing):
+    def test_step(self, batch: Any, batch_idx: int) -> None:
+        self.log("test_loss", F.cross_entropy(self(batch[0]), batch[1]))
+
+
+class WithoutLabels(ReadsOneThing):
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        return self(batch[0]).square().mean()
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self.log("val_loss", self(batch[0]).mean())
+
+
+@pytest.mark.parametrize("labels", [(), (torch.ones(12, dtype=torch.int64),)], ids=["no labels", "one class"])
+def test_without_labels_of_two_classes_nothing_is_audited_and_this_is_said_once(
+    tmp_path: Path, labels: tuple[Tensor, ...]
+) -> None:
+    data = loader(TensorDataset(torch.rand(12, 3, SIZE, SIZE), *labels))
+    with own_warnings() as said:
+        monitor = CAMMonitor("features", num_probes=4, explain="predicted")
+        fit(tmp_path, monitor, WithoutLabels(True), data, data, max_epochs=2)
+    assert monitor.verdict is None
+    assert monitor.explanation is not None
+    assert len([text for text in said if "audits nothing: no labels of two or more classes" in text]) == 1
+
+
+def test_what_is_no_classifier_is_not_audited(tmp_path: Path) -> None:
+    monitor = CAMMonitor("features", explain=RegressionTarget(0), num_probes=4)
+    with own_warnings() as said:
+        fit(tmp_path, monitor, TinyModule())
+    assert monitor.verdict is None
+    assert said == []
+
+
+def test_given_probes_and_batches_that_are_not_understood_leave_the_heatmaps(tmp_path: Path) -> None:
+    class OddBatches(TinyModule):
+        def _loss_of(self, batch: Any) -> Tensor:
+            return super()._loss_of(batch["odd"])
+
+    def odd(items: list[Any]) -> Any:
+        return {"odd": torch.utils.data.default_collate(items)}
+
+    data = loader(Squares(12), collate_fn=odd)
+    probes = ProbeSet(Squares(4).images, Squares(4).targets)
+    monitor = CAMMonitor(probes=probes)
+    with own_warnings() as said:
+        fit(tmp_path, monitor, OddBatches(), data, data)
+    assert monitor.explanation is not None
+    assert monitor.verdict is None
+    assert len([text for text in said if "audits nothing: the batch is not understood" in text]) == 1
+
+
+class ReadsMappings(ReadsOneThing):
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        return super().training_step((batch["image"], batch["label"]), batch_idx)
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        super().validation_step((batch["image"], batch["label"]), batch_idx)
+
+
+def test_trimaps_and_groups_are_read_from_the_batches(tmp_path: Path) -> None:
+    images, targets, inside = samples(True).dataset.tensors
+    trimap = torch.where(inside, 1, 2)
+    trimap[:, 0] = 3
+    groups = torch.arange(len(targets)) // 2 % 2
+
+    def collate(items: list[Any]) -> Any:
+        return dict(zip(("image", "label", "mask", "group"), torch.utils.data.default_collate(items), strict=True))
+
+    data = loader(TensorDataset(images, targets, trimap, groups), batch_size=16, collate_fn=collate)
+    monitor = CAMMonitor("features", num_probes=4, num_audit_images=80, foreground_values=[1], on_error="raise")
+    fit(tmp_path, monitor, ReadsMappings(True), data, data)
+    assert monitor.audit_result.mask_source == "given"
+    assert monitor.audit_result.measures["bg_gap"].overall.value > 0.9
+    assert monitor.audit_result.measures["worst_group_accuracy"].overall.value == 1
+
+
+def test_masks_that_are_not_understood_are_said_once_and_estimated(tmp_path: Path) -> None:
+    images, targets, inside = samples(True).dataset.tensors
+    data = loader(
+        TensorDataset(images, targets, inside.long() + torch.arange(len(images)).view(-1, 1, 1) % 2), batch_size=16
+    )
+    with own_warnings() as said:
+        monitor = run(tmp_path, False, data)
+    assert monitor.audit_result.mask_source == "estimated"
+    assert (
+        len([text for text in said if "have 3 values (0, 1, 2) and are not used; give foreground_values" in text]) == 1
+    )
+
+
+def test_how_far_the_heatmaps_deserve_trust_is_logged(tmp_path: Path) -> None:
+    fit(tmp_path, CAMMonitor(num_probes=6, num_audit_images=12))
+    logged = scalars(tmp_path)
+    assert 0 <= logged["cam/average_drop"][0][1] <= 1
+    assert 0 <= logged["cam/increase_in_confidence"][0][1] <= 1
+    assert -1 <= logged["cam/mean_activation_correlation"][0][1] <= 1
+
+
+def test_on_request_the_heatmaps_are_compared_with_those_of_random_weights(tmp_path: Path) -> None:
+    module = TinyModule()
+    monitor = CAMMonitor(num_probes=6, check_randomization=True, on_error="raise")
+    with infos() as told:
+        fit(tmp_path, monitor, module, max_epochs=2)
+    weights = {key: value.clone() for key, value in module.state_dict().items()}
+    assert -1 <= monitor.randomization <= 1
+    assert len([text for text in told if "with random weights in the model" in text]) == 1
+    without = TinyModule()
+    fit(tmp_path / "without", None, without, max_epochs=2)
+    assert all(torch.equal(weights[key], value) for key, value in without.state_dict().items())
+
+
+def test_maps_of_a_number_are_compared_with_those_of_random_weights_too(tmp_path: Path) -> None:
+    options = {"num_probes": 4, "check_randomization": True, "on_error": "raise"}
+    monitor = CAMMonitor("features", explain=RegressionTarget(2), **options)
+    fit(tmp_path, monitor, TinyModule())
+    assert -1 <= monitor.randomization <= 1
+
+
+class Deaf(TinyModule):
+    """Its answers depend on no position of the images."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return 0 * super().forward(images)
+
+
+def test_where_no_map_has_contrast_it_is_said_that_there_is_nothing_to_compare(tmp_path: Path) -> None:
+    options = {"num_probes": 4, "audit": False, "check_randomization": True, "on_error": "raise"}
+    monitor = CAMMonitor(method=GradCAM(), **options)
+    with infos() as told:
+        fit(tmp_path, monitor, Deaf())
+    assert monitor.randomization is not None
+    assert math.isnan(monitor.randomization)
+    assert [text for text in told if "those shown is not defined: no image has" in text]
+
+
+class KeepsALock(TinyModule):
+    """Cannot be copied."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lock = threading.Lock()
+
+
+def test_a_model_that_cannot_be_copied_is_not_compared_with_random_weights_and_ends_no_run(tmp_path: Path) -> None:
+    monitor = CAMMonitor(num_probes=4, audit=False, check_randomization=True)
+    with own_warnings() as said:
+        trainer = fit(tmp_path, monitor, KeepsALock())
+    assert trainer.state.finished
+    assert monitor.randomization is None
+    (warning,) = said
+    assert warning.startswith("CAMMonitor could not check randomization.\nTraceback")
+
+
+def test_those_who_want_it_get_the_error_of_a_model_that_cannot_be_copied(tmp_path: Path) -> None:
+    monitor = CAMMonitor(num_probes=4, audit=False, check_randomization=True, on_error="raise")
+    with pytest.raises(TypeError, match="lock"):
+        fit(tmp_path, monitor, KeepsALock())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"audit": "yes"}, "audit='yes' must be True or False"),
+        ({"num_audit_images": 0}, "num_audit_images=0 must be a whole number of at least 1"),
+        ({"on_alarm": "shout"}, "on_alarm='shout' is unknown; choose one of 'warn', 'stop' or a callable"),
+    ],
+    ids=str,
+)
+def test_bad_arguments_are_refused(arguments: dict[str, Any], said: str) -> None:
+    with pytest.raises(Exception, match=said):
+        CAMMonitor(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("names", "labels"),
+    [
+        (("cat", "dog", "owl"), ["cat", "dog", "owl"]),
+        (("risk", "risk_low", "a"), ["risk", "risk_low_1", "a"]),
+        (("a_2", "a", "a"), ["a_2_0", "a", "a_2"]),
+        (("", "é", "?"), ["_0", "_", "__2"]),
+    ],
+)
+def test_no_two_classes_have_the_same_tag(tmp_path: Path, names: tuple[str, ...], labels: list[str]) -> None:
+    fit(tmp_path, CAMMonitor(num_probes=4, num_audit_images=12, class_names=names))
+    tags = {tag.split("/")[-1] for tag in scalars(tmp_path) if "gap" in tag and "_by_class" in tag}
+    assert tags == {f"{label}{ending}" for label in labels for ending in ("", "_low", "_high")}
+
+
+def test_without_masks_and_without_opencv_it_says_that_the_audit_is_weak(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "cv2", None)
+    with own_warnings() as said:
+        fit(tmp_path, CAMMonitor(num_probes=4, num_audit_images=12), max_epochs=2)
+    assert len(said) == 1
+    assert "only the outer ring" in said[0]
+    assert "pip install opencv-python-headless" in said[0]
+
+
+@pytest.mark.parametrize(
+    ("method", "expected"), [(ScoreCAM(), 1), (ScoreCAM("increase"), 0)], ids=["probability", "increase"]
+)
+def test_maps_that_tell_no_classes_apart_are_said_once(tmp_path: Path, method: Any, expected: int) -> None:
+    with infos() as told:
+        run(tmp_path, True, samples(True), method=method)
+    assert len([text for text in told if "the plain mean of the layer's channels" in text]) == expected

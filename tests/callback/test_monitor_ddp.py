@@ -1,0 +1,289 @@
+"""CAMMonitor on several processes: they share out the work, see and log the same, and fail together."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import Trainer
+from lightning.pytorch.strategies import DDPStrategy, FSDPStrategy
+from lightning_runs import TinyModule, image_steps, scalars
+
+from cam_callbacks import CAMMonitor
+from cam_callbacks.callback import trainer as asked
+from cam_callbacks.callback.trainer import Misconfiguration
+
+SCRIPT = """
+import sys
+from pathlib import Path
+import torch
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.strategies import ModelParallelStrategy
+from torch.distributed.fsdp import fully_shard
+from lightning_runs import Squares, TinyModule, loader, quiet
+from cam_callbacks import CAM, CAMMonitor, GradCAM, ScoreCAM
+
+folder, strategy, devices, method = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), sys.argv[4]
+failing = [int(epoch) for epoch in sys.argv[5].split(",") if epoch]
+
+
+class Fails:
+    "Raises on the second rank only, in some epochs; counts the forward passes of the rank otherwise."
+
+    def __init__(self):
+        self.calls, self.samples = 0, 0
+
+    def __call__(self, module, images):
+        if module.trainer.sanity_checking:
+            return module(images)
+        if module.global_rank == 1 and module.current_epoch in failing:
+            raise OSError("rank 1 is out of luck")
+        self.calls += 1
+        self.samples += len(images)
+        return module(images)
+
+
+class Sharded(TinyModule):
+    "Its weights are spread over the processes."
+
+    def configure_model(self):
+        for part in (self.features[0], self.features[3], self.head):
+            fully_shard(part, mesh=self.device_mesh["data_parallel"])
+        fully_shard(self, mesh=self.device_mesh["data_parallel"])
+
+
+class Reports(Callback):
+    "Writes what each rank knows."
+
+    def __init__(self, monitor):
+        self.monitor, self.logged = monitor, []
+
+    def on_validation_end(self, trainer, module):
+        if not trainer.sanity_checking:
+            self.logged.append({k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("cam/")})
+
+    def on_fit_end(self, trainer, module):
+        monitor = self.monitor
+        audit, explanation = monitor.audit_result, monitor.explanation
+        report = {
+            "logged": self.logged,
+            "probes": monitor.probes.fingerprint,
+            "targets": monitor.probes.labels,
+            "layer_maps": None if explanation is None else explanation.layer_maps,
+            "heatmaps": None if explanation is None else explanation.heatmaps,
+            "passes": None if explanation is None else explanation.passes,
+            "audit": None if audit is None else {name: each.values for name, each in audit.measures.items()},
+            "verdict": None if audit is None else monitor.verdict.text,
+            "epochs": trainer.current_epoch,
+            "weights": [float(p.detach().full_tensor().sum() if hasattr(p, "full_tensor") else p.detach().sum())
+                        for p in module.parameters()],
+            "gradients": [p.grad is not None for p in module.parameters()],
+            "calls": monitor.forward_fn.calls,
+            "samples": monitor.forward_fn.samples,
+        }
+        torch.save(report, folder / f"rank{trainer.global_rank}.pt")
+
+
+if __name__ == "__main__":
+    torch.manual_seed(0)
+    methods = {"score": ScoreCAM(tolerance=0.05), "grad": GradCAM(), "cam": CAM()}
+    sharded = strategy == "fully_shard"
+    # Every process sees all batches, so that all picks are those of one process.
+    options = quiet(folder, max_epochs=4 if failing else 2, strategy=strategy, devices=devices)
+    options |= {"use_distributed_sampler": False, "enable_checkpointing": True, "num_sanity_val_steps": 0}
+    if sharded:
+        options |= {"strategy": ModelParallelStrategy(data_parallel_size=devices, tensor_parallel_size=1)}
+    monitor = CAMMonitor(
+        num_probes=5, num_audit_images=9, explain="both", method=methods[method], forward_fn=Fails()
+    )
+    checkpoint = ModelCheckpoint(folder, monitor=None if failing or sharded else "cam/passes")
+    trainer = Trainer(callbacks=[monitor, Reports(monitor), checkpoint], **options)
+    trainer.fit(Sharded() if sharded else TinyModule(), loader(Squares(16)), loader(Squares(16, seed=1)))
+"""
+
+
+@dataclass
+class Ran:
+    """What each rank reports, and what was printed."""
+
+    ranks: list[dict[str, Any]]
+    printed: str
+
+
+def end_of(folder: Path, script: str, *arguments: str) -> tuple[int, str]:
+    """The code with which a script ends, in processes of its own, and what they print."""
+    folder.mkdir(exist_ok=True)
+    (folder / "script.py").write_text(script)
+    paths = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2])]
+    command = [sys.executable, str(folder / "script.py"), *arguments]
+    # A seed that another test has set would be taken over by ddp alone.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PL_")}
+    environment["PYTHONPATH"] = os.pathsep.join([*paths, os.environ.get("PYTHONPATH", "")])
+    with open(folder / "printed.txt", "w+") as printed:
+        # A session of its own, so that its own processes end with it where it hangs.
+        process = subprocess.Popen(command, env=environment, stdout=printed, stderr=printed, start_new_session=True)
+        try:
+            code = process.wait(timeout=180)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            code = process.wait()
+        printed.seek(0)
+        text = printed.read()
+    assert code != -signal.SIGKILL, f"it hangs\n{text[-4000:]}"
+    return code, text
+
+
+def run(folder: Path, strategy: str, devices: int = 2, method: str = "score", failing: str = "") -> Ran:
+    code, text = end_of(folder, SCRIPT, str(folder), strategy, str(devices), method, failing)
+    assert code == 0, text[-4000:]
+    return Ran([torch.load(folder / f"rank{rank}.pt") for rank in range(devices)], text)
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What one process reports."""
+    return run(tmp_path_factory.mktemp("alone"), "auto", devices=1).ranks[0]
+
+
+def assert_same(a: Any, b: Any, but: tuple[str, ...] = (), within: float = 1e-4) -> None:
+    """Equal but for rounding, which differs with the number of images in a batch, and of gradients in their mean."""
+    if isinstance(a, torch.Tensor):
+        torch.testing.assert_close(a, b, equal_nan=True, atol=within, rtol=within)
+    elif isinstance(a, dict):
+        assert a.keys() == b.keys()
+        for key in a:
+            if key not in but:
+                assert_same(a[key], b[key], but, within)
+    elif isinstance(a, list):
+        assert len(a) == len(b)
+        for mine, theirs in zip(a, b, strict=True):
+            assert_same(mine, theirs, but, within)
+    elif isinstance(a, float):
+        assert a == pytest.approx(b, rel=within, abs=within)
+    else:
+        assert a == b
+
+
+OWN = ("calls", "samples", "weights", "cam/seconds", "cam/audit_seconds")
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "ddp_spawn"])
+def test_processes_share_out_the_work_and_see_what_one_process_sees(
+    tmp_path: Path, strategy: str, alone: dict[str, Any]
+) -> None:
+    ran = run(tmp_path, strategy)
+    first, second = ran.ranks
+    assert_same(first, second, but=("calls", "samples"))
+    # Their gradients are averages of the same batches: the weights are those of one process.
+    assert_same(first, alone, but=OWN)
+    assert_same(first["weights"], alone["weights"])
+    extra = 4 * 5  # unmasked passes that every rank makes to get to know the model
+    for rank in ran.ranks:
+        assert rank["samples"] <= 0.6 * alone["samples"] + extra
+    assert first["samples"] + second["samples"] >= alone["samples"] - extra
+    assert "CAMMonitor failed" not in ran.printed
+    if strategy == "ddp":
+        assert [value for _, value in scalars(tmp_path)["cam/passes"]] == [at["cam/passes"] for at in first["logged"]]
+        assert image_steps(tmp_path)["cam/heatmaps"] == [step for step, _ in scalars(tmp_path)["val_loss"]]
+        assert ran.printed.count("CAMMonitor explains the layer") == 1
+
+
+def test_more_processes_than_probes(tmp_path: Path, alone: dict[str, Any]) -> None:
+    ran = run(tmp_path, "ddp_fork", devices=6)
+    for rank in ran.ranks:
+        assert_same(rank, ran.ranks[0], but=("calls", "samples"))
+    # Six gradients are averaged in another order: the weights differ by rounding, and counts of answers may flip.
+    assert_same(ran.ranks[0]["layer_maps"], alone["layer_maps"], within=1e-2)
+    assert "CAMMonitor failed" not in ran.printed
+
+
+@pytest.mark.parametrize("method", ["score", "grad", "cam"])
+def test_where_the_weights_are_spread_over_processes_all_of_them_make_the_same_passes(
+    tmp_path: Path, method: str, alone: dict[str, Any]
+) -> None:
+    ran = run(tmp_path, "fully_shard", method=method)
+    first, second = ran.ranks
+    assert "CAMMonitor failed" not in ran.printed, ran.printed[-3000:]
+    assert first["calls"] == second["calls"] > 0
+    assert first["samples"] == second["samples"]
+    assert_same(first, second)
+    assert len(first["logged"]) == 2
+    if method == "score":
+        assert_same(first, alone, but=OWN)
+
+
+def test_an_error_on_one_rank_makes_all_of_them_leave_this_look_out_and_ends_no_run(tmp_path: Path) -> None:
+    ran = run(tmp_path, "ddp_fork", failing="1")
+    first, second = ran.ranks
+    assert first["epochs"] == second["epochs"] == 4
+    assert first["weights"] == second["weights"]
+    assert [step for step, _ in scalars(tmp_path)["cam/passes"]] == [3, 11, 15]
+    assert "rank 1 is out of luck" in ran.printed
+    assert ran.printed.count("CAMMonitor failed at the evaluation of epoch 1") == 2  # one a rank
+
+
+LOGS_NOTHING = """
+import sys
+from lightning.pytorch import Trainer
+from lightning.pytorch.loggers import CSVLogger
+from lightning_runs import Squares, TinyModule, loader, quiet
+from cam_callbacks import CAMMonitor
+
+
+class Unreachable(CSVLogger):
+    def log_image(self, key, images, step=None):
+        raise ConnectionError("the tracker is gone")
+
+
+if __name__ == "__main__":
+    options = quiet(sys.argv[1], max_epochs=3, strategy="ddp", devices=2, num_sanity_val_steps=0)
+    monitor = CAMMonitor("features", num_probes=2, audit=False, on_error="raise")
+    trainer = Trainer(callbacks=[monitor], **(options | {"logger": Unreachable(sys.argv[1])}))
+    trainer.fit(TinyModule(), loader(Squares(8)), loader(Squares(8)))
+"""
+
+
+def test_where_errors_are_wanted_that_of_a_logger_ends_all_ranks(tmp_path: Path) -> None:
+    code, printed = end_of(tmp_path, LOGS_NOTHING, str(tmp_path))
+    assert code != 0
+    assert "ConnectionError: the tracker is gone" in printed
+    assert "RuntimeError: CAMMonitor failed to log on another rank" in printed
+
+
+def test_all_ranks_give_up_together(tmp_path: Path) -> None:
+    ran = run(tmp_path, "ddp_fork", failing="0,1,2,3")
+    first, second = ran.ranks
+    assert first["epochs"] == second["epochs"] == 4
+    assert "cam/passes" not in scalars(tmp_path)
+    assert ran.printed.count("it gives up") == 2
+
+
+class FlattensWeights(FSDPStrategy):
+    """The way to have one without a GPU."""
+
+    def __init__(self) -> None:
+        pass
+
+
+class PartitionsWeights(DDPStrategy):
+    """As DeepSpeedStrategy says it of itself."""
+
+    zero_stage_3 = True
+
+
+@pytest.mark.parametrize(
+    ("strategy", "remedy"),
+    [(FlattensWeights(), "use ModelParallelStrategy"), (PartitionsWeights(), "use stage 1 or 2")],
+)
+def test_strategies_under_which_a_callback_cannot_run_the_model_are_refused(strategy: Any, remedy: str) -> None:
+    with pytest.raises(Misconfiguration, match=remedy):
+        asked.check_strategy(type("Holds", (), {"strategy": strategy})())
+    CAMMonitor().setup(Trainer(accelerator="cpu", logger=False, enable_checkpointing=False), TinyModule(), "fit")

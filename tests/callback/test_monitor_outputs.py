@@ -1,0 +1,241 @@
+"""Where CAMMonitor writes: loggers of each kind, files, the progress bar."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch
+import numpy as np
+import pytest
+import pytorch_lightning
+import torch
+from lightning.pytorch.callbacks import ProgressBar, RichProgressBar, TQDMProgressBar
+from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
+from lightning_runs import (
+    Squares,
+    TinyModule,
+    TinyModuleOfPytorchLightning,
+    fit,
+    image_steps,
+    loader,
+    looks,
+    own_warnings,
+    quiet,
+    scalars,
+)
+from PIL import Image
+
+from cam_callbacks import CAMMonitor
+
+
+class Tracker(Logger):
+    """A logger that takes images by `log_image`, as that of Weights & Biases does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.images: list[tuple[str, int, tuple[int, ...], np.dtype]] = []
+        self.metrics: list[tuple[int, dict[str, float]]] = []
+
+    name = "tracker"
+    version = 0
+
+    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
+        pass
+
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        self.metrics.append((step or 0, metrics))
+
+    def log_image(self, key: str, images: list[Any], step: int | None = None) -> None:
+        self.images += [(key, step or 0, image.shape, image.dtype) for image in images]
+
+
+def pngs(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*.png"))
+
+
+def test_without_a_logger_pictures_are_files_and_this_is_said_once(tmp_path: Path) -> None:
+    with own_warnings() as said:
+        fit(tmp_path, CAMMonitor(num_probes=4), logger=False, max_epochs=2)
+    assert pngs(tmp_path) == [
+        "cam/class_mean_step=000002.png",
+        "cam/class_mean_step=000005.png",
+        "cam/heat_over_chance_step=000002.png",
+        "cam/heat_over_chance_step=000005.png",
+        "cam/heatmaps_step=000002.png",
+        "cam/heatmaps_step=000005.png",
+        "cam/history_step=000002.png",
+        "cam/history_step=000005.png",
+        "cam/swaps_step=000002.png",
+        "cam/swaps_step=000005.png",
+    ]
+    assert "Not tested" in (tmp_path / "cam/verdict_step=000005.md").read_text()
+    assert len(said) == 1
+    assert "the trainer has no logger" in said[0]
+    assert str(tmp_path / "cam") in said[0]
+    picture = Image.open(tmp_path / "cam/heatmaps_step=000005.png")
+    assert picture.mode == "RGB"
+    assert picture.width > 200
+
+
+def test_a_logger_without_images_gets_its_files_in_its_own_folder(tmp_path: Path) -> None:
+    logger = CSVLogger(tmp_path, name="table", version="one")
+    with own_warnings() as said:
+        fit(tmp_path, CAMMonitor(num_probes=4), logger=logger, max_epochs=2)
+    assert len(said) == 1
+    assert "CSVLogger takes no images" in said[0]
+    assert len(pngs(tmp_path / "table" / "one")) == len(pngs(tmp_path)) == 10
+    table = (tmp_path / "table" / "one" / "metrics.csv").read_text()
+    assert "cam/passes" in table.splitlines()[0]
+
+
+def test_every_logger_of_the_trainer_gets_the_pictures(tmp_path: Path) -> None:
+    tracker = Tracker()
+    loggers = [CSVLogger(tmp_path, name="table"), TensorBoardLogger(tmp_path, name="", version="run"), tracker]
+    with own_warnings() as said:
+        fit(tmp_path, CAMMonitor(num_probes=4, audit=False), logger=loggers)
+    assert len(said) == 1
+    assert "CSVLogger" in said[0]
+    assert image_steps(tmp_path)["cam/heatmaps"] == [2]
+    assert {(key, step) for key, step, _, _ in tracker.images} == {
+        (f"cam/{record}", 2) for record in ("heatmaps", "history", "class_mean")
+    }
+    assert all(shape[2] == 3 and dtype == np.uint8 for _, _, shape, dtype in tracker.images)
+    assert any("cam/passes" in metrics for _, metrics in tracker.metrics)
+
+
+def test_pictures_are_on_disk_when_the_validation_has_ended(tmp_path: Path) -> None:
+    found = []
+
+    class Reads(TinyModule):
+        def on_validation_end(self) -> None:
+            if not self.trainer.sanity_checking:
+                found.append(image_steps(tmp_path).get("cam/heatmaps", []))
+
+    fit(tmp_path, CAMMonitor(num_probes=4), Reads(), max_epochs=2)
+    assert found == [[2], [2, 5]]
+
+
+@pytest.mark.parametrize("style", ["blend", "jet", "heatmap"])
+def test_each_style_is_drawn(tmp_path: Path, style: Any) -> None:
+    fit(tmp_path, CAMMonitor(num_probes=4, style=style, explain="both"))
+    assert image_steps(tmp_path)["cam/heatmaps"] == [2]
+
+
+def test_images_that_were_normalized_in_an_unknown_way_are_shown_with_one_warning(tmp_path: Path) -> None:
+    data = Squares(12)
+    data.images = (data.images - 0.5) / 0.25
+    with own_warnings() as said:
+        fit(tmp_path, CAMMonitor(num_probes=4), train=loader(data), val=loader(data), max_epochs=2)
+    assert len(said) == 1
+    assert "How the images were normalized: it is not known" in said[0]
+    assert looks(tmp_path) == 2
+
+
+def test_a_normalization_that_is_given_is_undone(tmp_path: Path) -> None:
+    data = Squares(12)
+    plain = data.images.clone()
+    data.images = (data.images - 0.5) / 0.25
+    monitor = CAMMonitor(num_probes=4, normalization=([0.5] * 3, [0.25] * 3))
+    with own_warnings() as said:
+        fit(tmp_path, monitor, train=loader(data), val=loader(data))
+    assert said == []
+    assert monitor.probes is not None
+    assert monitor.probes.normalization == ((0.5,) * 3, (0.25,) * 3)
+    assert torch.allclose(monitor.probes.images[0] * 0.25 + 0.5, plain[0], atol=1e-6)
+
+
+def test_a_normalization_that_does_not_fit_the_images_is_not_used_and_said(tmp_path: Path) -> None:
+    data = Squares(12)
+    data.images = data.images * 255
+    with own_warnings() as said:
+        fit(tmp_path, CAMMonitor(num_probes=4, normalization="imagenet"), train=loader(data), val=loader(data))
+    assert len(said) == 1
+    assert "does not bring them into [0, 1]" in said[0]
+
+
+def test_images_in_display_range_are_shown_as_they_are_where_the_normalization_does_not_fit(tmp_path: Path) -> None:
+    monitor = CAMMonitor(num_probes=4, normalization=([0.5] * 3, [1.0] * 3))
+    with own_warnings() as said:
+        fit(tmp_path, monitor)
+    assert said == []
+    assert monitor.probes is not None
+    assert monitor.probes.normalization is None
+
+
+def with_bar(folder: Path, package: Any, bar: Any) -> None:
+    trainer = package.Trainer(
+        callbacks=[CAMMonitor(num_probes=12), bar],
+        **quiet(folder, enable_progress_bar=True, logger=False),
+    )
+    module = TinyModule() if package is lightning.pytorch else TinyModuleOfPytorchLightning()
+    trainer.fit(module, loader(Squares(12)), loader(Squares(12)))
+
+
+@pytest.mark.parametrize("package", [lightning.pytorch, pytorch_lightning])
+def test_the_tqdm_bar_tells_how_far_it_is(tmp_path: Path, package: Any, capfd: pytest.CaptureFixture[str]) -> None:
+    with_bar(tmp_path, package, package.callbacks.TQDMProgressBar())
+    shown = "".join(capfd.readouterr())
+    assert "Score-CAM 32 of at most " in shown
+    assert "Validation DataLoader 0: 100%" in shown.split("Score-CAM")[-1]  # the bar's own text is put back
+
+
+def test_the_rich_bar_tells_how_far_it_is(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("rich")
+    with_bar(tmp_path, lightning.pytorch, RichProgressBar(console_kwargs={"force_terminal": True, "width": 200}))
+    assert "Score-CAM 32 of at most " in "".join(capfd.readouterr())
+
+
+class Counter(ProgressBar):
+    """A bar of another kind: it has no more than Lightning asks of one, and so no `is_enabled`."""
+
+    def disable(self) -> None:
+        pass
+
+    def on_validation_batch_end(self, *_: Any) -> None:
+        print("validated", end=" ")
+
+
+def test_a_bar_of_another_kind_is_left_alone(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    with own_warnings() as said:
+        fit(tmp_path, [CAMMonitor(num_probes=12, audit=False), Counter()], enable_progress_bar=True)
+    assert said == []
+    assert looks(tmp_path) == 1
+    shown = "".join(capfd.readouterr())
+    assert shown.count("validated") == 5  # two batches of the sanity check, three of the validation
+    assert "Score-CAM" not in shown
+
+
+@pytest.mark.parametrize("bar", [False, True])
+def test_without_a_visible_bar_nothing_is_printed(tmp_path: Path, bar: bool, capfd: pytest.CaptureFixture[str]) -> None:
+    callbacks = [CAMMonitor(num_probes=12), *([TQDMProgressBar(refresh_rate=0)] if bar else [])]
+    fit(tmp_path, callbacks, enable_progress_bar=bar)
+    assert "Score-CAM" not in "".join(capfd.readouterr())
+
+
+def test_the_bar_is_put_back_where_the_look_fails(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    calls = []
+
+    def fails_late(module: Any, images: torch.Tensor) -> Any:
+        if not module.trainer.sanity_checking:
+            calls.append(images)
+            if len(calls) == 5:  # the images themselves, two tries of one image, 32 masked ones, the rest
+                raise OSError("gone")
+        return module(images)
+
+    monitor = CAMMonitor(num_probes=12, forward_fn=fails_late)
+    with own_warnings() as said:
+        fit(tmp_path, [monitor, TQDMProgressBar()], enable_progress_bar=True)
+    shown = "".join(capfd.readouterr())
+    assert len(said) == 1
+    assert "Score-CAM 32 of at most " in shown
+    assert "Validation DataLoader 0: 100%" in shown.split("Score-CAM 32 of at most ")[-1]
+
+
+def test_in_test_the_bar_of_the_test_is_used(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    trainer = lightning.pytorch.Trainer(
+        callbacks=[CAMMonitor(num_probes=12), TQDMProgressBar()], **quiet(tmp_path, enable_progress_bar=True)
+    )
+    trainer.test(TinyModule(), loader(Squares(12)), verbose=False)
+    assert "Score-CAM 32 of at most " in "".join(capfd.readouterr())
+    assert scalars(tmp_path)["cam_test/skipped"][0][1] == 0

@@ -1,0 +1,94 @@
+"""What data sets say of themselves: the names of their classes, and how their transforms normalize."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from PIL import Image
+from torch import nn
+from torch.utils.data import ConcatDataset, Subset
+from torchvision import datasets as vision
+from torchvision import transforms as v1
+from torchvision.transforms import v2
+
+from cam_callbacks.data.datasets import class_names, normalization
+
+MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    for name in ("owl", "cat"):
+        (tmp_path / name).mkdir()
+        Image.new("RGB", (8, 8)).save(tmp_path / name / "0.png")
+    return tmp_path
+
+
+def test_names_are_found_in_torchvision_data_sets_and_in_what_wraps_them(photos: Path) -> None:
+    data = vision.ImageFolder(photos)
+    for wrapped in (data, Subset(data, [0]), ConcatDataset([data, data]), Subset(ConcatDataset([data]), [1])):
+        assert class_names(wrapped) == ("cat", "owl")
+
+
+@pytest.mark.parametrize(
+    ("dataset", "names"),
+    [
+        (SimpleNamespace(class_names=["a", "b"]), ("a", "b")),
+        (SimpleNamespace(classes=(1, 2)), ("1", "2")),
+        (SimpleNamespace(features={"label": SimpleNamespace(names=["a", "b"])}), ("a", "b")),
+        (SimpleNamespace(features={"image": 0, "labels": SimpleNamespace(names=["a"])}), ("a",)),
+        (SimpleNamespace(classes=[], dataset=SimpleNamespace(classes=["x"])), ("x",)),
+        (SimpleNamespace(classes="ab"), None),
+        (SimpleNamespace(classes=3), None),
+        (SimpleNamespace(features={"label": 3}), None),
+        (SimpleNamespace(features=["label"]), None),
+        (SimpleNamespace(datasets=[]), None),
+        (None, None),
+        ([1, 2], None),
+    ],
+)
+def test_names_are_found_where_data_sets_keep_them(dataset: Any, names: tuple[str, ...] | None) -> None:
+    assert class_names(dataset) == names
+
+
+def test_a_data_set_that_wraps_itself_is_no_trap() -> None:
+    loop = SimpleNamespace()
+    loop.dataset = loop
+    assert class_names(loop) is None
+    assert normalization(loop) is None
+
+
+@pytest.mark.parametrize(
+    "transform",
+    [
+        v1.Normalize(MEAN, STD),
+        v1.Compose([v1.ToTensor(), v1.Normalize(MEAN, STD)]),
+        v1.Compose([v1.ToTensor(), v1.Compose([v1.Normalize(list(MEAN), list(STD))])]),
+        v2.Compose([v2.ToImage(), v2.Normalize(MEAN, STD), v2.ToPureTensor()]),
+        nn.Sequential(v2.Normalize([0.1], [0.2]), v2.Normalize(MEAN, STD)),
+        v1.RandomApply([v1.Normalize(MEAN, STD)]),
+    ],
+    ids=["alone", "v1", "nested", "v2", "the last of two", "random"],
+)
+def test_the_normalization_is_found_in_transforms(photos: Path, transform: Any) -> None:
+    data = vision.ImageFolder(photos, transform)
+    for wrapped in (data, Subset(data, [0]), ConcatDataset([data])):
+        found = normalization(wrapped)
+        assert found is not None
+        assert found[0] == pytest.approx(MEAN)
+        assert found[1] == pytest.approx(STD)
+
+
+@pytest.mark.parametrize("transform", [None, v1.ToTensor(), v2.Compose([v2.ToImage()]), lambda image: image])
+def test_no_normalization_is_found_where_there_is_none(photos: Path, transform: Any) -> None:
+    assert normalization(vision.ImageFolder(photos, transform)) is None
+
+
+def test_augmentations_with_a_mean_or_a_standard_deviation_of_their_own_are_not_taken_for_it(photos: Path) -> None:
+    steps = [v2.ToImage(), v2.GaussianNoise(0.1, 0.2), v2.Normalize(MEAN, STD), v2.GaussianNoise()]
+    found = normalization(vision.ImageFolder(photos, v2.Compose(steps)))
+    assert found is not None
+    assert found[0] == pytest.approx(MEAN)

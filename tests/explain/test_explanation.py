@@ -1,0 +1,166 @@
+"""Explanation holds maps; upsampling, scaling and the test for contrast are the one rule for all of them."""
+
+import dataclasses
+import pickle
+
+import pytest
+import torch
+
+from cam_callbacks import Explanation
+from cam_callbacks.explain.explanation import Channels, has_contrast, min_max, upsample
+
+
+@pytest.fixture(autouse=True)
+def _seed():
+    torch.manual_seed(0)
+
+
+@pytest.fixture
+def explanation():
+    """Three images: the first with a map, the second blank, the third skipped."""
+    heatmaps = torch.stack([torch.linspace(0, 1, 16).view(4, 4), torch.zeros(4, 4), torch.full((4, 4), torch.nan)])
+    scores = torch.tensor([[0.0, 2.0], [1.0, -1.0], [torch.nan, 0.0]])
+    return Explanation(
+        heatmaps=heatmaps,
+        layer_maps=3 * heatmaps[:, ::2, ::2],
+        targets=torch.tensor([0, 0, 1]),
+        score_kind="probability",
+        target_scores=scores.softmax(dim=1)[:, 0],
+        logits=scores,
+        probabilities=scores.softmax(dim=1),
+        target_layer="features",
+        passes=torch.tensor([9, 1, 1]),
+        estimated_error=torch.zeros(3),
+        skipped=torch.tensor([False, False, True]),
+        channels=Channels(torch.zeros(3, 2).long(), torch.ones(3, 2), torch.ones(3, 2, 2, 2)),
+    )
+
+
+class TestExplanation:
+    def test_is_as_long_as_there_are_images(self, explanation):
+        assert len(explanation) == 3
+
+    def test_knows_the_predicted_class_beside_the_explained_one(self, explanation):
+        assert explanation.predicted[:2].tolist() == [1, 0]
+        assert explanation.targets[:2].tolist() == [0, 0]
+
+    def test_some_of_it_is_an_explanation_of_those_images(self, explanation):
+        for rows in (slice(1, 3), torch.tensor([1, 2])):
+            some = explanation[rows]
+            assert len(some) == 2
+            torch.testing.assert_close(some.layer_maps, explanation.layer_maps[1:], equal_nan=True)
+            assert len(some.channels.weight) == 2
+
+    def test_has_no_single_image_and_is_no_sequence(self, explanation):
+        with pytest.raises(TypeError, match=r"explanation\[0\]: give a slice, such as \[3:4\] for one image"):
+            explanation[0]
+        with pytest.raises(TypeError, match="give a slice"):
+            list(explanation)
+
+    def test_tells_blank_from_skipped(self, explanation):
+        assert explanation.blank.tolist() == [False, True, False]
+        assert explanation.skipped.tolist() == [False, False, True]
+
+    def test_moves_all_its_tensors(self, explanation):
+        moved = explanation.to("meta")
+        tensors = [value for value in vars(moved).values() if isinstance(value, torch.Tensor)]
+        assert len(tensors) == 9
+        assert moved.channels.weight.device.type == "meta"
+        assert {tensor.device.type for tensor in tensors} == {"meta"}
+        assert moved.target_layer == "features"
+        assert explanation.heatmaps.device.type == "cpu"
+
+    def test_cannot_be_changed(self, explanation):
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            explanation.target_layer = "another"
+
+    def test_survives_pickling(self, explanation):
+        copy = pickle.loads(pickle.dumps(explanation))
+        assert copy.target_layer == "features"
+        for name, value in vars(explanation).items():
+            if isinstance(value, torch.Tensor):
+                torch.testing.assert_close(getattr(copy, name), value, equal_nan=True)
+
+
+class TestUpsample:
+    def test_places_values_at_the_centers_of_their_cells(self):
+        assert upsample(torch.tensor([[0.0, 1.0]]), [4]).tolist() == [[0.0, 0.25, 0.75, 1.0]]
+
+    @pytest.mark.parametrize("size", [(9,), (9, 6), (9, 6, 7)])
+    def test_reaches_the_size_in_one_to_three_dimensions(self, size):
+        maps = torch.rand(5, *[3] * len(size))
+        assert upsample(maps, size).shape == (5, *size)
+        assert upsample(maps, torch.Size(size)).shape == (5, *size)
+
+    def test_is_linear_along_each_dimension_alike(self):
+        row = torch.rand(1, 5)
+        wide = upsample(row, [13])
+        torch.testing.assert_close(upsample(row.view(1, 1, 5).expand(1, 3, 5), [8, 13]), wide.expand(1, 8, 13))
+        torch.testing.assert_close(
+            upsample(row.view(1, 5, 1).expand(1, 5, 3), [13, 8]), wide.view(1, 13, 1).expand(1, 13, 8)
+        )
+
+    def test_keeps_a_map_of_the_right_size_and_a_constant_map(self):
+        maps = torch.rand(2, 5, 4)
+        torch.testing.assert_close(upsample(maps, [5, 4]), maps)
+        torch.testing.assert_close(upsample(torch.full((1, 3, 3), 0.3), [7, 7]), torch.full((1, 7, 7), 0.3))
+
+    def test_keeps_maps_apart_and_their_type(self):
+        maps = torch.rand(3, 4, 4, dtype=torch.float64)
+        assert upsample(maps, [8, 8]).dtype == torch.float64
+        torch.testing.assert_close(upsample(maps, [8, 8])[1:2], upsample(maps[1:2], [8, 8]))
+
+
+class TestMinMax:
+    @pytest.mark.parametrize("shape", [(3, 5), (3, 5, 4), (3, 5, 4, 2)])
+    def test_scales_each_map_to_its_own_range(self, shape):
+        maps = torch.randn(shape) * torch.tensor([1.0, 1e4, 1e-8]).view(-1, *[1] * (len(shape) - 1))
+        scaled = min_max(maps).flatten(1)
+        assert scaled.amin(dim=1).tolist() == [0, 0, 0]
+        assert scaled.amax(dim=1).tolist() == [1, 1, 1]
+        assert torch.equal(scaled.argsort(dim=1), maps.flatten(1).argsort(dim=1))
+
+    def test_is_not_changed_by_scale_and_shift(self):
+        maps = torch.randn(2, 6, 6)
+        torch.testing.assert_close(min_max(3 * maps + 2), min_max(maps))
+        torch.testing.assert_close(min_max(min_max(maps)), min_max(maps))
+
+    @pytest.mark.parametrize("constant", [0.0, 1.0, -7.5, 1e-30, 1e30])
+    def test_makes_a_constant_map_zero(self, constant):
+        assert (min_max(torch.full((1, 4, 4), constant)) == 0).all()
+
+    def test_makes_a_map_zero_that_varies_by_rounding_only(self):
+        maps = torch.full((1, 4, 4), 0.3)
+        maps[0, 1, 1] = torch.nextafter(maps[0, 1, 1], torch.tensor(1.0))
+        assert (min_max(maps) == 0).all()
+
+    @pytest.mark.parametrize(
+        "layout", [lambda x: x.transpose(1, 2), lambda x: x[:, ::2], lambda x: x.expand(2, -1, -1)]
+    )
+    def test_takes_any_memory_layout_and_leaves_its_argument(self, layout):
+        maps = layout(torch.randn(1, 6, 4))
+        kept = maps.clone()
+        torch.testing.assert_close(min_max(maps), min_max(kept))
+        assert torch.equal(maps, kept)
+
+
+class TestHasContrast:
+    def test_is_asked_of_each_channel_of_each_image(self):
+        activations = torch.zeros(2, 3, 4, 4)
+        activations[0, 1, 2, 2] = 1
+        activations[1, 2] = torch.randn(4, 4)
+        assert has_contrast(activations).tolist() == [[False, True, False], [False, False, True]]
+
+    @pytest.mark.parametrize("scale", [1e-20, 1.0, 1e20])
+    def test_does_not_depend_on_the_scale(self, scale):
+        varying, constant = torch.rand(1, 1, 4, 4), torch.ones(1, 1, 4, 4)
+        assert has_contrast(scale * torch.cat([varying, constant], dim=1)).tolist() == [[True, False]]
+
+    def test_is_not_rounding(self):
+        activations = torch.full((1, 1, 4), 100.0)
+        activations[0, 0, 0] += 1e-5
+        assert not has_contrast(activations)
+
+    @pytest.mark.parametrize("shape", [(2, 3, 5), (2, 3, 5, 4), (2, 3, 5, 4, 2)])
+    def test_is_known_of_one_to_three_dimensions(self, shape):
+        assert has_contrast(torch.randn(shape)).tolist() == [[True] * 3] * 2

@@ -1,0 +1,64 @@
+"""Measures of the heatmap itself, on maps whose answer is known."""
+
+import pytest
+import torch
+
+from cam_callbacks import GradCAM, RegressionTarget
+from cam_callbacks.explain import faithfulness
+
+
+def test_the_hottest_half_is_half():
+    maps = torch.rand(3, 6, 6)
+    kept = faithfulness.hottest_half(maps)
+    assert kept.flatten(1).sum(dim=1).tolist() == [18] * 3
+    assert maps[kept].min() >= 0
+    assert all(each[half].min() >= each[~half].max() for each, half in zip(maps, kept, strict=True))
+
+
+def test_average_drop_and_increase():
+    whole, kept = torch.tensor([0.8, 0.5]), torch.tensor([0.4, 0.9])
+    assert faithfulness.average_drop(whole, kept).tolist() == [0.5, 0]
+    assert faithfulness.increase_in_confidence(whole, kept).tolist() == [0, 1]
+
+
+class TestCorrelation:
+    def test_of_a_map_with_itself_is_one_and_with_its_negative_minus_one(self):
+        maps = torch.rand(4, 5, 5)
+        for rule in (faithfulness.correlation, faithfulness.rank_correlation):
+            assert rule(maps, maps).tolist() == pytest.approx([1] * 4)
+            assert rule(maps, -maps).tolist() == pytest.approx([-1] * 4)
+
+    def test_of_ranks_does_not_change_with_the_scale(self):
+        maps = torch.rand(4, 5, 5)
+        assert faithfulness.rank_correlation(maps, maps.exp()).tolist() == pytest.approx([1] * 4)
+
+    def test_of_a_map_without_contrast_is_nan(self):
+        flat = torch.full((1, 7, 7), 0.3)
+        assert faithfulness.rank_correlation(flat, torch.rand(1, 7, 7)).isnan()
+
+    def test_of_ranks_is_near_zero_for_independent_maps_with_many_zeros(self):
+        draw = torch.Generator().manual_seed(0)
+        a, b = ((torch.randn(300, 8, 8, generator=draw) - 0.5).relu() for _ in range(2))
+        assert faithfulness.rank_correlation(a, b).mean() == pytest.approx(0, abs=0.03)
+
+
+def test_a_map_of_a_callable_is_compared_with_one_of_the_same_callable(small_cnn, blobs):
+    model, images, target = small_cnn(), blobs(4, 32, 32), RegressionTarget(2)
+    explanation = GradCAM()(model, images, "features", target)
+    of_class = GradCAM()(model, images, "features", 2)
+    with pytest.raises(ValueError, match="targets is missing: the explanation is of RegressionTarget"):
+        faithfulness.randomization(model, images, explanation, GradCAM())
+    alike = faithfulness.randomization(model, images, explanation, GradCAM(), targets=target)
+    same = faithfulness.randomization(model, images, of_class, GradCAM())
+    torch.testing.assert_close(alike, same, equal_nan=True)
+
+
+def test_random_weights_change_the_maps_and_leave_the_model(small_cnn, blobs):
+    model, images = small_cnn(), blobs(6, 32, 32)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    explanation = GradCAM()(model, images, "features")
+    state = torch.get_rng_state()
+    alike = faithfulness.randomization(model, images, explanation, GradCAM())
+    assert alike.nanmean() < 0.8
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())

@@ -1,0 +1,82 @@
+"""Our Grad-CAM and CAM against grad-cam's, torchcam's and captum's, on the same models, layers, images and classes."""
+
+import cv2
+import pytest
+import pytorch_grad_cam
+import torch
+import torchcam.methods
+import torchvision.models
+from captum.attr import LayerGradCam
+from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
+from torch import nn
+
+from cam_callbacks import CAM, GradCAM
+
+LAYERS = {"resnet18": "layer4", "squeezenet1_1": "features", "mobilenet_v2": "features.13", "vgg11": "features.20"}
+
+
+def correlation(a, b):
+    """Pearson correlation of each map (N, ...) with its counterpart."""
+    pairs = zip(a.detach().flatten(1).double(), b.detach().flatten(1).double(), strict=True)
+    return torch.stack([torch.corrcoef(torch.stack(pair))[0, 1] for pair in pairs])
+
+
+@pytest.fixture(scope="module", params=LAYERS)
+def model(request):
+    """A network with random weights, without in-place operations, which the peers do not survive; and its layer."""
+    torch.manual_seed(0)
+    network = torchvision.models.get_model(request.param, num_classes=10).eval()
+    for module in network.modules():
+        if isinstance(module, (nn.ReLU, nn.ReLU6)):
+            module.inplace = False
+    return network, LAYERS[request.param]
+
+
+@pytest.fixture(scope="module")
+def images():
+    draw = torch.Generator().manual_seed(0)
+    return nn.functional.interpolate(torch.randn(2, 3, 8, 8, generator=draw), (96, 96), mode="bilinear")
+
+
+@pytest.fixture(scope="module")
+def explanation(model, images):
+    return GradCAM()(model[0], images, model[1])
+
+
+def test_grad_cam_is_that_of_captum(model, images, explanation):
+    network, layer = model
+    theirs = LayerGradCam(network, network.get_submodule(layer)).attribute(
+        images, explanation.targets, relu_attributions=True
+    )
+    assert (correlation(explanation.layer_maps, theirs) > 0.9999).all()
+
+
+def test_grad_cam_is_that_of_torchcam(model, images, explanation):
+    network, layer = model
+    with torchcam.methods.GradCAM(network, layer) as extract:
+        theirs = extract(explanation.targets.tolist(), network(images), normalized=False)[0]
+    assert (correlation(explanation.layer_maps, theirs) > 0.9999).all()
+
+
+def test_grad_cam_is_that_of_grad_cam(model, images, explanation):
+    network, layer = model
+    with pytorch_grad_cam.GradCAM(network, [network.get_submodule(layer)]) as extract:
+        theirs = torch.from_numpy(
+            extract(images, [ClassifierOutputTarget(target) for target in explanation.targets.tolist()])
+        )
+    # Theirs is at the resolution of the images, resized by OpenCV.
+    ours = torch.stack([torch.from_numpy(cv2.resize(each.numpy(), (96, 96))) for each in explanation.layer_maps])
+    assert (correlation(ours, theirs) > 0.9999).all()
+    assert (correlation(explanation.heatmaps, theirs) > 0.9999).all()
+
+
+@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v2", "mnasnet0_5"])
+def test_cam_is_that_of_torchcam(name, images):
+    torch.manual_seed(0)
+    network = torchvision.models.get_model(name, num_classes=10).eval()
+    ours = CAM()(network, images)
+    linear = [each for each, module in network.named_modules() if isinstance(module, nn.Linear)][-1]
+    with torchcam.methods.CAM(network, ours.target_layer, fc_layer=linear) as extract, torch.no_grad():
+        network(images)
+        theirs = extract(ours.targets.tolist(), normalized=False)[0].relu()
+    assert (correlation(ours.layer_maps, theirs) > 0.9999).all()

@@ -1,0 +1,194 @@
+"""Models are called as the user says; class scores are read out of whatever they return."""
+
+from collections import OrderedDict
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+
+from cam_callbacks import CAM, GradCAM, ScoreCAM
+from cam_callbacks.explain.model_outputs import (
+    class_scores,
+    ends_in_sigmoid,
+    forward,
+    logits_of,
+    looks_like_probabilities,
+    returns_probabilities,
+)
+
+LOGITS = torch.tensor([[2.0, -1.0, 0.5], [0.0, 1.0, 3.0]])
+
+
+class TestClassScores:
+    @pytest.mark.parametrize(
+        "output",
+        [
+            LOGITS,
+            (LOGITS, torch.zeros(7)),
+            [LOGITS],
+            {"logits": LOGITS, "loss": None},
+            OrderedDict(logits=LOGITS),
+            SimpleNamespace(logits=LOGITS),
+            {"out": LOGITS, "aux": torch.zeros(7)},
+        ],
+        ids=["tensor", "tuple", "list", "dict", "OrderedDict", "attribute", "torchvision's segmentation"],
+    )
+    def test_are_found_in(self, output):
+        scores = class_scores(output)
+        assert torch.equal(scores.logits, LOGITS)
+        torch.testing.assert_close(scores.probabilities, LOGITS.softmax(dim=1))
+
+    @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+    def test_are_single_precision(self, dtype):
+        scores = class_scores(LOGITS.to(dtype))
+        assert scores.logits.dtype == scores.probabilities.dtype == torch.float32
+
+    @pytest.mark.parametrize("shape", [(3,), (3, 1)])
+    def test_of_one_logit_are_those_of_two_classes(self, shape):
+        logits = torch.tensor([-2.0, 0.0, 5.0])
+        scores = class_scores(logits.view(shape))
+        assert torch.equal(scores.logits, torch.stack([-logits, logits], dim=1))
+        torch.testing.assert_close(scores.probabilities[:, 1], logits.sigmoid())
+        torch.testing.assert_close(scores.probabilities.sum(dim=1), torch.ones(3))
+
+    def test_of_probabilities_are_these_and_their_logarithm(self):
+        probabilities = torch.tensor([[0.25, 0.75, 0.0]])
+        scores = class_scores(probabilities, probabilities=True)
+        assert torch.equal(scores.probabilities, probabilities)
+        assert scores.logits.isfinite().all()
+        torch.testing.assert_close(scores.logits[:, :2], probabilities[:, :2].log())
+
+    def test_of_several_labels_are_sigmoids(self):
+        scores = class_scores(LOGITS, multi_label=True)
+        assert torch.equal(scores.logits, LOGITS)
+        torch.testing.assert_close(scores.probabilities, LOGITS.sigmoid())
+        again = class_scores(LOGITS.sigmoid(), probabilities=True, multi_label=True)
+        torch.testing.assert_close(again.logits, LOGITS)
+        torch.testing.assert_close(again.probabilities, LOGITS.sigmoid())
+
+    @pytest.mark.parametrize("shape", [(2, 3, 4), (2, 3, 4, 4), (2, 0)])
+    def test_of_another_shape_are_refused(self, shape):
+        with pytest.raises(ValueError, match=r"the model returned a tensor of shape .* Give forward_fn") as error:
+            class_scores(torch.zeros(shape))
+        assert str(tuple(shape)) in str(error.value)
+
+    @pytest.mark.parametrize(
+        ("output", "said"),
+        [
+            (None, "NoneType"),
+            (0.5, "float"),
+            ((), "tuple"),
+            (("features", LOGITS), "tuple"),
+            ({"aux": LOGITS, "boxes": LOGITS}, r"dict with the keys \['aux', 'boxes'\]"),
+            ({"logits": [1.0]}, "dict with the keys"),
+            (SimpleNamespace(scores=LOGITS), "SimpleNamespace"),
+        ],
+        ids=str,
+    )
+    def test_are_not_guessed(self, output, said):
+        with pytest.raises(TypeError, match=rf"the model returned {said}.*Give forward_fn"):
+            logits_of(output)
+
+
+class TestReturnsProbabilities:
+    def test_is_true_of_a_softmax(self):
+        assert returns_probabilities(LOGITS.softmax(dim=1))
+        assert returns_probabilities((torch.randn(4, 1000).softmax(dim=1),))
+
+    @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+    def test_is_true_of_a_softmax_in_half_precision(self, dtype):
+        assert returns_probabilities(
+            torch.randn(4, 100, generator=torch.Generator().manual_seed(0)).to(dtype).softmax(1)
+        )
+
+    @pytest.mark.parametrize(
+        "output",
+        [
+            LOGITS,
+            LOGITS.sigmoid(),
+            LOGITS.log_softmax(1),
+            torch.ones(2, 1),
+            torch.ones(2),
+            torch.full((2, 2), torch.nan),
+        ],
+        ids=["logits", "sigmoid", "log-softmax", "one column", "one dimension", "NaN"],
+    )
+    def test_is_false_of(self, output):
+        assert not returns_probabilities(output)
+
+    def test_is_false_where_one_row_is_none(self):
+        assert not returns_probabilities(torch.tensor([[0.5, 0.5], [0.5, 0.6]]))
+
+
+class TestForward:
+    class Conditional(nn.Module):
+        def forward(self, images, *, condition):
+            return images * condition
+
+    def test_calls_the_model_with_the_images(self):
+        assert forward(nn.ReLU(), torch.tensor([-1.0, 2.0])).tolist() == [0, 2]
+
+    def test_calls_forward_fn_instead(self):
+        assert forward(self.Conditional(), torch.ones(2), lambda model, x: model(x, condition=3)).tolist() == [3, 3]
+
+    def test_names_forward_fn_where_the_model_needs_more(self):
+        with pytest.raises(TypeError, match=r"Conditional\.forward needs more .*'condition'.*; give forward_fn"):
+            forward(self.Conditional(), torch.ones(2))
+
+    def test_names_forward_fn_where_the_model_has_no_forward(self):
+        with pytest.raises(TypeError, match=r"Module has no forward method; define it, or give forward_fn"):
+            forward(nn.Module(), torch.ones(2))
+
+    @pytest.mark.parametrize("error", [TypeError("mine"), NotImplementedError("mine"), RuntimeError("mine")], ids=repr)
+    def test_leaves_other_errors_of_the_model_alone(self, error):
+        class Fails(nn.Module):
+            def forward(self, images):
+                raise error
+
+        with pytest.raises(type(error), match=r"^mine$"):
+            forward(Fails(), torch.ones(2))
+
+
+class TestEndsInSigmoid:
+    @pytest.mark.parametrize("shape", [(4,), (4, 1)])
+    def test_tells_a_sigmoid_from_a_logit_that_happens_to_be_small(self, shape):
+        logits = torch.rand(shape)
+        assert looks_like_probabilities(logits)
+        assert ends_in_sigmoid(lambda: logits.sigmoid())
+        assert ends_in_sigmoid(lambda: {"logits": nn.Sigmoid()(logits).view(shape)})
+        assert ends_in_sigmoid(lambda: logits.sigmoid().clamp(1e-6, 1 - 1e-6).double())
+        assert not ends_in_sigmoid(lambda: logits * 1.0)
+
+    def test_several_sigmoids_are_warned_of_where_classes_are_taken_to_exclude_each_other(self, small_cnn, blobs):
+        network, images = nn.Sequential(small_cnn(), nn.Sigmoid()), blobs(2, 24, 24)
+        with pytest.warns(UserWarning, match=r"a sigmoid for each of several classes.* multi_label=True"):
+            ScoreCAM()(network, images, "0.features")
+        with pytest.warns(UserWarning, match="the model returns probabilities"):
+            explanation = ScoreCAM(multi_label=True)(network, images, "0.features", 2)
+        expected = ScoreCAM(multi_label=True)(small_cnn(), images, "features", 2)
+        torch.testing.assert_close(explanation.probabilities, expected.probabilities)
+
+    def test_a_head_that_squeezes_its_output_is_understood(self, small_cnn, blobs):
+        class Squeezes(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.net = small_cnn(classes=1)
+
+            def forward(self, images):
+                return self.net(images).squeeze()
+
+        network, images = Squeezes(), blobs(2, 24, 24)
+        for method in (ScoreCAM("increase"), ScoreCAM(batch_size=1), GradCAM(), CAM()):
+            for count in (1, 2):
+                explained = method(network, images[:count], "net.features", 1)
+                expected = method(network.net, images[:count], "features", 1)
+                torch.testing.assert_close(explained.layer_maps, expected.layer_maps)
+
+    def test_a_binary_head_that_returns_probabilities_gives_the_maps_of_its_logits(self, small_cnn, blobs):
+        network, images = small_cnn(classes=1), blobs(3, 24, 24)
+        with pytest.warns(UserWarning, match="the model returns probabilities"):
+            explanation = ScoreCAM()(nn.Sequential(network, nn.Sigmoid()), images, "0.features")
+        expected = ScoreCAM()(network, images, "features")
+        torch.testing.assert_close(explanation.probabilities, expected.probabilities)
+        torch.testing.assert_close(explanation.layer_maps, expected.layer_maps, rtol=1e-4, atol=1e-5)

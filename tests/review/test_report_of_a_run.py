@@ -1,0 +1,55 @@
+"""CAMMonitor(report=True): a report is written when the fit has ended."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from lightning_runs import fit, own_warnings
+
+from cam_callbacks import CAMMonitor
+from cam_callbacks.callback.trainer import Misconfiguration
+
+
+def test_it_holds_all_looks_of_the_run(tmp_path: Path) -> None:
+    fit(tmp_path, CAMMonitor(num_probes=4, num_audit_images=12, report=True), max_epochs=3)
+    page = (tmp_path / "run" / "cam_report.html").read_text(encoding="utf-8")
+    data = json.loads(re.search(r'id="data">(.*?)</script>', page, re.DOTALL)[1])
+    (run,) = data["runs"]
+    assert [look["epoch"] for look in run["timeline"]["looks"]] == [0, 1, 2]
+    assert data["skipped"] == []
+
+
+def test_without_tensorboard_it_is_refused_before_training_starts(tmp_path: Path) -> None:
+    with pytest.raises(Misconfiguration, match=r"report=True .* give it one"):
+        fit(tmp_path, CAMMonitor(report=True), logger=False)
+
+
+def test_fast_dev_run_writes_none(tmp_path: Path) -> None:
+    fit(tmp_path, CAMMonitor(num_probes=4, report=True), fast_dev_run=True)
+    assert list(tmp_path.rglob("*.html")) == []
+
+
+def test_where_there_was_no_look_there_is_no_report(tmp_path: Path) -> None:
+    monitor = CAMMonitor(report=True, on_error="raise")
+    with own_warnings() as said:
+        fit(tmp_path, monitor, limit_val_batches=0)
+    (warning,) = said
+    assert "it will show nothing" in warning
+    assert list(tmp_path.rglob("*.html")) == []
+
+
+def test_a_report_that_cannot_be_written_ends_no_run(tmp_path: Path) -> None:
+    (tmp_path / "run" / "cam_report.html").mkdir(parents=True)  # a folder stands where the file should be
+    with own_warnings() as said:
+        fit(tmp_path, CAMMonitor(num_probes=4, num_audit_images=12, report=True))
+    (warning,) = [text for text in said if "could not write the report" in text]
+    assert "Traceback" in warning
+
+
+def test_those_who_want_it_get_the_error_of_a_report_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "run" / "cam_report.html").mkdir(parents=True)
+    with pytest.raises(OSError, match=r"cam_report\.html"):
+        fit(tmp_path, CAMMonitor(num_probes=4, audit=False, report=True, on_error="raise"))
