@@ -13,7 +13,7 @@ from torch import Tensor
 from cam_callbacks.data.batches import Samples, describe, read_batch
 
 IMAGES = torch.rand(3, 3, 8, 8)
-TARGETS = torch.tensor([2, 0, 1])
+LABELS = torch.tensor([2, 0, 1])
 MASKS = IMAGES.mean(dim=1) > 0.5
 
 Pair = namedtuple("Pair", "first second")
@@ -25,9 +25,9 @@ class Photos:
     kinds: list[str]
 
 
-def assert_read(samples: Samples, targets: Tensor | None = TARGETS, masks: Tensor | None = None) -> None:
+def assert_read(samples: Samples, labels: Tensor | None = LABELS, masks: Tensor | None = None) -> None:
     assert samples.images is IMAGES
-    for found, expected in ((samples.labels, targets), (samples.masks, masks)):
+    for found, expected in ((samples.labels, labels), (samples.masks, masks)):
         assert (found is None) == (expected is None)
         if found is not None and expected is not None:
             assert found.dtype == expected.dtype
@@ -37,67 +37,67 @@ def assert_read(samples: Samples, targets: Tensor | None = TARGETS, masks: Tenso
 @pytest.mark.parametrize(
     "batch",
     [
-        (IMAGES, TARGETS),
-        [IMAGES, TARGETS],
-        Pair(IMAGES, TARGETS),
-        (IMAGES, TARGETS, ["a.png", "b.png", "c.png"]),
-        (IMAGES, TARGETS, torch.tensor([10, 11, 12])),
-        (IMAGES, TARGETS, torch.rand(3, 8, 8)),
-        (IMAGES, TARGETS, MASKS[:2], "something else"),
-        {"image": IMAGES, "label": TARGETS},
-        {"pixel_values": IMAGES, "labels": TARGETS, "path": ["a", "b", "c"]},
-        OrderedDict(x=IMAGES, y=TARGETS),
-        (IMAGES, TARGETS.tolist()),
+        (IMAGES, LABELS),
+        [IMAGES, LABELS],
+        Pair(IMAGES, LABELS),
+        (IMAGES, LABELS, ["a.png", "b.png", "c.png"]),
+        (IMAGES, LABELS, torch.tensor([10, 11, 12])),
+        (IMAGES, LABELS, torch.rand(3, 8, 8)),
+        (IMAGES, LABELS, MASKS[:2], "something else"),
+        {"image": IMAGES, "label": LABELS},
+        {"pixel_values": IMAGES, "labels": LABELS, "path": ["a", "b", "c"]},
+        OrderedDict(x=IMAGES, y=LABELS),
+        (IMAGES, LABELS.tolist()),
     ],
     ids=[
         "tuple", "list", "named tuple", "file names", "numbers", "depth", "masks of others", "mapping", "hugging face",
         "ordered", "list of numbers",
     ],
 )  # fmt: skip
-def test_images_and_targets_are_found(batch: Any) -> None:
+def test_images_and_labels_are_found(batch: Any) -> None:
     assert_read(read_batch(batch))
 
 
 @pytest.mark.parametrize("batch", [IMAGES, (IMAGES,), [IMAGES], {"image": IMAGES}, (IMAGES, None)])
-def test_images_without_targets_are_found(batch: Any) -> None:
-    assert_read(read_batch(batch), targets=None)
+def test_images_without_labels_are_found(batch: Any) -> None:
+    assert_read(read_batch(batch), labels=None)
 
 
 @pytest.mark.parametrize("masks", [MASKS, MASKS.unsqueeze(1), MASKS.long(), MASKS.float() * 255])
 def test_masks_of_two_values_are_found(masks: Tensor) -> None:
-    assert_read(read_batch((IMAGES, TARGETS, masks)), masks=MASKS)
-    assert_read(read_batch({"img": IMAGES, "target": TARGETS, "mask": masks}), masks=MASKS)
+    assert_read(read_batch((IMAGES, LABELS, masks)), masks=MASKS)
+    assert_read(read_batch({"img": IMAGES, "target": LABELS, "mask": masks}), masks=MASKS)
 
 
-def test_masks_without_targets_are_found_in_a_mapping() -> None:
-    assert_read(read_batch({"image": IMAGES, "mask": MASKS}), targets=None, masks=MASKS)
+def test_masks_without_labels_are_found_in_a_mapping() -> None:
+    assert_read(read_batch({"image": IMAGES, "mask": MASKS}), labels=None, masks=MASKS)
 
 
 @pytest.mark.parametrize(
-    "targets",
+    "labels",
     [
-        TARGETS.unsqueeze(1),
-        TARGETS.float(),
-        TARGETS.float().unsqueeze(1),
-        TARGETS.to(torch.int32),
-        torch.nn.functional.one_hot(TARGETS, 5),
-        torch.nn.functional.one_hot(TARGETS, 5).float(),
+        LABELS.unsqueeze(1),
+        LABELS.float(),
+        LABELS.float().unsqueeze(1),
+        LABELS.to(torch.int32),
+        torch.nn.functional.one_hot(LABELS, 5),
+        torch.nn.functional.one_hot(LABELS, 5).float(),
     ],
     ids=["column", "floats", "column of floats", "int32", "one-hot", "one-hot floats"],
 )
-def test_targets_in_other_forms_become_class_indices(targets: Tensor) -> None:
-    assert_read(read_batch((IMAGES, targets)))
+def test_labels_in_other_forms_become_class_indices(labels: Tensor) -> None:
+    assert_read(read_batch((IMAGES, labels)))
 
 
 def test_one_hot_rows_of_two_classes_are_not_taken_for_masks() -> None:
     rows = torch.tensor([[1, 0], [0, 1], [0, 1]])
-    assert_read(read_batch((IMAGES, rows)), targets=torch.tensor([0, 1, 1]))
+    assert_read(read_batch((IMAGES, rows)), labels=torch.tensor([0, 1, 1]))
 
 
 def test_the_batch_fn_is_asked_first_and_its_answer_is_read_like_a_batch() -> None:
-    batch = {"left": IMAGES, "right": IMAGES * 2, "kind": TARGETS}
+    batch = {"left": IMAGES, "right": IMAGES * 2, "kind": LABELS}
     assert_read(read_batch(batch, lambda batch: (batch["left"], batch["kind"], MASKS)), masks=MASKS)
-    assert_read(read_batch(batch, lambda batch: batch["left"]), targets=None)
+    assert_read(read_batch(batch, lambda batch: batch["left"]), labels=None)
 
 
 @pytest.mark.parametrize(
@@ -108,9 +108,9 @@ def test_the_batch_fn_is_asked_first_and_its_answer_is_read_like_a_batch() -> No
         ((), "tuple"),
         ({}, "dict"),
         ({"picture": IMAGES}, r"dict\('picture': Tensor float32 \(3, 3, 8, 8\)\)"),
-        ((TARGETS, IMAGES), r"tuple\(Tensor int64 \(3,\), Tensor float32 \(3, 3, 8, 8\)\)"),
-        (((IMAGES, IMAGES), TARGETS), r"tuple\(tuple\(Tensor float32 \(3, 3, 8, 8\), "),
-        (((IMAGES * 255).byte(), TARGETS), "torch.uint8, not floating point"),
+        ((LABELS, IMAGES), r"tuple\(Tensor int64 \(3,\), Tensor float32 \(3, 3, 8, 8\)\)"),
+        (((IMAGES, IMAGES), LABELS), r"tuple\(tuple\(Tensor float32 \(3, 3, 8, 8\), "),
+        (((IMAGES * 255).byte(), LABELS), "torch.uint8, not floating point"),
         (Photos(IMAGES, ["cat"]), r"Photos\(pixels=Tensor float32 \(3, 3, 8, 8\), kinds=list\(str\)\)\. Give batch_fn"),
     ],
 )
@@ -120,10 +120,10 @@ def test_batches_that_are_not_understood_are_described(batch: Any, words: str) -
 
 
 @pytest.mark.parametrize(
-    "targets",
+    "labels",
     [
-        TARGETS[:2],
-        TARGETS + 0.5,
+        LABELS[:2],
+        LABELS + 0.5,
         torch.tensor([[0.3, 0.7], [0.5, 0.5], [1.0, 0.0]]),
         torch.tensor([[1, 1, 0], [0, 1, 0], [0, 0, 0]]),
         torch.rand(3, 8, 8),
@@ -132,9 +132,9 @@ def test_batches_that_are_not_understood_are_described(batch: Any, words: str) -
     ],
     ids=["too few", "fractions", "mixed labels", "several labels", "maps", "scalar", "words"],
 )
-def test_targets_that_are_not_one_class_an_image_are_refused_with_a_remedy(targets: Any) -> None:
+def test_labels_that_are_not_one_class_an_image_are_refused_with_a_remedy(labels: Any) -> None:
     with pytest.raises(ValueError, match=r"not one class per image: tuple\(Tensor float32 .*Give batch_fn"):
-        read_batch((IMAGES, targets))
+        read_batch((IMAGES, labels))
 
 
 @dataclass(slots=True)
@@ -151,14 +151,14 @@ class HalfMade:
 def test_a_description_names_types_and_shapes_and_stays_short() -> None:
     assert describe((IMAGES, "a", 3)) == "tuple(Tensor float32 (3, 3, 8, 8), str, int)"
     assert describe([[[[IMAGES]]]]) == "list(list(list(list)))"
-    assert describe({"a": TARGETS, "b": None}) == "dict('a': Tensor int64 (3,), 'b': NoneType)"
+    assert describe({"a": LABELS, "b": None}) == "dict('a': Tensor int64 (3,), 'b': NoneType)"
     assert describe(Fields(IMAGES)) == "Fields(images=Tensor float32 (3, 3, 8, 8))"
     assert describe(HalfMade(IMAGES)) == "HalfMade(images=Tensor float32 (3, 3, 8, 8), labels=NoneType)"
     assert len(describe([IMAGES] * 1000)) < 400
 
 
 class TestMasksOfOtherKinds:
-    images, targets = torch.rand(2, 3, 8, 8), torch.tensor([0, 1])
+    images, labels = torch.rand(2, 3, 8, 8), torch.tensor([0, 1])
 
     @pytest.mark.parametrize(
         "masks",
@@ -246,4 +246,4 @@ def test_a_batch_fn_that_fails_is_named_with_what_it_was_given() -> None:
     with pytest.raises(
         ValueError, match=r"batch_fn fails on tuple\(Tensor .*\): TypeError: .* indices must be integers"
     ):
-        read_batch((IMAGES, TARGETS), lambda batch: batch["image"])
+        read_batch((IMAGES, LABELS), lambda batch: batch["image"])

@@ -29,14 +29,14 @@ def picked(num_probes: int, *batches: list[int]) -> list[int]:
     collector = ImagePicker(num_probes)
     for batch in batches:
         collector.offer(samples(batch))
-    targets = collector.probes().labels
-    assert targets is not None
-    return targets.tolist()
+    labels = collector.probes().labels
+    assert labels is not None
+    return labels.tolist()
 
 
 def probe_set(**changes: Any) -> ProbeSet:
     parts: dict[str, Any] = {"images": torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))}
-    parts |= {"targets": torch.tensor([0, 1, 1, 2]), "masks": torch.eye(8).bool().expand(4, 8, 8)}
+    parts |= {"labels": torch.tensor([0, 1, 1, 2]), "masks": torch.eye(8).bool().expand(4, 8, 8)}
     return ProbeSet(**(parts | changes))
 
 
@@ -122,7 +122,7 @@ def test_picked_images_are_copies_without_gradient_or_inference_mode() -> None:
         ({"images": torch.zeros(4, 3, 8, 8, dtype=torch.uint8)}, TypeError, "floating point.*uint8"),
         ({"images": torch.zeros(0, 3, 8, 8)}, ValueError, r"\(0, 3, 8, 8\)"),
         ({"images": torch.zeros(4, 3)}, ValueError, r"\(4, 3\)"),
-        ({"targets": torch.tensor([0, 1])}, ValueError, r"targets has shape \(2,\); 4 images need \(4,\)"),
+        ({"labels": torch.tensor([0, 1])}, ValueError, r"labels has shape \(2,\); 4 images need \(4,\)"),
         ({"masks": torch.ones(4, 4, 4).bool()}, ValueError, r"need \(4, 8, 8\)"),
     ],
 )
@@ -137,8 +137,8 @@ def test_the_fingerprint_tells_whether_two_sets_are_the_same() -> None:
     others = [
         probe_set(images=probes.images + 1e-6),
         probe_set(images=probes.images.double()),
-        probe_set(targets=torch.tensor([0, 1, 2, 2])),
-        probe_set(targets=None),
+        probe_set(labels=torch.tensor([0, 1, 2, 2])),
+        probe_set(labels=None),
         probe_set(masks=None),
     ]
     assert len({probes.fingerprint, *(other.fingerprint for other in others)}) == 6
@@ -153,7 +153,7 @@ def test_the_fingerprint_of_images_of_each_type_and_memory_format_can_be_taken(d
 
 def test_the_state_gives_the_same_probes_back() -> None:
     probes = probe_set(class_names=("a", "b", "c"), normalization=((0.5,) * 3, (0.2,) * 3))
-    for given in (probes, probe_set(targets=None, masks=None)):
+    for given in (probes, probe_set(labels=None, masks=None)):
         again = ProbeSet.from_state_dict(given.state_dict())
         assert again.fingerprint == given.fingerprint
         assert (again.class_names, again.normalization) == (given.class_names, given.normalization)
@@ -270,7 +270,7 @@ def test_items_that_are_mappings_are_read_as_the_batches_of_a_loader_are() -> No
 
 def test_items_that_cannot_be_stacked_are_an_error_with_a_remedy() -> None:
     sizes = [(torch.rand(3, 8 + index, 8), index) for index in range(2)]
-    with pytest.raises(ValueError, match=r"cannot be stacked to a batch.* Give ProbeSet\(images, targets\)"):
+    with pytest.raises(ValueError, match=r"cannot be stacked to a batch.* Give ProbeSet\(images, labels\)"):
         ProbeSet.from_dataset(sizes, 2)
 
 
@@ -278,15 +278,15 @@ def test_items_that_cannot_be_stacked_are_an_error_with_a_remedy() -> None:
     ("parts", "words"),
     [
         ({"images": [[0.5]]}, "images must be floating point, as the model is fed .*; got list"),
-        ({"targets": [0, 1]}, "targets must be a tensor of whole numbers, one for each image; got list"),
-        ({"targets": torch.zeros(2)}, "targets must be a tensor of whole numbers.*; got torch.float32"),
+        ({"labels": [0, 1]}, "labels must be a tensor of whole numbers, one for each image; got list"),
+        ({"labels": torch.zeros(2)}, "labels must be a tensor of whole numbers.*; got torch.float32"),
         ({"groups": torch.zeros(2)}, "groups must be a tensor of whole numbers"),
         ({"masks": torch.full((2, 8, 8), 255)}, "masks must be bool, True on the object; got torch.int64"),
     ],
 )
 def test_parts_of_another_type_are_refused(parts: dict[str, Any], words: str) -> None:
     with pytest.raises(TypeError, match=words):
-        ProbeSet(**({"images": torch.zeros(2, 3, 8, 8), "targets": torch.tensor([0, 1])} | parts))
+        ProbeSet(**({"images": torch.zeros(2, 3, 8, 8), "labels": torch.tensor([0, 1])} | parts))
 
 
 def test_no_probe_at_all_cannot_be_asked_for() -> None:
