@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torchvision.io import ImageReadMode, decode_image
 from torchvision.transforms.v2 import functional as transforms
 
-from cam_callbacks.data.datasets import IMAGENET
+from cam_callbacks.data.normalization import IMAGENET
 
 RESULTS = Path(__file__).parent / "results"
 

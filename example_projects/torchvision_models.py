@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torchvision import models
 from torchvision.transforms.v2.functional import center_crop
 
-from cam_callbacks.data.datasets import Normalization
+from cam_callbacks.data.normalization import Normalization
 from cam_callbacks.explain.explanation import upsample
 from cam_callbacks.figures.drawing import Picture, overlay
 

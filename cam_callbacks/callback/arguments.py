@@ -19,7 +19,7 @@ from cam_callbacks._checks import (
     is_list,
 )
 from cam_callbacks.callback.trainer import Misconfiguration
-from cam_callbacks.data import datasets
+from cam_callbacks.data.normalization import as_normalization
 from cam_callbacks.data.probes import ProbeSet
 from cam_callbacks.explain.method import Method
 from cam_callbacks.figures import drawing as render
@@ -41,7 +41,7 @@ def check_arguments(given: Mapping[str, Any]) -> None:
             check_positive(argument, given[argument])
         _check_explain(given["explain"])
         check_list("class_names", given["class_names"], object, "a list of names")
-        datasets.as_normalization(given["normalization"])
+        as_normalization(given["normalization"])
         check_callable("batch_fn", given["batch_fn"], "a callable: batch -> (images, targets)", takes=1)
         check_callable("forward_fn", given["forward_fn"], "a callable: (pl_module, images) -> logits", takes=2)
         check_choice("style", given["style"], render.STYLES)

@@ -11,10 +11,9 @@ from cam_callbacks.callback import trainer as lightning
 from cam_callbacks.callback.prober import Source
 from cam_callbacks.data import datasets
 from cam_callbacks.data.batches import BatchFn, LabelUse, Samples, read_batch
-from cam_callbacks.data.datasets import Normalization
+from cam_callbacks.data.normalization import Normalization, is_displayable
 from cam_callbacks.data.probes import ProbeSet, class_folders
 from cam_callbacks.explain.isolation import random_state_kept
-from cam_callbacks.figures import drawing as render
 
 if TYPE_CHECKING:
     from pytorch_lightning import Trainer
@@ -62,7 +61,7 @@ class Reader:
             )
         names = self.class_names or _first(datasets.class_names, lightning.datasets(trainer))
         normalization = self.normalization or _first(datasets.normalization, lightning.datasets(trainer))
-        if normalization is None and not render.displayable(images, None):
+        if normalization is None and not is_displayable(images, None):
             raise ValueError(
                 f"probes={str(source)!r}: how to normalize these photos for the model is not known; give "
                 'normalization=(mean, std) or normalization="imagenet"'
@@ -87,10 +86,10 @@ class Reader:
         normalization = (
             self.normalization or probes.normalization or _first(datasets.normalization, lightning.datasets(trainer))
         )
-        if not render.displayable(probes.images, normalization):
+        if not is_displayable(probes.images, normalization):
             wrong = f"{normalization} does not bring them into [0, 1]" if normalization else "it is not known"
             normalization = None
-            if not render.displayable(probes.images, None):
+            if not is_displayable(probes.images, None):
                 self.warn(
                     f"How the images were normalized: {wrong}. They are shown scaled to their own minimum and maximum; "
                     'give CAMMonitor(normalization=(mean, std)) or normalization="imagenet"'

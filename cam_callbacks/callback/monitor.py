@@ -31,6 +31,7 @@ from cam_callbacks.callback.retries import Retries
 from cam_callbacks.callback.trainer import CallbackBase, Misconfiguration
 from cam_callbacks.data import datasets
 from cam_callbacks.data.batches import LABEL_KEYS, BatchFn, LabelUse
+from cam_callbacks.data.normalization import as_normalization
 from cam_callbacks.data.probes import ProbeSet
 from cam_callbacks.explain import layers
 from cam_callbacks.explain.explanation import Explanation
@@ -189,7 +190,7 @@ class CAMMonitor(CallbackBase):
         self.num_probes = num_probes
         self.every_n_epochs = every_n_epochs
         self.class_names = None if class_names is None else datasets.as_names(class_names)
-        self.normalization = datasets.as_normalization(normalization)
+        self.normalization = as_normalization(normalization)
         self.batch_fn = batch_fn
         self.forward_fn = forward_fn
         self.style = style

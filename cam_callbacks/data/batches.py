@@ -61,8 +61,8 @@ def read_batch(
         batch_fn: Called on the batch first.
         label_use: What to do with labels that are not one class per image. `"required"`: raise an error. `"optional"`:
             leave them out. `"ignored"`: leave out all labels.
-        foreground_values: The values of a mask that mean object, e.g. of a trimap; None for masks of two values, the larger
-            of which is the object.
+        foreground_values: The values of a mask that mean object, e.g. of a trimap; None for masks of two values, the
+            larger of which is the object.
 
     Raises:
         TypeError: The batch is none of these, or its images are not floating point.
@@ -163,8 +163,8 @@ def _object_masks(
     else:
         shown = ", ".join(f"{value:g}" for value in values)
         return None, (
-            f"the masks of the batch have {len(values)} values ({shown}) and are not used; give foreground_values, those "
-            "that mean object"
+            f"the masks of the batch have {len(values)} values ({shown}) and are not used; give foreground_values, "
+            "those that mean object"
         )
     if on_object.shape[1:] == images.shape[2:]:
         return on_object, None

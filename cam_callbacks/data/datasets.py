@@ -5,13 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-Normalization = tuple[tuple[float, ...], tuple[float, ...]]
-"""Mean and standard deviation of each channel, in units of images in [0, 1]."""
+from cam_callbacks.data.normalization import Normalization
 
 ALL = -1
 """In the place of the index of a class: all classes together."""
-
-IMAGENET: Normalization = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
 def class_names(dataset: Any) -> tuple[str, ...] | None:
@@ -33,26 +30,6 @@ def class_name(names: Sequence[str] | None, index: int) -> str:
 def as_names(names: Sequence[Any]) -> tuple[str, ...]:
     """Names as text that can be shown and written: folders may have names that are no UTF-8."""
     return tuple(str(name).encode(errors="replace").decode() for name in names)
-
-
-def as_normalization(given: Any) -> Normalization | None:
-    """Mean and standard deviation from what a user gave: a pair, `"imagenet"`, or None.
-
-    Raises:
-        ValueError: It is neither.
-    """
-    if given is None or (isinstance(given, str) and given == "imagenet"):
-        return None if given is None else IMAGENET
-    try:
-        mean, std = (tuple(map(float, part)) for part in (() if isinstance(given, str) else given))
-    except (TypeError, ValueError):
-        mean, std = (), ()
-    if len(mean) != len(std) or not mean or not all(each > 0 for each in std):
-        raise ValueError(
-            f"normalization={given!r} must be 'imagenet', or a pair: the means and the standard deviations (> 0), one "
-            "of each for every channel"
-        )
-    return mean, std
 
 
 def _hub_names(dataset: Any) -> Any:

@@ -19,7 +19,7 @@ from torch.utils.data import default_collate
 from cam_callbacks._checks import check_list, check_positive, is_list
 from cam_callbacks.data import datasets
 from cam_callbacks.data.batches import Samples, read_batch
-from cam_callbacks.data.datasets import Normalization
+from cam_callbacks.data.normalization import Normalization, as_normalization
 
 MaskSource = Literal["given", "estimated", "none"]
 
@@ -74,7 +74,7 @@ class ProbeSet:
         check_list("class_names", self.class_names, object, "a list of names")
         if self.class_names is not None:
             object.__setattr__(self, "class_names", datasets.as_names(self.class_names))
-        object.__setattr__(self, "normalization", datasets.as_normalization(self.normalization))
+        object.__setattr__(self, "normalization", as_normalization(self.normalization))
 
     def __len__(self) -> int:
         """The number of probes, N."""
@@ -182,7 +182,7 @@ class ProbeSet:
         check_positive("num_probes", num_probes, or_none=True)
         if channels not in (1, 3):
             raise ValueError(f"photos have 1 or 3 channels, and the model is fed {channels}: give ProbeSet(images)")
-        undone = datasets.as_normalization(normalization)
+        undone = as_normalization(normalization)
         if undone is not None and len(undone[0]) not in (1, channels):
             raise ValueError(f"normalization={normalization!r} is not of {channels} channels")
         subfolders = class_folders(root)

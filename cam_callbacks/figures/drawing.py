@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from cam_callbacks._checks import check_choice
-from cam_callbacks.data.datasets import Normalization
+from cam_callbacks.data.normalization import Normalization, denormalized, in_display_range
 
 Picture: TypeAlias = NDArray[np.uint8]
 Style = Literal["blend", "jet", "heatmap"]
@@ -52,13 +52,13 @@ def to_pictures(images: Tensor, normalization: Normalization | None = None) -> l
     Returns:
         N pictures (H, W, 3).
     """
-    shown = _denormalized(images, normalization)
+    shown = denormalized(images, normalization)
     if shown.ndim == 3:
         return [_curves(signal.numpy()) for signal in shown]
     if shown.shape[1] == 2:
         shown = shown.mean(dim=1, keepdim=True)
     shown = shown[:, :3].expand(-1, 3, *[-1] * (shown.ndim - 2))
-    if not _in_display_range(shown):
+    if not in_display_range(shown):
         every = tuple(range(1, shown.ndim))
         low, high = (pick(dim=every, keepdim=True) for pick in (shown.amin, shown.amax))
         shown = (shown - low) / (high - low).clamp_min(1e-12)
@@ -88,27 +88,6 @@ def _curves(signal: NDArray[np.float32]) -> Picture:
         draw.line(list(zip(across.tolist(), down.tolist(), strict=True)), fill=color)
     draw.rectangle((0, SIGNAL_HEIGHT, _SIGNAL_WIDTH, SIGNAL_HEIGHT + STRIP_HEIGHT), fill=BACKGROUND)
     return np.asarray(canvas)
-
-
-def displayable(images: Tensor, normalization: Normalization | None) -> bool:
-    """Whether undoing the normalization brings images (N, C, *spatial) into [0, 1]; signals need not be there."""
-    if normalization is not None and len(normalization[0]) not in (1, images.shape[1]):
-        return False
-    return images.ndim == 3 or _in_display_range(_denormalized(images, normalization))
-
-
-def _denormalized(images: Tensor, normalization: Normalization | None) -> Tensor:
-    shown = images.detach().float().cpu()
-    if normalization is None:
-        return shown
-    # (C,) -> (C, 1, 1)
-    mean, std = (torch.tensor(part).view(-1, *[1] * (images.ndim - 2)) for part in normalization)
-    return shown * std + mean
-
-
-def _in_display_range(images: Tensor) -> bool:
-    """Whether images are in [0, 1], but for what interpolation and rounding add."""
-    return bool(images.min() >= -0.05 and images.max() <= 1.05)
 
 
 def overlay(image: Picture, heatmap: Tensor | NDArray[np.float32], style: Style = "blend") -> Picture:

@@ -9,7 +9,8 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
-from cam_callbacks.data.datasets import Normalization, class_name
+from cam_callbacks.data.datasets import class_name
+from cam_callbacks.data.normalization import Normalization
 from cam_callbacks.explain.explanation import Explanation, min_max, upsample
 from cam_callbacks.figures.drawing import MUTED, Cell, Line, Picture, Style, grid, overlay, to_pictures
 

@@ -15,7 +15,8 @@ from torch import Tensor
 from torch.utils.data import Dataset, Subset
 
 from cam_callbacks.data.batches import Samples, read_batch
-from cam_callbacks.data.datasets import ALL, IMAGENET
+from cam_callbacks.data.datasets import ALL
+from cam_callbacks.data.normalization import IMAGENET
 from cam_callbacks.data.probes import ImagePicker, ProbeSet
 
 

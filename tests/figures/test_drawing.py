@@ -14,7 +14,6 @@ from cam_callbacks.figures.drawing import (
     STYLES,
     Cell,
     Line,
-    displayable,
     grid,
     montage,
     overlay,
@@ -73,20 +72,6 @@ def test_a_constant_image_outside_of_display_range_is_shown() -> None:
 
 def test_images_of_half_precision_are_shown() -> None:
     assert to_pictures(torch.rand(1, 3, 4, 4).bfloat16(), None)[0].dtype == np.uint8
-
-
-def test_it_is_known_which_normalization_brings_images_back_into_range() -> None:
-    images = normalized(torch.rand(2, 3, 6, 6))
-    images[0, :, 0, 0], images[0, :, 0, 1] = (
-        normalized(torch.zeros(3, 1, 1)).flatten(),
-        normalized(torch.ones(3, 1, 1)).flatten(),
-    )
-    assert displayable(images, NORMALIZATION)
-    assert not displayable(images, None)
-    assert not displayable(images, ((0.5, 0.5), (0.2, 0.2)))
-    assert displayable(torch.rand(2, 1, 6, 6), None)
-    assert displayable(torch.rand(2, 3, 6, 6) * 1.02, None)
-    assert not displayable(torch.rand(2, 3, 6, 6) * 255, None)
 
 
 def test_signals_are_curves_over_a_strip_that_shows_their_heat() -> None:
