@@ -17,11 +17,14 @@ if TYPE_CHECKING:
     from cam_callbacks.explain.method import Method
     from cam_callbacks.explain.score_cam import ScoreCAM
     from cam_callbacks.explain.targets import RegressionTarget, SegmentationTarget, Target
+    from cam_callbacks.figures.drawing import overlay
+    from cam_callbacks.figures.settings import Figures
 
 __all__ = [
     "CAM",
     "CAMMonitor",
     "Explanation",
+    "Figures",
     "GradCAM",
     "Method",
     "ProbeSet",
@@ -29,12 +32,14 @@ __all__ = [
     "ScoreCAM",
     "SegmentationTarget",
     "Target",
+    "overlay",
 ]
 
 _HOME = {
     "CAM": "cam_callbacks.explain.cam",
     "CAMMonitor": "cam_callbacks.callback.monitor",
     "Explanation": "cam_callbacks.explain.explanation",
+    "Figures": "cam_callbacks.figures.settings",
     "GradCAM": "cam_callbacks.explain.grad_cam",
     "Method": "cam_callbacks.explain.method",
     "ProbeSet": "cam_callbacks.data.probes",
@@ -42,6 +47,7 @@ _HOME = {
     "ScoreCAM": "cam_callbacks.explain.score_cam",
     "SegmentationTarget": "cam_callbacks.explain.targets",
     "Target": "cam_callbacks.explain.targets",
+    "overlay": "cam_callbacks.figures.drawing",
 }
 
 

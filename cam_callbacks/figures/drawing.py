@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import cycle
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any, TypeAlias, get_args
 
 import numpy as np
 import torch
@@ -17,9 +17,10 @@ from torch import Tensor
 
 from cam_callbacks._checks import check_choice
 from cam_callbacks.data.normalization import Normalization, denormalized, in_display_range
+from cam_callbacks.figures.settings import OverlayStyle
 
 Picture: TypeAlias = NDArray[np.uint8]
-Style = Literal["blend", "jet", "heatmap"]
+Style: TypeAlias = OverlayStyle
 STYLES = get_args(Style)
 
 BACKGROUND = (32, 33, 36)

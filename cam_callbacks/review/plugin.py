@@ -115,7 +115,7 @@ class CAMPlugin(base_plugin.TBPlugin):  # type: ignore[misc]
             experiment_id=plugin_util.experiment_id(request.environ),
             plugin_name=schema.PLUGIN,
         )
-        monitors = {run: reader.monitors(tags) for run, tags in found.items()}
+        monitors = {run: reader.monitors(of_run) for run, of_run in found.items()}
         runs = [{"run": run, "monitors": names} for run, names in sorted(monitors.items()) if names]
         return _json(request, {"runs": runs})
 
@@ -190,18 +190,18 @@ def _find(data: Any, context: Any, experiment: str, run: str, monitor: str) -> _
     Raises:
         RecordNotFoundError: There are none.
     """
-    tags = {tags.tag(monitor, record): record for record in _RECORDS}
+    recorded = {tags.tag(monitor, record): record for record in _RECORDS}
     found = data.read_blob_sequences(
         context,
         experiment_id=experiment,
         plugin_name=schema.PLUGIN,
         downsample=_ALL,
-        run_tag_filter=provider.RunTagFilter(runs=[run], tags=list(tags)),
+        run_tag_filter=provider.RunTagFilter(runs=[run], tags=list(recorded)),
     ).get(run)
     if not found:
         raise reader.RecordNotFoundError(f"there is no monitor {monitor!r} in a run {run!r}")
     return {
-        tags[tag]: {datum.step: (datum.wall_time, datum.values[0].blob_key) for datum in series if datum.values}
+        recorded[tag]: {datum.step: (datum.wall_time, datum.values[0].blob_key) for datum in series if datum.values}
         for tag, series in found.items()
     }
 
