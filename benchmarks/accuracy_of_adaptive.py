@@ -54,7 +54,7 @@ def all_scores(network: torch.nn.Module, layer: str, images: Tensor) -> list[tup
     """For each image its live maps (n, *spatial), their logits and probabilities (n,), and the number of channels."""
     with isolated(network):
         asked = Network(network, images)
-        look = asked.look(layer, None)
+        look = asked.forward_pass(layer, None)
         activations = look.activations[0]
         live = has_contrast(activations)
         image, channel = live.nonzero(as_tuple=True)

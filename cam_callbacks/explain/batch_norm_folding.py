@@ -16,6 +16,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
+from cam_callbacks.explain.hooks import hooked
+
 Pair = tuple[_ConvNd, _BatchNorm]
 
 
@@ -53,12 +55,8 @@ def foldable(model: nn.Module, run: Callable[[], Any]) -> list[Pair]:
         elif inputs and isinstance(module, _BatchNorm) and id(inputs[0]) in made_by:
             pairs.append((made_by[id(inputs[0])][0], module))
 
-    handles = [module.register_forward_hook(note) for module in model.modules() if _is_plain(module)]
-    try:
+    with hooked([module for module in model.modules() if _is_plain(module)], note):
         run()
-    finally:
-        for handle in handles:
-            handle.remove()
     return [pair for pair in pairs if all(calls[module] == 1 for module in pair)]
 
 

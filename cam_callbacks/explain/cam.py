@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from cam_callbacks.explain import layers
+from cam_callbacks.explain.hooks import hooked
 from cam_callbacks.explain.method import Method
 from cam_callbacks.explain.model_outputs import logits_of
 from cam_callbacks.explain.network import ForwardPass, Network, TargetLayer
@@ -85,12 +86,8 @@ def _linear_calls(model: nn.Module) -> Iterator[list[tuple[nn.Linear, Tensor]]]:
             calls.append((module, features.float()))
 
     linears = [module for module in model.modules() if isinstance(module, nn.Linear)]
-    handles = [module.register_forward_hook(keep, with_kwargs=True) for module in linears]
-    try:
+    with hooked(linears, keep, with_kwargs=True):
         yield calls
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def _head(

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor
 
+from cam_callbacks.explain.hooks import hooked
 from cam_callbacks.explain.layouts import ReshapeTransform, is_channels_first, to_maps
 from cam_callbacks.explain.model_outputs import logits_of
 
@@ -81,29 +82,24 @@ def recorded(layers: Sequence[nn.Module], differentiable: bool = False) -> Itera
         differentiable: Let the rest of the forward depend on what is collected, and on nothing before it: the graph
             of gradients begins at the first layer that is reached.
     """
-    outputs: list[list[Any]] = [[] for _ in layers]
+    outputs: dict[int, list[Any]] = {id(layer): [] for layer in layers}
 
-    def collector(own: list[Any]) -> Callable[[nn.Module, Any, Any], Tensor | None]:
-        def keep(_module: nn.Module, _inputs: Any, output: Any) -> Tensor | None:
-            if not isinstance(output, Tensor) or not output.is_floating_point():
-                own.append(output)
-                return None
-            if not differentiable:
-                own.append(output.detach().clone())
-                return None
-            first = not any(outputs)
-            own.append(output if output.requires_grad and not first else output.detach().requires_grad_())
-            with torch.enable_grad():  # also where the model itself has switched gradients off
-                return own[-1].clone()  # type: ignore[no-any-return]
+    def keep(module: nn.Module, _inputs: Any, output: Any) -> Tensor | None:
+        own = outputs[id(module)]
+        if not isinstance(output, Tensor) or not output.is_floating_point():
+            own.append(output)
+            return None
+        if not differentiable:
+            own.append(output.detach().clone())
+            return None
+        first = not any(outputs.values())
+        own.append(output if output.requires_grad and not first else output.detach().requires_grad_())
+        with torch.enable_grad():  # also where the model itself has switched gradients off
+            return own[-1].clone()  # type: ignore[no-any-return]
 
-        return keep
-
-    handles = [layer.register_forward_hook(collector(own)) for layer, own in zip(layers, outputs, strict=True)]
-    try:
-        yield outputs
-    finally:
-        for handle in handles:
-            handle.remove()
+    # A layer may be named twice, by two of its calls.
+    with hooked({id(layer): layer for layer in layers}.values(), keep):
+        yield [outputs[id(layer)] for layer in layers]
 
 
 def spatial_output(
@@ -224,30 +220,25 @@ def _calls(model: nn.Module, image: Tensor, forward: Forward) -> tuple[Any, list
     """The model's output, all calls with positions, and how many of them come before the last weights without."""
     calls: list[_Call] = []
     before = 0
+    names = {id(module): name for name, module in model.named_modules()}
 
-    def note(name: str) -> Callable[[nn.Module, Any, Any], None]:
-        def keep(module: nn.Module, _inputs: Any, output: Any) -> None:
-            nonlocal before
-            has_weights = next(module.parameters(recurse=False), None) is not None
-            if not _is_spatial(output, image):
-                before = len(calls) if has_weights else before
-                return
-            tokens = not is_channels_first(output, image.shape[2:])
-            inner = [call for call in calls if call.output is output and call.name.startswith(f"{name}.")]
-            if inner:
-                passed_over = all(call.passed_over for call in inner)
-            else:
-                passed_over = _rearranges(module) or (tokens and not _carries_on(module))
-            calls.append(_Call(name, output, passed_over, tokens, has_weights))
+    def note(module: nn.Module, _inputs: Any, output: Any) -> None:
+        nonlocal before
+        name = names[id(module)]
+        has_weights = next(module.parameters(recurse=False), None) is not None
+        if not _is_spatial(output, image):
+            before = len(calls) if has_weights else before
+            return
+        tokens = not is_channels_first(output, image.shape[2:])
+        inner = [call for call in calls if call.output is output and call.name.startswith(f"{name}.")]
+        if inner:
+            passed_over = all(call.passed_over for call in inner)
+        else:
+            passed_over = _rearranges(module) or (tokens and not _carries_on(module))
+        calls.append(_Call(name, output, passed_over, tokens, has_weights))
 
-        return keep
-
-    handles = [module.register_forward_hook(note(name)) for name, module in model.named_modules() if name]
-    try:
+    with hooked((module for name, module in model.named_modules() if name), note):
         return forward(image), calls, before
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def _carries_on(module: nn.Module) -> bool:
@@ -294,12 +285,8 @@ def activation_bytes(model: nn.Module, images: Tensor, forward: Forward) -> int:
         total += output.nbytes if isinstance(output, Tensor) else 0
 
     innermost = [module for module in model.modules() if next(module.children(), None) is None]
-    handles = [module.register_forward_hook(count) for module in innermost]
-    try:
+    with hooked(innermost, count):
         forward(images[:1])
-    finally:
-        for handle in handles:
-            handle.remove()
     return total
 
 

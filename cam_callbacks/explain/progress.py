@@ -1,0 +1,49 @@
+"""Progress: code that works reports how much there is to do and how much is done, without knowing who watches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+Show = Callable[[int, int], None]
+"""Called as `show(done, total)` with counts of forward samples. `total` is the most that may be needed; it grows as more
+work turns up, and never shrinks."""
+
+
+class _Tally:
+    """What is done of what is expected."""
+
+    def __init__(self, show: Show) -> None:
+        self.show = show
+        self.done = 0
+        self.total = 0
+
+
+_CURRENT: ContextVar[_Tally | None] = ContextVar("progress", default=None)
+
+
+@contextmanager
+def shown(show: Show) -> Iterator[None]:
+    """Call `show(done, total)` whenever the work inside advances. An inner context takes over from an outer one."""
+    token = _CURRENT.set(_Tally(show))
+    try:
+        yield
+    finally:
+        _CURRENT.reset(token)
+
+
+def expect(count: int) -> None:
+    """Add `count` forward samples to the total."""
+    tally = _CURRENT.get()
+    if tally is not None:
+        tally.total += count
+
+
+def advance(count: int) -> None:
+    """Report `count` more forward samples as done; samples that turned out not to be needed count as done too."""
+    tally = _CURRENT.get()
+    if tally is not None and count > 0:
+        tally.done += count
+        tally.total = max(tally.total, tally.done)
+        tally.show(tally.done, tally.total)
