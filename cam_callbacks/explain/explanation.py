@@ -55,8 +55,8 @@ class Explanation:
         passes: (N,) int64, forward samples spent on each image: its unmasked pass and one for each mask. A pass that
             all images share is counted with each of them. Not counted are up to four passes of the first image, that a
             call may spend to get to know the model.
-        estimated_error: (*leading) float32, estimated relative error of the heatmap against its exact form; 0 where every mask
-            was forwarded. Of several layers the largest.
+        estimated_error: (*leading) float32, estimated relative error of the heatmap against its exact form; 0 where
+            every mask was forwarded. Of several layers the largest.
         skipped: (*leading) bool, True where activations or scores were not finite, so that no map exists.
         channels: The channels of largest weight; None where several layers were fused.
         mean_activation: (N, *spatial of the layer) float32, the plain mean of the channels: a map that equals it says

@@ -77,8 +77,8 @@ class Method(ABC):
                 mean of their maps, each scaled to [0, 1].
             targets: What to explain. None: the predicted class of each image. A class: one for all, one for each
                 image (N,), or T for each (N, T). A callable, or one for each image, that is given what the model
-                returns for B images and returns one number for each, (B,): `cam_callbacks.explain.targets` has those for
-                regression and segmentation.
+                returns for B images and returns one number for each, (B,): `cam_callbacks.explain.targets` has those
+                for regression and segmentation.
             forward_fn: Called as `forward_fn(model, images)` instead of `model(images)`; returns logits (N, classes),
                 or what the callables in `targets` understand.
             progress: Told how many forward samples are done.

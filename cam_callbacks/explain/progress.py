@@ -7,8 +7,8 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 
 Show = Callable[[int, int], None]
-"""Called as `show(done, total)` with counts of forward samples. `total` is the most that may be needed; it grows as more
-work turns up, and never shrinks."""
+"""Called as `show(done, total)` with counts of forward samples. `total` is the most that may be needed; it grows as
+more work turns up, and never shrinks."""
 
 
 class _Tally:
