@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -157,22 +156,12 @@ class AuditSnapshot:
             found |= _with_bounds(name, measured.overall, bounds="_gap" in name)
             if name.removesuffix("_estimated") in PER_CLASS and len(measured.per_class) <= MOST_CLASSES:
                 for index, estimate in measured.per_class.items():
-                    found |= _with_bounds(f"{name}_by_class/{self._label(index)}", estimate, bounds=True)
+                    label = self.result.class_names.tag(index)
+                    found |= _with_bounds(f"{name}_by_class/{label}", estimate, bounds=True)
         found |= {name: measured.overall.value for name, measured in self.trust.items()}
         found[tags.ALARM] = float(self.verdict.state == "alarm")
         found[tags.AUDIT_PASSES] = float(self.passes)
         return {name: value for name, value in found.items() if value == value}
-
-    def _label(self, index: int) -> str:
-        """The name of a class as a part of a tag: some loggers make files of it, and take ASCII only.
-
-        It ends in the number of the class if another class has that name, or if it ends as names of bounds, of chance
-        levels or of numbered classes do.
-        """
-        names = [re.sub(r"[^\w-]", "_", self.result.class_name(i), flags=re.ASCII) for i in range(index + 1)]
-        name = names[index]
-        plain = name and names.count(name) == 1 and not re.search(r"_(low|high|chance|\d+)$", name)
-        return name if plain else f"{name}_{index}"
 
 
 def _with_bounds(name: str, estimate: Estimate, bounds: bool) -> dict[str, float]:

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from cam_callbacks.audit.interventions import Donors
 from cam_callbacks.audit.statistics import Measure
-from cam_callbacks.data.datasets import class_name
+from cam_callbacks.data.class_names import ClassNames
+from cam_callbacks.data.datasets import ALL
 from cam_callbacks.data.probes import MaskSource
 
 
@@ -22,7 +23,7 @@ class AuditResult:
         measures: By name; `docs/audit.md` defines each. Those that could not be computed are not there.
         mask_source: Where the foregrounds come from: `"given"` with the images, `"estimated"` by GrabCut, or `"none"`.
         labels: (N,) int64, the classes of the images.
-        class_names: Of the classes, or None.
+        class_names: Their names; empty if they are not known. Any list of names is accepted, or None.
         swaps: (N, 3) probability of the true class: of the image, on a same-class and on an other-class background
             (without masks: ring); NaN where there is no donor.
         donors: Of each image the indices of those that gave these backgrounds.
@@ -35,7 +36,7 @@ class AuditResult:
     measures: Mapping[str, Measure]
     mask_source: MaskSource
     labels: Tensor
-    class_names: tuple[str, ...] | None
+    class_names: ClassNames
     swaps: Tensor
     donors: Donors
     heat_method: str | None = None
@@ -43,9 +44,12 @@ class AuditResult:
     notes: tuple[str, ...] = ()
     passes: int = 0
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "class_names", ClassNames(self.class_names))
+
     def class_name(self, index: int) -> str:
         """The name of a class, its number if it has none; of `ALL`, in words, that it is all of them."""
-        return class_name(self.class_names, index)
+        return "all classes together" if index == ALL else self.class_names.name(index)
 
     @property
     def gap_name(self) -> str:

@@ -11,6 +11,7 @@ from cam_callbacks.callback import trainer as lightning
 from cam_callbacks.callback.prober import Source
 from cam_callbacks.data import datasets
 from cam_callbacks.data.batches import BatchFn, LabelUse, Samples, read_batch
+from cam_callbacks.data.class_names import ClassNames
 from cam_callbacks.data.normalization import Normalization, is_displayable
 from cam_callbacks.data.probes import ProbeSet, class_folders
 from cam_callbacks.explain.isolation import random_state_kept
@@ -29,7 +30,7 @@ class Reader:
         batch_fn: As in `CAMMonitor`.
         label_use: What becomes of targets that are no classes, as in `read_batch`.
         foreground_values: As in `CAMMonitor`.
-        class_names: Given by the user, or None.
+        class_names: Given by the user; empty if they are not.
         normalization: Given by the user, or None.
         warn: Says something once.
     """
@@ -37,7 +38,7 @@ class Reader:
     batch_fn: BatchFn | None
     label_use: LabelUse
     foreground_values: list[int] | None
-    class_names: tuple[str, ...] | None
+    class_names: ClassNames
     normalization: Normalization | None
     warn: Callable[[str], None]
 
@@ -94,7 +95,7 @@ class Reader:
                     f"How the images were normalized: {wrong}. They are shown scaled to their own minimum and maximum; "
                     'give CAMMonitor(normalization=(mean, std)) or normalization="imagenet"'
                 )
-        return replace(probes, class_names=names, normalization=normalization)
+        return replace(probes, class_names=ClassNames(names), normalization=normalization)
 
 
 def _first(ask: Callable[[Any], T | None], sources: Iterable[Any]) -> T | None:

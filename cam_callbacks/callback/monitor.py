@@ -29,8 +29,8 @@ from cam_callbacks.callback.loggers import MediaLogger
 from cam_callbacks.callback.prober import Prober
 from cam_callbacks.callback.retries import Retries
 from cam_callbacks.callback.trainer import CallbackBase, Misconfiguration
-from cam_callbacks.data import datasets
 from cam_callbacks.data.batches import LABEL_KEYS, BatchFn, LabelUse
+from cam_callbacks.data.class_names import ClassNames
 from cam_callbacks.data.normalization import as_normalization
 from cam_callbacks.data.probes import ProbeSet
 from cam_callbacks.explain import layers
@@ -189,7 +189,7 @@ class CAMMonitor(CallbackBase):
         self.explain = int(explain) if isinstance(explain, Integral) else explain
         self.num_probes = num_probes
         self.every_n_epochs = every_n_epochs
-        self.class_names = None if class_names is None else datasets.as_names(class_names)
+        self.class_names = ClassNames(class_names)
         self.normalization = as_normalization(normalization)
         self.batch_fn = batch_fn
         self.forward_fn = forward_fn
@@ -749,13 +749,13 @@ class CAMMonitor(CallbackBase):
         return probes.labels
 
     def _with_fitting_names(self, probes: ProbeSet, classes: int) -> ProbeSet:
-        if probes.class_names is None or len(probes.class_names) == classes:
+        if len(probes.class_names) in (0, classes):
             return probes
         self._warn_once(
             f"the class names that were found or given are {len(probes.class_names)}, but the model has {classes} "
             "classes: they are shown by number. Give CAMMonitor(class_names=...)"
         )
-        return replace(probes, class_names=None)
+        return replace(probes, class_names=ClassNames())
 
     def _check_layer(self, pl_module: LightningModule) -> None:
         if self._layer is None:

@@ -5,31 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from cam_callbacks.data.class_names import ClassNames
 from cam_callbacks.data.normalization import Normalization
 
 ALL = -1
 """In the place of the index of a class: all classes together."""
 
 
-def class_names(dataset: Any) -> tuple[str, ...] | None:
-    """The names of the classes, in the order of their indices, if the data set has them."""
+def class_names(dataset: Any) -> ClassNames | None:
+    """Return the names of the classes; None if the data set does not have them."""
     for layer in _unwrapped(dataset):
         names = getattr(layer, "classes", None) or getattr(layer, "class_names", None) or _hub_names(layer)
         if isinstance(names, Sequence) and not isinstance(names, str) and names:
-            return as_names(names)
+            return ClassNames(names)
     return None
-
-
-def class_name(names: Sequence[str] | None, index: int) -> str:
-    """The name of a class; its number if it has none; of `ALL` in words that it is all of them."""
-    if index == ALL:
-        return "all classes together"
-    return names[index] if names and 0 <= index < len(names) else str(index)
-
-
-def as_names(names: Sequence[Any]) -> tuple[str, ...]:
-    """Names as text that can be shown and written: folders may have names that are no UTF-8."""
-    return tuple(str(name).encode(errors="replace").decode() for name in names)
 
 
 def _hub_names(dataset: Any) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -16,9 +16,10 @@ from PIL import Image, ImageOps
 from torch import Tensor
 from torch.utils.data import default_collate
 
-from cam_callbacks._checks import check_list, check_positive, is_list
+from cam_callbacks._checks import check_positive, is_list
 from cam_callbacks.data import datasets
 from cam_callbacks.data.batches import Samples, read_batch
+from cam_callbacks.data.class_names import ClassNames
 from cam_callbacks.data.normalization import Normalization, as_normalization
 
 MaskSource = Literal["given", "estimated", "none"]
@@ -34,7 +35,8 @@ class ProbeSet:
         images: (N, C, *spatial) floating point, as the model is fed (normalized), on the CPU.
         labels: (N,) whole numbers, kept as int64, the true class of each, or None if it is not known.
         masks: (N, *spatial) bool, True on the object, or None.
-        class_names: One name a class, in the order of the indices, or None.
+        class_names: One name for each class, in the order of the indices; empty if they are not known. Any list of
+            names is accepted, or None.
         normalization: Mean and standard deviation of each channel, for display, or `"imagenet"`; None if they are not
             known.
         masks_estimated: Whether the masks were estimated, not given.
@@ -48,7 +50,7 @@ class ProbeSet:
     images: Tensor
     labels: Tensor | None = None
     masks: Tensor | None = None
-    class_names: tuple[str, ...] | None = None
+    class_names: ClassNames = field(default_factory=ClassNames)
     normalization: Normalization | None = None
     masks_estimated: bool = False
     groups: Tensor | None = None
@@ -71,9 +73,7 @@ class ProbeSet:
             raise TypeError(f"masks must be bool, True on the object; got {_type_of(self.masks)}")
         if self.masks is not None and self.masks.shape != expected:
             raise ValueError(f"masks has shape {tuple(self.masks.shape)}; images {tuple(images.shape)} need {expected}")
-        check_list("class_names", self.class_names, object, "a list of names")
-        if self.class_names is not None:
-            object.__setattr__(self, "class_names", datasets.as_names(self.class_names))
+        object.__setattr__(self, "class_names", ClassNames(self.class_names))
         object.__setattr__(self, "normalization", as_normalization(self.normalization))
 
     def __len__(self) -> int:
@@ -103,8 +103,8 @@ class ProbeSet:
         return digest.hexdigest()
 
     def class_name(self, index: int) -> str:
-        """The name of a class; its number if it has none."""
-        return datasets.class_name(self.class_names, index)
+        """Return the name of a class, or its index if it has no name."""
+        return self.class_names.name(index)
 
     @classmethod
     def from_dataset(
@@ -132,13 +132,13 @@ class ProbeSet:
             ValueError: An empty data set, or items that cannot be stacked.
         """
         check_positive("num_probes", num_probes)
-        names = datasets.class_names(dataset) if class_names is None else tuple(class_names)
+        names = ClassNames(class_names or datasets.class_names(dataset))
         collector = ImagePicker(num_probes)
         items = (dataset[index] for index in range(len(dataset)))
         while some := list(islice(items, num_probes)):
             samples = read(_stacked(some))
             collector.offer(samples)
-            balanced = names is not None and collector.is_balanced(len(names))
+            balanced = names and collector.is_balanced(len(names))
             if balanced or (samples.labels is None and collector.is_full):
                 break
         return replace(collector.probes(), class_names=names, normalization=datasets.normalization(dataset))
@@ -201,8 +201,7 @@ class ProbeSet:
         for photo in photos:
             label = torch.tensor([names.index(photo.parent.name)]) if subfolders and names else None
             collector.offer(Samples(_read_photo(photo, size, undone, channels).unsqueeze(0), label, None))
-        shown = None if names is None else datasets.as_names(names)
-        return replace(collector.probes(), class_names=shown, normalization=undone)
+        return replace(collector.probes(), class_names=ClassNames(names), normalization=undone)
 
     def state_dict(self) -> dict[str, Any]:
         """Tensors and primitives only, so that a checkpoint with it loads with `weights_only`."""
@@ -212,7 +211,7 @@ class ProbeSet:
             # Copies: of a view all that it is a view of would be saved.
             **{name: None if part is None else part.clone() for name, part in parts.items()},
             "masks_estimated": self.masks_estimated,
-            "class_names": None if self.class_names is None else list(self.class_names),
+            "class_names": list(self.class_names),
             "normalization": normalization,
         }
 
@@ -224,7 +223,7 @@ class ProbeSet:
             state["images"],
             state["labels"],
             state["masks"],
-            None if names is None else tuple(names),
+            ClassNames(names),
             None if normalization is None else (tuple(normalization[0]), tuple(normalization[1])),
             state["masks_estimated"],
             state["groups"],

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
-from cam_callbacks.data.datasets import class_name
+from cam_callbacks.data.class_names import ClassNames
 from cam_callbacks.data.normalization import Normalization
 from cam_callbacks.explain.explanation import Explanation, min_max, upsample
 from cam_callbacks.figures.drawing import MUTED, Cell, Line, Picture, Style, grid, overlay, to_pictures
@@ -98,7 +98,7 @@ def classes_side_by_side(
     for index, picture in enumerate(to_pictures(images, normalization)):
         targets = explanation.targets[index].tolist()
         overlays = [overlay(picture, heat, style) for heat in _at_size(explanation.heatmaps[index], images)]
-        headings = [class_name(class_names, target) for target in targets]
+        headings = [ClassNames(class_names).name(target) for target in targets]
         probabilities = [f"{float(explanation.probabilities[index, target]):.2f}" for target in targets]
         named = [f"{share} {name}" for share, name in zip(probabilities, headings, strict=True)]
         rows.append(Cell([picture, *overlays], headings=["image", *named]))

@@ -20,7 +20,6 @@ from cam_callbacks import tags
 from cam_callbacks._checks import is_kind
 from cam_callbacks._version import __version__
 from cam_callbacks.audit.attention import heat_by_chance, heat_on_object
-from cam_callbacks.audit.result import AuditResult
 from cam_callbacks.audit.statistics import Estimate, Measure
 from cam_callbacks.data.datasets import ALL
 from cam_callbacks.data.probes import ProbeSet
@@ -288,7 +287,7 @@ def _described(looked: Snapshot) -> dict[str, Any]:
         "heat_on_object_chance": [_number(value) for value in chance.tolist()],
     }
     return {
-        "class_names": None if probes.class_names is None else [str(name) for name in probes.class_names],
+        "class_names": list(probes.class_names) or None,
         "seconds": _number(looked.seconds),
         "passes": int(looked.scalars()[tags.PASSES]),
         "probes": [dict(zip(listed, row, strict=True)) for row in zip(*listed.values(), strict=True)],
@@ -318,7 +317,7 @@ def _layer(explanation: Explanation) -> str:
 
 def _audit(audited: AuditSnapshot) -> dict[str, Any]:
     result, verdict = audited.result, audited.verdict
-    labels = _labels(result)
+    labels = result.class_names.unique(result.labels.tolist())
     return {
         "verdict": {
             "state": verdict.state,
@@ -333,16 +332,6 @@ def _audit(audited: AuditSnapshot) -> dict[str, Any]:
         "measures": {
             name: _measure(name, measured, labels) for name, measured in {**result.measures, **audited.trust}.items()
         },
-    }
-
-
-def _labels(result: AuditResult) -> dict[int, str]:
-    """A label for each class, no two alike."""
-    classes = sorted(set(result.labels.tolist()))
-    names = [result.class_name(index) for index in classes]
-    return {
-        index: name if names.count(name) == 1 else f"{name} ({index})"
-        for index, name in zip(classes, names, strict=True)
     }
 
 

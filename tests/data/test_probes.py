@@ -15,7 +15,6 @@ from torch import Tensor
 from torch.utils.data import Dataset, Subset
 
 from cam_callbacks.data.batches import Samples, read_batch
-from cam_callbacks.data.datasets import ALL
 from cam_callbacks.data.normalization import IMAGENET
 from cam_callbacks.data.probes import ImagePicker, ProbeSet
 
@@ -160,11 +159,6 @@ def test_the_state_gives_the_same_probes_back() -> None:
         assert (again.class_names, again.normalization) == (given.class_names, given.normalization)
 
 
-def test_a_class_without_a_name_goes_by_its_number() -> None:
-    assert [probe_set(class_names=("a",)).class_name(index) for index in (0, 1)] == ["a", "1"]
-    assert probe_set().class_name(3) == "3"
-
-
 def test_no_more_of_a_data_set_is_read_than_is_needed() -> None:
     read = []
 
@@ -293,11 +287,6 @@ def test_parts_of_another_type_are_refused(parts: dict[str, Any], words: str) ->
 def test_no_probe_at_all_cannot_be_asked_for() -> None:
     with pytest.raises(ValueError, match="num_probes=0 must be a whole number of at least 1"):
         ProbeSet.from_dataset(Squares(4), 0)
-
-
-def test_classes_have_names_numbers_or_are_all_together() -> None:
-    probes = ProbeSet(torch.zeros(1, 3, 8, 8), class_names=("cat", "dog"))
-    assert [probes.class_name(index) for index in (0, 1, 2, ALL)] == ["cat", "dog", "2", "all classes together"]
 
 
 def test_folders_that_cannot_be_read_are_refused(tmp_path: Path) -> None:
