@@ -9,6 +9,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from cam_callbacks.audit.result import AuditResult
+    from cam_callbacks.audit.settings import Audit
+    from cam_callbacks.audit.verdict import Verdict, judge
     from cam_callbacks.callback.monitor import CAMMonitor
     from cam_callbacks.data.probes import ProbeSet
     from cam_callbacks.explain.cam import CAM
@@ -22,6 +25,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CAM",
+    "Audit",
+    "AuditResult",
     "CAMMonitor",
     "Explanation",
     "Figures",
@@ -32,10 +37,14 @@ __all__ = [
     "ScoreCAM",
     "SegmentationTarget",
     "Target",
+    "Verdict",
+    "judge",
     "overlay",
 ]
 
 _HOME = {
+    "Audit": "cam_callbacks.audit.settings",
+    "AuditResult": "cam_callbacks.audit.result",
     "CAM": "cam_callbacks.explain.cam",
     "CAMMonitor": "cam_callbacks.callback.monitor",
     "Explanation": "cam_callbacks.explain.explanation",
@@ -47,6 +56,8 @@ _HOME = {
     "ScoreCAM": "cam_callbacks.explain.score_cam",
     "SegmentationTarget": "cam_callbacks.explain.targets",
     "Target": "cam_callbacks.explain.targets",
+    "Verdict": "cam_callbacks.audit.verdict",
+    "judge": "cam_callbacks.audit.verdict",
     "overlay": "cam_callbacks.figures.drawing",
 }
 

@@ -1,0 +1,67 @@
+"""Settings of the audit in a training, as one value."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from numbers import Integral
+from typing import Any, Literal
+
+from cam_callbacks._checks import check_choice, check_list, check_positive, check_share, check_type
+from cam_callbacks.audit.verdict import Verdict
+
+OnAlarm = Literal["warn", "stop"] | Callable[[Verdict], Any]
+
+
+@dataclass(frozen=True)
+class Audit:
+    """How `CAMMonitor` audits the model.
+
+    At each look the audit measures, on labeled validation images, how far the answers depend on the background, and
+    gives a verdict. It logs scalars such as `cam/bg_gap`, the pictures `cam/swaps` and `cam/heat_over_chance`, and the
+    text `cam/verdict`. There is no audit if `CAMMonitor(explain=...)` is a callable.
+
+    Args:
+        num_images: How many images the audit uses, balanced over the classes; allow at least 30 per class.
+        threshold: The value that the lower bound of a gap in accuracy has to exceed to be suspect, at least 0 and below
+            1, as in `cam_callbacks.judge`.
+        on_alarm: What to do in case of an alarm. `"warn"`: warn when the verdict changes. `"stop"`: stop the training
+            after this validation. A callable: call it with the `Verdict`, on every rank, at each look in alarm.
+        foreground_values: The values in the batches' masks that mean object, e.g. of a trimap. None expects masks of
+            two values, and takes the larger one for the object.
+        randomization: At the end of `fit`, compare the heatmaps with those of a copy of the model with random weights
+            (Adebayo et al. 2018), and report their rank correlation: near 0 means that the maps depend on what was
+            learned.
+
+    Raises:
+        ValueError: `num_images` or `threshold` is out of range, or `on_alarm` is unknown.
+        TypeError: `foreground_values` is not a list of whole numbers, or `randomization` is not a bool.
+
+    Example::
+
+        from cam_callbacks import Audit, CAMMonitor
+
+        CAMMonitor(audit=Audit(num_images=240, on_alarm="stop"))
+    """
+
+    num_images: int = 128
+    threshold: float = 0.05
+    on_alarm: OnAlarm = "warn"
+    foreground_values: Sequence[int] | None = None
+    randomization: bool = False
+
+    def __post_init__(self) -> None:
+        try:
+            self._check()
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"Audit(...): {error}") from None
+        if self.foreground_values is not None:
+            object.__setattr__(self, "foreground_values", tuple(int(value) for value in self.foreground_values))
+
+    def _check(self) -> None:
+        check_positive("num_images", self.num_images)
+        check_share("threshold", self.threshold, "a number of at least 0 and below 1")
+        if not callable(self.on_alarm):
+            check_choice("on_alarm", self.on_alarm, ("warn", "stop"), "or a callable")
+        check_list("foreground_values", self.foreground_values, Integral, "a list of whole numbers")
+        check_type("randomization", self.randomization, bool, "True or False")

@@ -1,0 +1,67 @@
+"""The settings of the audit are a value that checks itself and nests in a YAML file."""
+
+import pickle
+
+import pytest
+from jsonargparse import ArgumentParser
+
+from cam_callbacks import Audit
+
+
+def test_the_defaults_are_those_of_the_documentation():
+    assert vars(Audit()) == {
+        "num_images": 128,
+        "threshold": 0.05,
+        "on_alarm": "warn",
+        "foreground_values": None,
+        "randomization": False,
+    }
+
+
+def test_it_is_a_value():
+    assert Audit(foreground_values=[1, 3]) == Audit(foreground_values=(1, 3))
+    assert hash(Audit(foreground_values=[1, 3])) == hash(Audit(foreground_values=(1, 3)))
+    assert pickle.loads(pickle.dumps(Audit(64, on_alarm="stop"))) == Audit(64, on_alarm="stop")
+
+
+@pytest.mark.parametrize("on_alarm", ["warn", "stop", print])
+def test_an_alarm_may_warn_stop_or_call(on_alarm):
+    assert Audit(on_alarm=on_alarm).on_alarm == on_alarm
+
+
+@pytest.mark.parametrize(
+    ("wrong", "error", "message"),
+    [
+        ({"num_images": 0}, ValueError, "num_images=0 must be a whole number of at least 1"),
+        ({"num_images": True}, ValueError, "num_images=True must be a whole number"),
+        ({"threshold": 1}, ValueError, "threshold=1 must be a number of at least 0 and below 1"),
+        ({"threshold": "a"}, ValueError, "threshold='a' must be a number"),
+        ({"on_alarm": "shout"}, ValueError, "on_alarm='shout' is unknown; choose one of 'warn', 'stop' or a callable"),
+        ({"foreground_values": [0.5]}, TypeError, "foreground_values=.* must be a list of whole numbers, or None"),
+        ({"foreground_values": 1}, TypeError, "foreground_values=1 must be a list of whole numbers, or None"),
+        ({"randomization": "yes"}, TypeError, "randomization='yes' must be True or False"),
+    ],
+)
+def test_what_makes_no_sense_is_refused_by_name_with_a_remedy(wrong, error, message):
+    with pytest.raises(error, match=rf"Audit\(\.\.\.\): {message}"):
+        Audit(**wrong)
+
+
+@pytest.mark.filterwarnings("ignore")  # a newer jsonargparse has another name for building
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [
+        (
+            "{class_path: cam_callbacks.Audit, init_args: {num_images: 60, foreground_values: [1, 3]}}",
+            Audit(60, foreground_values=(1, 3)),
+        ),
+        ("{class_path: cam_callbacks.Audit, init_args: {on_alarm: builtins.print}}", Audit(on_alarm=print)),
+        ("{threshold: 0.1, on_alarm: stop}", Audit(threshold=0.1, on_alarm="stop")),
+        ("false", False),
+        ("null", None),
+    ],
+)
+def test_it_is_read_from_yaml(written, read):
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--audit", type=Audit | bool | None, default=Audit())
+    assert parser.instantiate_classes(parser.parse_string(f"audit: {written}")).audit == read
