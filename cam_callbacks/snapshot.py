@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -15,7 +15,7 @@ from cam_callbacks.audit.result import AuditResult
 from cam_callbacks.audit.statistics import Estimate, Measure
 from cam_callbacks.audit.verdict import Verdict
 from cam_callbacks.data.probes import ProbeSet
-from cam_callbacks.explain.explanation import Explanation, Upsampling, concatenated, min_max, upsample
+from cam_callbacks.explain.explanation import Explanation, concatenated
 from cam_callbacks.explain.targets import TargetFn
 
 Explain = Callable[[Tensor, int | Tensor | TargetFn | None], Explanation]
@@ -28,7 +28,7 @@ class SnapshotShare:
 
     Attributes:
         rows: (n,) the numbers of the probes that it looked at.
-        explanation: Of them; None where n is 0. Its heatmaps are at the resolution of the layer, to be sent.
+        explanation: Of them; None where n is 0.
         mistaken: (m,) the numbers of those whose predicted class is not the explained one.
         of_predicted: Of these m, the predicted class explained; None where that was not asked for, or m is 0.
         seconds: What it took.
@@ -62,17 +62,13 @@ class SnapshotShare:
         explanation, mistaken, of_predicted = None, rows[:0], None
         if len(rows):
             images = probes.images[rows]
-            explanation = _coarse(explain(images, targets[rows] if isinstance(targets, Tensor) else targets))
+            explanation = explain(images, targets[rows] if isinstance(targets, Tensor) else targets)
             if predicted_too and explanation.predicted is not None:
                 differ = (explanation.predicted != explanation.targets) & ~explanation.skipped
                 mistaken = rows[differ]
                 if len(mistaken):
-                    of_predicted = _coarse(explain(images[differ], explanation.predicted[differ]))
+                    of_predicted = explain(images[differ], explanation.predicted[differ])
         return cls(rows, explanation, mistaken, of_predicted, time.perf_counter() - began)
-
-
-def _coarse(explanation: Explanation) -> Explanation:
-    return replace(explanation, heatmaps=explanation.layer_maps)
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,20 +90,16 @@ class Snapshot:
     seconds: float
 
     @classmethod
-    def of(cls, probes: ProbeSet, shares: Sequence[SnapshotShare], upsampling: Upsampling) -> Snapshot:
+    def of(cls, probes: ProbeSet, shares: Sequence[SnapshotShare]) -> Snapshot:
         """Put together what the processes have seen.
 
         Args:
             probes: The images.
             shares: Each image is in one of them.
-            upsampling: Of the method.
         """
 
         def joined(parts: list[Explanation], rows: Tensor) -> Explanation:
-            whole = concatenated(parts)[rows.argsort()]
-            heatmaps = min_max(upsample(whole.layer_maps, probes.images.shape[2:], upsampling))
-            heatmaps[whole.skipped] = torch.nan
-            return replace(whole, heatmaps=heatmaps)
+            return concatenated(parts)[rows.argsort()]
 
         rows, mistaken = (torch.cat([getattr(share, name) for share in shares]) for name in ("rows", "mistaken"))
         of_predicted = [share.of_predicted for share in shares if share.of_predicted is not None]

@@ -575,7 +575,7 @@ class CAMMonitor(CallbackBase):
         assert probes is not None
         assert share is not None
         shares = lightning.gather(trainer, pl_module, share)
-        looked = Snapshot.of(probes, shares, self.method.upsampling)
+        looked = Snapshot.of(probes, shares)
         explanation = looked.explanation
         if explanation.layer_maps[0].numel() < _COARSE and probes.images.ndim > 3:
             self._warn_once(
@@ -603,9 +603,7 @@ class CAMMonitor(CallbackBase):
         if self.heat_scale == "run":
             brightest = max(self._history.brightest(), float(explanation.layer_maps.nan_to_num().max()))
         if trainer.is_global_zero and not trainer.barebones:
-            self._to_send |= snapshot_pictures(
-                looked, past, self.style, brightest, self.method.upsampling, self.log_channels
-            )
+            self._to_send |= snapshot_pictures(looked, past, self.style, brightest, self.log_channels)
 
     def _audit_pick(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Choose the images to audit on; the first rank chooses for all."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import cached_property
+from numbers import Integral
 from typing import Any, Literal, TypeVar
 
 import torch
@@ -15,6 +17,7 @@ _LINEAR = {1: "linear", 2: "bilinear", 3: "trilinear"}
 
 _T = TypeVar("_T", bound="Channels | Explanation")
 
+Interpolation = Literal["bilinear", "bicubic", "nearest"]
 Upsampling = Literal["bilinear", "bicubic", "nearest", "none"]
 
 
@@ -35,17 +38,16 @@ class Channels:
 
 @dataclass(frozen=True, eq=False)
 class Explanation:
-    """Heatmaps for N images: one for each, or, where T targets were asked for each image, (N, T, ...) of them.
+    """Heatmaps for N images: one each or, if T targets were given for each image, (N, T, ...) of them.
 
-    The leading dimensions of `heatmaps`, (N,) or (N, T), are those of all fields where *leading* is written.
+    In the shapes below, *leading* stands for (N,) or (N, T).
 
     Attributes:
-        heatmaps: (*leading, *spatial) float32 in [0, 1] at the resolution of the images (of the layer with
-            `upsampling="none"`), each map scaled to its own minimum and maximum. A *blank* map is 0 everywhere, a
-            *skipped* one NaN everywhere.
-        layer_maps: (*leading, *spatial of the layer) float32, >= 0, the map before upsampling and scaling, in units of
-            the activations: its magnitude can be compared between looks. NaN where skipped. Of several layers it is the
-            mean of their maps, each scaled to [0, 1], at the resolution of the finest.
+        layer_maps: (*leading, *spatial of the layer) float32, >= 0, the maps before upsampling and scaling, in units of
+            the activations, so that their magnitudes can be compared between explanations. NaN where skipped. For
+            several layers, the mean of their maps, each scaled to [0, 1], at the resolution of the finest layer.
+        size: The spatial size of the images.
+        upsampling: How `heatmaps` are brought to that size, as in `Method`.
         targets: (*leading) int64, the class that was explained; None where a callable said what to explain.
         score_kind: Which score was explained: `"logit"`, `"probability"`, or the name of the callable.
         target_scores: (*leading) float32, that score for the unmasked images.
@@ -63,8 +65,9 @@ class Explanation:
             nothing of the target. None where several layers were fused.
     """
 
-    heatmaps: Tensor
     layer_maps: Tensor
+    size: tuple[int, ...]
+    upsampling: Upsampling
     targets: Tensor | None
     score_kind: str
     target_scores: Tensor
@@ -78,8 +81,33 @@ class Explanation:
     mean_activation: Tensor | None = None
 
     def __len__(self) -> int:
-        """The number of images, N."""
-        return len(self.heatmaps)
+        """Return the number of images, N."""
+        return len(self.layer_maps)
+
+    def __iter__(self) -> Iterator[Explanation]:
+        """Iterate over the images, as explanations of one image each."""
+        return (self[index] for index in range(len(self)))
+
+    @cached_property
+    def heatmaps(self) -> Tensor:
+        """(*leading, *spatial) float32 in [0, 1], each map scaled to its own minimum and maximum.
+
+        They have the resolution of the images, or that of the layer with `upsampling="none"`. A *blank* map is 0
+        everywhere, a *skipped* one NaN everywhere.
+        """
+        layer_size = self.layer_maps.shape[-len(self.size) :]
+        return scaled(self.layer_maps, layer_size if self.upsampling == "none" else self.size, self.upsampling)
+
+    def scaled_to(self, brightest: float | None) -> Tensor:
+        """Return the maps at the resolution of the images, on a common scale.
+
+        Args:
+            brightest: The value of `layer_maps` that becomes 1; None scales each map to its own minimum and maximum.
+
+        Returns:
+            (*leading, *size) float32; with `upsampling="none"` each position of the layer is a block.
+        """
+        return scaled(self.layer_maps, self.size, self.upsampling, brightest)
 
     @property
     def predicted(self) -> Tensor | None:
@@ -92,30 +120,38 @@ class Explanation:
         return (self.heatmaps == 0).flatten(self.estimated_error.ndim).all(dim=-1)
 
     def to(self, device: torch.device | str) -> Explanation:
-        """The same explanation with its tensors on `device`."""
+        """Return the same explanation with its tensors on `device`."""
         return _combined([self], lambda parts: parts[0].to(device))
 
-    def __getitem__(self, rows: Tensor | slice) -> Explanation:
-        """The explanation of some of the images.
+    def __getitem__(self, rows: int | slice | Tensor) -> Explanation:
+        """Return the explanation of some of the images; `explanation[3]` is the same as `explanation[3:4]`.
 
         Args:
-            rows: (n,) int64, their indices, or a slice.
+            rows: The index of an image, a slice, or a tensor (n,) of indices.
 
         Raises:
-            TypeError: A single index; `explanation[3:4]` is the explanation of one image.
+            IndexError: There is no image with that index.
+            TypeError: `rows` is none of these.
         """
+        if isinstance(rows, Integral):
+            index = range(len(self))[int(rows)]
+            rows = slice(index, index + 1)
         if not isinstance(rows, (Tensor, slice)):
-            raise TypeError(f"explanation[{rows!r}]: give a slice, such as [3:4] for one image, or a tensor of indices")
+            raise TypeError(f"explanation[{rows!r}]: give an index, a slice, or a tensor of indices")
         return _combined([self], lambda parts: parts[0][rows])
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out `heatmaps`, which are computed anew when asked for."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
 
 
 def concatenated(parts: Sequence[Explanation]) -> Explanation:
-    """One explanation of the images of several, which were made by the same method for the same layer."""
+    """Join explanations that one method made for one layer."""
     return _combined(parts, torch.cat)
 
 
 def _combined(parts: Sequence[_T], combine: Callable[[list[Tensor]], Tensor]) -> _T:
-    """One dataclass of several, each of its tensors made of theirs; the rest is that of the first."""
+    """Combine the tensors of several dataclasses, field by field; other fields are those of the first."""
     made: dict[str, Any] = {}
     for field in fields(parts[0]):
         values = [getattr(part, field.name) for part in parts]
@@ -126,28 +162,43 @@ def _combined(parts: Sequence[_T], combine: Callable[[list[Tensor]], Tensor]) ->
     return replace(parts[0], **made)
 
 
-def upsample(maps: Tensor, size: Sequence[int], mode: Upsampling = "bilinear") -> Tensor:
+def scaled(
+    layer_maps: Tensor, size: Sequence[int], upsampling: Upsampling = "bilinear", brightest: float | None = None
+) -> Tensor:
+    """Turn maps at layer resolution into heatmaps: the one place where maps are scaled and skipped ones marked.
+
+    Args:
+        layer_maps: (*leading, *spatial of the layer), >= 0. A map with a NaN was skipped.
+        size: The spatial size to reach.
+        upsampling: As in `upsample`; `"none"` shows each position of the layer as a block.
+        brightest: The value that becomes 1; None scales each map to its own minimum and maximum.
+
+    Returns:
+        (*leading, *size); a skipped map is NaN everywhere, a constant one 0 everywhere if scaled to its own range.
+    """
+    leading, spatial = layer_maps.shape[: -len(size)], layer_maps.shape[-len(size) :]
+    flat = layer_maps.reshape(-1, *spatial)
+    maps = upsample(flat, size, "nearest" if upsampling == "none" else upsampling)
+    if brightest is None:
+        maps = min_max(maps)
+    elif brightest > 0:
+        maps = maps.clamp_min(0) / brightest  # bicubic interpolation may undershoot
+    skipped = flat.isnan().flatten(1).any(dim=1).view(-1, *[1] * len(size))
+    return torch.where(skipped, torch.nan, maps).view(*leading, *size)
+
+
+def upsample(maps: Tensor, size: Sequence[int], mode: Interpolation = "bilinear") -> Tensor:
     """Resize maps to `size` (`align_corners=False`): the one rule for masks and for heatmaps.
 
     Args:
         maps: (N, *spatial), one to three spatial dimensions.
         size: The spatial size to reach.
-        mode: `"bilinear"`: linear interpolation in all dimensions, however many there are. `"bicubic"`: for images
-            only. `"nearest"`: each position as a block. `"none"`: as they are.
+        mode: `"bilinear"`: linear interpolation in all dimensions, however many there are. `"bicubic"`: for two
+            dimensions only. `"nearest"`: each position as a block.
 
     Returns:
         (N, *size) in the dtype of `maps`.
-
-    Raises:
-        ValueError: `"bicubic"` with other than two spatial dimensions.
     """
-    if mode == "none":
-        return maps
-    if mode == "bicubic" and len(size) != 2:
-        raise ValueError(
-            f'upsampling="bicubic" needs two spatial dimensions, these images have {len(size)}; "bilinear" is linear '
-            "in any number"
-        )
     if mode == "nearest":
         return F.interpolate(maps.unsqueeze(1), size=tuple(size), mode="nearest-exact").squeeze(1)
     how = "bicubic" if mode == "bicubic" else _LINEAR[len(size)]

@@ -96,8 +96,8 @@ class Method(ABC):
         """
         with isolated(model):
             network = self._network(model, images, forward_fn)
+            self._check_upsampling(network.images)
             look = self.forward_pass(network, target_layer, targets)
-            self._check_upsampling(look, network)
             maps = [self.layer_map(network, look, layer, progress) for layer in range(len(look.layers))]
             return self._explanation(network, look, maps)
 
@@ -117,8 +117,8 @@ class Method(ABC):
         """
         with isolated(model):
             network = self._network(model, images, forward_fn)
+            self._check_upsampling(network.images)
             look = self.forward_pass(network, target_layer, targets)
-            self._check_upsampling(look, network)
             return look.layers[0] if len(look.layers) == 1 else look.layers
 
     def release(self) -> None:  # noqa: B027 - most methods keep nothing
@@ -147,27 +147,28 @@ class Method(ABC):
             error=torch.zeros_like(look.target_scores),
         )
 
-    def _check_upsampling(self, look: ForwardPass, network: Network) -> None:
-        size = network.images.shape[2:]
-        upsample(look.activations[0][:1, 0], size, self.upsampling)
+    def _check_upsampling(self, images: Tensor) -> None:
+        dimensions = images.ndim - 2
+        if self.upsampling == "bicubic" and dimensions != 2:
+            raise ValueError(
+                f'upsampling="bicubic" needs images with two spatial dimensions, these have {dimensions}; use '
+                '"bilinear", which is linear in any number of dimensions'
+            )
 
     def _explanation(self, network: Network, look: ForwardPass, maps: Sequence[LayerMap]) -> Explanation:
-        size = network.images.shape[2:]
         finite = look.finite.unsqueeze(1) & torch.stack([torch.isfinite(m.weights).all(dim=2) for m in maps]).all(dim=0)
         raw = maps[0].combined() if len(maps) == 1 else _fused([m.combined() for m in maps])
         error = torch.stack([m.error for m in maps]).amax(dim=0)
-        # (N, T, *s) -> (N*T, *s) and back
-        flat = min_max(upsample(raw.flatten(0, 1), size, self.upsampling))
-        heatmaps = flat.view(*raw.shape[:2], *flat.shape[1:])
-        raw[~finite], heatmaps[~finite], error[~finite] = torch.nan, torch.nan, torch.nan
+        raw[~finite], error[~finite] = torch.nan, torch.nan
 
         def leading(values: Tensor) -> Tensor:
             return values if look.several else values.squeeze(1)
 
         classes, channels = look.readout.classes, maps[0].strongest() if len(maps) == 1 else None
         return Explanation(
-            heatmaps=leading(heatmaps),
             layer_maps=leading(raw),
+            size=tuple(network.images.shape[2:]),
+            upsampling=self.upsampling,
             targets=None if classes is None else leading(classes),
             score_kind=look.readout.score,
             target_scores=leading(look.target_scores),

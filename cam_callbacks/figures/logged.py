@@ -13,7 +13,7 @@ from cam_callbacks import tags
 from cam_callbacks.audit.interventions import ring, with_background_of, with_ring_of
 from cam_callbacks.audit.result import AuditResult
 from cam_callbacks.data.probes import ProbeSet
-from cam_callbacks.explain.explanation import Explanation, Upsampling, min_max, upsample
+from cam_callbacks.explain.explanation import Explanation, Upsampling, scaled
 from cam_callbacks.figures.drawing import (
     ALERT,
     MUTED,
@@ -47,7 +47,6 @@ def snapshot_pictures(
     past: Sequence[PastMaps],
     style: Style,
     brightest: float | None,
-    upsampling: Upsampling,
     channels: bool,
 ) -> dict[str, Picture]:
     """The pictures that are logged, by record.
@@ -56,41 +55,24 @@ def snapshot_pictures(
         snapshot: What was seen.
         past: The looks of the history picture, this one the last; empty for none.
         style: How overlays are drawn.
-        brightest: As in `cam_callbacks.figures.logged.scaled`.
-        upsampling: Of the method.
+        brightest: As in `Explanation.scaled_to`.
         channels: Whether to show what the heatmaps are made of.
     """
     probes, explanation = snapshot.probes, snapshot.explanation
-    size = probes.images.shape[2:]
-    shown = scaled(explanation.layer_maps, size, brightest, upsampling)
+    shown = explanation.scaled_to(brightest)
     of_predicted = {}
     if snapshot.of_predicted is not None:
-        maps = scaled(snapshot.of_predicted.layer_maps, size, brightest, upsampling)
+        maps = snapshot.of_predicted.scaled_to(brightest)
         of_predicted = dict(zip(snapshot.mistaken.tolist(), maps, strict=True))
     pictures = {tags.HEATMAPS: heatmaps_picture(probes, explanation, shown, style, of_predicted)}
     if explanation.targets is not None and len(set(explanation.targets.tolist())) < len(probes):
-        alike = scaled(explanation.layer_maps, size, None, upsampling)
+        alike = explanation.scaled_to(None)
         pictures[tags.CLASS_MEAN] = class_mean_picture(probes, explanation, alike, style)
     if past:
-        pictures[tags.HISTORY] = history_picture(probes, past, style, brightest, upsampling)
+        pictures[tags.HISTORY] = history_picture(probes, past, style, brightest, explanation.upsampling)
     if channels and explanation.channels is not None:
         pictures[tags.CHANNELS] = channels_picture(probes, explanation)
     return pictures
-
-
-def scaled(raw: Tensor, size: Sequence[int], brightest: float | None, upsampling: Upsampling = "bilinear") -> Tensor:
-    """Maps at layer resolution (N, h, w) as heatmaps (N, *size) in [0, 1].
-
-    Args:
-        raw: The maps, >= 0; NaN stays NaN.
-        size: The size of the images.
-        brightest: The value that becomes 1; None scales each map to its own minimum and maximum.
-        upsampling: As in `upsample`; what is not upsampled is shown in blocks.
-    """
-    maps = upsample(raw, size, "nearest" if upsampling == "none" else upsampling)
-    if brightest is None:
-        return torch.where(maps.isnan(), torch.nan, min_max(maps))
-    return maps.clamp_min(0) / brightest if brightest > 0 else maps
 
 
 def heatmaps_picture(
@@ -171,7 +153,7 @@ def history_picture(
 ) -> Picture:
     """One row a probe: the image, then its overlay at each look, oldest first, under its epoch."""
     size = probes.images.shape[2:]
-    heatmaps = [scaled(look.layer_maps, size, brightest, upsampling) for look in looks]
+    heatmaps = [scaled(look.layer_maps, size, upsampling, brightest) for look in looks]
     epochs = [look.epoch for look in looks]
     # Several validations in one epoch are told apart by their steps.
     counted = ("epoch", epochs) if len(set(epochs)) == len(epochs) else ("step", [look.step for look in looks])

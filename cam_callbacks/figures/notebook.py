@@ -94,20 +94,15 @@ def classes_side_by_side(
         raise ValueError("explanation has one target for each image; explain several, with targets of shape (N, T)")
     if len(images) != len(explanation):
         raise ValueError(f"the explanation is of {len(explanation)} images, {len(images)} are given")
-    rows = []
+    rows, heatmaps = [], explanation.scaled_to(None).cpu()
     for index, picture in enumerate(to_pictures(images, normalization)):
         targets = explanation.targets[index].tolist()
-        overlays = [overlay(picture, heat, style) for heat in _at_size(explanation.heatmaps[index], images)]
+        overlays = [overlay(picture, heat, style) for heat in heatmaps[index]]
         headings = [ClassNames(class_names).name(target) for target in targets]
         probabilities = [f"{float(explanation.probabilities[index, target]):.2f}" for target in targets]
         named = [f"{share} {name}" for share, name in zip(probabilities, headings, strict=True)]
         rows.append(Cell([picture, *overlays], headings=["image", *named]))
     return grid(rows, size=size)
-
-
-def _at_size(heatmaps: Tensor, images: Tensor) -> Tensor:
-    """Heatmaps on the CPU, at the size of the images: where they are not, in blocks."""
-    return upsample(heatmaps.cpu(), images.shape[2:], "nearest")
 
 
 def methods_side_by_side(
@@ -135,10 +130,8 @@ def methods_side_by_side(
                 f"the explanation {name!r} has heatmaps {tuple(explanation.heatmaps.shape)}; one for each of the "
                 f"{len(images)} images is needed"
             )
-    rows = []
+    rows, heatmaps = [], [each.scaled_to(None).cpu() for each in explanations.values()]
     for index, picture in enumerate(to_pictures(images, normalization)):
-        heatmaps = [_at_size(each.heatmaps[index : index + 1], images)[0] for each in explanations.values()]
-        rows.append(
-            Cell([picture, *(overlay(picture, heat, style) for heat in heatmaps)], headings=["image", *explanations])
-        )
+        overlays = [overlay(picture, maps[index], style) for maps in heatmaps]
+        rows.append(Cell([picture, *overlays], headings=["image", *explanations]))
     return grid(rows, size=size)

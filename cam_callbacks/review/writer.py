@@ -23,7 +23,7 @@ from cam_callbacks.audit.attention import heat_by_chance, heat_on_object
 from cam_callbacks.audit.statistics import Estimate, Measure
 from cam_callbacks.data.datasets import ALL
 from cam_callbacks.data.probes import ProbeSet
-from cam_callbacks.explain.explanation import Explanation, min_max, upsample
+from cam_callbacks.explain.explanation import Explanation, min_max, scaled, upsample
 from cam_callbacks.figures.drawing import SIGNAL_HEIGHT, STRIP_HEIGHT, Picture, montage, to_pictures
 from cam_callbacks.review import schema
 from cam_callbacks.snapshot import MOST_CLASSES, PER_CLASS, AuditSnapshot, Snapshot
@@ -216,12 +216,12 @@ def _photos(probes: ProbeSet) -> list[bytes]:
 
 def _maps(looked: Snapshot) -> list[bytes]:
     explanation, size = looked.explanation, looked.probes.images.shape[2:]
-    scaled = min_max(explanation.layer_maps.nan_to_num())
-    scaled[explanation.blank] = 0
+    maps = scaled(explanation.layer_maps, explanation.layer_maps.shape[1:], "none")
+    maps[explanation.blank] = 0
     nothing = torch.zeros(1, 1)
     return [
         _gray(nothing if skipped else _laid_out(heat, size))
-        for heat, skipped in zip(scaled, explanation.skipped, strict=True)
+        for heat, skipped in zip(maps, explanation.skipped, strict=True)
     ]
 
 
@@ -303,9 +303,7 @@ def _heat(looked: Snapshot) -> tuple[Tensor, Tensor]:
     probes, unknown = looked.probes, torch.full((len(looked.probes),), torch.nan)
     if probes.masks is None:
         return unknown, unknown
-    heatmaps = looked.explanation.heatmaps
-    if heatmaps.shape != probes.masks.shape:  # not upsampled: shown in blocks
-        heatmaps = upsample(heatmaps, probes.masks.shape[1:], "nearest")
+    heatmaps = looked.explanation.scaled_to(None)
     on_object = heat_on_object(heatmaps, probes.masks)
     return on_object, unknown if probes.labels is None else heat_by_chance(heatmaps, probes.masks, probes.labels)
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from cam_callbacks import Explanation
-from cam_callbacks.explain.explanation import Channels, has_contrast, min_max, upsample
+from cam_callbacks.explain.explanation import Channels, has_contrast, min_max, scaled, upsample
 
 
 @pytest.fixture(autouse=True)
@@ -18,11 +18,12 @@ def _seed():
 @pytest.fixture
 def explanation():
     """Three images: the first with a map, the second blank, the third skipped."""
-    heatmaps = torch.stack([torch.linspace(0, 1, 16).view(4, 4), torch.zeros(4, 4), torch.full((4, 4), torch.nan)])
+    maps = torch.stack([torch.linspace(0, 3, 4).view(2, 2), torch.zeros(2, 2), torch.full((2, 2), torch.nan)])
     scores = torch.tensor([[0.0, 2.0], [1.0, -1.0], [torch.nan, 0.0]])
     return Explanation(
-        heatmaps=heatmaps,
-        layer_maps=3 * heatmaps[:, ::2, ::2],
+        layer_maps=maps,
+        size=(4, 4),
+        upsampling="bilinear",
         targets=torch.tensor([0, 0, 1]),
         score_kind="probability",
         target_scores=scores.softmax(dim=1)[:, 0],
@@ -49,13 +50,24 @@ class TestExplanation:
             some = explanation[rows]
             assert len(some) == 2
             torch.testing.assert_close(some.layer_maps, explanation.layer_maps[1:], equal_nan=True)
+            torch.testing.assert_close(some.heatmaps, explanation.heatmaps[1:], equal_nan=True)
             assert len(some.channels.weight) == 2
 
-    def test_has_no_single_image_and_is_no_sequence(self, explanation):
-        with pytest.raises(TypeError, match=r"explanation\[0\]: give a slice, such as \[3:4\] for one image"):
-            explanation[0]
-        with pytest.raises(TypeError, match="give a slice"):
-            list(explanation)
+    def test_an_index_is_a_slice_of_one_image(self, explanation):
+        for index, rows in ((0, slice(0, 1)), (-1, slice(2, 3))):
+            one, same = explanation[index], explanation[rows]
+            assert one.layer_maps.shape == (1, 2, 2)
+            torch.testing.assert_close(one.layer_maps, same.layer_maps, equal_nan=True)
+
+    def test_is_iterated_over_image_by_image(self, explanation):
+        assert [len(each) for each in explanation] == [1, 1, 1]
+        assert [bool(each.skipped) for each in explanation] == [False, False, True]
+
+    def test_refuses_what_is_not_an_index(self, explanation):
+        with pytest.raises(IndexError):
+            explanation[3]
+        with pytest.raises(TypeError, match=r"explanation\['cat'\]: give an index, a slice"):
+            explanation["cat"]
 
     def test_tells_blank_from_skipped(self, explanation):
         assert explanation.blank.tolist() == [False, True, False]
@@ -64,7 +76,7 @@ class TestExplanation:
     def test_moves_all_its_tensors(self, explanation):
         moved = explanation.to("meta")
         tensors = [value for value in vars(moved).values() if isinstance(value, torch.Tensor)]
-        assert len(tensors) == 9
+        assert len(tensors) == 8
         assert moved.channels.weight.device.type == "meta"
         assert {tensor.device.type for tensor in tensors} == {"meta"}
         assert moved.target_layer == "features"
@@ -77,9 +89,61 @@ class TestExplanation:
     def test_survives_pickling(self, explanation):
         copy = pickle.loads(pickle.dumps(explanation))
         assert copy.target_layer == "features"
+        torch.testing.assert_close(copy.heatmaps, explanation.heatmaps, equal_nan=True)
         for name, value in vars(explanation).items():
             if isinstance(value, torch.Tensor):
                 torch.testing.assert_close(getattr(copy, name), value, equal_nan=True)
+
+    def test_is_sent_without_its_heatmaps(self, explanation):
+        size = len(pickle.dumps(explanation))
+        assert explanation.heatmaps.shape == (3, 4, 4)
+        assert len(pickle.dumps(explanation)) == size
+
+    def test_has_heatmaps_at_the_resolution_of_the_images(self, explanation):
+        heatmaps = explanation.heatmaps
+        assert heatmaps.shape == (3, 4, 4)
+        assert torch.equal(heatmaps[0], min_max(upsample(explanation.layer_maps[:1], (4, 4)))[0])
+        assert (heatmaps[1] == 0).all()
+        assert heatmaps[2].isnan().all()
+
+    def test_has_heatmaps_of_several_targets_for_each_image(self, explanation):
+        maps = explanation.layer_maps.unsqueeze(1).expand(3, 2, 2, 2)
+        several = dataclasses.replace(explanation, layer_maps=maps, estimated_error=torch.zeros(3, 2))
+        assert several.heatmaps.shape == (3, 2, 4, 4)
+        for target in range(2):
+            torch.testing.assert_close(several.heatmaps[:, target], explanation.heatmaps, equal_nan=True)
+        assert several.blank.tolist() == [[False, False], [True, True], [False, False]]
+
+    def test_that_is_not_upsampled_is_shown_in_blocks(self, explanation):
+        coarse = dataclasses.replace(explanation, upsampling="none")
+        assert coarse.heatmaps.shape == (3, 2, 2)
+        blocks = coarse.scaled_to(None)
+        assert torch.equal(blocks[0], coarse.heatmaps[0].repeat_interleave(2, 0).repeat_interleave(2, 1))
+        assert torch.equal(coarse.scaled_to(6.0)[0], blocks[0] / 2)
+
+    def test_at_a_common_scale_keeps_its_magnitude(self, explanation):
+        assert explanation.scaled_to(6.0)[0].max() == 0.5
+        torch.testing.assert_close(explanation.scaled_to(None), explanation.heatmaps, equal_nan=True)
+
+
+class TestScaled:
+    def test_maps_have_their_own_range_or_a_common_one(self):
+        maps = torch.stack([torch.linspace(0, 1, 9).view(3, 3), torch.linspace(0, 4, 9).view(3, 3)])
+        own, common = scaled(maps, (6, 6)), scaled(maps, (6, 6), brightest=4.0)
+        assert own.amax(dim=(1, 2)).tolist() == [1, 1]
+        assert common.amax(dim=(1, 2)).tolist() == pytest.approx([0.25, 1], abs=0.05)
+
+    @pytest.mark.parametrize("brightest", [None, 2.0, 0.0])
+    def test_skipped_maps_are_not_a_number_and_blank_ones_0(self, brightest):
+        maps = torch.stack([torch.full((3, 3), torch.nan), torch.zeros(3, 3)])
+        heatmaps = scaled(maps, (6, 6), brightest=brightest)
+        assert heatmaps[0].isnan().all()
+        assert (heatmaps[1] == 0).all()
+
+    def test_a_constant_map_is_blank_on_its_own_scale_only(self):
+        constant = torch.full((1, 3, 3), 2.0)
+        assert (scaled(constant, (6, 6)) == 0).all()
+        assert torch.allclose(scaled(constant, (6, 6), brightest=4.0), torch.tensor(0.5))
 
 
 class TestUpsample:

@@ -176,7 +176,7 @@ def test_upsampling(network, images):
     "ask", [GradCAM(upsampling="bicubic"), GradCAM(upsampling="bicubic").check], ids=["call", "check"]
 )
 def test_bicubic_is_for_images_only(small_cnn, blobs, ask):
-    with pytest.raises(ValueError, match=r'upsampling="bicubic" needs two spatial dimensions, these images have 1'):
+    with pytest.raises(ValueError, match=r'upsampling="bicubic" needs images with two .* have 1; use "bilinear"'):
         ask(small_cnn(dimensions=1), blobs(2, 40), "features")
 
 

@@ -18,7 +18,7 @@ from cam_callbacks.callback.auditor import AuditSnapshot
 from cam_callbacks.data.probes import ProbeSet
 from cam_callbacks.explain.explanation import Explanation
 from cam_callbacks.figures.drawing import ALERT
-from cam_callbacks.figures.logged import audit_pictures, class_mean_picture, heatmaps_picture, history_picture, scaled
+from cam_callbacks.figures.logged import audit_pictures, class_mean_picture, heatmaps_picture, history_picture
 from cam_callbacks.history import PastMaps
 
 SIZE = 12
@@ -26,7 +26,7 @@ SIZE = 12
 
 def probes(**changes: Any) -> ProbeSet:
     images = torch.rand(4, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
-    parts = {"images": images, "targets": torch.tensor([0, 0, 1, 2]), "class_names": ("cat", "dog", "owl")}
+    parts = {"images": images, "labels": torch.tensor([0, 0, 1, 2]), "class_names": ("cat", "dog", "owl")}
     return ProbeSet(**(parts | changes))
 
 
@@ -34,8 +34,9 @@ def explanation(predicted: tuple[int, ...] = (0, 0, 1, 2), classes: int = 3, **c
     raw = torch.rand(4, 3, 3, generator=torch.Generator().manual_seed(1))
     scores = torch.nn.functional.one_hot(torch.tensor(predicted), classes).float() * 3
     made = Explanation(
-        heatmaps=scaled(raw, (SIZE, SIZE), None),
         layer_maps=raw,
+        size=(SIZE, SIZE),
+        upsampling="bilinear",
         targets=torch.tensor([0, 0, 1, 2]),
         score_kind="probability",
         target_scores=torch.tensor([0.5, 0.6, 0.7, 0.8]),
@@ -62,27 +63,6 @@ def drawn(made: Explanation, of: ProbeSet | None = None, **options: Any) -> np.n
     return heatmaps_picture(of or probes(), made, made.heatmaps, "blend", **options)
 
 
-def test_maps_are_scaled_each_to_its_own_range_or_all_to_the_brightest() -> None:
-    raw = torch.stack([torch.linspace(0, 1, 9).view(3, 3), torch.linspace(0, 4, 9).view(3, 3)])
-    own, common = scaled(raw, (6, 6), None), scaled(raw, (6, 6), 4.0)
-    assert own.amax(dim=(1, 2)).tolist() == [1, 1]
-    assert common.amax(dim=(1, 2)).tolist() == pytest.approx([0.25, 1], abs=0.05)
-
-
-def test_skipped_maps_stay_not_a_number_and_blank_ones_0() -> None:
-    raw = torch.stack([torch.full((3, 3), torch.nan), torch.zeros(3, 3)])
-    for brightest in (None, 2.0, 0.0):
-        maps = scaled(raw, (6, 6), brightest)
-        assert maps[0].isnan().all()
-        assert (maps[1] == 0).all()
-
-
-def test_a_constant_map_is_blank_at_its_own_scale_but_has_its_magnitude_at_a_common_one() -> None:
-    constant = torch.full((1, 3, 3), 2.0)
-    assert (scaled(constant, (6, 6), None) == 0).all()
-    assert torch.allclose(scaled(constant, (6, 6), 4.0), torch.tensor(0.5))
-
-
 def test_mistakes_are_framed_and_correct_answers_are_not() -> None:
     assert alerts(drawn(explanation())) == 0
     one, two = alerts(drawn(explanation((0, 1, 1, 2)))), alerts(drawn(explanation((1, 1, 1, 2))))
@@ -90,7 +70,7 @@ def test_mistakes_are_framed_and_correct_answers_are_not() -> None:
 
 
 def test_without_labels_there_are_no_mistakes() -> None:
-    assert alerts(drawn(explanation((2, 2, 2, 0)), probes(targets=None))) == 0
+    assert alerts(drawn(explanation((2, 2, 2, 0)), probes(labels=None))) == 0
 
 
 def test_the_map_of_the_class_that_was_predicted_instead_is_shown_beside() -> None:
@@ -101,19 +81,19 @@ def test_the_map_of_the_class_that_was_predicted_instead_is_shown_beside() -> No
 
 def test_skipped_and_blank_maps_are_noted() -> None:
     skipped = torch.tensor([True, False, False, False])
-    nan = explanation().heatmaps.clone()
+    nan = explanation().layer_maps.clone()
     nan[0] = torch.nan
-    assert alerts(drawn(explanation(heatmaps=nan, skipped=skipped))) > 0
-    blank = explanation().heatmaps.clone()
+    assert alerts(drawn(explanation(layer_maps=nan, skipped=skipped))) > 0
+    blank = explanation().layer_maps.clone()
     blank[1] = 0
-    assert alerts(drawn(explanation(heatmaps=blank))) > 0
+    assert alerts(drawn(explanation(layer_maps=blank))) > 0
 
 
 def test_a_model_of_many_or_of_two_classes_is_drawn() -> None:
     many = explanation(classes=1000)
     assert drawn(many, probes(class_names=None)).shape == drawn(explanation()).shape
     two = explanation((0, 0, 1, 1), classes=2, targets=torch.tensor([0, 0, 1, 1]))
-    of_two = drawn(two, probes(targets=torch.tensor([0, 0, 1, 1])))
+    of_two = drawn(two, probes(labels=torch.tensor([0, 0, 1, 1])))
     assert of_two.shape[1:] == drawn(explanation()).shape[1:]
     assert 0 < of_two.shape[0] < drawn(explanation()).shape[0]  # a line less under each
 
@@ -123,7 +103,7 @@ def test_the_history_has_a_column_a_look() -> None:
     one, two, four = (history_picture(probes(), looks[:count], "blend", None) for count in (1, 2, 4))
     assert one.shape[0] == two.shape[0] == four.shape[0]
     assert four.shape[1] - two.shape[1] == 2 * (two.shape[1] - one.shape[1]) > 0
-    unlabeled = history_picture(probes(targets=None), looks, "jet", 2.0)
+    unlabeled = history_picture(probes(labels=None), looks, "jet", 2.0)
     assert unlabeled.shape[1] == four.shape[1]
     assert 0 < unlabeled.shape[0] < four.shape[0]  # a line less beside each
 
@@ -136,19 +116,19 @@ def test_the_class_mean_has_a_cell_a_class_that_occurs() -> None:
 
 def test_skipped_and_blank_maps_do_not_enter_the_class_mean() -> None:
     made = explanation(targets=torch.zeros(4).long())
-    heatmaps = made.heatmaps.clone()
-    heatmaps[0], heatmaps[1] = torch.nan, 0
-    left_out = replace(made, heatmaps=heatmaps, skipped=torch.tensor([True, False, False, False]))
+    maps = made.layer_maps.clone()
+    maps[0], maps[1] = torch.nan, 0
+    left_out = replace(made, layer_maps=maps, skipped=torch.tensor([True, False, False, False]))
     two = mean_picture(left_out, "heatmap")
-    same = heatmaps.clone()
-    same[:2] = heatmaps[2:]
-    picture = mean_picture(replace(made, heatmaps=same), "heatmap")
+    same = maps.clone()
+    same[:2] = maps[2:]
+    picture = mean_picture(replace(made, layer_maps=same), "heatmap")
     height = 20 + 112  # the pictures themselves, without the lines under them, which tell the counts
     assert np.array_equal(two[:height], picture[:height])
 
 
 def test_a_class_of_which_nothing_is_left_is_drawn_blank() -> None:
-    nothing = explanation(heatmaps=torch.full((4, SIZE, SIZE), torch.nan), skipped=torch.ones(4).bool())
+    nothing = explanation(layer_maps=torch.full((4, 3, 3), torch.nan), skipped=torch.ones(4).bool())
     assert (mean_picture(nothing, "heatmap")[40:110, 115:195] == mean_picture(nothing, "heatmap")[40, 115]).all()
     assert len(np.unique(mean_picture(explanation(), "heatmap")[40:110, 115:195])) > 2
 
