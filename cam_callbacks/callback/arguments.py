@@ -22,7 +22,7 @@ from cam_callbacks.callback.trainer import Misconfiguration
 from cam_callbacks.data.normalization import as_normalization
 from cam_callbacks.data.probes import ProbeSet
 from cam_callbacks.explain.method import Method
-from cam_callbacks.figures import drawing as render
+from cam_callbacks.figures.settings import Figures
 
 _SWITCHES = ("log_channels", "audit", "check_randomization", "report")
 
@@ -44,8 +44,7 @@ def check_arguments(given: Mapping[str, Any]) -> None:
         as_normalization(given["normalization"])
         check_callable("batch_fn", given["batch_fn"], "a callable: batch -> (images, targets)", takes=1)
         check_callable("forward_fn", given["forward_fn"], "a callable: (pl_module, images) -> logits", takes=2)
-        check_choice("style", given["style"], render.STYLES)
-        check_choice("heat_scale", given["heat_scale"], ("image", "run"))
+        Figures(given["style"], given["heat_scale"])
         for argument in _SWITCHES:
             check_type(argument, given[argument], bool, "True or False")
         check_list("foreground_values", given["foreground_values"], Integral, "a list of whole numbers")

@@ -41,8 +41,9 @@ from cam_callbacks.explain.method import Method
 from cam_callbacks.explain.model_outputs import ForwardFn
 from cam_callbacks.explain.score_cam import ScoreCAM
 from cam_callbacks.explain.targets import Target, TargetFn
-from cam_callbacks.figures import drawing as render
+from cam_callbacks.figures.drawing import Picture
 from cam_callbacks.figures.logged import audit_pictures, snapshot_pictures
+from cam_callbacks.figures.settings import Figures, OverlayStyle
 from cam_callbacks.history import History, PastMaps
 from cam_callbacks.review.report import write_report
 from cam_callbacks.review.writer import TabData, readable
@@ -168,7 +169,7 @@ class CAMMonitor(CallbackBase):
         normalization: Literal["imagenet"] | tuple[Sequence[float], Sequence[float]] | None = None,
         batch_fn: BatchFn | None = None,
         forward_fn: ForwardFn | None = None,
-        style: render.Style = "blend",
+        style: OverlayStyle = "blend",
         heat_scale: Literal["image", "run"] = "image",
         log_channels: bool = False,
         audit: bool = True,
@@ -220,7 +221,7 @@ class CAMMonitor(CallbackBase):
         # Of the evaluation that is going on:
         self._picked: ProbeSet | None = None
         self._share_of_look: SnapshotShare | None = None
-        self._to_send: dict[str, render.Picture | str] = {}  # by record
+        self._to_send: dict[str, Picture | str] = {}  # by record
         self._folder = ""
         self._looked: Snapshot | None = None
         self._audit_images: ProbeSet | None = None
@@ -603,7 +604,8 @@ class CAMMonitor(CallbackBase):
         if self.heat_scale == "run":
             brightest = max(self._history.brightest(), float(explanation.layer_maps.nan_to_num().max()))
         if trainer.is_global_zero and not trainer.barebones:
-            self._to_send |= snapshot_pictures(looked, past, self.style, brightest, self.log_channels)
+            figures = Figures(self.style, self.heat_scale, self.log_channels)
+            self._to_send |= snapshot_pictures(looked, past, figures, brightest)
 
     def _audit_pick(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Choose the images to audit on; the first rank chooses for all."""

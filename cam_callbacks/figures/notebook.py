@@ -12,7 +12,10 @@ from torch import Tensor
 from cam_callbacks.data.class_names import ClassNames
 from cam_callbacks.data.normalization import Normalization
 from cam_callbacks.explain.explanation import Explanation, min_max, upsample
-from cam_callbacks.figures.drawing import MUTED, Cell, Line, Picture, Style, grid, overlay, to_pictures
+from cam_callbacks.figures.colors import MUTED
+from cam_callbacks.figures.drawing import Picture, overlay, to_pictures
+from cam_callbacks.figures.grid import Cell, Line, grid
+from cam_callbacks.figures.settings import OverlayStyle
 
 _SIDE = 192
 
@@ -74,7 +77,7 @@ def classes_side_by_side(
     explanation: Explanation,
     class_names: Sequence[str] | None = None,
     normalization: Normalization | None = None,
-    style: Style = "blend",
+    style: OverlayStyle = "blend",
     size: int = _SIDE,
 ) -> Picture:
     """One row an image: the image, then the heatmap of each target, under its class with the probability.
@@ -109,7 +112,7 @@ def methods_side_by_side(
     images: Tensor,
     explanations: Mapping[str, Explanation],
     normalization: Normalization | None = None,
-    style: Style = "blend",
+    style: OverlayStyle = "blend",
     size: int = _SIDE,
 ) -> Picture:
     """One row an image: the image, then its heatmap by each method, under the method's name.

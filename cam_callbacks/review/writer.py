@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import platform
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from io import BytesIO
 from pathlib import Path
@@ -23,8 +23,8 @@ from cam_callbacks.audit.attention import heat_by_chance, heat_on_object
 from cam_callbacks.audit.statistics import Estimate, Measure
 from cam_callbacks.data.datasets import ALL
 from cam_callbacks.data.probes import ProbeSet
-from cam_callbacks.explain.explanation import Explanation, min_max, scaled, upsample
-from cam_callbacks.figures.drawing import SIGNAL_HEIGHT, STRIP_HEIGHT, Picture, montage, to_pictures
+from cam_callbacks.explain.explanation import Explanation, min_max, scaled
+from cam_callbacks.figures.drawing import Picture, heat_layout, to_pictures
 from cam_callbacks.review import schema
 from cam_callbacks.snapshot import MOST_CLASSES, PER_CLASS, AuditSnapshot, Snapshot
 
@@ -220,7 +220,7 @@ def _maps(looked: Snapshot) -> list[bytes]:
     maps[explanation.blank] = 0
     nothing = torch.zeros(1, 1)
     return [
-        _gray(nothing if skipped else _laid_out(heat, size))
+        _gray(nothing if skipped else heat_layout(heat, size))
         for heat, skipped in zip(maps, explanation.skipped, strict=True)
     ]
 
@@ -232,7 +232,7 @@ def _channels(looked: Snapshot) -> list[list[bytes]]:
         return [[] for _ in range(len(explanation))]
     activations = explanation.channels.activations[:, :_CHANNELS]
     return [
-        [] if skipped else [_gray(_laid_out(each, size)) for each in min_max(maps.nan_to_num())]
+        [] if skipped else [_gray(heat_layout(each, size)) for each in min_max(maps.nan_to_num())]
         for maps, skipped in zip(activations, explanation.skipped, strict=True)
     ]
 
@@ -244,19 +244,6 @@ def _heaviest(explanation: Explanation) -> list[list[list[float | None]]]:
         return [[] for _ in range(len(explanation))]
     pairs = zip(channels.index.tolist(), channels.weight.tolist(), strict=True)
     return [[[i, _number(w)] for i, w in zip(index, weight, strict=True)] for index, weight in pairs]
-
-
-def _laid_out(heat: Tensor, size: Sequence[int]) -> Tensor:
-    """A map in [0, 1] at the resolution of the layer, (h, w), so that it can be laid over the photo of the probe.
-
-    Of a volume it is set out as the photo's slices are; of a signal it is over the strip under the curves.
-    """
-    if heat.ndim == 3:
-        slices = upsample(heat.unsqueeze(0), (size[0], *heat.shape[1:]))[0]
-        return torch.from_numpy(montage(slices.numpy()))
-    if heat.ndim == 1:
-        return torch.cat([torch.zeros(SIGNAL_HEIGHT, len(heat)), heat.expand(STRIP_HEIGHT, -1)])
-    return heat
 
 
 def _described(looked: Snapshot) -> dict[str, Any]:

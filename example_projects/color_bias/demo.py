@@ -19,7 +19,9 @@ from cam_callbacks import CAMMonitor, ScoreCAM
 from cam_callbacks.audit import AuditResult, Verdict
 from cam_callbacks.audit.attention import area_share, heat_on_object
 from cam_callbacks.data.datasets import normalization
-from cam_callbacks.figures.drawing import ALERT, MUTED, Cell, Line, Picture, grid, overlay, to_pictures
+from cam_callbacks.figures.colors import ALERT, MUTED
+from cam_callbacks.figures.drawing import Picture, overlay, to_pictures
+from cam_callbacks.figures.grid import Cell, Line, grid
 
 HERE = Path(__file__).parent
 HEAT_IMAGES = 64

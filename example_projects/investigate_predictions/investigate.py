@@ -11,7 +11,9 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from cam_callbacks import CAM, Explanation, GradCAM, ScoreCAM
-from cam_callbacks.figures.drawing import BACKGROUND, MUTED, Cell, Line, Picture, grid
+from cam_callbacks.figures.colors import BACKGROUND, MUTED
+from cam_callbacks.figures.drawing import Picture
+from cam_callbacks.figures.grid import Cell, Line, grid
 from cam_callbacks.figures.notebook import strongest_channels
 
 sys.path.append(str(Path(__file__).parents[1]))

@@ -15,7 +15,9 @@ import torch
 from PIL import Image
 
 from cam_callbacks import CAM, Explanation, GradCAM, ScoreCAM
-from cam_callbacks.figures.drawing import MUTED, TEXT, Cell, Line, Picture, grid
+from cam_callbacks.figures.colors import MUTED, TEXT
+from cam_callbacks.figures.drawing import Picture
+from cam_callbacks.figures.grid import Cell, Line, grid
 
 try:
     import cv2

@@ -19,7 +19,9 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from cam_callbacks import CAMMonitor, GradCAM, RegressionTarget
 from cam_callbacks.explain.explanation import upsample
-from cam_callbacks.figures.drawing import MUTED, Cell, Line, Picture, grid, overlay, to_pictures
+from cam_callbacks.figures.colors import MUTED
+from cam_callbacks.figures.drawing import Picture, overlay, to_pictures
+from cam_callbacks.figures.grid import Cell, Line, grid
 
 HERE = Path(__file__).parent
 SIZE = 32

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
 import torch
 
-from cam_callbacks.figures.drawing import (
-    ALERT,
-    BACKGROUND,
-    STYLES,
-    Cell,
-    Line,
-    grid,
-    montage,
-    overlay,
-    to_pictures,
-)
+from cam_callbacks.figures.colors import ALERT, BACKGROUND
+from cam_callbacks.figures.drawing import montage, overlay, to_pictures
+from cam_callbacks.figures.grid import Cell, Line, grid
+from cam_callbacks.figures.settings import OverlayStyle
+
+STYLES = get_args(OverlayStyle)
 
 GREY = np.full((8, 8, 3), 128, dtype=np.uint8)
 NORMALIZATION = ((0.5, 0.4, 0.3), (0.2, 0.25, 0.3))

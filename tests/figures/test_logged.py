@@ -17,7 +17,7 @@ from cam_callbacks.audit import audit, judge
 from cam_callbacks.callback.auditor import AuditSnapshot
 from cam_callbacks.data.probes import ProbeSet
 from cam_callbacks.explain.explanation import Explanation
-from cam_callbacks.figures.drawing import ALERT
+from cam_callbacks.figures.colors import ALERT
 from cam_callbacks.figures.logged import audit_pictures, class_mean_picture, heatmaps_picture, history_picture
 from cam_callbacks.history import PastMaps
 
