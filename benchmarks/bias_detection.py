@@ -24,7 +24,7 @@ from setting import save, table
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
-from cam_callbacks.audit import AuditResult, audit, judge
+from cam_callbacks import AuditResult, audit_model, judge
 from cam_callbacks.audit.foreground import estimate_masks
 from cam_callbacks.audit.interventions import choose_donors, ring, with_ring_of
 from cam_callbacks.audit.statistics import measure, wilson
@@ -88,7 +88,7 @@ def looks_of(kind: str, agreement: float, seed: int) -> list[Look]:
 
 def look(network: nn.Module, probes: ProbeSet, estimated: ProbeSet, before: Suspects) -> tuple[Look, Suspects]:
     """Audit all four ways: what each rule says at this look, and whom it suspects."""
-    looked = (audit(network, probes), audit(network, estimated), ring_result(network, probes))
+    looked = (audit_model(network, probes), audit_model(network, estimated), ring_result(network, probes))
     results = dict(zip(RULES, looked, strict=False))
     verdicts = {rule: judge(result, before[rule]) for rule, result in results.items()}
     learned = verdicts["true masks"].state != "not learned"

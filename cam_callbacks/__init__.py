@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from cam_callbacks.audit.measuring import audit_model
     from cam_callbacks.audit.result import AuditResult
     from cam_callbacks.audit.settings import Audit
     from cam_callbacks.audit.verdict import Verdict, judge
@@ -38,6 +39,7 @@ __all__ = [
     "SegmentationTarget",
     "Target",
     "Verdict",
+    "audit_model",
     "judge",
     "overlay",
 ]
@@ -57,6 +59,7 @@ _HOME = {
     "SegmentationTarget": "cam_callbacks.explain.targets",
     "Target": "cam_callbacks.explain.targets",
     "Verdict": "cam_callbacks.audit.verdict",
+    "audit_model": "cam_callbacks.audit.measuring",
     "judge": "cam_callbacks.audit.verdict",
     "overlay": "cam_callbacks.figures.drawing",
 }

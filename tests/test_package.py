@@ -57,7 +57,7 @@ def packages(module: str) -> set[str]:
 READS = (
     "import cam_callbacks.tags, cam_callbacks.review.reader, cam_callbacks.review.plugin, cam_callbacks.review.command"
 )
-EXPLAINS = "from cam_callbacks import ScoreCAM, Explanation, ProbeSet; from cam_callbacks.audit import audit"
+EXPLAINS = "from cam_callbacks import ScoreCAM, Explanation, ProbeSet; from cam_callbacks import audit_model"
 
 
 @pytest.mark.parametrize(

@@ -1,21 +1,64 @@
-"""From what a model did with the images of an audit to the measures."""
+"""The audit of a model: from its answers to the images to the measures."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from cam_callbacks.audit import attention, interventions
 from cam_callbacks.audit.observations import Answers, Exchange, Observations
 from cam_callbacks.audit.result import AuditResult
 from cam_callbacks.audit.statistics import Measure, measure
+from cam_callbacks.data.probes import ProbeSet
 from cam_callbacks.explain import faithfulness
 from cam_callbacks.explain.explanation import upsample
+from cam_callbacks.explain.model_outputs import ForwardFn
+from cam_callbacks.explain.network import TargetLayer
 
 
-def conclude(plan: Observations, parts: Sequence[Answers]) -> AuditResult:
+def audit_model(
+    model: nn.Module,
+    probes: ProbeSet,
+    target_layer: TargetLayer = None,
+    *,
+    forward_fn: ForwardFn | None = None,
+    multi_label: bool = False,
+    batch_size: int | None = None,
+) -> AuditResult:
+    """Audit a classifier on labeled images, with their masks, or with estimated ones if they have none.
+
+    It takes at most eleven forward passes per image, and one forward and backward pass for the heatmaps.
+
+    Args:
+        model: The classifier; it is left as it was.
+        probes: Images with labels; the numbers start to mean something at 30 or more of each class.
+        target_layer: The layer of the heatmaps, as in `Method.__call__`.
+        forward_fn: Called in place of the model, as in `Method.__call__`.
+        multi_label: Whether an image may have several classes, as in `Method`.
+        batch_size: The largest batch that the model is given, as in `Method`.
+
+    Returns:
+        The measures, and what they were made from.
+
+    Raises:
+        TypeError: `probes` is not a ProbeSet.
+        ValueError: The images have no labels or are all of one class; otherwise as `Method.__call__`.
+
+    Example::
+
+        from cam_callbacks import ProbeSet, audit_model, judge
+
+        result = audit_model(model, ProbeSet(images, labels, masks))
+        print(result["bg_gap"].overall.value, judge(result).text)
+    """
+    plan = Observations(probes)
+    rows = torch.arange(len(probes))
+    return measures_of(plan, [plan.observe(model, rows, target_layer, forward_fn, multi_label, batch_size)])
+
+
+def measures_of(plan: Observations, parts: Sequence[Answers]) -> AuditResult:
     """The numbers, from what was seen of all images together.
 
     Args:

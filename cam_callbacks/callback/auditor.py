@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from cam_callbacks.audit.foreground import with_estimated_masks
-from cam_callbacks.audit.measuring import conclude
+from cam_callbacks.audit.measuring import measures_of
 from cam_callbacks.audit.observations import Observations
 from cam_callbacks.audit.statistics import measure
 from cam_callbacks.audit.verdict import judge
@@ -136,7 +136,7 @@ class Auditor:
             explanation: Of the probes.
             remember: Whether what is suspect now counts at the next look.
         """
-        result = conclude(Observations(images), [part.audited for part in parts if part.audited is not None])
+        result = measures_of(Observations(images), [part.audited for part in parts if part.audited is not None])
         # Outside of a fit the weights are those of the last look: finding the same again would tell nothing.
         verdict = judge(result, self.suspects if remember else None, self.threshold)
         if remember:

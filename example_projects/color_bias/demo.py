@@ -15,8 +15,7 @@ from PIL import Image
 from pytorch_lightning.loggers import TensorBoardLogger
 from torch import Tensor
 
-from cam_callbacks import CAMMonitor, ScoreCAM
-from cam_callbacks.audit import AuditResult, Verdict
+from cam_callbacks import AuditResult, CAMMonitor, ScoreCAM, Verdict
 from cam_callbacks.audit.attention import area_share, heat_on_object
 from cam_callbacks.data.datasets import normalization
 from cam_callbacks.figures.colors import ALERT, MUTED

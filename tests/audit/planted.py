@@ -56,15 +56,15 @@ class Guessing(nn.Module):
 def scenes(count: int = 60, texture: bool = False, masks: bool = True) -> ProbeSet:
     """Half of them of each class, square objects at places of their own, backgrounds that go with the class."""
     draw = torch.Generator().manual_seed(3)
-    targets = torch.arange(count) % 2
+    labels = torch.arange(count) % 2
     where = torch.zeros(count, SIDE, SIDE, dtype=torch.bool)
     for mask in where:
         top, left = torch.randint(4, 12, (2,), generator=draw).tolist()
         mask[top : top + 8, left : left + 8] = True
-    sign = (2.0 * targets - 1).view(-1, 1, 1)
+    sign = (2.0 * labels - 1).view(-1, 1, 1)
     stripes = (torch.arange(SIDE) % 2 * 2.0 - 1).view(SIDE, 1).expand(SIDE, SIDE)
-    around = torch.where(targets.view(-1, 1, 1) == 0, stripes, stripes.T) if texture else sign.expand(-1, SIDE, SIDE)
+    around = torch.where(labels.view(-1, 1, 1) == 0, stripes, stripes.T) if texture else sign.expand(-1, SIDE, SIDE)
     images = 0.02 * torch.randn(count, 3, SIDE, SIDE, generator=draw)
     images[:, 0] += sign * where
     images[:, 1] += around * ~where
-    return ProbeSet(images, targets, where if masks else None, ("cat", "dog"))
+    return ProbeSet(images, labels, where if masks else None, ("cat", "dog"))

@@ -8,9 +8,9 @@ import torch
 from planted import Constant, Guessing, Reader, TextureReader, scenes
 from torch import nn
 
-from cam_callbacks.audit import audit, judge
+from cam_callbacks import audit_model, judge
 from cam_callbacks.audit.interventions import ring
-from cam_callbacks.audit.measuring import conclude
+from cam_callbacks.audit.measuring import measures_of
 from cam_callbacks.audit.observations import Observations
 from cam_callbacks.data.probes import ProbeSet
 
@@ -26,7 +26,7 @@ def no_opencv(monkeypatch):
 
 class TestPlanted:
     def test_a_model_that_reads_the_background(self):
-        result = audit(Reader(1), scenes())
+        result = audit_model(Reader(1), scenes())
         assert overall(result, "bg_gap").value == 1
         assert overall(result, "recolor_gap").value > 0.9
         assert overall(result, "background_only").value == 1
@@ -34,7 +34,7 @@ class TestPlanted:
         assert overall(result, "heat_over_area").high < 0
 
     def test_a_model_that_reads_the_object(self):
-        result = audit(Reader(0), scenes())
+        result = audit_model(Reader(0), scenes())
         assert overall(result, "bg_gap").value == 0
         assert overall(result, "recolor_gap").value == 0
         assert overall(result, "background_only").low <= 0.5 <= overall(result, "background_only").high
@@ -42,7 +42,7 @@ class TestPlanted:
         assert overall(result, "heat_on_object").value > 0.8
 
     def test_a_model_that_reads_the_texture_of_the_background_but_not_its_color(self):
-        result = audit(TextureReader(), scenes(texture=True))
+        result = audit_model(TextureReader(), scenes(texture=True))
         assert overall(result, "bg_gap").value > 0.9
         assert abs(overall(result, "recolor_gap").value) < 0.1
         assert "content or texture* is what is used" in judge(result).text
@@ -50,7 +50,7 @@ class TestPlanted:
     def test_a_model_that_reads_the_ring_without_masks(self, no_opencv):
         probes = scenes(masks=False)
         probes.images[:, 1] *= ring((24, 24))
-        result = audit(Reader(1), probes)
+        result = audit_model(Reader(1), probes)
         assert result.mask_source == "none"
         assert overall(result, "ring_gap").value == 1
         assert any("only the outer ring" in note for note in result.notes)
@@ -58,7 +58,7 @@ class TestPlanted:
         assert not [name for name in result.measures if name.startswith("bg_gap")]
 
     def test_a_constant_model(self):
-        result = audit(Constant(), scenes())
+        result = audit_model(Constant(), scenes())
         assert overall(result, "accuracy").value == 0.5
         assert overall(result, "bg_gap").value == 0
         assert any("Heat is not measured" in note for note in result.notes)
@@ -66,27 +66,27 @@ class TestPlanted:
 
     def test_a_model_that_answers_at_random(self):
         torch.manual_seed(0)
-        result = audit(Guessing(), scenes(120))
+        result = audit_model(Guessing(), scenes(120))
         assert overall(result, "bg_gap").low < 0 < overall(result, "bg_gap").high
         assert judge(result).state == "not learned"
 
     def test_accuracy_has_the_chance_level_of_always_answering_the_most_frequent_class(self):
         probes = scenes()
         kept = torch.arange(40)  # 20 of each at first, then only the first class
-        some = replace(probes, images=probes.images[kept], targets=probes.labels[kept], masks=probes.masks[kept])
+        some = replace(probes, images=probes.images[kept], labels=probes.labels[kept], masks=probes.masks[kept])
         for wanted, each in ((0.5, probes), (float(some.labels.bincount().max()) / 40, some)):
-            assert overall(audit(Reader(1), each), "accuracy").chance == pytest.approx(wanted)
+            assert overall(audit_model(Reader(1), each), "accuracy").chance == pytest.approx(wanted)
 
     def test_the_worst_group_is_found(self):
         probes = scenes()
-        targets = probes.labels.clone()
-        targets[:6] = 1 - targets[:6]
+        labels = probes.labels.clone()
+        labels[:6] = 1 - labels[:6]
         groups = torch.arange(60) // 6
-        result = audit(Reader(0), replace(probes, targets=targets, groups=groups))
+        result = audit_model(Reader(0), replace(probes, labels=labels, groups=groups))
         assert overall(result, "worst_group_accuracy").value == 0
         assert overall(result, "worst_group_accuracy").count == 6
         assert overall(result, "worst_group_accuracy").chance is None  # one of the groups is of both classes
-        by_class = audit(Reader(0), replace(probes, targets=targets, groups=targets))
+        by_class = audit_model(Reader(0), replace(probes, labels=labels, groups=labels))
         assert overall(by_class, "worst_group_accuracy").chance == 0
 
 
@@ -95,7 +95,7 @@ class TestDegenerate:
         probes = scenes()
         masks = probes.masks.clone()
         masks[:3], masks[3:5] = False, True
-        result = audit(Reader(1), replace(probes, masks=masks))
+        result = audit_model(Reader(1), replace(probes, masks=masks))
         for name in ("bg_gap", "recolor_gap", "background_only", "heat_on_object", "rank_accuracy", "pointing"):
             assert overall(result, name).skipped >= 5, name
             assert overall(result, name).value == overall(result, name).value
@@ -105,7 +105,7 @@ class TestDegenerate:
     def test_where_no_foreground_could_be_estimated_the_ring_is_exchanged(self):
         probes = scenes()
         nothing = torch.zeros_like(probes.masks)
-        result = audit(Reader(1), replace(probes, masks=nothing, masks_estimated=True))
+        result = audit_model(Reader(1), replace(probes, masks=nothing, masks_estimated=True))
         assert result.mask_source == "none"
         assert "bg_gap_estimated" not in result.measures
         assert overall(result, "ring_gap").count == len(probes)
@@ -113,7 +113,8 @@ class TestDegenerate:
 
     def test_names_of_all_measures_on_estimated_masks_say_so(self):
         given, estimated = (
-            set(audit(Reader(1), replace(scenes(), masks_estimated=estimated)).measures) for estimated in (False, True)
+            set(audit_model(Reader(1), replace(scenes(), masks_estimated=estimated)).measures)
+            for estimated in (False, True)
         )
         free = {"accuracy", "border_share", "delete_hot", "color_sensitivity_roll", "color_sensitivity_gray"}
         assert free < given
@@ -121,15 +122,15 @@ class TestDegenerate:
 
     def test_a_class_of_a_single_image_is_counted_not_averaged(self):
         probes = scenes()
-        targets = probes.labels.clone()
-        targets[0] = 2
+        labels = probes.labels.clone()
+        labels[0] = 2
         model = nn.Sequential(Reader(1), nn.ConstantPad1d((0, 1), -9.0))
-        gap = audit(model, replace(probes, targets=targets), "0.features").measures["bg_gap"]
+        gap = audit_model(model, replace(probes, labels=labels), "0.features").measures["bg_gap"]
         assert (gap.per_class[2].count, gap.per_class[2].skipped) == (0, 1)
         assert gap.overall.count == 59
 
     def test_blank_maps_are_counted_not_averaged(self):
-        result = audit(Reader(1), replace(scenes(), images=torch.zeros(60, 3, 24, 24)))
+        result = audit_model(Reader(1), replace(scenes(), images=torch.zeros(60, 3, 24, 24)))
         for name in ("heat_on_object", "border_share", "delete_hot"):
             assert overall(result, name).count == 0, name
 
@@ -137,7 +138,7 @@ class TestDegenerate:
         model = Reader(1)
         with torch.no_grad():
             model.head.weight.fill_(torch.nan)
-        result = audit(model, scenes())
+        result = audit_model(model, scenes())
         assert overall(result, "accuracy").count == 0
         assert judge(result).state == "not learned"
 
@@ -145,7 +146,7 @@ class TestDegenerate:
     def test_works_for_gray_large_and_one_dimensional_images(self, shape):
         model = nn.Sequential(nn.Flatten(2), nn.Conv1d(shape[0], 4, 1), nn.ReLU())
         model = nn.Sequential(model, nn.AdaptiveAvgPool1d(1), nn.Flatten(), nn.Linear(4, 2))
-        result = audit(model, ProbeSet(torch.rand(6, *shape), torch.arange(6) % 2))
+        result = audit_model(model, ProbeSet(torch.rand(6, *shape), torch.arange(6) % 2))
         assert overall(result, "accuracy").count == 6
 
 
@@ -153,26 +154,26 @@ class TestArguments:
     @pytest.mark.parametrize("wrong", [0, -1, 2.5])
     def test_a_batch_size_that_is_none_is_refused(self, wrong):
         with pytest.raises(ValueError, match=f"batch_size={wrong} must be a whole number of at least 1, or None"):
-            audit(Reader(1), scenes(), batch_size=wrong)
+            audit_model(Reader(1), scenes(), batch_size=wrong)
 
     def test_probes_that_are_none_are_refused(self):
-        with pytest.raises(TypeError, match=r"probes=tuple\(\.\.\.\) must be a ProbeSet\(images, targets\)"):
-            audit(Reader(1), (torch.rand(4, 3, 8, 8), torch.arange(4) % 2))
+        with pytest.raises(TypeError, match=r"probes=tuple\(\.\.\.\) must be a ProbeSet\(images, labels\)"):
+            audit_model(Reader(1), (torch.rand(4, 3, 8, 8), torch.arange(4) % 2))
 
     def test_targets_may_be_whole_numbers_of_any_kind(self):
         probes = scenes()
-        few = replace(probes, targets=probes.labels.to(torch.uint8))
-        assert audit(Reader(1), few).rows() == audit(Reader(1), probes).rows()
+        few = replace(probes, labels=probes.labels.to(torch.uint8))
+        assert audit_model(Reader(1), few).rows() == audit_model(Reader(1), probes).rows()
 
 
 class TestTraces:
     def test_it_is_deterministic_and_touches_no_random_state(self):
         torch.manual_seed(5)
-        first = audit(Reader(1), scenes()).rows()
+        first = audit_model(Reader(1), scenes()).rows()
         model = Reader(1)
         torch.manual_seed(77)
         between = torch.get_rng_state()
-        assert str(audit(model, scenes()).rows()) == str(first)
+        assert str(audit_model(model, scenes()).rows()) == str(first)
         assert torch.equal(torch.get_rng_state(), between)
 
     @pytest.mark.parametrize("fails", [False, True])
@@ -189,7 +190,7 @@ class TestTraces:
         model = Failing(1).train()
         model.head.eval()
         try:
-            audit(model, scenes())
+            audit_model(model, scenes())
         except KeyError:
             assert fails
         assert (model.training, model.features.training, model.head.training) == (True, True, False)
@@ -199,7 +200,7 @@ class TestTraces:
     def test_passes_are_the_samples_that_the_model_saw_without_the_heatmaps(self, forwarded, masks):
         model = Reader(1)
         sizes = forwarded(model)
-        result = audit(model, scenes(masks=masks))
+        result = audit_model(model, scenes(masks=masks))
         heatmaps = 60 + 1  # the layer is chosen with one image
         again = sum(sizes) - result.passes - heatmaps  # scores in [0, 1] are asked once more: are they sigmoids?
         assert 0 <= again <= 12
@@ -215,48 +216,48 @@ def test_memory_that_runs_out_is_an_error_and_no_reason_to_leave_the_heat_out():
             return super().forward(images)
 
     with pytest.raises(torch.OutOfMemoryError, match="no room for the gradients of 1"):
-        audit(NoRoomForGradients(1), scenes(4), "features")
+        audit_model(NoRoomForGradients(1), scenes(4), "features")
 
 
 class TestTable:
     def test_it_has_columns_of_equal_length_and_a_row_for_each_measure_and_class(self):
-        result = audit(Reader(1), scenes())
+        result = audit_model(Reader(1), scenes())
         table = result.rows()
         assert {len(column) for column in table.values()} == {3 * len(result.measures)}
         assert table["class"][:3] == ["all", "cat", "dog"]
         assert {"measure", "value", "low", "high", "count", "skipped", "chance"} < set(table)
 
     def test_a_class_called_all_hides_nothing(self):
-        result = audit(Reader(1), replace(scenes(), class_names=("all", "dog")))
+        result = audit_model(Reader(1), replace(scenes(), class_names=("all", "dog")))
         assert result.rows()["class"][:3] == ["all", "all", "dog"]
 
 
 class TestBadInput:
     def test_no_targets(self):
-        with pytest.raises(ValueError, match="probes have no targets"):
-            audit(Reader(1), ProbeSet(torch.rand(4, 3, 24, 24)))
+        with pytest.raises(ValueError, match="probes have no labels"):
+            audit_model(Reader(1), ProbeSet(torch.rand(4, 3, 24, 24)))
 
     def test_one_class_only(self):
         with pytest.raises(ValueError, match="two are needed"):
-            audit(Reader(1), ProbeSet(torch.rand(4, 3, 24, 24), torch.ones(4, dtype=torch.int64)))
+            audit_model(Reader(1), ProbeSet(torch.rand(4, 3, 24, 24), torch.ones(4, dtype=torch.int64)))
 
     def test_groups_of_another_shape(self):
         with pytest.raises(ValueError, match=r"groups has shape \(3,\); 60 images need \(60,\)"):
             replace(scenes(), groups=torch.zeros(3, dtype=torch.long))
 
-    @pytest.mark.parametrize("target", [7, -1])
-    def test_a_target_that_the_model_has_no_class_for(self, target):
-        targets = scenes().labels.clone()
-        targets[0] = target
-        with pytest.raises(ValueError, match=rf"targets contains \[{target}\], but the model has 2 classes"):
-            audit(Reader(1), replace(scenes(), targets=targets))
+    @pytest.mark.parametrize("label", [7, -1])
+    def test_a_label_that_the_model_has_no_class_for(self, label):
+        labels = scenes().labels.clone()
+        labels[0] = label
+        with pytest.raises(ValueError, match=rf"labels contains \[{label}\], but the model has 2 classes"):
+            audit_model(Reader(1), replace(scenes(), labels=labels))
 
     def test_masks_of_another_shape_are_refused_by_the_probe_set(self):
         with pytest.raises(ValueError, match="masks has shape"):
             ProbeSet(torch.rand(4, 3, 24, 24), torch.arange(4), torch.ones(4, 12, 12, dtype=torch.bool))
 
     def test_several_labels_are_read_by_their_sigmoids(self):
-        result = audit(Reader(1), scenes(), multi_label=True)
+        result = audit_model(Reader(1), scenes(), multi_label=True)
         assert overall(result, "bg_gap").value == 1
 
 
@@ -266,7 +267,7 @@ class TestSharedOut:
         probes, model = scenes(masks=masks), Reader(1)
         plan = Observations(probes)
         parts = [plan.observe(model, torch.arange(first, len(probes), 3)) for first in range(3)]
-        alone, together = audit(model, probes), conclude(Observations(probes), parts)
+        alone, together = audit_model(model, probes), measures_of(Observations(probes), parts)
         assert alone.passes == together.passes
         assert alone.measures.keys() == together.measures.keys()
         for name, measure in alone.measures.items():
@@ -278,6 +279,6 @@ class TestSharedOut:
         probes, model = scenes(), Reader(1)
         plan = Observations(probes)
         first, second = (plan.observe(model, torch.arange(at, len(probes), 2)) for at in range(2))
-        result = conclude(plan, [first, replace(second, heat_method="CAM")])
+        result = measures_of(plan, [first, replace(second, heat_method="CAM")])
         assert "heat_on_object" not in result.measures
         assert any("Heat is not measured" in note for note in result.notes)

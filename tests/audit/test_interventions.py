@@ -5,41 +5,41 @@ import torch
 
 from cam_callbacks.audit import interventions
 
-TARGETS = torch.arange(40) % 4
+LABELS = torch.arange(40) % 4
 ALL = torch.ones(40, dtype=torch.bool)
 
 
 class TestDonors:
     def test_of_the_same_class_are_other_images_and_each_gives_once(self):
-        donors = interventions.choose_donors(TARGETS, ALL, "ab" * 32)
-        assert torch.equal(TARGETS[donors.same], TARGETS)
+        donors = interventions.choose_donors(LABELS, ALL, "ab" * 32)
+        assert torch.equal(LABELS[donors.same], LABELS)
         assert not (donors.same == torch.arange(40)).any()
         assert sorted(donors.same.tolist()) == list(range(40))
 
     def test_of_another_class_give_about_equally_often(self):
-        donors = interventions.choose_donors(TARGETS, ALL, "ab" * 32)
-        assert (TARGETS[donors.other] != TARGETS).all()
+        donors = interventions.choose_donors(LABELS, ALL, "ab" * 32)
+        assert (LABELS[donors.other] != LABELS).all()
         assert donors.other.bincount(minlength=40).max() <= 2
 
     def test_come_from_all_over_many_classes_not_from_neighbors_in_the_list(self):
-        targets = torch.arange(100).repeat_interleave(3)
-        donors = interventions.choose_donors(targets, torch.ones(300, dtype=torch.bool), "12" * 32)
-        steps = (targets[donors.other] - targets) % 100
+        labels = torch.arange(100).repeat_interleave(3)
+        donors = interventions.choose_donors(labels, torch.ones(300, dtype=torch.bool), "12" * 32)
+        steps = (labels[donors.other] - labels) % 100
         assert (steps > 10).float().mean() > 0.8
 
     def test_depend_on_the_fingerprint_and_on_no_global_state(self):
-        first = interventions.choose_donors(TARGETS, ALL, "ab" * 32)
+        first = interventions.choose_donors(LABELS, ALL, "ab" * 32)
         torch.manual_seed(99)
         before = torch.get_rng_state()
-        again, others = (interventions.choose_donors(TARGETS, ALL, f * 32) for f in ("ab", "cd"))
+        again, others = (interventions.choose_donors(LABELS, ALL, f * 32) for f in ("ab", "cd"))
         assert torch.equal(first.same, again.same)
         assert torch.equal(first.other, again.other)
         assert not torch.equal(first.same, others.same)
         assert torch.equal(torch.get_rng_state(), before)
 
     def test_are_missing_for_single_images_and_for_unusable_ones(self):
-        targets, usable = torch.tensor([0, 0, 0, 1]), torch.tensor([True, True, False, True])
-        donors = interventions.choose_donors(targets, usable, "ab" * 32)
+        labels, usable = torch.tensor([0, 0, 0, 1]), torch.tensor([True, True, False, True])
+        donors = interventions.choose_donors(labels, usable, "ab" * 32)
         assert donors.known.tolist() == [True, True, False, False]
         assert 2 not in [*donors.same.tolist(), *donors.other.tolist()]
 
@@ -75,18 +75,18 @@ class TestExchanges:
 
 
 class TestColorAuc:
-    TARGETS = torch.tensor([0] * 30 + [1] * 30)
+    LABELS = torch.tensor([0] * 30 + [1] * 30)
 
     def test_is_one_for_colors_that_tell_the_classes_apart(self):
-        colors = self.TARGETS.float().unsqueeze(1) + 0.01 * torch.arange(60).unsqueeze(1)
-        assert interventions.color_auc(colors, self.TARGETS).mean() == 1
+        colors = self.LABELS.float().unsqueeze(1) + 0.01 * torch.arange(60).unsqueeze(1)
+        assert interventions.color_auc(colors, self.LABELS).mean() == 1
 
     def test_is_a_half_for_equal_colors(self):
-        assert interventions.color_auc(torch.full((60, 3), 0.3), self.TARGETS).mean() == pytest.approx(0.5)
+        assert interventions.color_auc(torch.full((60, 3), 0.3), self.LABELS).mean() == pytest.approx(0.5)
 
     def test_is_about_a_half_for_colors_that_say_nothing(self):
         draw = torch.Generator().manual_seed(0)
         mean = torch.stack(
-            [interventions.color_auc(torch.randn(60, 3, generator=draw), self.TARGETS).mean() for _ in range(200)]
+            [interventions.color_auc(torch.randn(60, 3, generator=draw), self.LABELS).mean() for _ in range(200)]
         ).mean()
         assert mean == pytest.approx(0.5, abs=0.03)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from cam_callbacks.audit import AuditResult, judge
+from cam_callbacks import AuditResult, judge
 from cam_callbacks.audit.interventions import Donors
 from cam_callbacks.audit.statistics import measure
 from cam_callbacks.audit.verdict import ALL, _suspects
@@ -15,14 +15,14 @@ DONORS = torch.arange(10_000)
 """Every image has another donor."""
 
 
-def result(differences: Tensor, targets: Tensor, masks: str = "given", accuracy: float = 1.0, **more) -> AuditResult:
-    count = len(targets)
+def result(differences: Tensor, labels: Tensor, masks: str = "given", accuracy: float = 1.0, **more) -> AuditResult:
+    count = len(labels)
     correct = (torch.arange(count) < accuracy * count).float()
     gap = {"given": "bg_gap", "estimated": "bg_gap_estimated", "none": "ring_gap"}[masks]
-    measures = {"accuracy": measure(correct, targets), gap: measure(differences, targets, 0.0), **more}
+    measures = {"accuracy": measure(correct, labels), gap: measure(differences, labels, 0.0), **more}
     nobody = torch.full((count,), -1)
     return AuditResult(
-        measures, masks, targets, ("cat", "dog"), torch.zeros(count, 3), Donors(nobody, torch.arange(count))
+        measures, masks, labels, ("cat", "dog"), torch.zeros(count, 3), Donors(nobody, torch.arange(count))
     )
 
 

@@ -19,8 +19,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
-from cam_callbacks import CAMMonitor, GradCAM, ProbeSet, RegressionTarget, ScoreCAM
-from cam_callbacks.audit import Verdict
+from cam_callbacks import CAMMonitor, GradCAM, ProbeSet, RegressionTarget, ScoreCAM, Verdict
 
 SIZE, OBJECT = 24, 10
 

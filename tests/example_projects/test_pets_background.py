@@ -12,7 +12,7 @@ from PIL import Image
 from pytorch_lightning import Trainer
 from torch.utils.data import DataLoader
 
-from cam_callbacks.audit import audit
+from cam_callbacks import audit_model
 from cam_callbacks.data.probes import ProbeSet
 
 RED, GREEN = torch.tensor([0.82, 0.16, 0.14]), torch.tensor([0.10, 0.51, 0.15])
@@ -155,7 +155,7 @@ def test_on_real_photos_a_biased_run_has_a_clear_gap_and_a_natural_one_has_not(d
         trainer.fit(model, DataLoader(photos, 16, shuffle=True))
         images, targets, masks = zip(*(held_out[index] for index in range(len(held_out))), strict=True)
         probes = ProbeSet(torch.stack(images), torch.tensor(targets), masks=torch.stack(masks))
-        gaps[kind] = audit(model, probes).measures["bg_gap"].overall
+        gaps[kind] = audit_model(model, probes).measures["bg_gap"].overall
     assert gaps["natural"].value < 0.15
     assert gaps["biased"].low > gaps["natural"].value + 0.1
     assert gaps["biased"].low > 0.2

@@ -12,8 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from cam_callbacks import tags
-from cam_callbacks.audit import audit, judge
+from cam_callbacks import audit_model, judge, tags
 from cam_callbacks.callback.auditor import AuditSnapshot
 from cam_callbacks.data.probes import ProbeSet
 from cam_callbacks.explain.explanation import Explanation
@@ -151,7 +150,7 @@ def audited(masks: bool) -> AuditSnapshot:
     inside[:, 2:-2, 2:-2] = True
     blue, frames = torch.eye(3)[2].view(1, 3, 1, 1), torch.eye(3)[targets].view(12, 3, 1, 1)
     images = ProbeSet(torch.where(inside.unsqueeze(1), blue, frames), targets, inside if masks else None)
-    result = audit(MeanColor(), images)
+    result = audit_model(MeanColor(), images)
     return AuditSnapshot(images, result, judge(result), {}, result.passes)
 
 
