@@ -1,0 +1,257 @@
+"""MEASURES: what is known of each measure before anything is computed. Standard library only.
+
+Names of tags, the tab's glossary and the table in `docs/logged.md` follow from it. The numbers are computed in
+`cam_callbacks.audit.measuring`, and those of the probes' heatmaps in `cam_callbacks.explain.faithfulness.trust`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class MeasureSpec:
+    """What is known of a measure.
+
+    Attributes:
+        name: The key in `AuditResult.measures`, and its tag behind the name of the monitor: `cam/bg_gap`.
+        title: A few words for people.
+        definition: What the number is and how to read it.
+        chance: The chance level in words; empty if there is none.
+        source: The paper, or "ours".
+        masks: `"needed"`: there is no value without masks. `"optional"`: masks are used if there are any. `"excluded"`:
+            there is a value only without masks. `"unused"`: masks make no difference.
+        per_class: Where values per class are shown. `"logged"`: as a scalar each, and in the tab's table. `"table"`: in
+            the tab's table, however many classes there are. `"table of few"`: in it if there are few classes.
+            `"nowhere"`: only in `AuditResult`.
+        has_interval: Whether the bounds of the interval over all images are logged.
+    """
+
+    name: str
+    title: str
+    definition: str
+    chance: str = ""
+    source: str = "ours"
+    masks: Literal["needed", "optional", "excluded", "unused"] = "unused"
+    per_class: Literal["logged", "table", "table of few", "nowhere"] = "nowhere"
+    has_interval: bool = False
+
+    @property
+    def needs_masks(self) -> bool:
+        """Whether there is no value without masks."""
+        return self.masks == "needed"
+
+    @property
+    def depends_on_masks(self) -> bool:
+        """Whether a value on estimated masks differs from one on given masks, so that its tag has to say so."""
+        return self.masks in ("needed", "optional")
+
+    @property
+    def is_logged_per_class(self) -> bool:
+        """Whether each class has a scalar, unless there are too many classes."""
+        return self.per_class == "logged"
+
+    @property
+    def is_kept_per_class(self) -> bool:
+        """Whether the tab gets the values per class, however many classes there are."""
+        return self.per_class in ("logged", "table")
+
+    @property
+    def is_in_class_table(self) -> bool:
+        """Whether it is a column of the tab's table by class."""
+        return self.per_class != "nowhere"
+
+
+_LARGEST_CLASS = "share of the largest class"
+_OF_THE_PROBABILITY = (
+    "The gap in the probability of the true class instead of accuracy. It varies less than the gap; it is not judged."
+)
+_XIAO = "Xiao et al. 2020, arXiv 2006.09994"
+_REINHARD = "Reinhard et al. 2001, doi 10.1109/38.946629, for the colors; the gap is ours"
+_CHATTOPADHAY = "after Chattopadhay et al. 2018, arXiv 1710.11063"
+
+MEASURES: dict[str, MeasureSpec] = {
+    spec.name: spec
+    for spec in (
+        MeasureSpec(
+            "accuracy",
+            title="Accuracy",
+            definition="Share of right answers. It cannot show a bias that the validation images share.",
+            chance=_LARGEST_CLASS,
+            source="",
+            per_class="table",
+        ),
+        MeasureSpec(
+            "worst_group_accuracy",
+            title="Accuracy of the worst group",
+            definition="The lowest accuracy among the groups of images.",
+            chance="0, where each group is of one class",
+            source="Sagawa et al. 2020, arXiv 1911.08731",
+        ),
+        MeasureSpec(
+            "bg_gap",
+            title="Background gap",
+            definition="Accuracy before a background of the same class minus accuracy before one of another class. The "
+            "main number: 0.3 means that 30 of 100 answers depend on the background.",
+            chance="0",
+            source=_XIAO,
+            masks="needed",
+            per_class="logged",
+            has_interval=True,
+        ),
+        MeasureSpec(
+            "bg_gap_probability",
+            title="Background gap in probability",
+            definition=_OF_THE_PROBABILITY,
+            chance="0",
+            masks="needed",
+            has_interval=True,
+        ),
+        MeasureSpec(
+            "recolor_gap",
+            title="Background color gap",
+            definition="The background gap if only mean and spread of the background's color are moved. As large as "
+            "bg_gap: the color is used; near 0: content or texture.",
+            chance="0",
+            source=_REINHARD,
+            masks="needed",
+            per_class="logged",
+            has_interval=True,
+        ),
+        MeasureSpec(
+            "recolor_gap_probability",
+            title="Background color gap in probability",
+            definition=_OF_THE_PROBABILITY,
+            chance="0",
+            masks="needed",
+            has_interval=True,
+        ),
+        MeasureSpec(
+            "ring_gap",
+            title="Ring gap",
+            definition="The background gap if the outer ring (1/8 of the side) is exchanged. Only where there are no "
+            "masks; it matters above 0.15.",
+            chance="0",
+            masks="excluded",
+            per_class="logged",
+            has_interval=True,
+        ),
+        MeasureSpec(
+            "ring_gap_probability",
+            title="Ring gap in probability",
+            definition=_OF_THE_PROBABILITY,
+            chance="0",
+            masks="excluded",
+            has_interval=True,
+        ),
+        MeasureSpec(
+            "background_only",
+            title="Accuracy on the background alone",
+            definition="Accuracy with the object filled with the mean color of the background. High: the background "
+            "alone is enough.",
+            chance=_LARGEST_CLASS,
+            source=f"after {_XIAO}",
+            masks="needed",
+            per_class="table of few",
+        ),
+        MeasureSpec(
+            "object_only",
+            title="Accuracy on the object alone",
+            definition="Accuracy with the background filled with the mean color of all images. High: the object alone "
+            "is enough.",
+            chance=_LARGEST_CLASS,
+            source=f"after {_XIAO}",
+            masks="needed",
+            per_class="table of few",
+        ),
+        MeasureSpec(
+            "color_sensitivity_roll",
+            title="Sensitivity to exchanged color channels",
+            definition="Right answers lost by rolled color channels minus those lost by a little brightness. Clean "
+            "models use color too: no alarm.",
+            chance="0",
+        ),
+        MeasureSpec(
+            "color_sensitivity_gray",
+            title="Sensitivity to missing color",
+            definition="Right answers lost by gray images minus those lost by a little brightness.",
+            chance="0",
+        ),
+        MeasureSpec(
+            "data_color_auc",
+            title="Classes told apart by color",
+            definition="How well the mean color outside the object tells the classes apart (AUC). Of the data, not of "
+            "the model. From 0.85: ask how the data was collected.",
+            chance="0.5",
+            source="Airola et al. 2011, doi 10.1016/j.csda.2010.11.018",
+            masks="optional",
+        ),
+        MeasureSpec(
+            "border_share",
+            title="Heat in the outer ring",
+            definition="Heat in the outer ring / all heat.",
+            chance="area of the ring",
+        ),
+        MeasureSpec(
+            "delete_hot",
+            title="Accuracy without the hottest half",
+            definition="Accuracy with the hottest half of the heatmap filled. It stays high: there is evidence "
+            "elsewhere too.",
+            source="ours; one step of the deletion of Petsiuk et al. 2018, arXiv 1806.07421",
+        ),
+        MeasureSpec(
+            "heat_on_object",
+            title="Heat on the object",
+            definition="Heat on the object's mask / all heat. Above chance: heat follows the object. Evidence, not "
+            "proof: a biased model may pass.",
+            chance="the same on the masks of other images of the class",
+            source="Wang et al. 2020, arXiv 1910.01279, section 4.3; the chance level is ours",
+            masks="needed",
+            per_class="logged",
+        ),
+        MeasureSpec(
+            "heat_over_area",
+            title="Heat on the object minus its area",
+            definition="heat_on_object minus the object's share of the area. Below 0: off the object.",
+            chance="0",
+            masks="needed",
+        ),
+        MeasureSpec(
+            "rank_accuracy",
+            title="Hottest positions on the object",
+            definition="Of as many of the hottest positions as the mask has, the share on the mask.",
+            chance="area of the mask",
+            source="Arras et al. 2022, arXiv 2003.07258",
+            masks="needed",
+        ),
+        MeasureSpec(
+            "pointing",
+            title="Hottest position on the object",
+            definition="How often the hottest position lies on the mask.",
+            chance="area of the mask",
+            source="Zhang et al. 2018, arXiv 1608.00507, without their tolerance of 15 pixels",
+            masks="needed",
+        ),
+        MeasureSpec(
+            "average_drop",
+            title="Drop of the probability with the hottest half kept",
+            definition="How much of the explained class's probability is lost if only the hottest half of the image is "
+            "kept. Low: the map holds the evidence.",
+            source=_CHATTOPADHAY,
+        ),
+        MeasureSpec(
+            "increase_in_confidence",
+            title="Images more probable with the hottest half kept",
+            definition="Share of images whose probability rises if only the hottest half of the image is kept.",
+            source=_CHATTOPADHAY,
+        ),
+        MeasureSpec(
+            "mean_activation_correlation",
+            title="Correlation with the mean activation",
+            definition="Correlation of the heatmap with the plain mean of the layer's channels. Near 1: it says little "
+            "of the class.",
+        ),
+    )
+}
+"""By name. The last three are of the probes' heatmaps, the others of the audit's images."""

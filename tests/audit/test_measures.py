@@ -1,0 +1,59 @@
+"""The registry of measures has exactly the measures that come out, and what is said of each is there."""
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+import torch
+from planted import Reader, scenes
+
+from cam_callbacks import ScoreCAM, audit_model
+from cam_callbacks.audit.measures import MEASURES
+from cam_callbacks.explain.faithfulness import trust
+
+TRUST = {"average_drop", "increase_in_confidence", "mean_activation_correlation"}
+GROUPS = {"worst_group_accuracy"}
+WITH_MASKS = {name for name, spec in MEASURES.items() if spec.masks != "excluded"} - TRUST
+WITHOUT_MASKS = {name for name, spec in MEASURES.items() if not spec.needs_masks} - TRUST
+
+
+@pytest.fixture
+def no_opencv(monkeypatch):
+    monkeypatch.setitem(sys.modules, "cv2", None)
+
+
+@pytest.mark.parametrize("estimated", [False, True])
+def test_with_masks_they_are_those_that_do_not_exclude_them(estimated):
+    probes = replace(scenes(), masks_estimated=estimated)
+    assert {name.removesuffix("_estimated") for name in audit_model(Reader(1), probes).measures} == WITH_MASKS - GROUPS
+    grouped = replace(probes, groups=torch.arange(60) // 6)
+    assert {name.removesuffix("_estimated") for name in audit_model(Reader(1), grouped).measures} == WITH_MASKS
+
+
+def test_without_masks_they_are_those_that_do_not_need_them(no_opencv):
+    assert set(audit_model(Reader(1), scenes(masks=False)).measures) == WITHOUT_MASKS - GROUPS
+
+
+def test_those_of_the_heatmaps_are_those_of_trust():
+    probes, model = scenes(8), Reader(1)
+    assert set(trust(model, probes.images, ScoreCAM()(model, probes.images))) == TRUST
+
+
+@pytest.mark.parametrize("name", MEASURES)
+def test_each_says_what_it_is(name):
+    spec = MEASURES[name]
+    assert spec.name == name
+    assert spec.title
+    assert spec.definition.endswith(".")
+
+
+def test_it_can_be_read_without_torch():
+    script = (
+        "import json, sys; from cam_callbacks.audit.measures import MEASURES;"
+        "print(json.dumps([list(MEASURES), 'torch' in sys.modules]))"
+    )
+    names, torch_too = json.loads(subprocess.check_output([sys.executable, "-c", script]))
+    assert names == list(MEASURES)
+    assert not torch_too
