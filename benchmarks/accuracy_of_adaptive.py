@@ -10,6 +10,7 @@ import torch
 from setting import model, parser, photos, save, table
 from torch import Tensor
 
+from cam_callbacks.explain import progress
 from cam_callbacks.explain.explanation import has_contrast
 from cam_callbacks.explain.faithfulness import correlation, rank_correlation
 from cam_callbacks.explain.isolation import isolated
@@ -58,15 +59,13 @@ def all_scores(network: torch.nn.Module, layer: str, images: Tensor) -> list[tup
         activations = look.activations[0]
         live = has_contrast(activations)
         image, channel = live.nonzero(as_tuple=True)
-        done = 0
 
-        def tell(count: int) -> None:
-            nonlocal done
-            done += count
-            print(f"\r{done} of {len(image)} passes", end="", flush=True)
+        def show(done: int, total: int) -> None:
+            print(f"\r{done} of {total} passes", end="", flush=True)
 
-        with asked.simplified():
-            scores = asked.masked_scores(activations, image, channel, LogitAndProbability(look.readout.classes), tell)
+        with asked.simplified(), progress.shown(show):
+            progress.expect(len(image))
+            scores = asked.masked_scores(activations, image, channel, LogitAndProbability(look.readout.classes))
     print()
     return [(activations[i][live[i]], *scores[image == i].T, live.shape[1]) for i in range(len(images))]
 

@@ -33,7 +33,7 @@ from cam_callbacks.data.batches import LABEL_KEYS, BatchFn, LabelUse
 from cam_callbacks.data.class_names import ClassNames
 from cam_callbacks.data.normalization import as_normalization
 from cam_callbacks.data.probes import ProbeSet
-from cam_callbacks.explain import layers
+from cam_callbacks.explain import layers, progress
 from cam_callbacks.explain.explanation import Explanation
 from cam_callbacks.explain.faithfulness import randomization
 from cam_callbacks.explain.isolation import random_state_kept
@@ -560,12 +560,10 @@ class CAMMonitor(CallbackBase):
         probes = self._picked
         assert probes is not None
         forward_fn = lightning.forward_in_precision(trainer, self.forward_fn)
-        with lightning.shown_progress(trainer, self.method.name) as progress:
+        with lightning.shown_progress(trainer, self.method.name) as show, progress.shown(show):
 
             def explain(images: Tensor, targets: int | Tensor | TargetFn | None) -> Explanation:
-                return self.method(
-                    pl_module, images, self._layer, targets, forward_fn=forward_fn, progress=progress
-                ).to("cpu")
+                return self.method(pl_module, images, self._layer, targets, forward_fn=forward_fn).to("cpu")
 
             rows = lightning.indices_of_rank(trainer, pl_module, len(probes))
             self._share_of_look = SnapshotShare.of(probes, rows, self._targets(probes), explain, self.explain == "both")

@@ -15,7 +15,7 @@ from cam_callbacks.explain.explanation import Channels, Explanation, Upsampling,
 from cam_callbacks.explain.isolation import isolated
 from cam_callbacks.explain.layouts import ReshapeTransform
 from cam_callbacks.explain.model_outputs import ForwardFn
-from cam_callbacks.explain.network import ForwardPass, Network, Progress, TargetLayer
+from cam_callbacks.explain.network import ForwardPass, Network, TargetLayer
 from cam_callbacks.explain.targets import Targets
 
 _CHANNELS_KEPT = 16
@@ -63,7 +63,6 @@ class Method(ABC):
         targets: Targets = None,
         *,
         forward_fn: ForwardFn | None = None,
-        progress: Progress | None = None,
     ) -> Explanation:
         """Explain `targets` for `images`; leave model, gradients and random number generators as they were.
 
@@ -81,7 +80,6 @@ class Method(ABC):
                 for regression and segmentation.
             forward_fn: Called as `forward_fn(model, images)` instead of `model(images)`; returns logits (N, classes),
                 or what the callables in `targets` understand.
-            progress: Told how many forward samples are done.
 
         Returns:
             The explanation, its tensors on the model's device.
@@ -98,7 +96,7 @@ class Method(ABC):
             network = self._network(model, images, forward_fn)
             self._check_upsampling(network.images)
             look = self.forward_pass(network, target_layer, targets)
-            maps = [self.layer_map(network, look, layer, progress) for layer in range(len(look.layers))]
+            maps = [self.layer_map(network, look, layer) for layer in range(len(look.layers))]
             return self._explanation(network, look, maps)
 
     def check(
@@ -138,7 +136,7 @@ class Method(ABC):
     def forward_pass(self, network: Network, target_layer: TargetLayer, targets: Targets) -> ForwardPass:
         """Pass over the unmasked images, and refuse what this method cannot explain."""
 
-    def layer_map(self, network: Network, look: ForwardPass, layer: int, progress: Progress | None) -> LayerMap:
+    def layer_map(self, network: Network, look: ForwardPass, layer: int) -> LayerMap:
         """The map of one of the layers that were looked at; with the weights of the look if it has them."""
         return LayerMap(
             maps=look.activations[layer],

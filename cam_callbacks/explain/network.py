@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from cam_callbacks._checks import check_positive, is_list
-from cam_callbacks.explain import layers
+from cam_callbacks.explain import layers, progress
 from cam_callbacks.explain.batch_norm_folding import Pair, foldable, folded
 from cam_callbacks.explain.compilation import Compiled
 from cam_callbacks.explain.explanation import min_max, upsample
@@ -42,9 +42,6 @@ from cam_callbacks.explain.targets import (
 _CPU_BATCH_SIZE = 32
 _LARGEST_GPU_BATCH_SIZE = 512
 _ROUNDING = 1e-4
-
-Progress = Callable[[int, int], None]
-"""Called as `progress(done, total)` with counts of forward samples; the work may end before `total` is reached."""
 
 TargetLayer: TypeAlias = str | nn.Module | Sequence[str | nn.Module] | None
 """A layer by its dotted name, or the module itself; several of them; None for the one that is chosen."""
@@ -373,9 +370,7 @@ class Network:
             return []
         return pairs if same else []
 
-    def masked_scores(
-        self, activations: Tensor, image: Tensor, channel: Tensor, readout: ScoreReader, advance: Callable[[int], None]
-    ) -> Tensor:
+    def masked_scores(self, activations: Tensor, image: Tensor, channel: Tensor, readout: ScoreReader) -> Tensor:
         """The explained scores, (pairs, T) float32, of images masked by channels.
 
         Args:
@@ -383,7 +378,6 @@ class Network:
             image: (pairs,) which image each pair masks.
             channel: (pairs,) by which channel.
             readout: Reads them.
-            advance: Told after each chunk how many pairs it had.
         """
         parts: list[Tensor] = []
 
@@ -392,7 +386,7 @@ class Network:
             masks = min_max(upsample(activations[pairs, channel[chunk]], self.images.shape[2:]))
             masked = self._stored[pairs].mul_(masks.unsqueeze(-1).to(self.dtype)).movedim(-1, 1)
             parts.append(self._processes.agreed(self._read_masked(masked, pairs, readout)[: len(pairs)]))
-            advance(len(pairs))
+            progress.advance(len(pairs))
 
         self._in_chunks(len(image), score)
         return torch.cat(parts) if parts else torch.zeros(0, readout.count, device=image.device)

@@ -9,11 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from cam_callbacks._checks import check_choice, check_positive, check_share
+from cam_callbacks.explain import progress
 from cam_callbacks.explain.compilation import Compiled
 from cam_callbacks.explain.explanation import has_contrast, min_max
 from cam_callbacks.explain.method import LayerMap, Method
 from cam_callbacks.explain.model_outputs import ForwardFn
-from cam_callbacks.explain.network import ForwardPass, Network, Progress, TargetLayer
+from cam_callbacks.explain.network import ForwardPass, Network, TargetLayer
 from cam_callbacks.explain.surrogate import Scale, Surrogate
 from cam_callbacks.explain.targets import Targets
 
@@ -122,10 +123,11 @@ class ScoreCAM(Method):
             target_layer, targets, "logit" if self.weighting == "logit-softmax" else "probability"
         )
 
-    def layer_map(self, network: Network, look: ForwardPass, layer: int, progress: Progress | None) -> LayerMap:  # noqa: D102
+    def layer_map(self, network: Network, look: ForwardPass, layer: int) -> LayerMap:  # noqa: D102
         activations = look.activations[layer]
         live = has_contrast(activations) & look.finite.unsqueeze(1)
-        ask = _MaskedScorer(network, look, activations, progress, total=int(live.sum()))
+        progress.expect(int(live.sum()))
+        ask = _MaskedScorer(network, look, activations)
         offset = torch.zeros_like(look.target_scores)
         if self.weighting == "increase" or (self.weighting == "probability" and look.scores is None):
             offset = network.empty_scores(look.readout)
@@ -180,6 +182,7 @@ class ScoreCAM(Method):
                 search.learn(scores[image == index])
                 if search.done:
                     del active[index]
+                    progress.advance(search.spared)
         weights = torch.zeros(len(live), look.readout.count, live.shape[1], device=live.device)
         error = torch.zeros_like(offset)
         for index, search in searches.items():
@@ -189,23 +192,15 @@ class ScoreCAM(Method):
 
 
 class _MaskedScorer:
-    """Answers with the scores of masked images; counts them for each image, and tells the progress."""
+    """Answers with the scores of masked images, and counts them for each image."""
 
-    def __init__(
-        self, network: Network, look: ForwardPass, activations: Tensor, progress: Progress | None, total: int
-    ) -> None:
+    def __init__(self, network: Network, look: ForwardPass, activations: Tensor) -> None:
         self._network, self._readout, self._activations = network, look.readout, activations
-        self._progress, self._total, self._done = progress, total, 0
         self.passes = torch.zeros(len(activations), dtype=torch.int64, device=activations.device)
 
     def __call__(self, image: Tensor, channel: Tensor) -> Tensor:
         self.passes += torch.bincount(image, minlength=len(self.passes))
-        return self._network.masked_scores(self._activations, image, channel, self._readout, self._advance)
-
-    def _advance(self, count: int) -> None:
-        self._done += count
-        if self._progress is not None:
-            self._progress(self._done, self._total)
+        return self._network.masked_scores(self._activations, image, channel, self._readout)
 
 
 class _Search:
@@ -217,6 +212,7 @@ class _Search:
         channels: (n,) the live channels.
         wanted: The channels to forward next.
         done: Whether none are wanted any more.
+        spared: How many channels have not been forwarded.
         errors: (T,) the estimated error of each heatmap.
     """
 
@@ -224,6 +220,7 @@ class _Search:
         self.channels = channels
         self.errors = torch.ones(len(offset), dtype=torch.float64)
         self.done = False
+        self.spared = len(channels)
         self._tolerance = settings.tolerance
         self._left = len(channels) if settings.max_passes is None else min(settings.max_passes, len(channels))
         self._scale = scale
@@ -242,6 +239,7 @@ class _Search:
     def learn(self, scores: Tensor) -> None:
         """Take in the scores (m, T) of the wanted channels, and settle what is wanted next."""
         self._left -= len(self._asked)
+        self.spared -= len(self._asked)
         values = (scores.clamp_min(1e-30).log() if self._scale == "probability" else scores).to(self._place)
         if not torch.isfinite(values).all():
             self.errors, self.done = torch.full_like(self.errors, torch.nan), True

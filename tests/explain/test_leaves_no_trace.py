@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from cam_callbacks import ScoreCAM
+from cam_callbacks.explain import progress
 
 HOOKS = [name for name in vars(nn.Module()) if "hooks" in name]
 
@@ -149,8 +150,8 @@ def test_an_error_in_progress_leaves_all_as_it_was(network, images):
         raise KeyboardInterrupt
 
     before = state_of(network, images)
-    with pytest.raises(KeyboardInterrupt):
-        ScoreCAM()(network, images, progress=interrupt)
+    with pytest.raises(KeyboardInterrupt), progress.shown(interrupt):
+        ScoreCAM()(network, images)
     assert state_of(network, images) == before
 
 

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from cam_callbacks import ScoreCAM
+from cam_callbacks.explain import progress
 
 exact = functools.partial(ScoreCAM, tolerance=0)
 
@@ -203,7 +204,8 @@ class TestPasses:
 
     def test_are_reported_as_they_are_done(self, small_cnn, blobs):
         network, images, told = small_cnn(), blobs(3, 24, 24), []
-        exact(batch_size=8)(network, images, "features", progress=lambda *counts: told.append(counts))
+        with progress.shown(lambda *counts: told.append(counts)):
+            exact(batch_size=8)(network, images, "features")
         masked = sum(live_channels(network, images))
         assert told == [(8, masked), (16, masked), (24, masked), (masked, masked)]
 
