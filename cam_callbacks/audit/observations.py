@@ -20,7 +20,7 @@ from cam_callbacks.explain.grad_cam import GradCAM
 from cam_callbacks.explain.isolation import isolated
 from cam_callbacks.explain.method import Method
 from cam_callbacks.explain.model_outputs import ForwardFn
-from cam_callbacks.explain.network import Network, TargetLayer
+from cam_callbacks.explain.network import Network, Options, TargetLayer
 
 
 @dataclass(frozen=True, eq=False)
@@ -191,7 +191,7 @@ class _Answers:
         self.passes = 0
 
     def __call__(self, name: str, images: Tensor) -> None:
-        network = Network(self._model, images, self._forward_fn, self._batch_size, multi_label=self._multi_label)
+        network = Network(self._model, images, self._forward_fn, Options(self._batch_size, self._multi_label))
         scores = network.scores()
         self.passes += len(images)
         labels = self._labels.to(scores.logits.device)

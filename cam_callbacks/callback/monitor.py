@@ -34,6 +34,7 @@ from cam_callbacks.data.class_names import ClassNames
 from cam_callbacks.data.normalization import as_normalization
 from cam_callbacks.data.probes import ProbeSet
 from cam_callbacks.explain import layers, progress
+from cam_callbacks.explain.compilation import CompiledModel
 from cam_callbacks.explain.explanation import Explanation
 from cam_callbacks.explain.faithfulness import randomization
 from cam_callbacks.explain.isolation import random_state_kept
@@ -214,6 +215,7 @@ class CAMMonitor(CallbackBase):
         self._auditor = Auditor(num_audit_images, alarm_threshold) if audit and not callable(explain) else None
         self._layer: str | Sequence[str] | None = self.target_layer
         self._history = History()
+        self._compiled = CompiledModel()
         self._failures = Retries()
         self._log_out = MediaLogger(self._failures)
         self._tab = TabData(name, readable(arguments))
@@ -340,7 +342,7 @@ class CAMMonitor(CallbackBase):
     def _let_go(self) -> None:
         """Of the model, which an error, a compiled copy, and what Lightning puts on each callback would keep."""
         self._error = None
-        self.method.release()
+        self._compiled.release()
         for name in _PUT_ON_BY_LIGHTNING:
             self.__dict__.pop(name, None)
 
@@ -563,7 +565,9 @@ class CAMMonitor(CallbackBase):
         with lightning.shown_progress(trainer, self.method.name) as show, progress.shown(show):
 
             def explain(images: Tensor, targets: int | Tensor | TargetFn | None) -> Explanation:
-                return self.method(pl_module, images, self._layer, targets, forward_fn=forward_fn).to("cpu")
+                return self.method(
+                    pl_module, images, self._layer, targets, forward_fn=forward_fn, compiled=self._compiled
+                ).to("cpu")
 
             rows = lightning.indices_of_rank(trainer, pl_module, len(probes))
             self._share_of_look = SnapshotShare.of(probes, rows, self._targets(probes), explain, self.explain == "both")

@@ -1,4 +1,4 @@
-"""A compiled copy of a model's forward, kept from call to call; the model itself is not touched."""
+"""A compiled copy of a model, kept from call to call by whoever explains the model."""
 
 from __future__ import annotations
 
@@ -11,11 +11,17 @@ from torch import Tensor, nn
 from cam_callbacks.explain.model_outputs import ForwardFn, forward
 
 
-class Compiled:
-    """Runs a model through `torch.compile`, in two batch sizes only, so that it is compiled twice and no more.
+class CompiledModel:
+    """Run a model through `torch.compile`, and keep the compiled copy for as long as the model is the same.
 
-    Weights may change between calls, the graph stays. Where the model cannot be compiled it is run as it is, said once.
-    Nothing of it is copied or pickled: a copy begins without a compiled model.
+    The model itself is not changed. Its weights may change between calls; the compiled code stays valid. If the model
+    cannot be compiled, it runs uncompiled, after one warning. A copy or pickle of this object is empty.
+
+    Example::
+
+        compiled = CompiledModel()
+        for images in batches:
+            explanation = ScoreCAM(compile=True)(model, images, compiled=compiled)
     """
 
     def __init__(self) -> None:
@@ -24,7 +30,7 @@ class Compiled:
         self._failed = False
 
     def __call__(self, model: nn.Module, images: Tensor, forward_fn: ForwardFn | None) -> Any:
-        """What `forward` returns, faster."""
+        """Return what `cam_callbacks.explain.model_outputs.forward` returns."""
         if self._model is not model:
             self._model, self._compiled, self._failed = model, torch.compile(model), False
         if not self._failed:
@@ -38,13 +44,13 @@ class Compiled:
                 output = forward(model, images, forward_fn)
                 self._failed = True
                 reason = str(error).strip().split("\n")[0]
-                warnings.warn(f"{type(model).__name__} cannot be compiled, it is run as it is: {reason}", stacklevel=2)
+                warnings.warn(f"{type(model).__name__} cannot be compiled and runs uncompiled: {reason}", stacklevel=2)
                 return output
         return forward(model, images, forward_fn)
 
     def release(self) -> None:
-        """Let go of the model."""
+        """Drop every reference to the model."""
         self._model, self._compiled = None, None
 
-    def __reduce__(self) -> tuple[type[Compiled], tuple[()]]:
-        return Compiled, ()
+    def __reduce__(self) -> tuple[type[CompiledModel], tuple[()]]:
+        return CompiledModel, ()

@@ -11,7 +11,7 @@ from cam_callbacks.explain.explanation import Explanation, upsample
 from cam_callbacks.explain.isolation import isolated
 from cam_callbacks.explain.method import Method
 from cam_callbacks.explain.model_outputs import ForwardFn
-from cam_callbacks.explain.network import Network, TargetLayer
+from cam_callbacks.explain.network import Network, Options, TargetLayer
 from cam_callbacks.explain.targets import Targets
 
 
@@ -54,7 +54,7 @@ def trust(
     kept_images = images.cpu() * hottest_half(heatmaps).unsqueeze(1)
     with isolated(model):
         whole, kept = (
-            Network(model, part, forward_fn, batch_size, multi_label=multi_label)
+            Network(model, part, forward_fn, Options(batch_size, multi_label))
             .scores()
             .probabilities.cpu()
             .gather(1, targets.unsqueeze(1))

@@ -11,11 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from cam_callbacks._checks import check_callable, check_choice, check_positive
+from cam_callbacks.explain.compilation import CompiledModel
 from cam_callbacks.explain.explanation import Channels, Explanation, Upsampling, has_contrast, min_max, upsample
 from cam_callbacks.explain.isolation import isolated
 from cam_callbacks.explain.layouts import ReshapeTransform
 from cam_callbacks.explain.model_outputs import ForwardFn
-from cam_callbacks.explain.network import ForwardPass, Network, TargetLayer
+from cam_callbacks.explain.network import ForwardPass, Network, Options, TargetLayer
 from cam_callbacks.explain.targets import Targets
 
 _CHANNELS_KEPT = 16
@@ -63,6 +64,7 @@ class Method(ABC):
         targets: Targets = None,
         *,
         forward_fn: ForwardFn | None = None,
+        compiled: CompiledModel | None = None,
     ) -> Explanation:
         """Explain `targets` for `images`; leave model, gradients and random number generators as they were.
 
@@ -80,6 +82,8 @@ class Method(ABC):
                 for regression and segmentation.
             forward_fn: Called as `forward_fn(model, images)` instead of `model(images)`; returns logits (N, classes),
                 or what the callables in `targets` understand.
+            compiled: Where `ScoreCAM(compile=True)` keeps the compiled model; give the same one to every call. Without
+                it the model is compiled for this call only.
 
         Returns:
             The explanation, its tensors on the model's device.
@@ -93,7 +97,7 @@ class Method(ABC):
                 that has none.
         """
         with isolated(model):
-            network = self._network(model, images, forward_fn)
+            network = Network(model, images, forward_fn, self._options(), compiled)
             self._check_upsampling(network.images)
             look = self.forward_pass(network, target_layer, targets)
             maps = [self.layer_map(network, look, layer) for layer in range(len(look.layers))]
@@ -114,23 +118,13 @@ class Method(ABC):
             The name of the layer that would be used, or the names.
         """
         with isolated(model):
-            network = self._network(model, images, forward_fn)
+            network = Network(model, images, forward_fn, self._options())
             self._check_upsampling(network.images)
             look = self.forward_pass(network, target_layer, targets)
             return look.layers[0] if len(look.layers) == 1 else look.layers
 
-    def release(self) -> None:  # noqa: B027 - most methods keep nothing
-        """Let go of what was kept between calls, if anything."""
-
-    def _network(self, model: nn.Module, images: Tensor, forward_fn: ForwardFn | None) -> Network:
-        return Network(
-            model,
-            images,
-            forward_fn,
-            self.batch_size,
-            multi_label=self.multi_label,
-            reshape_transform=self.reshape_transform,
-        )
+    def _options(self) -> Options:
+        return Options(self.batch_size, self.multi_label, self.reshape_transform)
 
     @abstractmethod
     def forward_pass(self, network: Network, target_layer: TargetLayer, targets: Targets) -> ForwardPass:

@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_leaves
 from cam_callbacks._checks import check_positive, is_list
 from cam_callbacks.explain import layers, progress
 from cam_callbacks.explain.batch_norm_folding import Pair, foldable, folded
-from cam_callbacks.explain.compilation import Compiled
+from cam_callbacks.explain.compilation import CompiledModel
 from cam_callbacks.explain.explanation import min_max, upsample
 from cam_callbacks.explain.layouts import ReshapeTransform, to_maps
 from cam_callbacks.explain.model_outputs import (
@@ -45,6 +45,27 @@ _ROUNDING = 1e-4
 
 TargetLayer: TypeAlias = str | nn.Module | Sequence[str | nn.Module] | None
 """A layer by its dotted name, or the module itself; several of them; None for the one that is chosen."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a model is run and read: the settings of a `Method` that matter to its `Network`.
+
+    Attributes:
+        batch_size: Images forwarded at once; None for 32 on a CPU, and as free memory allows on a GPU. It is halved
+            whenever memory runs out.
+        multi_label: As in `Method`.
+        reshape_transform: As in `Method`.
+        compile: Run masked images through a compiled copy of the model.
+    """
+
+    batch_size: int | None = None
+    multi_label: bool = False
+    reshape_transform: ReshapeTransform | None = None
+    compile: bool = False
+
+    def __post_init__(self) -> None:
+        check_positive("batch_size", self.batch_size, or_none=True)
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,11 +113,8 @@ class Network:
         model: The model.
         images: (N, C, *spatial), copied to the model's device and type.
         forward_fn: As in `Method.__call__`.
-        batch_size: Images forwarded at once; None for 32 on a CPU, and as free memory allows on a GPU. It is halved
-            whenever memory runs out.
-        compiled: Runs the masked images, if given.
-        multi_label: Classes do not exclude each other.
-        reshape_transform: As in `cam_callbacks.explain.layouts.to_maps`.
+        options: How it is run and read.
+        compiled: The caller's compiled copy of the model, used if `options.compile`; None makes one for this call.
     """
 
     def __init__(
@@ -104,26 +122,23 @@ class Network:
         model: nn.Module,
         images: Tensor,
         forward_fn: ForwardFn | None = None,
-        batch_size: int | None = None,
-        compiled: Compiled | None = None,
-        multi_label: bool = False,
-        reshape_transform: ReshapeTransform | None = None,
+        options: Options = Options(),
+        compiled: CompiledModel | None = None,
     ) -> None:
         check_images(images)
-        check_positive("batch_size", batch_size, or_none=True)
         device, dtype = layers.device_and_dtype(model, images)
         self.model = model
         self.forward_fn = forward_fn
         self.dtype = dtype
         self.channels_last = True
         self._returns_probabilities: bool | None = None
-        self._multi_label = multi_label
-        self._reshape_transform = reshape_transform
+        self._multi_label = options.multi_label
+        self._reshape_transform = options.reshape_transform
         # A copy, (N, C, *spatial) -> (N, *spatial, C) in memory; `images` is the view of it in the usual order.
         self._stored = images.detach().to(device, dtype).movedim(1, -1).clone(memory_format=torch.contiguous_format)
         self.images = self._stored.movedim(-1, 1)
-        self._batch_size = batch_size
-        self._compiled = compiled
+        self._batch_size = options.batch_size
+        self._compiled = (compiled or CompiledModel()) if options.compile else None
         self._processes = Processes(model)
 
     @property

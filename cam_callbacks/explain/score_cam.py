@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import KW_ONLY, dataclass, field
+from dataclasses import KW_ONLY, dataclass, replace
 from typing import ClassVar, Literal, get_args
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from cam_callbacks._checks import check_choice, check_positive, check_share
 from cam_callbacks.explain import progress
-from cam_callbacks.explain.compilation import Compiled
 from cam_callbacks.explain.explanation import has_contrast, min_max
 from cam_callbacks.explain.method import LayerMap, Method
-from cam_callbacks.explain.model_outputs import ForwardFn
-from cam_callbacks.explain.network import ForwardPass, Network, TargetLayer
+from cam_callbacks.explain.network import ForwardPass, Network, Options, TargetLayer
 from cam_callbacks.explain.surrogate import Scale, Surrogate
 from cam_callbacks.explain.targets import Targets
 
@@ -65,8 +63,8 @@ class ScoreCAM(Method):
         tolerance: The estimated error of the heatmap at which an image is done, 0 (every channel is forwarded) to 1.
         max_passes: At most so many masked images are forwarded for each image, whatever the tolerance; the error that
             is then reported may be above it. None for no limit.
-        compile: Forward the masked images through a compiled copy of the model, kept for the next call. The first call
-            takes a minute or so longer.
+        compile: Forward the masked images through a compiled copy of the model. The first call takes a minute or so
+            longer; give all calls the same `compiled` for the others to reuse it.
         upsampling: See `Method`; masks are always upsampled linearly.
         multi_label: See `Method`.
         reshape_transform: See `Method`.
@@ -91,7 +89,6 @@ class ScoreCAM(Method):
     max_passes: int | None = None
     compile: bool = False
     name: ClassVar[str] = "Score-CAM"
-    _compiled: Compiled = field(default_factory=Compiled, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -103,20 +100,8 @@ class ScoreCAM(Method):
                 f'max_passes={self.max_passes} cannot be kept with weighting="matlab", which is always exact'
             )
 
-    def release(self) -> None:
-        """Let go of the compiled model."""
-        self._compiled.release()
-
-    def _network(self, model: nn.Module, images: Tensor, forward_fn: ForwardFn | None) -> Network:
-        return Network(
-            model,
-            images,
-            forward_fn,
-            self.batch_size,
-            self._compiled if self.compile else None,
-            self.multi_label,
-            self.reshape_transform,
-        )
+    def _options(self) -> Options:
+        return replace(super()._options(), compile=self.compile)
 
     def forward_pass(self, network: Network, target_layer: TargetLayer, targets: Targets) -> ForwardPass:  # noqa: D102
         return network.forward_pass(
