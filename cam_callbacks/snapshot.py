@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 
 from cam_callbacks import tags
+from cam_callbacks.audit.measures import MEASURES
 from cam_callbacks.audit.observations import Answers
 from cam_callbacks.audit.result import AuditResult
 from cam_callbacks.audit.statistics import Estimate, Measure
 from cam_callbacks.audit.verdict import Verdict
-from cam_callbacks.data.probes import ProbeSet
+from cam_callbacks.data.probes import MaskSource, ProbeSet
 from cam_callbacks.explain.explanation import Explanation, concatenated
 from cam_callbacks.explain.targets import TargetFn
 
@@ -122,11 +123,8 @@ class Snapshot:
         }
 
 
-PER_CLASS = ("bg_gap", "recolor_gap", "ring_gap", "heat_on_object")
-"""The measures that are logged for each class too."""
-
 MOST_CLASSES = 20
-"""Where there are more classes, they are not."""
+"""Where there are more classes, measures are not logged per class."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -145,15 +143,21 @@ class AuditSnapshot:
         """What is logged, by record: each measure, bounds of the gaps, chance levels; of the main ones per class."""
         found: dict[str, float] = {}
         for name, measured in self.result.measures.items():
-            found |= _with_bounds(name, measured.overall, bounds="_gap" in name)
-            if name.removesuffix("_estimated") in PER_CLASS and len(measured.per_class) <= MOST_CLASSES:
+            spec, tag = MEASURES[name], measure_tag(name, self.result.mask_source)
+            found |= _with_bounds(tag, measured.overall, bounds=spec.has_interval)
+            if spec.is_logged_per_class and len(measured.per_class) <= MOST_CLASSES:
                 for index, estimate in measured.per_class.items():
                     label = self.result.class_names.tag(index)
-                    found |= _with_bounds(f"{name}_by_class/{label}", estimate, bounds=True)
+                    found |= _with_bounds(f"{tag}_by_class/{label}", estimate, bounds=True)
         found |= {name: measured.overall.value for name, measured in self.trust.items()}
         found[tags.ALARM] = float(self.verdict.state == "alarm")
         found[tags.AUDIT_PASSES] = float(self.passes)
         return {name: value for name, value in found.items() if value == value}
+
+
+def measure_tag(name: str, mask_source: MaskSource) -> str:
+    """Return the name under which a measure is logged: it says so if the measure stands on estimated masks."""
+    return f"{name}_estimated" if mask_source == "estimated" and MEASURES[name].depends_on_masks else name
 
 
 def _with_bounds(name: str, estimate: Estimate, bounds: bool) -> dict[str, float]:

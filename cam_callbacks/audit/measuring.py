@@ -89,7 +89,7 @@ class _Conclusion:
 
     def __init__(self, plan: Observations, observed: Answers) -> None:
         self.plan, self.observed = plan, observed
-        self.labels, self.suffix = plan.labels, plan.suffix
+        self.labels = plan.labels
         self.measures: dict[str, Measure] = {}
         self.heat_chance_distribution: dict[int, Tensor] = {}
         self.largest_class = float(torch.bincount(self.labels).max() / len(self.labels))
@@ -139,7 +139,7 @@ class _Conclusion:
         """The gap between both arms, in accuracy and in probability."""
         for name, values in (("", self.observed.correct), ("_probability", self.observed.probability)):
             gap = values[f"{exchange.name}/same"] - values[f"{exchange.name}/other"]
-            self._note(f"{exchange.name}{name}{self.suffix}", exchange.where_known(gap), chance=0.0)
+            self._note(f"{exchange.name}{name}", exchange.where_known(gap), chance=0.0)
 
     def _note_parts(self) -> None:
         """Accuracy on the background alone, and on the object alone."""
@@ -147,7 +147,7 @@ class _Conclusion:
             return
         for name in ("background_only", "object_only"):
             correct = torch.where(self.plan.usable, self.observed.correct[name], torch.nan)
-            self._note(f"{name}{self.suffix}", correct, chance=self.largest_class)
+            self._note(name, correct, chance=self.largest_class)
 
     def _note_colors(self, whole: Tensor) -> None:
         """How many right answers changes of color undo, beside a placebo; more than a clean network's is no proof."""
@@ -171,11 +171,11 @@ class _Conclusion:
             self._note_data_color(faithfulness.hottest_half(heatmaps), known)
             return
         heat = torch.where(usable, attention.heat_on_object(heatmaps, masks), torch.nan)
-        self._note(f"heat_on_object{self.suffix}", heat, attention.heat_by_chance(heatmaps, masks, self.labels))
+        self._note("heat_on_object", heat, attention.heat_by_chance(heatmaps, masks, self.labels))
         area = attention.area_share(masks)
-        self._note(f"heat_over_area{self.suffix}", heat - area, chance=0.0)
+        self._note("heat_over_area", heat - area, chance=0.0)
         for name, rule in (("rank_accuracy", attention.rank_accuracy), ("pointing", attention.pointing)):
-            self._note(f"{name}{self.suffix}", torch.where(usable, rule(heatmaps, masks), torch.nan), area)
+            self._note(name, torch.where(usable, rule(heatmaps, masks), torch.nan), area)
         for c in sorted(set(self.labels.tolist())):
             members = (self.labels == c) & usable & known
             if int(members.sum()) > 1:
@@ -189,4 +189,4 @@ class _Conclusion:
         if int(known.sum()) > 1:
             colors = interventions.mean_color(self.plan.images[known], outside[known])
             values[known] = interventions.color_auc(colors, self.labels[known])
-        self._note(f"data_color_auc{self.suffix}", values, chance=0.5)
+        self._note("data_color_auc", values, chance=0.5)

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from cam_callbacks.audit import attention, interventions
 from cam_callbacks.audit.foreground import can_estimate, with_estimated_masks
-from cam_callbacks.audit.result import suffix
 from cam_callbacks.data.probes import MaskSource, ProbeSet
 from cam_callbacks.explain import faithfulness
 from cam_callbacks.explain.cam import CAM
@@ -90,7 +89,6 @@ class Observations:
         self.images, self.labels = probes.images.float(), probes.labels
         self.notes: list[str] = []
         self.masks, self.mask_source = self._masks()
-        self.suffix = suffix(self.mask_source)
         self.usable = torch.ones_like(self.labels, dtype=torch.bool)
         if self.masks is not None:
             self.usable = attention.is_informative(self.masks)

@@ -54,12 +54,7 @@ class AuditResult:
     @property
     def gap_name(self) -> str:
         """The name of the gap that the verdict stands on."""
-        return "ring_gap" if self.mask_source == "none" else f"bg_gap{self.suffix}"
-
-    @property
-    def suffix(self) -> str:
-        """What the names of measures that need masks end in where these were estimated; else nothing."""
-        return suffix(self.mask_source)
+        return "ring_gap" if self.mask_source == "none" else "bg_gap"
 
     def rows(self) -> dict[str, list[Any]]:
         """Columns of a table with one row for each measure and class, e.g. for `pandas.DataFrame`."""
@@ -69,8 +64,3 @@ class AuditResult:
             for label, estimate in [("all", each.overall), *classes]:
                 rows.append({"measure": name, "class": label, **vars(estimate)})
         return {column: [row[column] for row in rows] for column in rows[0]} if rows else {}
-
-
-def suffix(mask_source: MaskSource) -> str:
-    """What the names of measures that need masks end in."""
-    return "_estimated" if mask_source == "estimated" else ""

@@ -127,7 +127,7 @@ def _heat_states(result: AuditResult) -> dict[int, HeatState]:
 
     Where all masks lie in one place these say nothing; a clear lack of heat, compared with a flat map, does.
     """
-    heat, over_area = (result.measures.get(f"{name}{result.suffix}") for name in ("heat_on_object", "heat_over_area"))
+    heat, over_area = (result.measures.get(name) for name in ("heat_on_object", "heat_over_area"))
     if heat is None or over_area is None:
         return {}
     states: dict[int, HeatState] = {}
@@ -163,7 +163,7 @@ def _text(
     parts.append(_numbers(result, gap))
     if heat:
         parts.append(_heat_lines(result, heat))
-    color = result.measures.get(f"data_color_auc{result.suffix}")
+    color = result.measures.get("data_color_auc")
     outside = "heat" if result.mask_source == "none" else "object"
     if color is not None and color.overall.value >= _DATA_RED_FLAG:
         parts.append(
@@ -200,7 +200,7 @@ def _headline(result: AuditResult, state: State, classes: tuple[int, ...], thres
 
 def _what_is_used(result: AuditResult, classes: tuple[int, ...]) -> str:
     """Whether it is the color of the background or its content, where both were measured."""
-    recolored = result.measures.get(result.gap_name.replace("bg_gap", "recolor_gap"))
+    recolored = result.measures.get("recolor_gap")
     if recolored is None or result.mask_source == "none":
         return ""
     gap = result.measures[result.gap_name]
@@ -237,8 +237,8 @@ def _numbers(result: AuditResult, gap: Measure) -> str:
 
 
 def _heat_lines(result: AuditResult, heat: Mapping[int, HeatState]) -> str:
-    measured = result.measures[f"heat_on_object{result.suffix}"]
-    over_area = result.measures[f"heat_over_area{result.suffix}"]
+    measured = result.measures["heat_on_object"]
+    over_area = result.measures["heat_over_area"]
     lines = [f"Heat ({result.heat_method} of the true class; evidence, not proof):", ""]
     for index in list(heat)[:_PER_CLASS_LINES]:
         estimate = measured.per_class[index]

@@ -266,7 +266,7 @@ def _exchanged(images: Tensor, masks: Tensor | None, result: AuditResult, shown:
 def heat_over_chance_picture(audited: AuditSnapshot) -> Picture | None:
     """Draw how much more heat lies on the object than by chance, one histogram per class; None if it is not known."""
     result = audited.result
-    heat = result.measures.get(f"heat_on_object{result.suffix}")
+    heat = result.measures.get("heat_on_object")
     if heat is None:
         return None
     excess = {}

@@ -20,13 +20,14 @@ from cam_callbacks import tags
 from cam_callbacks._checks import is_kind
 from cam_callbacks._version import __version__
 from cam_callbacks.audit.attention import heat_by_chance, heat_on_object
+from cam_callbacks.audit.measures import MEASURES
 from cam_callbacks.audit.statistics import Estimate, Measure
 from cam_callbacks.data.datasets import ALL
 from cam_callbacks.data.probes import ProbeSet
 from cam_callbacks.explain.explanation import Explanation, min_max, scaled
 from cam_callbacks.figures.drawing import Picture, heat_layout, to_pictures
 from cam_callbacks.review import schema
-from cam_callbacks.snapshot import MOST_CLASSES, PER_CLASS, AuditSnapshot, Snapshot
+from cam_callbacks.snapshot import MOST_CLASSES, AuditSnapshot, Snapshot
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
 _LONGEST_SIDE = 256
 _CHANNELS = 4
 _LONGEST_SETTING = 200
-_ALWAYS_PER_CLASS = (*PER_CLASS, "accuracy")
 _DIGITS = 4
 
 
@@ -323,7 +323,7 @@ def _audit(audited: AuditSnapshot) -> dict[str, Any]:
 def _measure(name: str, measured: Measure, labels: Mapping[int, str]) -> dict[str, Any]:
     """All classes of a measure; where they are many, those of the main measures only."""
     many = len(measured.per_class) > MOST_CLASSES
-    shown = {} if many and name.removesuffix("_estimated") not in _ALWAYS_PER_CLASS else measured.per_class
+    shown = {} if many and not MEASURES[name].is_kept_per_class else measured.per_class
     return {
         "overall": _estimate(measured.overall),
         "per_class": {labels.get(index, str(index)): _estimate(estimate) for index, estimate in shown.items()},

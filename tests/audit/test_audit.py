@@ -107,18 +107,9 @@ class TestDegenerate:
         nothing = torch.zeros_like(probes.masks)
         result = audit_model(Reader(1), replace(probes, masks=nothing, masks_estimated=True))
         assert result.mask_source == "none"
-        assert "bg_gap_estimated" not in result.measures
+        assert "bg_gap" not in result.measures
         assert overall(result, "ring_gap").count == len(probes)
         assert "only the outer ring is exchanged, a weak test; give masks" in result.notes[0]
-
-    def test_names_of_all_measures_on_estimated_masks_say_so(self):
-        given, estimated = (
-            set(audit_model(Reader(1), replace(scenes(), masks_estimated=estimated)).measures)
-            for estimated in (False, True)
-        )
-        free = {"accuracy", "border_share", "delete_hot", "color_sensitivity_roll", "color_sensitivity_gray"}
-        assert free < given
-        assert estimated == free | {f"{name}_estimated" for name in given - free}
 
     def test_a_class_of_a_single_image_is_counted_not_averaged(self):
         probes = scenes()

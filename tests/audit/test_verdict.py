@@ -18,7 +18,7 @@ DONORS = torch.arange(10_000)
 def result(differences: Tensor, labels: Tensor, masks: str = "given", accuracy: float = 1.0, **more) -> AuditResult:
     count = len(labels)
     correct = (torch.arange(count) < accuracy * count).float()
-    gap = {"given": "bg_gap", "estimated": "bg_gap_estimated", "none": "ring_gap"}[masks]
+    gap = {"given": "bg_gap", "estimated": "bg_gap", "none": "ring_gap"}[masks]
     measures = {"accuracy": measure(correct, labels), gap: measure(differences, labels, 0.0), **more}
     nobody = torch.full((count,), -1)
     return AuditResult(
@@ -103,8 +103,7 @@ class TestWords:
         ],
     )
     def test_what_of_the_background_is_used_is_said(self, masks, of_color, words):
-        name = "recolor_gap" if masks == "given" else "recolor_gap_estimated"
-        recolored = {name: measure(gap_of(of_color, 60), classes_of(60), 0.0)}
+        recolored = {"recolor_gap": measure(gap_of(of_color, 60), classes_of(60), 0.0)}
         verdict = judge(result(gap_of(0.5, 60), classes_of(60), masks, **recolored))
         assert verdict.state == "suspicion"
         assert words in verdict.text

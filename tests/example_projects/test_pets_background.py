@@ -116,13 +116,11 @@ def test_breeds_that_are_not_there_are_an_error(data, pets_folder):
         data.PetsOnBackgrounds(pets_folder, "val", "natural", breeds=("Sphynx",))
 
 
-@pytest.mark.parametrize(
-    ("background", "masks", "name"), [("biased90", "given", "bg_gap"), ("tinted", "estimated", "bg_gap_estimated")]
-)
-def test_a_run_prints_gaps_and_verdict_and_writes_the_pictures(pets_folder, tmp_path, background, masks, name):
+@pytest.mark.parametrize(("background", "masks"), [("biased90", "given"), ("tinted", "estimated")])
+def test_a_run_prints_gaps_and_verdict_and_writes_the_pictures(pets_folder, tmp_path, background, masks):
     options = ("--background", background, "--masks", masks, "--from-scratch", "--epochs", "1", "--size", "64")
     table = printed("pets_background/train.py", "--logs", tmp_path, "--data", pets_folder, *options, "--png")
-    value, low, high = gap(table, name)
+    value, low, high = gap(table, "bg_gap")
     assert low <= value <= high
     assert "Next: " in table
     assert "TensorBoard:" in table
