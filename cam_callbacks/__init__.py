@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from cam_callbacks._version import __version__ as __version__
     from cam_callbacks.audit.measuring import audit_model
     from cam_callbacks.audit.result import AuditResult
     from cam_callbacks.audit.settings import Audit
@@ -59,6 +60,7 @@ _HOME = {
     "SegmentationTarget": "cam_callbacks.explain.targets",
     "Target": "cam_callbacks.explain.targets",
     "Verdict": "cam_callbacks.audit.verdict",
+    "__version__": "cam_callbacks._version",
     "audit_model": "cam_callbacks.audit.measuring",
     "judge": "cam_callbacks.audit.verdict",
     "overlay": "cam_callbacks.figures.drawing",
@@ -72,4 +74,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return [*__all__, "__version__"]
+    return list(_HOME)
