@@ -14,7 +14,8 @@ from cam_callbacks.audit.observations import Observations
 from cam_callbacks.audit.statistics import measure
 from cam_callbacks.audit.verdict import judge
 from cam_callbacks.data.batches import Samples
-from cam_callbacks.data.probes import ImagePicker, ProbeSet
+from cam_callbacks.data.picking import ImagePicker
+from cam_callbacks.data.probes import ProbeSet
 from cam_callbacks.explain import faithfulness
 from cam_callbacks.explain.explanation import Explanation
 from cam_callbacks.explain.method import Method
@@ -72,7 +73,7 @@ class Auditor:
             return self.images
         if self._collector.is_empty:
             return None
-        picked = describe(self._collector.probes())
+        picked = describe(ProbeSet.of(self._collector.picked()))
         if picked.labels is None or len(set(picked.labels.tolist())) < 2:
             return None
         return with_estimated_masks(picked)

@@ -13,7 +13,8 @@ from cam_callbacks.data import datasets
 from cam_callbacks.data.batches import BatchFn, LabelUse, Samples, read_batch
 from cam_callbacks.data.class_names import ClassNames
 from cam_callbacks.data.normalization import Normalization, is_displayable
-from cam_callbacks.data.probes import ProbeSet, class_folders
+from cam_callbacks.data.photos import class_folders
+from cam_callbacks.data.probes import ProbeSet
 from cam_callbacks.explain.isolation import random_state_kept
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ class Reader:
                 f"probes={str(source)!r}: how to normalize these photos for the model is not known; give "
                 'normalization=(mean, std) or normalization="imagenet"'
             )
-        if names is None and Path(source).is_dir() and class_folders(Path(source)):
+        if names is None and class_folders(Path(source)):
             raise ValueError(
                 f"probes={str(source)!r}: which classes its subfolders are is not known; give class_names, the names "
                 "of the model's classes in the order of their indices"

@@ -9,7 +9,8 @@ from typing import Any
 from torch.utils.data import Dataset
 
 from cam_callbacks.data.batches import Samples
-from cam_callbacks.data.probes import ImagePicker, ProbeSet
+from cam_callbacks.data.picking import ImagePicker
+from cam_callbacks.data.probes import ProbeSet
 
 Source = str | Path | Dataset[Any]
 """A folder of photos, or a map-style data set."""
@@ -60,7 +61,7 @@ class Prober:
     def chosen(self) -> tuple[ProbeSet, int]:
         """The images of this evaluation, and how many that passed by could not be taken."""
         if self._collector is not None:
-            return self._collector.probes(), self._collector.ignored
+            return ProbeSet.of(self._collector.picked()), self._collector.ignored
         assert self.probes is not None
         return self.probes, 0
 

@@ -3,28 +3,26 @@
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from PIL import Image, ImageOps
 from torch import Tensor
-from torch.utils.data import default_collate
 
-from cam_callbacks._checks import check_positive, is_list
+from cam_callbacks._checks import check_positive
 from cam_callbacks.data import datasets
 from cam_callbacks.data.batches import Samples, read_batch
 from cam_callbacks.data.class_names import ClassNames
 from cam_callbacks.data.normalization import Normalization, as_normalization
+from cam_callbacks.data.photos import class_folders, pick_photos
+from cam_callbacks.data.picking import pick_from_dataset
 
 MaskSource = Literal["given", "estimated", "none"]
 
-_PHOTOS = {".jpg", ".jpeg", ".png", ".webp", ".gif"}
+_WHOLE_NUMBERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,6 +105,11 @@ class ProbeSet:
         return self.class_names.name(index)
 
     @classmethod
+    def of(cls, samples: Samples) -> ProbeSet:
+        """Make a probe set of samples, as an `ImagePicker` picks them."""
+        return cls(samples.images, samples.labels, samples.masks, groups=samples.groups)
+
+    @classmethod
     def from_dataset(
         cls,
         dataset: Any,
@@ -115,33 +118,26 @@ class ProbeSet:
         class_names: Sequence[str] | None = None,
         read: Callable[[Any], Samples] = read_batch,
     ) -> ProbeSet:
-        """Pick probes from a data set, balanced over its classes, the first images of each.
+        """Pick probes from a data set, balanced over its classes: the first images of each class.
 
-        Items are read in order, and stacked to batches as a `DataLoader` does, until each class that there is has its
-        share: of a data set that names no classes that is not known, and all of it is read. Class names and
-        normalization are taken from the data set where it has them.
+        Items are read in order and stacked into batches as a `DataLoader` does, until every class has its share. If
+        the names of the classes are not known, neither is their number, and the whole data set is read. Class names
+        and normalization are taken from the data set if it has them.
 
         Args:
             dataset: A map-style data set.
             num_probes: How many images to pick.
-            class_names: Names of the classes; None for those of the data set.
-            read: Reads a batch.
+            class_names: The names of the classes; None for those of the data set.
+            read: Reads a batch, e.g. `functools.partial(read_batch, foreground_values=[1, 3])`.
 
         Raises:
-            TypeError: Items that are not understood.
-            ValueError: An empty data set, or items that cannot be stacked.
+            TypeError: The items are not understood.
+            ValueError: The data set is empty, or its items cannot be stacked.
         """
         check_positive("num_probes", num_probes)
         names = ClassNames(class_names or datasets.class_names(dataset))
-        collector = ImagePicker(num_probes)
-        items = (dataset[index] for index in range(len(dataset)))
-        while some := list(islice(items, num_probes)):
-            samples = read(_stacked(some))
-            collector.offer(samples)
-            balanced = names and collector.is_balanced(len(names))
-            if balanced or (samples.labels is None and collector.is_full):
-                break
-        return replace(collector.probes(), class_names=names, normalization=datasets.normalization(dataset))
+        samples = pick_from_dataset(dataset, num_probes, len(names), read)
+        return replace(cls.of(samples), class_names=names, normalization=datasets.normalization(dataset))
 
     @classmethod
     def from_folder(
@@ -156,52 +152,27 @@ class ProbeSet:
     ) -> ProbeSet:
         """Read the photos of a folder, resized and cropped at the center.
 
-        Photos in subfolders have the subfolder's name as class; its index is that in `class_names`, or without them
-        that of the sorted names of the subfolders. Photos beside the subfolders are read only if there are no
-        subfolders, and have no class.
+        Photos in a subfolder belong to the class of that name. Its index is its place in `class_names`, or without
+        them its place in the sorted names of the subfolders. If there are no subfolders, the photos in the folder
+        itself are read, and have no class.
 
         Args:
             folder: The folder.
-            size: Height and width that the model is fed.
-            normalization: Mean and standard deviation that the model's images are normalized with, or `"imagenet"`;
-                None for images in [0, 1].
-            class_names: The classes of the model.
-            num_probes: At most so many, balanced over the classes; None for all.
-            channels: 3 for photos in color, 1 for gray ones.
+            size: The height and width that the model is fed.
+            normalization: The mean and the standard deviation with which the model's images are normalized, or
+                `"imagenet"`; None for images in [0, 1].
+            class_names: The names of the model's classes.
+            num_probes: The most photos to pick, balanced over the classes; None for all.
+            channels: 3 for photos in color, 1 for photos in gray.
 
         Raises:
-            TypeError: A size that is no pair.
-            ValueError: A folder that does not exist or holds no photos, or a subfolder that is not among `class_names`;
-                other channels.
+            TypeError: `size` is not a pair.
+            ValueError: The folder does not exist or holds no photos, or a subfolder is not among `class_names`; or
+                `channels` is neither 1 nor 3.
         """
-        root = Path(folder)
-        if not root.is_dir():
-            raise ValueError(f"probes={str(folder)!r} is not a folder: there is none at {str(root.absolute())!r}")
-        if not is_list(size) or len(size) != 2:
-            raise TypeError(f"size={size!r} must be a pair, the height and width that the model is fed")
-        check_positive("num_probes", num_probes, or_none=True)
-        if channels not in (1, 3):
-            raise ValueError(f"photos have 1 or 3 channels, and the model is fed {channels}: give ProbeSet(images)")
-        undone = as_normalization(normalization)
-        if undone is not None and len(undone[0]) not in (1, channels):
-            raise ValueError(f"normalization={normalization!r} is not of {channels} channels")
-        subfolders = class_folders(root)
-        names = tuple(class_names or subfolders) or None
-        unknown = [name for name in subfolders if name not in (names or ())]
-        if unknown:
-            raise ValueError(
-                f"the subfolders {unknown} of probes={str(folder)!r} are not among the classes {list(names or ())}"
-            )
-        folders = [root / name for name in subfolders] or [root]
-        files = sorted(path for each in folders for path in each.iterdir() if not _is_hidden(path))
-        photos = [path for path in files if path.suffix.lower() in _PHOTOS]
-        if not photos:
-            raise ValueError(f"probes={str(folder)!r} holds no photos ({', '.join(sorted(_PHOTOS))})")
-        collector = ImagePicker(num_probes or len(photos))
-        for photo in photos:
-            label = torch.tensor([names.index(photo.parent.name)]) if subfolders and names else None
-            collector.offer(Samples(_read_photo(photo, size, undone, channels).unsqueeze(0), label, None))
-        return replace(collector.probes(), class_names=ClassNames(names), normalization=undone)
+        names = list(class_names or class_folders(Path(folder)))
+        samples = pick_photos(Path(folder), size, normalization, names, num_probes, channels)
+        return replace(cls.of(samples), class_names=ClassNames(names), normalization=as_normalization(normalization))
 
     def state_dict(self) -> dict[str, Any]:
         """Tensors and primitives only, so that a checkpoint with it loads with `weights_only`."""
@@ -230,137 +201,5 @@ class ProbeSet:
         )
 
 
-class ImagePicker:
-    """Picks images from batches as they pass by: balanced over the classes as they appear, always the same ones.
-
-    It keeps the first images that come. When it is full, an image of a class that has two fewer than the fullest
-    class takes the place of that class' last one.
-    """
-
-    def __init__(self, num_probes: int) -> None:
-        if num_probes < 1:
-            raise ValueError(f"num_probes={num_probes} must be at least 1")
-        self.num_probes = num_probes
-        self.ignored = 0
-        """Images left out: not finite, or their size or what is known of them differs from that of the first."""
-        self._kept: list[tuple[int, Samples]] = []
-
-    def offer(self, samples: Samples) -> None:
-        """Look at the samples of a batch, on any device; keep what is needed, on the CPU."""
-        count = len(samples.images)
-        classes = samples.labels.tolist() if samples.labels is not None else [-1] * count
-        finite = torch.isfinite(samples.images).flatten(1).all(dim=1).tolist()
-        for index, label in enumerate(classes):
-            if samples.labels is not None and label < 0:
-                continue  # the usual mark of "no label", e.g. -100
-            if not finite[index] or (self._kept and not _alike(samples, self._kept[0][1])):
-                self.ignored += 1
-            elif self._make_room(label):
-                self._kept.append((label, _one(samples, index)))
-
-    def _make_room(self, label: int) -> bool:
-        if not self.is_full:
-            return True
-        counts = Counter(kept for kept, _ in self._kept)
-        fullest, most = counts.most_common(1)[0]
-        if counts[label] + 2 > most:
-            return False
-        del self._kept[max(place for place, (kept, _) in enumerate(self._kept) if kept == fullest)]
-        return True
-
-    @property
-    def is_empty(self) -> bool:
-        """Whether no image was kept."""
-        return not self._kept
-
-    @property
-    def is_full(self) -> bool:
-        """Whether as many images are kept as are wanted; images without a class are not exchanged any more."""
-        return len(self._kept) == self.num_probes
-
-    def is_balanced(self, classes: int) -> bool:
-        """Whether nothing that may still come would change the choice, given the number of classes."""
-        counts = Counter(kept for kept, _ in self._kept)
-        share = self.num_probes // classes
-        return self.is_full and (len(counts) == min(classes, self.num_probes) and min(counts.values()) >= share)
-
-    def probes(self) -> ProbeSet:
-        """What was picked, the classes one after the other.
-
-        Raises:
-            ValueError: Nothing was offered.
-        """
-        if not self._kept:
-            raise ValueError("no probes: no image passed by that is finite and whose label, if any, is a class")
-        kept = [samples for _, samples in sorted(self._kept, key=lambda pair: pair[0])]
-        labels = [samples.labels for samples in kept if samples.labels is not None]
-        masks = [samples.masks for samples in kept if samples.masks is not None]
-        groups = [samples.groups for samples in kept if samples.groups is not None]
-        return ProbeSet(
-            torch.cat([samples.images for samples in kept]),
-            torch.cat(labels) if labels else None,
-            torch.cat(masks) if masks else None,
-            groups=torch.cat(groups) if groups else None,
-        )
-
-
-def _one(samples: Samples, index: int) -> Samples:
-    """A copy of one sample on the CPU."""
-    parts = (samples.images, samples.labels, samples.masks, samples.groups)
-    return Samples(*(None if part is None else part[index : index + 1].detach().cpu().clone() for part in parts))  # type: ignore[arg-type]
-
-
-def _alike(a: Samples, b: Samples) -> bool:
-    return (
-        a.images.shape[1:] == b.images.shape[1:]
-        and a.images.dtype == b.images.dtype
-        and (a.labels is None) == (b.labels is None)
-        and (a.masks is None) == (b.masks is None)
-        and (a.groups is None) == (b.groups is None)
-    )
-
-
-def _stacked(items: list[Any]) -> Any:
-    """Items of a data set as a batch."""
-    try:
-        return default_collate(items)
-    except (RuntimeError, TypeError) as error:
-        raise ValueError(
-            f"items of the data set cannot be stacked to a batch, as a DataLoader does by default: {error}. Give "
-            "ProbeSet(images, labels)"
-        ) from error
-
-
 def _type_of(value: Any) -> str:
     return str(value.dtype) if isinstance(value, Tensor) else type(value).__name__
-
-
-_WHOLE_NUMBERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
-
-
-def class_folders(folder: Path) -> list[str]:
-    """The names of the folders in a folder of photos, sorted: each is the name of a class."""
-    return sorted(path.name for path in folder.iterdir() if path.is_dir() and not _is_hidden(path))
-
-
-def _is_hidden(path: Path) -> bool:
-    return path.name.startswith(".")
-
-
-def _read_photo(path: Path, size: Sequence[int], normalization: Normalization | None, channels: int) -> Tensor:
-    """(channels, *size) float32: shorter side resized to fit, cropped at the center, normalized."""
-    from torchvision.transforms.v2 import functional as transforms  # some seconds, which only photos need
-
-    try:
-        with Image.open(path) as file:
-            photo = transforms.pil_to_tensor(ImageOps.exif_transpose(file).convert("RGB" if channels == 3 else "L"))
-    except OSError as error:
-        raise ValueError(f"{path} cannot be read as a photo: {error}") from error
-    height, width = photo.shape[1:]
-    scale = max(size[0] / height, size[1] / width)
-    photo = transforms.resize(photo, [round(height * scale), round(width * scale)], antialias=True)
-    photo = transforms.center_crop(photo, list(size))
-    image = transforms.to_dtype(photo, torch.float32, scale=True)
-    if normalization is not None:
-        image = transforms.normalize(image, *map(list, normalization))
-    return torch.as_tensor(image)
