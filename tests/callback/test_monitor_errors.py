@@ -119,7 +119,7 @@ def test_an_unknown_layer_is_refused_in_validate_too(tmp_path: Path) -> None:
         (lambda image, target: (target, image), r"\(Tensor int64 \(4,\), Tensor float32 \(4, 3, 16, 16\)"),
         (
             lambda image, target: (image, image),
-            r"targets of the batch are not one class per image: .*16, 16\).*batch_fn",
+            r"labels of the batch are not one class per image: .*16, 16\).*batch_fn",
         ),
         (lambda image, target: (image, target + 0.5), "not one class per image"),
         (lambda image, target: ((image * 255).byte(), target), "uint8, not floating point.*batch_fn"),

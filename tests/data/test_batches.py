@@ -1,4 +1,4 @@
-"""Which batches are understood, and what is said of the others."""
+"""Which batches are understood, and what the user is told about the others."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def test_one_hot_rows_of_two_classes_are_not_taken_for_masks() -> None:
     assert_read(read_batch((IMAGES, rows)), labels=torch.tensor([0, 1, 1]))
 
 
-def test_the_batch_fn_is_asked_first_and_its_answer_is_read_like_a_batch() -> None:
+def test_what_batch_fn_returns_is_read_like_a_batch() -> None:
     batch = {"left": IMAGES, "right": IMAGES * 2, "kind": LABELS}
     assert_read(read_batch(batch, lambda batch: (batch["left"], batch["kind"], MASKS)), masks=MASKS)
     assert_read(read_batch(batch, lambda batch: batch["left"]), labels=None)
@@ -132,9 +132,16 @@ def test_batches_that_are_not_understood_are_described(batch: Any, words: str) -
     ],
     ids=["too few", "fractions", "mixed labels", "several labels", "maps", "scalar", "words"],
 )
-def test_labels_that_are_not_one_class_an_image_are_refused_with_a_remedy(labels: Any) -> None:
-    with pytest.raises(ValueError, match=r"not one class per image: tuple\(Tensor float32 .*Give batch_fn"):
-        read_batch((IMAGES, labels))
+def test_labels_that_are_not_one_class_per_image_are_handled_as_asked(labels: Any) -> None:
+    with pytest.raises(ValueError, match=r"labels .* not one class per image: tuple\(Tensor float32 .*Give batch_fn"):
+        read_batch((IMAGES, labels), label_use="required")
+    assert_read(read_batch((IMAGES, labels), label_use="optional"), labels=None)
+    assert_read(read_batch((IMAGES, labels), label_use="ignored"), labels=None)
+
+
+def test_labels_that_are_one_class_per_image_are_left_out_if_ignored() -> None:
+    assert_read(read_batch((IMAGES, LABELS), label_use="optional"))
+    assert_read(read_batch((IMAGES, LABELS), label_use="ignored"), labels=None)
 
 
 @dataclass(slots=True)
@@ -157,93 +164,114 @@ def test_a_description_names_types_and_shapes_and_stays_short() -> None:
     assert len(describe([IMAGES] * 1000)) < 400
 
 
-class TestMasksOfOtherKinds:
-    images, labels = torch.rand(2, 3, 8, 8), torch.tensor([0, 1])
+def with_masks(masks: Any, **options: Any) -> Samples:
+    """What is read from a mapping; its images are 8 pixels wide and high."""
+    return read_batch({"image": IMAGES, "label": LABELS, "mask": masks}, **options)
 
+
+class TestMasksOfOtherKinds:
     @pytest.mark.parametrize(
         "masks",
-        [torch.rand(2, 8, 8), torch.ones(2, 3, 8, 8), [torch.ones(8, 8)] * 2, torch.ones(3, 8, 8)],
+        [torch.rand(3, 8, 8), torch.ones(3, 3, 8, 8), [torch.ones(8, 8)] * 3, torch.ones(2, 8, 8)],
         ids=["soft", "three channels", "a list", "too few images"],
     )
-    def test_masks_that_are_not_understood_are_not_used_and_said(self, masks):
-        batches = [{"image": self.images, "label": self.labels, "mask": masks}]
-        if isinstance(masks, torch.Tensor) and masks.shape == (2, 8, 8):
-            batches.append((self.images, self.labels, masks))
-        for batch in batches:
-            samples = read_batch(batch)
-            assert samples.masks is None
-            assert "are not used: one of the size of the image is needed for each" in samples.note
+    def test_masks_that_are_not_understood_give_a_note(self, masks: Any) -> None:
+        samples = with_masks(masks)
+        assert samples.masks is None
+        assert samples.note is not None
+        assert "masks of the batch are not used: give one for each image" in samples.note
+
+    @pytest.mark.parametrize("third", [torch.rand(3, 8, 8), torch.rand(3, 1, 8, 8)])
+    def test_a_third_part_of_the_size_of_the_images_is_meant_as_masks(self, third: Tensor) -> None:
+        samples = read_batch((IMAGES, LABELS, third))
+        assert samples.masks is None
+        assert samples.note is not None
 
     @pytest.mark.parametrize(
         "third",
         [
             torch.tensor(0.5),
-            torch.arange(2),
-            torch.rand(2, 4),
-            torch.rand(2, 20, 8),
-            torch.rand(2, 3, 8, 8),
+            torch.arange(3),
+            torch.rand(3, 4),
+            torch.rand(3, 20, 8),
+            torch.rand(3, 3, 8, 8),
             "names",
-            [7, 8],
+            [7, 8, 9],
         ],
         ids=["number", "numbers", "vectors", "tokens", "other images", "text", "list"],
     )
-    def test_a_third_entry_that_is_something_else_is_no_mask_and_nothing_is_said(self, third):
-        samples = read_batch((self.images, self.labels, third))
+    def test_a_third_part_that_is_something_else_gives_no_note(self, third: Any) -> None:
+        samples = read_batch((IMAGES, LABELS, third))
         assert samples.masks is samples.note is None
 
-    def test_boxes_are_filled_and_cut_off_at_the_edge(self):
-        boxes = torch.tensor([[1.0, 2.0, 4.0, 7.0], [-5.0, -5.0, 2.0, 3.0]])
-        masks = read_batch({"image": self.images, "label": self.labels, "boxes": boxes}).masks
+    def test_of_two_values_the_larger_is_the_object(self) -> None:
+        masks = torch.ones(3, 8, 8)
+        masks[:, 2:5] = 2
+        assert_read(with_masks(masks), masks=masks == 2)
+
+    def test_of_a_trimap_the_user_says_which_values_are_the_object(self) -> None:
+        trimap = torch.tensor([[1, 2, 3, 2]]).repeat(8, 2).expand(3, 8, 8)
+        unused = with_masks(trimap)
+        assert unused.masks is None
+        assert unused.note is not None
+        assert "have 3 values (1, 2, 3) and are not used; give foreground_values" in unused.note
+        assert_read(with_masks(trimap, foreground_values=[1, 3]), masks=trimap != 2)
+
+    def test_masks_of_another_size_are_resized_with_a_note(self) -> None:
+        small = torch.zeros(3, 4, 4)
+        small[:, :2] = 1
+        samples = with_masks(small)
+        assert samples.masks is not None
+        assert samples.masks[:, :4].all()
+        assert not samples.masks[:, 4:].any()
+        assert samples.note == "the masks of the batch have size (4, 4) and are resized to (8, 8)"
+
+
+def with_boxes(boxes: Tensor) -> Samples:
+    return read_batch({"image": IMAGES[:2], "label": LABELS[:2], "boxes": boxes})
+
+
+class TestBoxes:
+    def test_boxes_are_filled_and_cut_off_at_the_edge(self) -> None:
+        masks = with_boxes(torch.tensor([[1.0, 2.0, 4.0, 7.0], [-5.0, -5.0, 2.0, 3.0]])).masks
+        assert masks is not None
         assert masks[0].nonzero().amin(dim=0).tolist() == [2, 1]
         assert masks[0].nonzero().amax(dim=0).tolist() == [6, 3]
         assert masks[1].sum() == 2 * 3
 
-    def test_a_box_outside_the_image_is_an_empty_mask(self):
-        boxes = torch.tensor([[20.0, 20.0, 30.0, 30.0], [0.0, 0.0, 8.0, 8.0]])
-        masks = read_batch({"image": self.images, "label": self.labels, "boxes": boxes}).masks
+    def test_a_box_outside_the_image_is_an_empty_mask(self) -> None:
+        masks = with_boxes(torch.tensor([[20.0, 20.0, 30.0, 30.0], [0.0, 0.0, 8.0, 8.0]])).masks
+        assert masks is not None
         assert not masks[0].any()
         assert masks[1].all()
 
-    def test_of_a_trimap_the_user_says_which_values_are_the_object(self):
-        trimap = torch.tensor([[1, 2, 3, 2]]).repeat(8, 2).expand(2, 8, 8)
-        unused = read_batch((self.images, self.labels, trimap))
-        assert unused.masks is None
-        assert "have 3 values (1, 2, 3) and are not used; give foreground_values" in unused.note
-        masks = read_batch((self.images, self.labels, trimap), foreground_values=[1, 3]).masks
-        assert torch.equal(masks, trimap != 2)
+    @pytest.mark.parametrize(
+        ("boxes", "words"),
+        [
+            (torch.rand(2, 4), "all within 1, so not in pixels"),
+            (torch.rand(2, 3, 4), r"not one for each image, (N, 4)"),
+        ],
+        ids=["fractions", "several an image"],
+    )
+    def test_boxes_that_are_not_understood_give_a_note(self, boxes: Tensor, words: str) -> None:
+        samples = with_boxes(boxes)
+        assert samples.masks is None
+        assert samples.note is not None
+        assert "boxes of the batch are not used" in samples.note
+        assert words in samples.note
 
-    def test_of_another_size_are_resized_and_this_is_said(self):
-        small = torch.zeros(2, 4, 4)
-        small[:, :2] = 1
-        samples = read_batch((self.images, self.labels, small))
-        assert samples.masks[:, :4].all()
-        assert not samples.masks[:, 4:].any()
-        assert samples.note == "the masks of the batch are (4, 4): resized to (8, 8)"
+    def test_four_numbers_an_image_in_a_tuple_are_not_boxes(self) -> None:
+        assert read_batch((IMAGES, LABELS, torch.randn(3, 4))).masks is None
 
-    def test_groups_are_read_from_mappings(self):
-        groups = torch.tensor([3, 1])
-        assert torch.equal(read_batch({"x": self.images, "y": self.labels, "group": groups}).groups, groups)
-        assert read_batch({"x": self.images, "y": self.labels, "group": groups.float()}).groups is None
 
-    def test_of_two_values_the_larger_is_the_object(self):
-        masks = torch.ones(2, 8, 8)
-        masks[:, 2:5] = 2
-        assert torch.equal(read_batch((self.images, self.labels, masks)).masks, masks == 2)
-
-    def test_boxes_that_are_not_in_pixels_or_not_one_an_image_are_not_used(self):
-        within = read_batch({"image": self.images, "label": self.labels, "boxes": torch.rand(2, 4)})
-        assert within.masks is None
-        assert "not in pixels, but all within 1" in within.note
-        several = read_batch({"image": self.images, "label": self.labels, "boxes": torch.rand(2, 3, 4)})
-        assert several.masks is None
-        assert "are not one for each image (N, 4): they are not used" in several.note
-
-    def test_four_numbers_an_image_in_a_tuple_are_no_boxes(self):
-        assert read_batch((self.images, self.labels, torch.randn(2, 4))).masks is None
+def test_groups_are_read_from_mappings() -> None:
+    groups = torch.tensor([3, 1, 1])
+    found = read_batch({"x": IMAGES, "y": LABELS, "group": groups}).groups
+    assert found is not None
+    assert torch.equal(found, groups)
+    assert read_batch({"x": IMAGES, "y": LABELS, "group": groups.float()}).groups is None
 
 
 def test_a_batch_fn_that_fails_is_named_with_what_it_was_given() -> None:
-    with pytest.raises(
-        ValueError, match=r"batch_fn fails on tuple\(Tensor .*\): TypeError: .* indices must be integers"
-    ):
+    with pytest.raises(ValueError, match=r"batch_fn fails on tuple\(Tensor .*\): TypeError: .* must be integers"):
         read_batch((IMAGES, LABELS), lambda batch: batch["image"])
