@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from numbers import Integral
 from typing import Any, Literal
 
-from cam_callbacks._checks import check_choice, check_list, check_positive, check_share, check_type
+from cam_callbacks._checks import check_choice, check_fraction, check_list, check_positive, check_type
 from cam_callbacks.audit.verdict import Verdict
 
 OnAlarm = Literal["warn", "stop"] | Callable[[Verdict], Any]
@@ -60,7 +60,7 @@ class Audit:
 
     def _check(self) -> None:
         check_positive("num_images", self.num_images)
-        check_share("threshold", self.threshold, "a number of at least 0 and below 1")
+        check_fraction("threshold", self.threshold, "a number of at least 0 and below 1")
         if not callable(self.on_alarm):
             check_choice("on_alarm", self.on_alarm, ("warn", "stop"), "or a callable")
         check_list("foreground_values", self.foreground_values, Integral, "a list of whole numbers")

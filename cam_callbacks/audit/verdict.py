@@ -8,7 +8,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from cam_callbacks._checks import check_share, check_type
+from cam_callbacks._checks import check_fraction, check_type
 from cam_callbacks.audit.result import AuditResult
 from cam_callbacks.audit.statistics import Estimate, Measure, share_of_means_up_to, wilson
 from cam_callbacks.data.datasets import ALL
@@ -70,7 +70,7 @@ def judge(result: AuditResult, previous_suspects: Collection[int] | None = (), t
         TypeError: `previous_suspects` that is no collection.
         ValueError: A threshold that is not at least 0 and below 1.
     """
-    check_share("threshold", threshold, "a number of at least 0 and below 1")
+    check_fraction("threshold", threshold, "a number of at least 0 and below 1")
     wanted = "the suspects of the verdict before, or None"
     check_type("previous_suspects", previous_suspects, (Collection, type(None)), wanted)
     gap = result.measures[result.gap_name]

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from cam_callbacks._checks import (
     check_callable,
     check_choice,
+    check_fraction,
     check_list,
     check_positive,
-    check_share,
     check_type,
     is_list,
 )
@@ -48,7 +48,7 @@ def check_arguments(given: Mapping[str, Any]) -> None:
         for argument in _SWITCHES:
             check_type(argument, given[argument], bool, "True or False")
         check_list("foreground_values", given["foreground_values"], Integral, "a list of whole numbers")
-        check_share("alarm_threshold", given["alarm_threshold"], "a number of at least 0 and below 1")
+        check_fraction("alarm_threshold", given["alarm_threshold"], "a number of at least 0 and below 1")
         if not callable(given["on_alarm"]):
             check_choice("on_alarm", given["on_alarm"], ("warn", "stop"), "or a callable")
         check_choice("on_error", given["on_error"], ("warn", "raise"))

@@ -1,1 +1,1 @@
-"""Images, labels, masks: what a model is given. Knows torch, not Lightning."""
+"""Images, labels and masks: what a model is fed. Knows torch, not Lightning."""

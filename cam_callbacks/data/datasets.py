@@ -1,4 +1,4 @@
-"""What a data set says of itself: the names of its classes, and how its transforms normalize."""
+"""Ask a data set for the names of its classes, and its transforms for their normalization."""
 
 from __future__ import annotations
 
@@ -8,21 +8,24 @@ from typing import Any
 from cam_callbacks.data.class_names import ClassNames
 from cam_callbacks.data.normalization import Normalization
 
+_MAX_WRAPPERS = 8  # data sets may wrap themselves
+_MAX_DEPTH = 4  # of transforms in transforms
+
 ALL = -1
 """In the place of the index of a class: all classes together."""
 
 
 def class_names(dataset: Any) -> ClassNames | None:
     """Return the names of the classes; None if the data set does not have them."""
-    for layer in _unwrapped(dataset):
-        names = getattr(layer, "classes", None) or getattr(layer, "class_names", None) or _hub_names(layer)
+    for each in _unwrapped(dataset):
+        names = getattr(each, "classes", None) or getattr(each, "class_names", None) or _hub_names(each)
         if isinstance(names, Sequence) and not isinstance(names, str) and names:
             return ClassNames(names)
     return None
 
 
 def _hub_names(dataset: Any) -> Any:
-    """The label names of a Hugging Face data set."""
+    """Return the names of the labels of a Hugging Face data set."""
     features = getattr(dataset, "features", None)
     if not isinstance(features, Mapping):
         return None
@@ -30,10 +33,10 @@ def _hub_names(dataset: Any) -> Any:
 
 
 def normalization(dataset: Any) -> Normalization | None:
-    """Mean and standard deviation of the last normalizing step in the transforms of a data set, if one can be found."""
-    for layer in _unwrapped(dataset):
+    """Return the mean and standard deviation of the last normalizing step in its transforms; None if there is none."""
+    for each in _unwrapped(dataset):
         for name in ("transform", "transforms"):
-            for step in reversed(list(_steps(getattr(layer, name, None)))):
+            for step in reversed(list(_steps(getattr(each, name, None)))):
                 found = _normalization_of(step)
                 if found is not None:
                     return found
@@ -41,8 +44,8 @@ def normalization(dataset: Any) -> Normalization | None:
 
 
 def _unwrapped(dataset: Any) -> Iterator[Any]:
-    """The data set and those it wraps: `Subset.dataset`, the first of `ConcatDataset.datasets`."""
-    for _ in range(8):
+    """Yield the data set and those it wraps: `Subset.dataset`, the first of `ConcatDataset.datasets`."""
+    for _ in range(_MAX_WRAPPERS):
         if dataset is None:
             return
         yield dataset
@@ -50,8 +53,8 @@ def _unwrapped(dataset: Any) -> Iterator[Any]:
         dataset = parts[0] if isinstance(parts, Sequence) and parts else getattr(dataset, "dataset", None)
 
 
-def _steps(transform: Any, depth: int = 4) -> Iterator[Any]:
-    """The steps of a transform in order, through `Compose`, `Sequential` and torchvision's `StandardTransform`."""
+def _steps(transform: Any, depth: int = _MAX_DEPTH) -> Iterator[Any]:
+    """Yield the steps of a transform, through `Compose`, `Sequential` and torchvision's `StandardTransform`."""
     parts = getattr(transform, "transforms", None)
     if parts is None and hasattr(transform, "children"):
         parts = list(transform.children())
@@ -64,9 +67,9 @@ def _steps(transform: Any, depth: int = 4) -> Iterator[Any]:
 
 
 def _normalization_of(step: Any) -> Normalization | None:
-    mean, std = getattr(step, "mean", None), getattr(step, "std", None)
+    """Return the mean and standard deviation of a step that has one of each for every channel, else None."""
     try:
-        pair = tuple(float(v) for v in mean), tuple(float(v) for v in std)  # type: ignore[union-attr]
-    except TypeError:
+        mean, std = tuple(map(float, step.mean)), tuple(map(float, step.std))
+    except (AttributeError, TypeError):
         return None
-    return pair if pair[0] and len(pair[0]) == len(pair[1]) and all(s > 0 for s in pair[1]) else None
+    return (mean, std) if mean and len(mean) == len(std) and all(each > 0 for each in std) else None

@@ -1,4 +1,4 @@
-"""ProbeSet: the fixed images that are explained again and again, so that looks can be compared."""
+"""ProbeSet: fixed images that are explained again and again, so that looks can be compared."""
 
 from __future__ import annotations
 
@@ -27,22 +27,22 @@ _WHOLE_NUMBERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64
 
 @dataclass(frozen=True, eq=False)
 class ProbeSet:
-    """N images with what is known of them.
+    """N images with what is known about them.
 
     Attributes:
         images: (N, C, *spatial) floating point, as the model is fed (normalized), on the CPU.
-        labels: (N,) whole numbers, kept as int64, the true class of each, or None if it is not known.
+        labels: (N,) integers, kept as int64: the true class of each image; None if it is not known.
         masks: (N, *spatial) bool, True on the object, or None.
         class_names: One name for each class, in the order of the indices; empty if they are not known. Any list of
             names is accepted, or None.
-        normalization: Mean and standard deviation of each channel, for display, or `"imagenet"`; None if they are not
-            known.
-        masks_estimated: Whether the masks were estimated, not given.
-        groups: (N,) whole numbers, kept as int64, a group for each image, e.g. of label and background, or None.
+        normalization: The mean and standard deviation of each channel, to undo for display; None if they are not
+            known. `"imagenet"` is accepted.
+        masks_estimated: Whether the masks are estimates.
+        groups: (N,) integers, kept as int64: a group for each image, e.g. of label and background; None if unknown.
 
     Raises:
-        TypeError: A part that is not of its type.
-        ValueError: No images, or parts that do not belong to N images of one size.
+        TypeError: A part does not have its type.
+        ValueError: There are no images, or a part does not fit N images of this size.
     """
 
     images: Tensor
@@ -59,13 +59,8 @@ class ProbeSet:
             raise TypeError(f"images must be floating point, as the model is fed (normalized); got {_type_of(images)}")
         if images.ndim < 3 or len(images) == 0:
             raise ValueError(f"images has shape {tuple(images.shape)}; at least one of (C, *spatial) is needed")
-        for name, labels in (("labels", self.labels), ("groups", self.groups)):
-            if labels is not None and (not isinstance(labels, Tensor) or labels.dtype not in _WHOLE_NUMBERS):
-                raise TypeError(f"{name} must be a tensor of whole numbers, one for each image; got {_type_of(labels)}")
-            if labels is not None and labels.shape != (len(images),):
-                raise ValueError(f"{name} has shape {tuple(labels.shape)}; {len(images)} images need ({len(images)},)")
-            if labels is not None:
-                object.__setattr__(self, name, labels.long())
+        object.__setattr__(self, "labels", _as_int64("labels", self.labels, len(images)))
+        object.__setattr__(self, "groups", _as_int64("groups", self.groups, len(images)))
         expected = (len(images), *images.shape[2:])
         if self.masks is not None and (not isinstance(self.masks, Tensor) or self.masks.dtype != torch.bool):
             raise TypeError(f"masks must be bool, True on the object; got {_type_of(self.masks)}")
@@ -75,24 +70,24 @@ class ProbeSet:
         object.__setattr__(self, "normalization", as_normalization(self.normalization))
 
     def __len__(self) -> int:
-        """The number of probes, N."""
+        """Return the number of probes, N."""
         return len(self.images)
 
     @property
     def mask_source(self) -> MaskSource:
-        """Where the masks come from."""
+        """Where the masks come from: they are `"given"`, `"estimated"`, or there are `"none"`."""
         if self.masks is None:
             return "none"
         return "estimated" if self.masks_estimated else "given"
 
     @property
     def nbytes(self) -> int:
-        """What the images and masks take in memory, in bytes."""
+        """The bytes that the images and masks take in memory."""
         return self.images.nbytes + (0 if self.masks is None else self.masks.nbytes)
 
     @cached_property
     def fingerprint(self) -> str:
-        """Sha256 of the images, labels and masks: two probe sets with the same fingerprint are the same."""
+        """The SHA-256 of images, labels and masks: probe sets with the same fingerprint are the same."""
         digest = hashlib.sha256()
         for part in (self.images, self.labels, self.masks):
             if part is not None:
@@ -106,7 +101,7 @@ class ProbeSet:
 
     @classmethod
     def of(cls, samples: Samples) -> ProbeSet:
-        """Make a probe set of samples, as an `ImagePicker` picks them."""
+        """Make a probe set from samples, such as those of an `ImagePicker`."""
         return cls(samples.images, samples.labels, samples.masks, groups=samples.groups)
 
     @classmethod
@@ -175,11 +170,11 @@ class ProbeSet:
         return replace(cls.of(samples), class_names=ClassNames(names), normalization=as_normalization(normalization))
 
     def state_dict(self) -> dict[str, Any]:
-        """Tensors and primitives only, so that a checkpoint with it loads with `weights_only`."""
+        """Return tensors and primitives only, so that a checkpoint that holds them loads with `weights_only`."""
         normalization = None if self.normalization is None else [list(part) for part in self.normalization]
         parts = {name: getattr(self, name) for name in ("images", "labels", "masks", "groups")}
         return {
-            # Copies: of a view all that it is a view of would be saved.
+            # Copies: saving a view would save all of the tensor that it views.
             **{name: None if part is None else part.clone() for name, part in parts.items()},
             "masks_estimated": self.masks_estimated,
             "class_names": list(self.class_names),
@@ -188,7 +183,7 @@ class ProbeSet:
 
     @classmethod
     def from_state_dict(cls, state: dict[str, Any]) -> ProbeSet:
-        """The probe set that `state_dict` was made of."""
+        """Return the probe set that gave this `state_dict`."""
         names, normalization = state["class_names"], state["normalization"]
         return cls(
             state["images"],
@@ -199,6 +194,17 @@ class ProbeSet:
             state["masks_estimated"],
             state["groups"],
         )
+
+
+def _as_int64(name: str, values: Tensor | None, count: int) -> Tensor | None:
+    """Check that there is a whole number for each image, or None."""
+    if values is None:
+        return None
+    if not isinstance(values, Tensor) or values.dtype not in _WHOLE_NUMBERS:
+        raise TypeError(f"{name} must be a tensor of whole numbers, one for each image; got {_type_of(values)}")
+    if values.shape != (count,):
+        raise ValueError(f"{name} has shape {tuple(values.shape)}; {count} images need ({count},)")
+    return values.long()
 
 
 def _type_of(value: Any) -> str:

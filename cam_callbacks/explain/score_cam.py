@@ -8,7 +8,7 @@ from typing import ClassVar, Literal, get_args
 import torch
 from torch import Tensor
 
-from cam_callbacks._checks import check_choice, check_positive, check_share
+from cam_callbacks._checks import check_choice, check_fraction, check_positive
 from cam_callbacks.explain import progress
 from cam_callbacks.explain.explanation import has_contrast, min_max
 from cam_callbacks.explain.method import LayerMap, Method
@@ -93,7 +93,7 @@ class ScoreCAM(Method):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_choice("weighting", self.weighting, get_args(Weighting))
-        check_share("tolerance", self.tolerance, "a number of at least 0 (exact) and below 1")
+        check_fraction("tolerance", self.tolerance, "a number of at least 0 (exact) and below 1")
         check_positive("max_passes", self.max_passes, or_none=True)
         if self.weighting == "matlab" and self.max_passes is not None:
             raise ValueError(
