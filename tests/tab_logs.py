@@ -114,10 +114,10 @@ def _look(look: int, probes: int) -> dict[str, Any]:
     def probe(index: int) -> dict[str, Any]:
         wrong = (index + look) % 9 == 0
         return {
-            "target": index % 10,
+            "label": index % 10,
             "explained": index % 10,
             "predicted": (index + wrong) % 10,
-            "probability_target": 0.1 if wrong else 0.9,
+            "probability_label": 0.1 if wrong else 0.9,
             "probability_predicted": 0.9,
             "score": 0.1 if wrong else 0.9,
             "largest": 1 + 0.01 * look,
@@ -151,7 +151,7 @@ def _audit(look: int) -> dict[str, Any]:
     measures = {"bg_gap": measure(gap), "heat_on_object": measure(0.4, 0.3), "accuracy": measure(0.9)}
     measures |= {f"measure_{index}": measure(0.5) for index in range(12)}
     return {
-        "verdict": {"state": "no alarm", "text": f"**No alarm.** The gap is {gap}.", "classes": []},
+        "verdict": {"state": "no alarm", "text": f"**No alarm.** The gap is {gap}.", "classes": [], "overall": False},
         "gap": "bg_gap",
         "threshold": 0.05,
         "masks": "given",

@@ -46,8 +46,9 @@ from cam_callbacks.figures.drawing import Picture
 from cam_callbacks.figures.logged import audit_pictures, snapshot_pictures
 from cam_callbacks.figures.settings import Figures, OverlayStyle
 from cam_callbacks.history import History, PastMaps
+from cam_callbacks.review.json_values import readable
 from cam_callbacks.review.report import write_report
-from cam_callbacks.review.writer import TabData, readable
+from cam_callbacks.review.writer import TabWriter
 from cam_callbacks.snapshot import AuditShare, AuditSnapshot, Snapshot, SnapshotShare
 
 if TYPE_CHECKING:
@@ -218,7 +219,7 @@ class CAMMonitor(CallbackBase):
         self._compiled = CompiledModel()
         self._failures = Retries()
         self._log_out = MediaLogger(self._failures)
-        self._tab = TabData(name, readable(arguments))
+        self._tab = TabWriter(name, readable(arguments))
         self._said: set[str] = set()
         # Of the evaluation that is going on:
         self._picked: ProbeSet | None = None

@@ -26,15 +26,6 @@ from cam_callbacks.review import reader, schema
 
 _STATIC = Path(__file__).parent / "page"
 _KINDS = {".js": "text/javascript", ".css": "text/css"}
-_RECORDS = (
-    schema.TAB_SETTINGS,
-    schema.TAB_PHOTOS,
-    schema.TAB_MAPS,
-    schema.TAB_CHANNELS,
-    schema.TAB_PROBES,
-    schema.TAB_AUDIT,
-    schema.TAB_SWAPS,
-)
 _BYTES_KEPT = 256 * 2**20
 _READERS = 8
 _SECONDS_KEPT = 1.0
@@ -190,7 +181,7 @@ def _find(data: Any, context: Any, experiment: str, run: str, monitor: str) -> _
     Raises:
         RecordNotFoundError: There are none.
     """
-    recorded = {tags.tag(monitor, record): record for record in _RECORDS}
+    recorded = {tags.tag(monitor, record): record for record in schema.RECORDS}
     found = data.read_blob_sequences(
         context,
         experiment_id=experiment,
@@ -242,7 +233,7 @@ class _Series:
 
     def state(self) -> str:
         """A hash that changes with whatever is recorded."""
-        steps = [(record, *sorted(self.steps(record).items())) for record in _RECORDS]
+        steps = [(record, *sorted(self.steps(record).items())) for record in schema.RECORDS]
         return hashlib.sha256(repr(steps).encode()).hexdigest()[:16]
 
 
@@ -260,11 +251,11 @@ def _step(request: wrappers.Request) -> int:
     return int(value)
 
 
-def _dumped(content: dict[str, Any]) -> bytes:
+def _dumped(content: Mapping[str, Any]) -> bytes:
     return json.dumps(content, separators=(",", ":")).encode()
 
 
-def _json(request: wrappers.Request, content: dict[str, Any], code: int = 200) -> wrappers.Response:
+def _json(request: wrappers.Request, content: Mapping[str, Any], code: int = 200) -> wrappers.Response:
     response: wrappers.Response = http_util.Respond(request, _dumped(content), "application/json", code=code)
     return response
 

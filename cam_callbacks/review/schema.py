@@ -1,62 +1,212 @@
-"""The layout of what is written into event files for the tab and the report, and read back. Standard library only."""
+"""The format of what is written for the tab and the report: records in event files, and the JSON in them.
+
+The standard library only: the tab and the reader work without torch.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, TypedDict
 
 PLUGIN = "cam_callbacks"
-"""The name under which the records of the tab are kept in event files. Each is a blob sequence of one blob."""
+"""The name of the plugin that owns the records in event files. Each record is a blob sequence of one blob."""
 
 TAB_SETTINGS = "tab_settings"
-"""JSON, at the first look of a process::
-
-    {"version": "0.1.0",                                 of this package
-     "versions": {"torch": "2.6.0", "lightning": ..., "python": ...},
-     "settings": {argument of CAMMonitor: string, number, true, false or null}}
-"""
+"""`SettingsJson`, at the first look of a process."""
 
 TAB_PHOTOS = "tab_photos"
 """PNGs, at the first look of a process and when the probes change: each probe as it is shown, in color or gray, at
-most 256 pixels on its longer side. Several PNGs in one blob lie one behind the other: each says where it ends."""
+most 256 pixels on its longer side. Several PNGs in one blob follow each other: each says where it ends."""
 
 TAB_MAPS = "tab_maps"
-"""PNGs, each look: of each probe its heatmap, gray, at the resolution of the layer, scaled to its own minimum and
+"""PNGs, at each look: the heatmap of each probe, gray, at the resolution of the layer, scaled to its own minimum and
 maximum. A blank one is black, a skipped one a single black pixel."""
 
 TAB_CHANNELS = "tab_channels"
-"""PNGs, each look: of each probe the channels of largest weight, four at most, as `TAB_MAPS`; probe after probe. Not
-there where no probe has any."""
+"""PNGs, at each look: the channels of largest weight, at most four per probe, as in `TAB_MAPS`; probe after probe.
+Missing if no probe has any."""
 
 TAB_PROBES = "tab_probes"
-"""JSON, each look, the last of its records to be written. Numbers that are not known or not finite are null::
-
-    {"epoch": 3, "layer": "features", "method": "Score-CAM",
-     "class_names": ["cat", ...] or null,
-     "seconds": 1.2, "passes": 700,                      of the heatmaps
-     "probes": [{"target": 0,                            true class, or null
-                 "explained": 0,                         class of the heatmap, or null
-                 "predicted": 1,                         most probable class, or null
-                 "probability_target": 0.1,              of the true class, or null
-                 "probability_predicted": 0.9,           or null
-                 "score": 0.1,                           what was explained
-                 "largest": 1.3,                         of the map before scaling, in units of the activations
-                 "error": 0.01,                          estimated, against the exact map
-                 "passes": 45,
-                 "blank": false, "skipped": false,
-                 "heat_on_object": 0.4,                  share in [0, 1], or null without a mask
-                 "heat_on_object_chance": 0.2,           with the masks of the other probes of the class, or null
-                 "channels": [[index, weight], ...]},    as many as it has PNGs in `TAB_CHANNELS`
-                ...]}
-"""
+"""`LookJson`, at each look, written after its other records."""
 
 TAB_AUDIT = "tab_audit"
-"""JSON, each look with an audit. Numbers that are not known are null::
-
-    {"verdict": {"state": "alarm", "text": Markdown, "classes": [label, ...]},   "all": all classes together
-     "gap": "bg_gap",                                    the measure that the verdict stands on
-     "threshold": 0.05,                                  what the lower bound of the gap is compared with
-     "masks": "given", "estimated" or "none",
-     "images": 128,
-     "notes": [...],
-     "measures": {name: {"overall": {"value", "low", "high", "count", "skipped", "chance"},
-                         "per_class": {class label: the same}}}}
-"""
+"""`AuditJson`, at each look with an audit."""
 
 TAB_SWAPS = "tab_swaps"
-"""PNG, each look with an audit in which something could be exchanged: the picture of `swaps` (`cam_callbacks.tags`)."""
+"""PNG, at each look with an audit in which something could be exchanged: the picture of `cam_callbacks.tags.SWAPS`."""
+
+RECORDS = (TAB_SETTINGS, TAB_PHOTOS, TAB_MAPS, TAB_CHANNELS, TAB_PROBES, TAB_AUDIT, TAB_SWAPS)
+
+Readable = str | float | bool | None
+"""A setting in a form that JSON has and people can read."""
+
+
+class SettingsJson(TypedDict):
+    """What the monitor was made with."""
+
+    version: str
+    """Of this package."""
+    versions: dict[str, str | None]
+    """Of torch, lightning and python."""
+    settings: dict[str, Readable]
+    """By argument of `CAMMonitor`."""
+
+
+class ProbeJson(TypedDict):
+    """A probe at one look. Numbers that are unknown or not finite are null."""
+
+    label: int | None
+    """The true class."""
+    explained: int | None
+    """The class of the heatmap."""
+    predicted: int | None
+    """The most probable class."""
+    probability_label: float | None
+    probability_predicted: float | None
+    score: float | None
+    """The score that was explained."""
+    largest: float | None
+    """The largest value of the map before scaling, in units of the activations."""
+    error: float | None
+    """Estimated error against the exact map."""
+    passes: int
+    blank: bool
+    skipped: bool
+    heat_on_object: float | None
+    """A share in [0, 1]; null without a mask."""
+    heat_on_object_chance: float | None
+    """The same with the masks of the other probes of the class."""
+    channels: list[tuple[int, float | None]]
+    """Index and weight, one for each PNG in `TAB_CHANNELS`."""
+
+
+class LookJson(TypedDict):
+    """A look, without its pictures."""
+
+    epoch: int
+    layer: str
+    method: str
+    class_names: list[str] | None
+    seconds: float | None
+    """Spent on the heatmaps."""
+    passes: int
+    """Forward samples spent on the heatmaps."""
+    probes: list[ProbeJson]
+
+
+class EstimateJson(TypedDict):
+    """A number with its interval, how many images it is from and how many were skipped, and its chance level."""
+
+    value: float | None
+    low: float | None
+    high: float | None
+    count: int
+    skipped: int
+    chance: float | None
+
+
+class MeasureJson(TypedDict):
+    """A measure over all images, and by the label of the class."""
+
+    overall: EstimateJson
+    per_class: dict[str, EstimateJson]
+
+
+class VerdictJson(TypedDict):
+    """What the audit found."""
+
+    state: str
+    text: str
+    """Markdown."""
+    classes: list[str]
+    """Labels of the classes that it is about."""
+    overall: bool
+    """Whether it is about all classes together."""
+
+
+class AuditJson(TypedDict):
+    """The audit of one look. Numbers that are unknown are null."""
+
+    verdict: VerdictJson
+    gap: str
+    """Name of the measure that the verdict is based on."""
+    threshold: float
+    """The value that the lower bound of the gap has to exceed."""
+    masks: Literal["given", "estimated", "none"]
+    images: int
+    notes: list[str]
+    measures: dict[str, MeasureJson]
+
+
+class TermJson(TypedDict):
+    """An entry of the glossary."""
+
+    name: str
+    definition: str
+    chance: str
+    """The chance level in words; empty if there is none."""
+    by_class: bool
+    """Whether it is a measure that the table by class shows."""
+
+
+class TimelineLookJson(TypedDict):
+    """A look in the timeline."""
+
+    step: int
+    epoch: int | None
+    wall_time: float
+    audit: AuditJson | None
+
+
+class TimelineJson(TypedDict):
+    """The looks of one monitor in one run, by step, without their heatmaps."""
+
+    run: str
+    monitor: str
+    settings: SettingsJson | None
+    photos: list[str]
+    """Data URIs of the latest photos."""
+    looks: list[TimelineLookJson]
+
+
+class _OwnPhotos(TypedDict, total=False):
+    photos: list[str]
+    """Data URIs; only if the probes are not those of the latest photos."""
+
+
+class ShownLookJson(LookJson, _OwnPhotos):
+    """A look with its pictures, as data URIs."""
+
+    step: int
+    maps: list[str]
+    channels: list[list[str]]
+    """The channels of each probe."""
+
+
+class SwapsJson(TypedDict):
+    """The picture of exchanged backgrounds, as a data URI, if the look has one."""
+
+    swaps: str | None
+
+
+class SkippedFileJson(TypedDict):
+    """An event file that was left out, or from a broken place on."""
+
+    file: str
+    why: str
+    partly: bool
+    """Whether a part of it was read."""
+
+
+class ReportRunJson(TypedDict):
+    """All that the report has of one monitor in one run; looks and swaps by step."""
+
+    timeline: TimelineJson
+    looks: dict[str, ShownLookJson]
+    swaps: dict[str, str | None]
+
+
+class ReportJson(TypedDict):
+    """The content of a report."""
+
+    runs: list[ReportRunJson]
+    skipped: list[SkippedFileJson]

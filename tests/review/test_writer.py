@@ -27,7 +27,8 @@ from cam_callbacks.audit import attention
 from cam_callbacks.callback.auditor import Auditor
 from cam_callbacks.review import reader, schema
 from cam_callbacks.review.event_files import FileSeries, read
-from cam_callbacks.review.writer import TabData, readable
+from cam_callbacks.review.json_values import readable
+from cam_callbacks.review.writer import TabWriter
 from cam_callbacks.snapshot import Snapshot
 
 
@@ -60,7 +61,7 @@ def look_at(model: nn.Module, probes: ProbeSet, targets: Any = None, **settings:
 def written(folder: Path, looked: Snapshot, name: str = "cam") -> dict[str, Any]:
     """The look as the tab is given it."""
     logger = board(folder)
-    TabData(name, {}).write_look([logger], 7, looked, epoch=3, method="Score-CAM")
+    TabWriter(name, {}).write_look([logger], 7, looked, epoch=3, method="Score-CAM")
     logger.experiment.close()
     return reader.look(series(folder, name), 7)
 
@@ -97,10 +98,10 @@ def test_the_numbers_are_those_of_the_explanation(tmp_path: Path, model: nn.Modu
         return [probe[name] for probe in look["probes"]]
 
     near = functools.partial(pytest.approx, rel=1e-3)
-    assert column("target") == column("explained") == [0, 0, 0, 1]
+    assert column("label") == column("explained") == [0, 0, 0, 1]
     assert column("predicted") == explanation.predicted.tolist()
     assert column("probability_predicted") == near(explanation.probabilities.amax(dim=1).tolist())
-    assert column("probability_target") == near(explanation.probabilities[range(4), probes.labels].tolist())
+    assert column("probability_label") == near(explanation.probabilities[range(4), probes.labels].tolist())
     assert column("score") == near(explanation.target_scores.tolist())
     assert column("largest") == near(explanation.layer_maps.flatten(1).amax(dim=1).tolist())
     assert column("passes") == explanation.passes.tolist()
@@ -143,7 +144,7 @@ def test_without_masks_and_labels_what_follows_from_them_is_null(
 ) -> None:
     look = written(tmp_path, look_at(model, ProbeSet(probes.images)))
     for probe in look["probes"]:
-        unknown = ("target", "probability_target", "heat_on_object", "heat_on_object_chance")
+        unknown = ("label", "probability_label", "heat_on_object", "heat_on_object_chance")
         assert [probe[name] for name in unknown] == [None] * 4
     assert look["class_names"] is None
 
@@ -227,7 +228,7 @@ def test_photos_have_the_colors_from_before_the_normalization(tmp_path: Path, mo
 def test_photos_and_settings_are_written_once_and_photos_again_when_they_change(
     tmp_path: Path, model: nn.Module, probes: ProbeSet
 ) -> None:
-    data, logger = TabData("cam", {"num_probes": 4}), board(tmp_path)
+    data, logger = TabWriter("cam", {"num_probes": 4}), board(tmp_path)
     first, other = look_at(model, probes), look_at(model, replace(probes, images=probes.images.flip(0)))
     for step, looked in enumerate([first, first, other, other, first]):
         data.write_look([logger], step, looked, epoch=step, method="Score-CAM")
@@ -249,7 +250,7 @@ def test_the_version_of_a_package_that_is_not_installed_is_null(
     logger, looked = board(tmp_path / "run"), look_at(model, probes)
     logger.experiment.flush()  # what it imports is imported
     monkeypatch.setattr(sys, "path", [str(tmp_path / "site-packages")])
-    TabData("cam", {}).write_look([logger], 0, looked, epoch=0, method="Score-CAM")
+    TabWriter("cam", {}).write_look([logger], 0, looked, epoch=0, method="Score-CAM")
     logger.experiment.close()
     versions = reader.timeline("run", "cam", series(tmp_path / "run"))["settings"]["versions"]
     assert versions["lightning"] == (f"2.{len(installed) - 1}" if installed else None)
@@ -257,7 +258,7 @@ def test_the_version_of_a_package_that_is_not_installed_is_null(
 
 
 def test_another_logger_gets_photos_of_its_own(tmp_path: Path, model: nn.Module, probes: ProbeSet) -> None:
-    data, looked = TabData("cam", {}), look_at(model, probes)
+    data, looked = TabWriter("cam", {}), look_at(model, probes)
     for place in ("one", "two"):
         logger = board(tmp_path / place)
         data.write_look([logger], 0, looked, epoch=0, method="Score-CAM")
@@ -268,7 +269,7 @@ def test_another_logger_gets_photos_of_its_own(tmp_path: Path, model: nn.Module,
 def test_loggers_that_are_not_tensorboard_are_left_alone(tmp_path: Path, model: nn.Module, probes: ProbeSet) -> None:
     tensorboard = board(tmp_path / "run")
     others = [CSVLogger(tmp_path, name="csv"), Unreachable(tmp_path), DummyLogger(), object()]
-    data, looked = TabData("cam", {}), look_at(model, probes)
+    data, looked = TabWriter("cam", {}), look_at(model, probes)
     data.write_look(others, 0, looked, epoch=0, method="Score-CAM")
     assert not list(tmp_path.rglob("*tfevents*"))
     data.write_look([*others, tensorboard], 0, looked, epoch=0, method="Score-CAM")
@@ -291,13 +292,14 @@ def test_an_audit_is_written_with_all_its_measures(tmp_path: Path) -> None:
     audited = auditor.conclude(images, [part], explanation, remember=True)
     logger = board(tmp_path)
     swaps = np.full((4, 5, 3), 9, dtype=np.uint8)
-    TabData("cam", {}).write_audit([logger], 7, audited, swaps, testing=True)
+    TabWriter("cam", {}).write_audit([logger], 7, audited, swaps, testing=True)
     logger.experiment.close()
     found = series(tmp_path, "cam_test")
     shown = json.loads(found.blob(schema.TAB_AUDIT, 7))
     assert set(shown["measures"]) == {*audited.result.measures, *audited.trust}
     assert (shown["images"], shown["notes"]) == (48, list(audited.result.notes))
-    assert shown["verdict"]["text"] == audited.verdict.text
+    verdict = audited.verdict
+    assert (shown["verdict"]["state"], shown["verdict"]["text"]) == (verdict.state, verdict.text)
     gap = audited.result.measures["bg_gap"]
     assert set(shown["measures"]["bg_gap"]["per_class"]) == {"same (0)", "same (1)", "owl"}
     assert shown["measures"]["bg_gap"]["overall"] == {
@@ -338,7 +340,7 @@ def test_settings_of_all_kinds_are_readable(tmp_path: Path) -> None:
             "class": CAMMonitor,
             "probes": ProbeSet(torch.rand(2, 3, 8, 8)),
             "dataset": Scenes(False, 3),
-            "target": RegressionTarget(1),
+            "label": RegressionTarget(1),
             "module": TinyModule(),
             "tensor": torch.rand(100, 100),
             "awkward": Awkward(),

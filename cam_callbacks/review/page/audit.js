@@ -37,7 +37,7 @@ function gapInWords(audit) {
   if (gap == null) return 'The gap could not be measured. ';
   return (
     `Another class’s ${audit.masks === 'none' ? 'edge' : 'background'} costs ${digits(100 * gap.value, 0)} of 100 ` +
-    `answers${gap.label === 'all' ? '' : ` of the class ${gap.label}`} (${digits(gap.value)} ${interval(gap)}). `
+    `answers${gap.label === null ? '' : ` of the class ${gap.label}`} (${digits(gap.value)} ${interval(gap)}). `
   );
 }
 
@@ -60,7 +60,7 @@ function shown(estimate, threshold = Infinity) {
 
 /** The main measures, one row a class. */
 function classTable({ measures, gap, threshold }) {
-  const names = Object.keys(measures).filter((name) => BY_CLASS.includes(name.replace(/_estimated$/, '')));
+  const names = Object.keys(measures).filter((name) => BY_CLASS.includes(name));
   const classes = [...new Set(names.flatMap((name) => Object.keys(measures[name].per_class)))];
   const cell = (name, label) => {
     const { overall: all, per_class: of } = measures[name];

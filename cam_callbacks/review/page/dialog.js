@@ -37,7 +37,7 @@ export class ProbeDialog {
   show(sides, index, colors) {
     const probe = sides[0].look.probes[index];
     if (!probe) return this.hide();
-    this.#title.textContent = `Probe ${index + 1}: ${className(sides[0].look, probe.target)}`;
+    this.#title.textContent = `Probe ${index + 1}: ${className(sides[0].look, probe.label)}`;
     const what = [index, colors, ...sides.map(({ run }) => `${run.name}/${run.looks.length}`)].join('\n');
     if (what !== this.#shown) {
       this.#shown = what;
@@ -73,7 +73,7 @@ export class ProbeDialog {
       const picture = new Picture(look.photos[index], 120);
       picture.show(probe, look.maps[index], colors);
       empty.replaceWith(picture.node);
-      words.textContent = digits(probe.probability_target ?? probe.probability_predicted ?? probe.score);
+      words.textContent = digits(probe.probability_label ?? probe.probability_predicted ?? probe.score);
       tile.classList.toggle('mistake', isMistake(probe));
     }, strip);
     return tile;
@@ -98,10 +98,10 @@ export class ProbeDialog {
 }
 
 function facts(look, probe) {
-  const { target, predicted, heat_on_object: heat, heat_on_object_chance: chance } = probe;
+  const { label, predicted, heat_on_object: heat, heat_on_object_chance: chance } = probe;
   const rows = [
     ['look', moment(look)],
-    ['true class', target != null && `${className(look, target)} ${digits(probe.probability_target)}`],
+    ['true class', label != null && `${className(look, label)} ${digits(probe.probability_label)}`],
     ['predicted', predicted != null && `${className(look, predicted)} ${digits(probe.probability_predicted)}`],
     ['heat on object', heat != null && `${digits(heat)}${chance == null ? '' : ` (by chance ${digits(chance)})`}`],
     ['largest activation', short(probe.largest)],

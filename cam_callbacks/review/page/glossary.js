@@ -71,7 +71,6 @@ const TERMS = [
     '0.5',
   ],
   ['worst_group_accuracy', 'Smallest accuracy of a group of images.', '0, where each group is of one class'],
-  ['..._estimated', 'The same with foregrounds estimated by GrabCut, where no masks were given.', 'as without'],
   [
     '..._probability',
     'The gap in the probability of the true class instead of accuracy. Varies less; not judged.',
@@ -114,8 +113,7 @@ export function term(name, text = name) {
 }
 
 function explain(measure) {
-  const plain = measure.replace(/_estimated$/, '');
-  const name = plain.endsWith('_probability') ? '..._probability' : plain;
+  const name = measure.endsWith('_probability') ? '..._probability' : measure;
   const glossary = document.querySelector('.screen .glossary');
   const entry = glossary.querySelector(`[data-term="${CSS.escape(name)}"]`);
   glossary.open = true;

@@ -55,7 +55,7 @@ async function printedProbes(run) {
   const cells = shown.map((_, index) =>
     el('figure',
       looks.map((look) => printedTile(look, index)),
-      el('figcaption', `true: ${className(looks.at(-1), shown[index].target)}`),
+      el('figcaption', `true: ${className(looks.at(-1), shown[index].label)}`),
     ),
   );
   const total = looks.at(-1).probes.length;
@@ -68,5 +68,5 @@ function printedTile(look, index) {
   const picture = new Picture(look.photos[index], 120);
   const probe = look.probes[index];
   if (probe) picture.show(probe, look.maps[index], 'inferno');
-  return el('span.tile', picture.node, el('small', digits(probe?.probability_target)));
+  return el('span.tile', picture.node, el('small', digits(probe?.probability_label)));
 }

@@ -8,7 +8,7 @@ import { className, digits, isMistake, moment, plural } from './words.js';
 /** What probes can be sorted by: a key of the state, the words for it, the number. */
 export const NUMBERS = [
   ['', 'order of the data', (probe, index) => index],
-  ['true', 'probability of the true class', (probe) => probe.probability_target],
+  ['true', 'probability of the true class', (probe) => probe.probability_label],
   ['predicted', 'probability of the predicted class', (probe) => probe.probability_predicted],
   ['heat', 'heat on object', (probe) => probe.heat_on_object],
   ['over', 'heat on object − chance', (probe) => difference(probe.heat_on_object, probe.heat_on_object_chance)],
@@ -27,7 +27,7 @@ export function chosen(look, state) {
   const sign = state.sort && state.down ? -1 : 1;
   const missing = (index) => Number(values[index] == null);
   return [...look.probes.keys()]
-    .filter((index) => !state.class || String(look.probes[index].target) === state.class)
+    .filter((index) => !state.class || String(look.probes[index].label) === state.class)
     .filter((index) => !state.wrong || isMistake(look.probes[index]))
     .sort((one, other) => missing(one) - missing(other) || sign * (values[one] - values[other]) || one - other);
 }
@@ -66,16 +66,16 @@ class Card {
     const probe = look.probes[this.index];
     this.paint = () => this.picture.show(probe, look.maps[this.index], colors);
     if (this.inView) this.paint();
-    const { target, predicted } = probe;
+    const { label, predicted } = probe;
     const wrong = isMistake(probe);
     const said = wrong ? '✗ said' : 'said';
     this.node.classList.toggle('mistake', wrong);
     this.#labels.replaceChildren(
-      ...(target == null ? [] : label('true', className(look, target), probe.probability_target)),
-      ...(predicted == null ? [] : label(said, className(look, predicted), probe.probability_predicted)),
-      ...(target == null && predicted == null ? label('score', '', probe.score) : []),
+      ...(label == null ? [] : named('true', className(look, label), probe.probability_label)),
+      ...(predicted == null ? [] : named(said, className(look, predicted), probe.probability_predicted)),
+      ...(label == null && predicted == null ? named('score', '', probe.score) : []),
     );
-    const explained = probe.explained != null && probe.explained !== probe.target;
+    const explained = probe.explained != null && probe.explained !== label;
     this.#extra.replaceChildren(
       probe.heat_on_object == null ? '' : heatBar(probe),
       explained ? el('span.why', `heat of: ${className(look, probe.explained)}`) : '',
@@ -83,7 +83,7 @@ class Card {
   }
 }
 
-const label = (what, name, probability) => [
+const named = (what, name, probability) => [
   el('span.what', what),
   el('span.name', { title: name }, name),
   el('span.number', digits(probability)),

@@ -78,7 +78,7 @@ export class Timeline {
     return el('p',
       el('span', { class: `key run-${'ab'[index]}` }, el('strong', value ? digits(estimate.value) : '–')),
       el('small', value ? interval(estimate) : curve.missing),
-      value && (estimate.label ?? 'all') !== 'all' && el('small.of', { title: estimate.label }, estimate.label),
+      value && estimate.label != null && el('small.of', { title: estimate.label }, estimate.label),
       value && estimate.chance != null && estimate.chance !== 0 && el('small', `chance ${digits(estimate.chance)}`),
     );
   }

@@ -307,14 +307,14 @@ class View {
 
   #showLooks(looks) {
     const { state, parts } = this;
-    const targets = [...new Set(looks[0].probes.map(({ target }) => target))].sort((one, other) => one - other);
-    const classes = targets.map((target) => [String(target), className(looks[0], target)]);
-    if (state.class && !classes.some(([target]) => target === state.class)) {
+    const labels = [...new Set(looks[0].probes.map(({ label }) => label))].sort((one, other) => one - other);
+    const classes = labels.map((label) => [String(label), className(looks[0], label)]);
+    if (state.class && !classes.some(([label]) => label === state.class)) {
       state.class = '';
       this.#rememberSoon();
     }
     fill(parts.class, [['', 'all classes'], ...classes], state.class);
-    parts.class.disabled = targets.length < 2;
+    parts.class.disabled = labels.length < 2;
     const shared = looks.length > 1 && this.#runs[0].sharesProbesWith(this.#runs[1]);
     const order = chosen(looks[0], state);
     for (const [index, pane] of this.#panes.entries()) {

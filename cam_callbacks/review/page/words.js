@@ -8,18 +8,20 @@ export const interval = (estimate) => `[${digits(estimate.low)}, ${digits(estima
 export const plural = (count, one) => `${count} ${one}${count === 1 ? '' : 's'}`;
 export const moment = (look) => (look.epoch == null ? `step ${look.step}` : `epoch ${look.epoch} · step ${look.step}`);
 export const className = (look, index) => (index == null ? 'no label' : (look.class_names?.[index] ?? `class ${index}`));
-export const isMistake = (probe) => probe.target != null && probe.predicted != null && probe.target !== probe.predicted;
+export const isMistake = ({ label, predicted }) => label != null && predicted != null && label !== predicted;
 export const overall = (audit, measure) => audit?.measures?.[measure]?.overall ?? null;
 
-/** The estimate that the verdict is about, with its `label`: the largest of the classes that it names, else of all. */
+/**
+ * The estimate that the verdict is about, with its `label`: the largest of the classes that it names, else that of all
+ * images, whose label is null.
+ */
 export function judged(audit, measure) {
-  const { overall: all, per_class: of } = audit?.measures?.[measure] ?? {};
-  const known = [['all', all], ...Object.entries(of ?? {})].filter(([, each]) => each?.value != null);
-  const named = known.filter(([label]) => audit.verdict.classes?.includes(label));
-  const [first, ...others] = named.length > 0 ? named : known.filter(([label]) => label === 'all');
-  if (!first) return null;
-  const [label, worst] = others.reduce((best, each) => ((each[1].low ?? -1) > (best[1].low ?? -1) ? each : best), first);
-  return { ...worst, label };
+  const { overall: all, per_class: of = {} } = audit?.measures?.[measure] ?? {};
+  const classes = Object.entries(of).map(([label, estimate]) => ({ ...estimate, label }));
+  const known = [{ ...all, label: null }, ...classes].filter(({ value }) => value != null);
+  const named = known.filter(({ label }) => (label === null ? audit.verdict.overall : audit.verdict.classes.includes(label)));
+  const candidates = named.length > 0 ? named : known.filter(({ label }) => label === null);
+  return candidates.reduce((best, each) => (best && (each.low ?? -1) <= (best.low ?? -1) ? best : each), null);
 }
 
 /** The Markdown that verdicts are written in: paragraphs, lists, bold, emphasis. */

@@ -1,0 +1,248 @@
+"""Looks and audits as the blobs that `schema` describes."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from io import BytesIO
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from cam_callbacks import tags
+from cam_callbacks._version import __version__
+from cam_callbacks.audit.attention import heat_by_chance, heat_on_object
+from cam_callbacks.audit.measures import MEASURES
+from cam_callbacks.audit.statistics import Estimate, Measure
+from cam_callbacks.data.datasets import ALL
+from cam_callbacks.data.probes import ProbeSet
+from cam_callbacks.explain.explanation import Explanation, min_max, scaled
+from cam_callbacks.figures.drawing import Picture, heat_layout, to_pictures
+from cam_callbacks.review import schema
+from cam_callbacks.review.json_values import as_json, number
+from cam_callbacks.review.schema import (
+    AuditJson,
+    EstimateJson,
+    LookJson,
+    MeasureJson,
+    ProbeJson,
+    Readable,
+    SettingsJson,
+    VerdictJson,
+)
+from cam_callbacks.snapshot import MOST_CLASSES, AuditSnapshot, Snapshot
+
+_PHOTO_SIDE = 256
+_MAX_CHANNELS = 4
+
+
+def settings_blob(settings: Mapping[str, Readable]) -> bytes:
+    """Encode `TAB_SETTINGS`: the settings, and the versions of what is installed."""
+    versions = {
+        "torch": str(torch.__version__),
+        "lightning": _installed("pytorch-lightning") or _installed("lightning"),
+        "python": platform.python_version(),
+    }
+    return as_json(SettingsJson(version=__version__, versions=versions, settings=dict(settings)))
+
+
+def _installed(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def photos_blob(probes: ProbeSet) -> bytes:
+    """Encode `TAB_PHOTOS`: each probe in color or gray, no larger than the tab shows it."""
+    blob = b""
+    for picture in to_pictures(probes.images, probes.normalization):
+        image = Image.fromarray(picture)
+        if (picture == picture[..., :1]).all():
+            image = image.convert("L")
+        image.thumbnail((_PHOTO_SIDE, _PHOTO_SIDE))
+        blob += _png(image)
+    return blob
+
+
+def look_blobs(snapshot: Snapshot, epoch: int, method: str) -> dict[str, bytes]:
+    """Encode a look.
+
+    Args:
+        snapshot: What was found.
+        epoch: The epoch of the training.
+        method: The name of the method.
+
+    Returns:
+        Blobs by record, in the order in which they are to be written.
+    """
+    blobs = {schema.TAB_MAPS: _maps(snapshot)}
+    channels = _channels(snapshot)
+    if channels:
+        blobs[schema.TAB_CHANNELS] = channels
+    blobs[schema.TAB_PROBES] = as_json(_look(snapshot, epoch, method))
+    return blobs
+
+
+def _maps(snapshot: Snapshot) -> bytes:
+    explanation, size = snapshot.explanation, snapshot.probes.images.shape[2:]
+    maps = scaled(explanation.layer_maps, explanation.layer_maps.shape[1:], "none")
+    maps[explanation.blank] = 0
+    nothing = torch.zeros(1, 1)
+    return b"".join(
+        _gray_png(nothing if skipped else heat_layout(heat, size))
+        for heat, skipped in zip(maps, explanation.skipped, strict=True)
+    )
+
+
+def _channels(snapshot: Snapshot) -> bytes:
+    """Encode the heaviest channels of each probe that is not skipped."""
+    explanation, size = snapshot.explanation, snapshot.probes.images.shape[2:]
+    if explanation.channels is None:
+        return b""
+    activations = explanation.channels.activations[:, :_MAX_CHANNELS]
+    return b"".join(
+        _gray_png(heat_layout(channel, size))
+        for maps, skipped in zip(activations, explanation.skipped, strict=True)
+        if not skipped
+        for channel in min_max(maps.nan_to_num())
+    )
+
+
+def _look(snapshot: Snapshot, epoch: int, method: str) -> LookJson:
+    layer = snapshot.explanation.target_layer
+    return LookJson(
+        epoch=epoch,
+        layer=layer if isinstance(layer, str) else ", ".join(layer),
+        method=method,
+        class_names=list(snapshot.probes.class_names) or None,
+        seconds=number(snapshot.seconds),
+        passes=int(snapshot.scalars()[tags.PASSES]),
+        probes=_probes(snapshot),
+    )
+
+
+def _probes(snapshot: Snapshot) -> list[ProbeJson]:
+    explanation, count = snapshot.explanation, len(snapshot.probes)
+    labels = _classes(snapshot.probes.labels, count)
+    explained = _classes(explanation.targets, count)
+    predicted = _classes(explanation.predicted, count)
+    scores, errors = explanation.target_scores.tolist(), explanation.estimated_error.tolist()
+    largest = explanation.layer_maps.flatten(1).amax(dim=1).tolist()
+    passes, blank, skipped = (part.tolist() for part in (explanation.passes, explanation.blank, explanation.skipped))
+    heat, heat_chance = (part.tolist() for part in _heat_on_object(snapshot))
+    channels = _channel_weights(explanation)
+    return [
+        ProbeJson(
+            label=labels[index],
+            explained=explained[index],
+            predicted=None if skipped[index] else predicted[index],
+            probability_label=_probability(explanation, index, labels[index]),
+            probability_predicted=_probability(explanation, index, predicted[index]),
+            score=number(scores[index]),
+            largest=number(largest[index]),
+            error=number(errors[index]),
+            passes=passes[index],
+            blank=blank[index],
+            skipped=skipped[index],
+            heat_on_object=number(heat[index]),
+            heat_on_object_chance=number(heat_chance[index]),
+            channels=channels[index],
+        )
+        for index in range(count)
+    ]
+
+
+def _classes(classes: Tensor | None, count: int) -> list[int | None]:
+    return [None] * count if classes is None else [int(each) for each in classes]
+
+
+def _probability(explanation: Explanation, index: int, label: int | None) -> float | None:
+    probabilities = explanation.probabilities
+    if probabilities is None or label is None or explanation.skipped[index]:
+        return None
+    return number(float(probabilities[index, label])) if 0 <= label < probabilities.shape[1] else None
+
+
+def _heat_on_object(snapshot: Snapshot) -> tuple[Tensor, Tensor]:
+    """Measure the share of the heat on the object, (N,), and its chance level, (N,); NaN where unknown."""
+    probes, unknown = snapshot.probes, torch.full((len(snapshot.probes),), torch.nan)
+    if probes.masks is None:
+        return unknown, unknown
+    heatmaps = snapshot.explanation.scaled_to(None)
+    on_object = heat_on_object(heatmaps, probes.masks)
+    return on_object, unknown if probes.labels is None else heat_by_chance(heatmaps, probes.masks, probes.labels)
+
+
+def _channel_weights(explanation: Explanation) -> list[list[tuple[int, float | None]]]:
+    """List the index and weight of each channel of which there is a PNG, by probe, heaviest first."""
+    channels = explanation.channels
+    if channels is None:
+        return [[] for _ in range(len(explanation))]
+    indices, weights = (part[:, :_MAX_CHANNELS].tolist() for part in (channels.index, channels.weight))
+    return [
+        [] if skipped else [(index, number(weight)) for index, weight in zip(*pair, strict=True)]
+        for *pair, skipped in zip(indices, weights, explanation.skipped, strict=True)
+    ]
+
+
+def audit_blobs(audited: AuditSnapshot, swaps: Picture | None) -> dict[str, bytes]:
+    """Encode an audit, and the picture of exchanged backgrounds if there is one, by record."""
+    blobs = {} if swaps is None else {schema.TAB_SWAPS: _png(Image.fromarray(swaps))}
+    blobs[schema.TAB_AUDIT] = as_json(_audit(audited))
+    return blobs
+
+
+def _audit(audited: AuditSnapshot) -> AuditJson:
+    result, verdict = audited.result, audited.verdict
+    labels = result.class_names.unique(result.labels.tolist())
+    measures = {**result.measures, **audited.trust}
+    return AuditJson(
+        verdict=VerdictJson(
+            state=verdict.state,
+            text=verdict.text,
+            classes=[labels[index] for index in verdict.classes if index != ALL],
+            overall=ALL in verdict.classes,
+        ),
+        gap=result.gap_name,
+        threshold=verdict.threshold,
+        masks=result.mask_source,
+        images=len(audited.images),
+        notes=list(result.notes),
+        measures={name: _measure(name, measured, labels) for name, measured in measures.items()},
+    )
+
+
+def _measure(name: str, measured: Measure, labels: Mapping[int, str]) -> MeasureJson:
+    """Encode a measure, with its classes if they are few or the measure is one of the main ones."""
+    many = len(measured.per_class) > MOST_CLASSES
+    shown = {} if many and not MEASURES[name].is_kept_per_class else measured.per_class
+    return MeasureJson(
+        overall=_estimate(measured.overall),
+        per_class={labels.get(index, str(index)): _estimate(estimate) for index, estimate in shown.items()},
+    )
+
+
+def _estimate(estimate: Estimate) -> EstimateJson:
+    return EstimateJson(
+        value=number(estimate.value),
+        low=number(estimate.low),
+        high=number(estimate.high),
+        count=estimate.count,
+        skipped=estimate.skipped,
+        chance=number(estimate.chance),
+    )
+
+
+def _gray_png(values: Tensor) -> bytes:
+    """Encode (h, w) in [0, 1]."""
+    return _png(Image.fromarray((values.clamp(0, 1) * 255).round().to(torch.uint8).numpy().astype(np.uint8)))
+
+
+def _png(image: Image.Image) -> bytes:
+    file = BytesIO()
+    image.save(file, "PNG")
+    return file.getvalue()
