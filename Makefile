@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 LOGS := lightning_logs
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test coverage lint format bench docs docs-pictures clean
+.PHONY: help demo test coverage lint format bench pages docs docs-pictures clean
 
 help: ## Show this help
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -19,10 +19,11 @@ test: $(VENV)/.test ## Run all tests
 coverage: ## Run all tests, and list the lines that none of them executes
 	$(MAKE) test ARGS="--cov $(ARGS)"
 
-lint: $(VENV)/.dev ## Check the format, the style and the types
+lint: $(VENV)/.dev ## Check the format, the style, the types and the repository
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/python tools/lint.py
 
 format: $(VENV)/.dev ## Format the code
 	$(BIN)/ruff format .
@@ -35,6 +36,9 @@ bench: $(VENV)/.test ## Run the benchmarks in their short form
 	$(BIN)/python benchmarks/memory.py --short
 	$(BIN)/python benchmarks/bias_detection.py --short
 	$(BIN)/python benchmarks/scaling.py --short
+
+pages: $(VENV)/.dev ## Write the pages that are made from lists in the code
+	$(BIN)/python tools/make_pages.py
 
 docs: $(VENV)/.docs ## Build the documentation; a warning is an error
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict

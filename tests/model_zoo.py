@@ -1,21 +1,16 @@
-"""Well-known models: which layer of each is chosen, and which methods explain it; the source of `docs/models.md`.
+"""Well-known models: the layer chosen in each, and the methods that explain it; `docs/models.md` is made from it.
 
-python tests/model_zoo.py > docs/models.md
+Importing this imports none of the libraries that the models come from.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pytest
-import timm
-from pages import markdown_table
-from torch import nn
-from torchvision import models
-
-from cam_callbacks import SegmentationTarget
+if TYPE_CHECKING:
+    from torch import nn
 
 METHODS = ("Score-CAM", "Grad-CAM", "CAM")
 CLASSES = 5
@@ -36,7 +31,7 @@ class Entry:
         layer: The layer that is chosen where none is named.
         build: Builds it.
         size: Spatial size of the images.
-        target: What is explained; None for the predicted class.
+        segmented: The class that is explained at one position of a segmentation; None if the predicted class is.
         refused: Why a method cannot explain it, a phrase of the error, by the method's name.
         layers: The layer that a method chooses instead, by the method's name.
         seed: Of the random weights; one with which no heatmap is blank. In a network that is not trained the weighted
@@ -48,7 +43,7 @@ class Entry:
     layer: str
     build: Callable[[], nn.Module]
     size: tuple[int, ...] = (64, 64)
-    target: SegmentationTarget | None = None
+    segmented: int | None = None
     refused: Mapping[str, str] = field(default_factory=dict)
     layers: Mapping[str, str] = field(default_factory=dict)
     seed: int = 0
@@ -61,6 +56,8 @@ def _torchvision(name: str, layer: str, no_cam: str | None = None, **known: Any)
     options = known.pop("options", {})
 
     def build() -> nn.Module:
+        from torchvision import models
+
         return models.get_model(name, num_classes=CLASSES, **options)
 
     return Entry("torchvision", name, layer, build, refused=_no_cam(no_cam), **known)
@@ -68,14 +65,16 @@ def _torchvision(name: str, layer: str, no_cam: str | None = None, **known: Any)
 
 def _segmentation(name: str, layer: str, class_index: int, **options: Any) -> Entry:
     """A segmentation model, explained at one position."""
-    target = SegmentationTarget(class_index, (20, 40))
-    return _torchvision(name, layer, NO_CLASSES, target=target, options={"weights_backbone": None, **options})
+    options = {"weights_backbone": None, **options}
+    return _torchvision(name, layer, NO_CLASSES, segmented=class_index, options=options)
 
 
 def _timm(name: str, layer: str, no_cam: str | None = None, **known: Any) -> Entry:
     options = known.pop("options", {})
 
     def build() -> nn.Module:
+        import timm
+
         return timm.create_model(name, num_classes=CLASSES, **options)
 
     return Entry("timm", name, layer, build, refused=_no_cam(no_cam), **known)
@@ -87,6 +86,9 @@ def _no_cam(reason: str | None) -> dict[str, str]:
 
 def _vit_b_16() -> nn.Module:
     """torchvision starts the weights of the head at 0, so that no heatmap of it has contrast: here they are drawn."""
+    from torch import nn
+    from torchvision import models
+
     network = models.vit_b_16(num_classes=CLASSES, image_size=64)
     nn.init.normal_(network.heads.head.weight, std=0.02)
     return network
@@ -94,11 +96,14 @@ def _vit_b_16() -> nn.Module:
 
 def _maxvit_t() -> nn.Module:
     """For smaller images than `maxvit_t` takes, and with windows that fit them."""
+    from torchvision import models
+
     return models.MaxVit((64, 64), 64, 2, [64, 128, 256, 512], [2, 2, 5, 2], 32, 0.2, num_classes=CLASSES)
 
 
 def _hugging_face() -> nn.Module:
-    transformers = pytest.importorskip("transformers", reason="needs transformers: pip install transformers")
+    import transformers
+
     config = transformers.ViTConfig(
         hidden_size=32,
         num_hidden_layers=3,
@@ -149,31 +154,3 @@ ZOO = (
         refused=_no_cam(NOT_THE_MEAN),
     ),
 )
-
-
-def page() -> str:
-    """What `docs/models.md` holds."""
-    lines = [
-        "# Models",
-        "",
-        "Which layer of a model is chosen if `target_layer` is left out, and which methods explain the model: yes,",
-        "or no with a part of the error. `tests/methods/test_models.py` makes sure of it, with random weights and",
-        "small images. A model that is not listed: [Choose the layer](how_to/choose_the_layer.md).",
-        "",
-    ]
-    rows = [
-        [entry.library, f"`{entry.name}`", f"`{entry.layer}`", *(_cell(entry, method) for method in METHODS)]
-        for entry in ZOO
-    ]
-    lines += markdown_table(["library", "model", "chosen layer", *METHODS], rows)
-    return "\n".join(lines) + "\n"
-
-
-def _cell(entry: Entry, method: str) -> str:
-    if method in entry.refused:
-        return f'no: "{entry.refused[method]}"'
-    return f"yes, at `{entry.layers[method]}`" if method in entry.layers else "yes"
-
-
-if __name__ == "__main__":
-    print(page(), end="")

@@ -61,11 +61,3 @@ def test_a_command_is_understood(
 def _is_beside(name: str, script: Path) -> bool:
     file = getattr(sys.modules[name], "__file__", None)
     return file is not None and Path(file).parent in (script.parent, script.parents[1])
-
-
-@pytest.mark.parametrize(
-    "readme", sorted((ROOT / "example_projects").glob("*/README.md")), ids=lambda path: path.parent.name
-)
-def test_each_example_project_is_run_by_a_command_of_its_page(readme: Path) -> None:
-    text = readme.read_text("utf-8")
-    assert COMMAND.search(text) or re.search(r"^    make \w+", text, re.MULTILINE)

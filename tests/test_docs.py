@@ -98,14 +98,6 @@ def test_each_section_of_the_how_to_pages_shows_code(page):
     assert headings == [section.heading for section in SECTIONS if section.page.name == page]
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_links_to_files_lead_somewhere(page):
-    text = BLOCK.sub("", page.read_text(encoding="utf-8"))
-    targets = [target.split("#")[0] for target in re.findall(r"\]\(([^)\s]+)\)", text) if "://" not in target]
-    missing = [target for target in targets if target and not (page.parent / target).exists()]
-    assert missing == []
-
-
 def test_all_public_methods_are_in_the_how_to_pages():
     text = "".join((ROOT / "docs" / page).read_text(encoding="utf-8") for page in ("coming_from.md", "tasks.md"))
     methods = [name for name in cam_callbacks.__all__ if name not in ("Explanation", "Method", "ProbeSet")]

@@ -12,20 +12,19 @@ from typing import Any
 
 import pytest
 import torch
-from faults import (
+from fault_makers import (
     AUDITED,
-    FAULTS,
     IN_THE_MASKED_PASSES,
-    PASSES_THROUGH,
+    MAKERS,
     PROBES,
     STEPS,
     FailsAtCall,
-    Fault,
+    Maker,
     Watches,
     in_epoch_1,
-    page,
     slow,
 )
+from faults import FAULTS, PASSES_THROUGH
 from lightning.pytorch import Callback, Trainer, seed_everything
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning_runs import BATCH, Squares, TinyModule, fit, image_steps, loader, own_warnings, scalars, when
@@ -33,7 +32,7 @@ from traces import around, assert_equal, state_of
 
 from cam_callbacks import CAM, CAMMonitor
 
-LOOKS_FAIL = [fault for fault in FAULTS if fault.outcome is not PASSES_THROUGH]
+LOOKS_FAIL = [name for name, fault in FAULTS.items() if fault.outcome is not PASSES_THROUGH]
 
 STAYS = ("train flags", "hooks", "requires_grad", "gradients", "weights and buffers", "attributes")
 """What a run that ends by an error leaves as it was when the look began."""
@@ -48,9 +47,9 @@ class Ran:
     said: list[str]
 
 
-def run(fault: Fault, folder: Path, callbacks: list[Callback]) -> Ran:
+def run(maker: Maker, folder: Path, callbacks: list[Callback], epochs: int = 3) -> Ran:
     seed_everything(5)
-    module = fault.module()
+    module = maker.module()
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         trainer = fit(
@@ -58,25 +57,33 @@ def run(fault: Fault, folder: Path, callbacks: list[Callback]) -> Ran:
             callbacks,
             module,
             loader(Squares(BATCH * STEPS), shuffle=True),
-            fault.val(),
-            **({"max_epochs": fault.outcome.epochs} | fault.options(folder)),
+            maker.val(),
+            **({"max_epochs": epochs} | maker.options(folder)),
         )
     return Ran(trainer, module, [str(warning.message).replace(str(folder), "folder") for warning in caught])
 
 
-def watched(fault: Fault, **arguments: Any) -> CAMMonitor:
+def watched(maker: Maker, **arguments: Any) -> CAMMonitor:
     """The monitor of a run with a fault; it audits, on all images that there are."""
-    return CAMMonitor(**({"num_probes": PROBES, "num_audit_images": AUDITED} | fault.monitor() | arguments))
+    return CAMMonitor(**({"num_probes": PROBES, "num_audit_images": AUDITED} | maker.monitor() | arguments))
 
 
-@pytest.mark.parametrize("fault", LOOKS_FAIL, ids=str)
-def test_the_run_goes_on_as_without_the_monitor(fault: Fault, tmp_path: Path) -> None:
-    monitor, outcome = watched(fault), fault.outcome
+def meddlers(maker: Maker, monitor: CAMMonitor) -> list[Callback]:
+    return [] if maker.meddler is None else [maker.meddler(monitor)]
+
+
+def test_each_fault_that_is_listed_is_brought_about() -> None:
+    assert list(MAKERS) == LOOKS_FAIL
+
+
+@pytest.mark.parametrize("name", LOOKS_FAIL)
+def test_the_run_goes_on_as_without_the_monitor(name: str, tmp_path: Path) -> None:
+    maker, says, outcome = MAKERS[name], FAULTS[name].says, FAULTS[name].outcome
+    monitor = watched(maker)
     callbacks, before, after = around(monitor)
     watches = Watches(monitor)
-    meddlers = [] if fault.meddler is None else [fault.meddler(monitor)]
-    ran = run(fault, tmp_path / "with", [*meddlers, *callbacks, watches])
-    without = run(fault, tmp_path / "without", [])
+    ran = run(maker, tmp_path / "with", [*meddlers(maker, monitor), *callbacks, watches], outcome.epochs)
+    without = run(maker, tmp_path / "without", [], outcome.epochs)
 
     assert ran.trainer.current_epoch == outcome.epochs
     assert_equal(ran.module.state_dict(), without.module.state_dict())
@@ -102,25 +109,25 @@ def test_the_run_goes_on_as_without_the_monitor(fault: Fault, tmp_path: Path) ->
         assert len(own) > len(with_traceback)
     else:
         assert len(own) - len(with_traceback) == outcome.remarks
-    assert all(fault.says in text for text in own)
+    assert all(says in text for text in own)
     if outcome.tracebacks == 3:
         assert ["gives up" in text for text in with_traceback] == [False, False, True]
     else:
         assert not any("gives up" in text for text in own)
 
 
-@pytest.mark.parametrize("fault", [fault for fault in LOOKS_FAIL if fault.outcome.error], ids=str)
-def test_those_who_want_it_get_the_error_itself_and_nothing_stays(fault: Fault, tmp_path: Path) -> None:
-    monitor = watched(fault, on_error="raise")
+@pytest.mark.parametrize("name", [name for name in LOOKS_FAIL if FAULTS[name].outcome.error])
+def test_those_who_want_it_get_the_error_itself_and_nothing_stays(name: str, tmp_path: Path) -> None:
+    maker = MAKERS[name]
+    monitor = watched(maker, on_error="raise")
     callbacks, before, _ = around(monitor)
-    meddlers = [] if fault.meddler is None else [fault.meddler(monitor)]
-    module = fault.module()
+    module = maker.module()
     with pytest.raises(Exception) as caught:  # noqa: PT011 - it is compared in the last line
-        run(replace(fault, module=lambda: module), tmp_path / "with", [*meddlers, *callbacks])
+        run(replace(maker, module=lambda: module), tmp_path / "with", [*meddlers(maker, monitor), *callbacks])
     left = state_of(module)
     for what in STAYS:
         assert left[what] == before.states[-1][what], what
-    assert fault.says in f"{type(caught.value).__name__}: {caught.value}"
+    assert FAULTS[name].says in f"{type(caught.value).__name__}: {caught.value}"
 
 
 class Interrupts(Callback):
@@ -134,14 +141,13 @@ class Interrupts(Callback):
 @pytest.mark.parametrize("on_error", ["warn", "raise"])
 @pytest.mark.usefixtures("handler_of_ctrl_c")
 def test_ctrl_c_passes_through_and_all_is_put_back(on_error: Any, tmp_path: Path) -> None:
-    fault = next(fault for fault in FAULTS if "Ctrl-C" in fault.what)
     module, plain = TinyModule(), TinyModule()
     forward_fn = FailsAtCall(IN_THE_MASKED_PASSES, KeyboardInterrupt())
-    callbacks, before, after = around(watched(fault, on_error=on_error, **slow(forward_fn)))
+    callbacks, before, after = around(watched(Maker(), on_error=on_error, **slow(forward_fn)))
     with pytest.raises(SystemExit) as ended:
-        run(replace(fault, module=lambda: module), tmp_path / "with", callbacks)
+        run(Maker(module=lambda: module), tmp_path / "with", callbacks)
     with pytest.raises(SystemExit) as without:
-        run(replace(fault, module=lambda: plain), tmp_path / "without", [Interrupts()])
+        run(Maker(module=lambda: plain), tmp_path / "without", [Interrupts()])
     assert ended.value.code == without.value.code
     assert forward_fn.calls == IN_THE_MASKED_PASSES
     assert len(after.states) == len(before.states) - 1
@@ -229,8 +235,3 @@ class Raises:
 
     def __getstate__(self) -> dict[str, Any]:
         return {}
-
-
-def test_the_page_of_faults_is_up_to_date() -> None:
-    docs = Path(__file__).parents[2] / "docs" / "faults.md"
-    assert docs.read_text() == page(), "python tests/faults.py > docs/faults.md writes it anew"

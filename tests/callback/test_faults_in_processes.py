@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 from lightning.pytorch import Callback, seed_everything
 from lightning_runs import Squares, TinyModule, fit, loader
-from faults import IN_THE_MASKED_PASSES, FailsAtCall, Watches, in_epoch_1, slow
+from fault_makers import IN_THE_MASKED_PASSES, FailsAtCall, Watches, in_epoch_1, slow
 from traces import around
 from cam_callbacks import CAMMonitor
 
@@ -112,7 +112,7 @@ from pathlib import Path
 import torch
 from lightning.pytorch import Callback, Trainer, seed_everything
 from lightning_runs import Squares, TinyModule, loader, quiet
-from faults import BrokenUploads, Watches, in_epoch_1
+from fault_makers import BrokenUploads, Watches, in_epoch_1
 from traces import around
 from cam_callbacks import CAM, CAMMonitor, GradCAM, ScoreCAM
 

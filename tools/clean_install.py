@@ -1,7 +1,7 @@
 """Installs a wheel into an environment of its own, without extras, and tries it; minutes, and 6 GB for PyTorch.
 
-python tests/clean_install.py dist/*.whl
-python tests/clean_install.py dist/*.whl --constraint tests/lowest.txt --extras masks  # with these versions
+python tools/clean_install.py dist/*.whl
+python tools/clean_install.py dist/*.whl --constraint tools/lowest.txt --extras masks  # with these versions
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ PATIENCE = 120  # seconds
 
 
 def main() -> None:
+    """Install the wheel that is named on the command line, and try it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("wheel", type=Path)
     parser.add_argument("--constraint", type=Path, help="a file of versions for pip")

@@ -1,0 +1,86 @@
+"""`make lint` names the file that is wrong, and says what to do."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from lint import complaints
+from pages import ROOT
+
+COPIED = ["cam_callbacks", "tests", "tools", "docs", "example_projects", "benchmarks", ".github", ".ci"]
+
+
+@pytest.fixture(scope="module")
+def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the repository."""
+    folder = tmp_path_factory.mktemp("repository")
+    for name in COPIED:
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for path in ROOT.iterdir():
+        if path.is_file():
+            shutil.copy(path, folder)
+    return folder
+
+
+@contextmanager
+def changed(path: Path, text: str) -> Iterator[None]:
+    """Have a file, or a new one, hold this for a while."""
+    before = path.read_bytes() if path.exists() else None
+    path.write_text(text, encoding="utf-8")
+    yield
+    if before is None:
+        path.unlink()
+    else:
+        path.write_bytes(before)
+
+
+ADDED = {
+    "README.md": "\nSee [there](docs/nowhere.md).\n",
+    "docs/index.md": "\nSee [there](audit.md#not-a-heading).\n",
+    "docs/audit.md": "\n`cam_callbacks.audit.verdict.nothing_of_this_name`\n",
+    "docs/tab.md": "\nRun `make tea`.\n",
+    "docs/loggers.md": "\nIt is in `tests/test_of_nothing.py`.\n",
+    "docs/faults.md": "\nSomething else.\n",
+    "mkdocs.yml": "      - Nothing: nothing.md\n",
+    ".github/workflows/ci.yml": "  - [\n",
+    "tools/lowest.txt": "einops==0.1\n",
+    "tests/test_package.py": f"\ndef test_{'a_name_' * 10}is_too_long():\n    pass\n",
+    "cam_callbacks/callback/monitor.py": "\n" * 400,
+}
+
+
+@pytest.mark.parametrize("name", ADDED)
+def test_what_is_added_and_wrong_is_named(name: str, copy: Path) -> None:
+    known = complaints(copy)
+    with changed(copy / name, (ROOT / name).read_text(encoding="utf-8") + ADDED[name]):
+        new = [line for line in complaints(copy) if line not in known]
+    assert [line.split(":")[0] for line in new] == [name]
+    assert ";" in new[0]
+
+
+def test_a_module_and_a_page_that_are_new_have_to_be_listed(copy: Path) -> None:
+    known = complaints(copy)
+    module, page = copy / "cam_callbacks" / "explain" / "new_method.py", copy / "docs" / "how_to" / "new.md"
+    with changed(module, "X = 1\n"), changed(page, "# New\n"):
+        found = [line for line in complaints(copy) if line not in known]
+    assert len(found) == 2
+    assert "docs/architecture.md: cam_callbacks/explain/new_method.py is missing" in found[0]
+    assert "mkdocs.yml: how_to/new.md is missing" in found[1]
+
+
+def test_a_module_in_the_wrong_room_of_the_layout_is_named(copy: Path) -> None:
+    known = complaints(copy)
+    with changed(copy / "cam_callbacks" / "figures" / "probes.py", "X = 1\n"):
+        found = [line for line in complaints(copy) if line not in known]
+    assert [line.split(" is missing")[0] for line in found] == ["docs/architecture.md: cam_callbacks/figures/probes.py"]
+
+
+def test_versions_that_differ_are_named(copy: Path) -> None:
+    known = complaints(copy)
+    with changed(copy / "cam_callbacks" / "_version.py", '__version__ = "9.9.9"\n'):
+        found = [line.split(":")[0] for line in complaints(copy) if line not in known]
+    assert found == ["pyproject.toml", "CITATION.cff", "docs/changelog.md"]

@@ -1,0 +1,91 @@
+"""Write the pages, and parts of pages, that are made from lists in the code: `make pages`.
+
+docs/faults.md from tests/faults.py, docs/models.md from tests/model_zoo.py, and the table of the audit's scalars in
+docs/logged.md from cam_callbacks/audit/measures.py.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from pages import ROOT, markdown_table
+
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+
+from faults import FAULTS, ON_TWO_RANKS, PASSES_THROUGH  # noqa: E402
+from model_zoo import METHODS, ZOO, Entry  # noqa: E402
+
+MADE = "<!-- `make pages` makes this {}; change {} instead -->"
+
+
+def faults(_before: str) -> str:
+    """Return docs/faults.md."""
+    rows = []
+    for fault in FAULTS.values():
+        ends = fault.outcome.error and fault.outcome is not PASSES_THROUGH
+        rows.append([fault.stage, fault.what, fault.outcome.words, "it ends with the error" if ends else "the same"])
+    lines = [
+        MADE.format("page", "tests/faults.py"),
+        "",
+        "# Faults",
+        "",
+        f"{len(FAULTS)} things that go wrong once training has begun, and what happens then.",
+        "`tests/callback/test_faults.py` brings each of them about. Except for the last two, the run goes on to its",
+        "end; weights, optimizer state and metrics are bit for bit those of a run without CAMMonitor; no hook, train",
+        "flag, gradient or random number state is left behind. A warning about something skipped holds the traceback.",
+        "",
+        f"Errors on one of two processes are brought about in {', '.join(ON_TWO_RANKS)}: both processes skip the same.",
+        "",
+        'The last column says what becomes of the run with `on_error="raise"` instead of `"warn"`.',
+        "",
+        *markdown_table(["where", "what goes wrong", "what happens", 'with `on_error="raise"`'], rows),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def models(_before: str) -> str:
+    """Return docs/models.md."""
+    rows = [
+        [entry.library, f"`{entry.name}`", f"`{entry.layer}`", *(_cell(entry, method) for method in METHODS)]
+        for entry in ZOO
+    ]
+    lines = [
+        MADE.format("page", "tests/model_zoo.py"),
+        "",
+        "# Models",
+        "",
+        "Which layer of a model is chosen if `target_layer` is left out, and which methods explain the model: yes,",
+        "or no with a part of the error. `tests/explain/test_models.py` makes sure of it, with random weights and",
+        "small images. If your model is not listed: [Choose the layer](how_to/choose_the_layer.md).",
+        "",
+        *markdown_table(["library", "model", "chosen layer", *METHODS], rows),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _cell(entry: Entry, method: str) -> str:
+    if method in entry.refused:
+        return f'no: "{entry.refused[method]}"'
+    return f"yes, at `{entry.layers[method]}`" if method in entry.layers else "yes"
+
+
+GENERATED: dict[str, Callable[[str], str]] = {"docs/faults.md": faults, "docs/models.md": models}
+"""The function that makes each page from what it holds now."""
+
+
+def outdated(root: Path = ROOT) -> dict[str, str]:
+    """Return what the generated pages that differ from their sources should hold, by path."""
+    found = {}
+    for path, make in GENERATED.items():
+        before = (root / path).read_text(encoding="utf-8")
+        if before != (after := make(before)):
+            found[path] = after
+    return found
+
+
+if __name__ == "__main__":
+    for path, text in outdated().items():
+        (ROOT / path).write_text(text, encoding="utf-8")
+        print(f"{path} is written anew")
