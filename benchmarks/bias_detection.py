@@ -38,7 +38,7 @@ RULES = ("true masks", "estimated masks", "ring", "heat")
 LOOKS_ALLOWED = 3  # so many looks after the warm-up an alarm is still in time
 EFFECTS = (-1, 0.05, 0.1, 0.2, 0.4, 2)
 Look = Run = dict[str, Any]
-Suspects = dict[str, frozenset[int]]
+Found = dict[str, Any]  # the verdict of each rule; of the heat, the classes whose heat is off the object
 
 
 def main() -> None:
@@ -72,7 +72,7 @@ def looks_of(kind: str, agreement: float, seed: int) -> list[Look]:
     network = small_network()
     optimizer = torch.optim.Adam(network.parameters(), lr=2e-3)
     looks: list[Look] = []
-    suspects: Suspects = dict.fromkeys(RULES, frozenset())
+    before: Found = {}
     for _ in range(EPOCHS):
         network.train()
         for batch in torch.randperm(TRAINING).split(64):
@@ -80,31 +80,30 @@ def looks_of(kind: str, agreement: float, seed: int) -> list[Look]:
             F.cross_entropy(network(images[batch]), targets[batch]).backward()
             optimizer.step()
         network.eval()
-        found, suspects = look(network, probes, estimated, suspects)
+        found, before = look(network, probes, estimated, before)
         own, other = (float(right(network, *part).mean()) for part in redrawn)
         looks.append({**found, "effect": own - other})
     return looks
 
 
-def look(network: nn.Module, probes: ProbeSet, estimated: ProbeSet, before: Suspects) -> tuple[Look, Suspects]:
-    """Audit all four ways: what each rule says at this look, and whom it suspects."""
+def look(network: nn.Module, probes: ProbeSet, estimated: ProbeSet, before: Found) -> tuple[Look, Found]:
+    """Audit in all four ways: what each rule says at this look, and what the next look has to know of it."""
     looked = (audit_model(network, probes), audit_model(network, estimated), ring_result(network, probes))
     results = dict(zip(RULES, looked, strict=False))
-    verdicts = {rule: judge(result, before[rule]) for rule, result in results.items()}
+    verdicts = {rule: judge(result, before.get(rule)) for rule, result in results.items()}
     learned = verdicts["true masks"].state != "not learned"
     heat = {index for index, state in verdicts["true masks"].heat.items() if state != "on the object"}
-    suspects = {rule: verdict.suspects for rule, verdict in verdicts.items()}
-    suspects["heat"] = frozenset(heat) if learned else frozenset()
+    suspects = frozenset(heat) if learned else frozenset()
     fired = {rule: verdict.state in ("alarm", "warning") for rule, verdict in verdicts.items()}
-    fired["heat"] = bool(suspects["heat"] & before["heat"])
-    gaps = {rule: result.measures[result.gap_name].overall for rule, result in results.items()}
+    fired["heat"] = bool(suspects & before.get("heat", frozenset()))
+    gaps = {rule: result.gap.overall for rule, result in results.items()}
     shown = {rule: (gap.value, gap.low, gap.high) for rule, gap in gaps.items()}
-    accuracy = results["true masks"].measures["accuracy"].overall.value
-    return {"accuracy": accuracy, "learned": learned, "gaps": shown, "fired": fired}, suspects
+    accuracy = results["true masks"]["accuracy"].overall.value
+    return {"accuracy": accuracy, "learned": learned, "gaps": shown, "fired": fired}, {**verdicts, "heat": suspects}
 
 
 def ring_result(network: nn.Module, probes: ProbeSet) -> AuditResult:
-    """What `audit` finds where masks are neither given nor can be estimated."""
+    """What `audit_model` finds if masks are neither given nor can be estimated."""
     donors = choose_donors(probes.labels, torch.ones(len(probes), dtype=torch.bool), probes.fingerprint)
     inside = ~ring((SIDE, SIDE)).expand(len(probes), SIDE, SIDE)
     arms = [with_ring_of(probes.images, inside, donor) for donor in (donors.same, donors.other)]

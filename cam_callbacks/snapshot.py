@@ -12,9 +12,8 @@ from torch import Tensor
 from cam_callbacks import tags
 from cam_callbacks.audit.measures import MEASURES
 from cam_callbacks.audit.observations import Answers
-from cam_callbacks.audit.result import AuditResult
+from cam_callbacks.audit.result import AuditResult, Verdict
 from cam_callbacks.audit.statistics import Estimate, Measure
-from cam_callbacks.audit.verdict import Verdict
 from cam_callbacks.data.probes import MaskSource, ProbeSet
 from cam_callbacks.explain.explanation import Explanation, concatenated
 from cam_callbacks.explain.targets import TargetFn

@@ -1,4 +1,4 @@
-"""The scalars of an audit: which measures have bounds, a chance level and values per class, and what they are called."""
+"""The scalars of an audit: their names, and which have bounds, a chance level and values per class."""
 
 import math
 from dataclasses import replace

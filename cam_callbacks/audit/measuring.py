@@ -114,7 +114,7 @@ class _Conclusion:
             mask_source=plan.mask_source,
             labels=plan.labels,
             class_names=plan.probes.class_names,
-            swaps=torch.stack([observed.probability["nothing"], *swaps], dim=1),
+            swap_probabilities=torch.stack([observed.probability["nothing"], *swaps], dim=1),
             donors=main.donors,
             heat_method=observed.heat_method if observed.layer_maps is not None else None,
             heat_chance_distribution=self.heat_chance_distribution,

@@ -1,33 +1,42 @@
-"""AuditResult: the numbers of one look."""
+"""What an audit found: AuditResult, the numbers of a look, and Verdict, what they mean."""
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor
 
 from cam_callbacks.audit.interventions import Donors
+from cam_callbacks.audit.measures import MEASURES
 from cam_callbacks.audit.statistics import Measure
 from cam_callbacks.data.class_names import ClassNames
-from cam_callbacks.data.datasets import ALL
 from cam_callbacks.data.probes import MaskSource
+
+State = Literal["alarm", "suspicion", "warning", "no alarm", "too few images", "not learned"]
+HeatState = Literal["on the object", "indistinguishable from chance", "off the object"]
+
+MIN_IMAGES = 30
+"""The fewest images that are judged, all classes together; also what each class needs for numbers to rely on."""
 
 
 @dataclass(frozen=True, eq=False)
 class AuditResult:
     """The numbers of one look.
 
+    `result["bg_gap"]` is a measure by its name; a KeyError says why it is missing.
+
     Attributes:
-        measures: By name; `docs/audit.md` defines each. Those that could not be computed are not there.
+        measures: The measures by name; `docs/audit.md` defines each. Those that could not be computed are not there.
         mask_source: Where the foregrounds come from: `"given"` with the images, `"estimated"` by GrabCut, or `"none"`.
         labels: (N,) int64, the classes of the images.
         class_names: Their names; empty if they are not known. Any list of names is accepted, or None.
-        swaps: (N, 3) probability of the true class: of the image, on a same-class and on an other-class background
-            (without masks: ring); NaN where there is no donor.
-        donors: Of each image the indices of those that gave these backgrounds.
-        heat_method: The name of the method that made the heat, or None where none applies.
+        swap_probabilities: (N, 3) probability of the true class: as the image is, on a background of the same class,
+            and on one of another class (without masks: ring); NaN if there is no donor.
+        donors: The images that gave these backgrounds.
+        heat_method: The name of the method that made the heatmaps, or None if no method applies.
         heat_chance_distribution: By class, (200,) means of `heat_on_object` that arise by chance.
         notes: What was left out, and why.
         passes: Forward samples spent, without the heatmaps.
@@ -37,7 +46,7 @@ class AuditResult:
     mask_source: MaskSource
     labels: Tensor
     class_names: ClassNames
-    swaps: Tensor
+    swap_probabilities: Tensor
     donors: Donors
     heat_method: str | None = None
     heat_chance_distribution: Mapping[int, Tensor] = field(default_factory=dict)
@@ -47,20 +56,78 @@ class AuditResult:
     def __post_init__(self) -> None:
         object.__setattr__(self, "class_names", ClassNames(self.class_names))
 
-    def class_name(self, index: int) -> str:
-        """The name of a class, its number if it has none; of `ALL`, in words, that it is all of them."""
-        return "all classes together" if index == ALL else self.class_names.name(index)
+    def __getitem__(self, name: str) -> Measure:
+        """Return a measure by its name.
+
+        Raises:
+            KeyError: There is no such measure, or it could not be computed; the message says why.
+        """
+        if name not in self.measures:
+            raise KeyError(f"{name!r} is not in this result: {self._why_missing(name)}")
+        return self.measures[name]
+
+    def _why_missing(self, name: str) -> str:
+        if name not in MEASURES:
+            return f"there is no such measure; nearest: {difflib.get_close_matches(name, MEASURES, 3, 0)}"
+        if MEASURES[name].needs_masks and self.mask_source == "none":
+            return "it needs masks, which were neither given nor estimated"
+        if MEASURES[name].masks == "excluded" and self.mask_source != "none":
+            return f"it is measured only without masks; {self.gap_name!r} takes its place"
+        return "it could not be measured on these images; `notes` may say why"
 
     @property
     def gap_name(self) -> str:
-        """The name of the gap that the verdict stands on."""
+        """The name of the gap that the verdict stands on: `"bg_gap"`, or without masks `"ring_gap"`."""
         return "ring_gap" if self.mask_source == "none" else "bg_gap"
 
-    def rows(self) -> dict[str, list[Any]]:
-        """Columns of a table with one row for each measure and class, e.g. for `pandas.DataFrame`."""
-        rows = []
-        for name, each in self.measures.items():
-            classes = [(self.class_name(index), estimate) for index, estimate in each.per_class.items()]
-            for label, estimate in [("all", each.overall), *classes]:
-                rows.append({"measure": name, "class": label, **vars(estimate)})
-        return {column: [row[column] for row in rows] for column in rows[0]} if rows else {}
+    @property
+    def gap(self) -> Measure:
+        """The gap that the verdict stands on."""
+        return self[self.gap_name]
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Return one row for each measure and class, e.g. for `pandas.DataFrame`; the class of all images is "all"."""
+        found = []
+        for name, measured in self.measures.items():
+            per_class = [(self.class_names.name(index), estimate) for index, estimate in measured.per_class.items()]
+            for label, estimate in [("all", measured.overall), *per_class]:
+                found.append({"measure": name, "class": label, **vars(estimate)})
+        return found
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What was found at a look.
+
+    Attributes:
+        state: `"alarm"`: answers depend on the background, found at two looks in a row. `"suspicion"`: found at this
+            look. `"warning"`: found by a weak test, without masks, at two looks in a row; it never becomes an alarm.
+            `"no alarm"`: nothing was found, which does not mean that nothing is there. `"too few images"`: nothing can
+            be said. `"not learned"`: nothing can be said yet, because the accuracy is not clearly above chance.
+        classes: The indices of the classes for which it was found.
+        overall: Whether it was found for all classes together.
+        heat: Where the heat lies, by class of ten maps or more; empty without masks.
+        text: All of it in words, Markdown.
+        threshold: What the lower bound of a gap has to exceed.
+    """
+
+    state: State
+    classes: tuple[int, ...]
+    overall: bool
+    heat: Mapping[int, HeatState]
+    text: str
+    threshold: float
+
+    @property
+    def found(self) -> bool:
+        """Whether a dependence on the background was found: an alarm, a suspicion, or a warning."""
+        return self.state in ("alarm", "suspicion", "warning")
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the verdict as primitives, e.g. for a checkpoint."""
+        return {**vars(self), "classes": list(self.classes), "heat": dict(self.heat)}
+
+    @classmethod
+    def from_state_dict(cls, state: Mapping[str, Any]) -> Verdict:
+        """Make a verdict from its `state_dict`."""
+        return cls(**{**state, "classes": tuple(state["classes"])})

@@ -8,7 +8,7 @@ from numbers import Integral
 from typing import Any, Literal
 
 from cam_callbacks._checks import check_choice, check_fraction, check_list, check_positive, check_type
-from cam_callbacks.audit.verdict import Verdict
+from cam_callbacks.audit.result import Verdict
 
 OnAlarm = Literal["warn", "stop"] | Callable[[Verdict], Any]
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from cam_callbacks.audit.foreground import with_estimated_masks
 from cam_callbacks.audit.measuring import measures_of
 from cam_callbacks.audit.observations import Observations
+from cam_callbacks.audit.result import Verdict
 from cam_callbacks.audit.statistics import measure
 from cam_callbacks.audit.verdict import judge
 from cam_callbacks.data.batches import Samples
@@ -38,7 +39,7 @@ class Auditor:
         self.num_images = num_images
         self.threshold = threshold
         self.images: ProbeSet | None = None
-        self.suspects: frozenset[int] = frozenset()
+        self.previous: Verdict | None = None  # at the look before, of this fit or of the one that it resumes
         self.is_disabled = False
         """Whether the batches are not understood, so that it picks no images."""
         self._fingerprint: str | None = None  # of the images that the suspicions are from
@@ -86,7 +87,7 @@ class Auditor:
         fingerprint = images.fingerprint
         same = self._fingerprint in (None, fingerprint)
         if not same:
-            self.suspects = frozenset()
+            self.previous = None
         self._fingerprint = fingerprint
         return same
 
@@ -139,9 +140,9 @@ class Auditor:
         """
         result = measures_of(Observations(images), [part.audited for part in parts if part.audited is not None])
         # Outside of a fit the weights are those of the last look: finding the same again would tell nothing.
-        verdict = judge(result, self.suspects if remember else None, self.threshold)
+        verdict = judge(result, self.previous if remember else None, self.threshold)
         if remember:
-            self.suspects = verdict.suspects
+            self.previous = verdict
         assert explanation.targets is not None
         order = torch.cat([part.probe_rows for part in parts]).argsort()
         shared = [part.trust for part in parts if part.trust]
@@ -154,7 +155,7 @@ class Auditor:
         """Tensors and primitives only; with the images if they go into `room` bytes, else they are picked again."""
         fits = self.images is not None and self.images.nbytes <= room
         return {
-            "suspects": sorted(self.suspects),
+            "verdict": None if self.previous is None else self.previous.state_dict(),
             "fingerprint": self._fingerprint,
             "num_images": self.num_images,
             "images": self.images.state_dict() if self.images is not None and fits else None,
@@ -162,7 +163,7 @@ class Auditor:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on with the suspicions of an earlier run, and with its images if it was to pick as many."""
-        self.suspects = frozenset(state["suspects"])
+        self.previous = None if state["verdict"] is None else Verdict.from_state_dict(state["verdict"])
         self._fingerprint = state["fingerprint"]
         if state["images"] is not None and state["num_images"] == self.num_images:
             self.images = ProbeSet.from_state_dict(state["images"])

@@ -18,9 +18,8 @@ from torch.utils.data import Dataset
 
 from cam_callbacks import tags
 from cam_callbacks.audit.foreground import can_estimate
-from cam_callbacks.audit.result import AuditResult
+from cam_callbacks.audit.result import AuditResult, Verdict
 from cam_callbacks.audit.statistics import bootstrap
-from cam_callbacks.audit.verdict import Verdict
 from cam_callbacks.callback import trainer as lightning
 from cam_callbacks.callback.arguments import check_arguments
 from cam_callbacks.callback.auditor import Auditor
@@ -682,8 +681,8 @@ class CAMMonitor(CallbackBase):
         if trainer.is_global_zero and not trainer.barebones:
             self._to_send |= audit_pictures(audited) | {tags.VERDICT: self.verdict.text}
         self._say_if_maps_are_of_no_class(audited)
-        said = ("not learned", ()) if before is None else (before.state, before.classes)
-        if said != (self.verdict.state, self.verdict.classes):
+        said = ("not learned", (), False) if before is None else (before.state, before.classes, before.overall)
+        if said != (self.verdict.state, self.verdict.classes, self.verdict.overall):
             say = rank_zero_warn if self.verdict.state in ("alarm", "warning") else rank_zero_info
             say(f"CAMMonitor, epoch {trainer.current_epoch}: {self.verdict.text.split(chr(10))[0].replace('**', '')}")
         if self.verdict.state == "alarm":

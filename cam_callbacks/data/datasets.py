@@ -11,9 +11,6 @@ from cam_callbacks.data.normalization import Normalization
 _MAX_WRAPPERS = 8  # data sets may wrap themselves
 _MAX_DEPTH = 4  # of transforms in transforms
 
-ALL = -1
-"""In the place of the index of a class: all classes together."""
-
 
 def class_names(dataset: Any) -> ClassNames | None:
     """Return the names of the classes; None if the data set does not have them."""

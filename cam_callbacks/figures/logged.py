@@ -237,7 +237,7 @@ def swaps_picture(audited: AuditSnapshot) -> Picture | None:
     if len(shown) == 0:
         return None
     masks = None if result.mask_source == "none" else images.masks
-    total = int((~result.swaps.isnan()).all(dim=1).sum())
+    total = int((~result.swap_probabilities.isnan()).all(dim=1).sum())
     title = [
         Line(f"The {len(shown)} of {total} images that lose most"),
         Line(f"above each: whose {'ring' if masks is None else 'background'} it has,", MUTED),
@@ -248,7 +248,7 @@ def swaps_picture(audited: AuditSnapshot) -> Picture | None:
     cells = []
     for index, (plain, same, other) in zip(shown.tolist(), trios, strict=True):
         names = ("itself", "own class", "other class")
-        headings = [f"{name} {float(p):.2f}" for name, p in zip(names, result.swaps[index], strict=True)]
+        headings = [f"{name} {float(p):.2f}" for name, p in zip(names, result.swap_probabilities[index], strict=True)]
         label = Line(f"true: {images.class_name(int(result.labels[index]))}")
         cells.append(Cell([_with_mask(plain, images, index), same, other], [label], headings))
     return grid(cells, size=_SWAP_SIDE, title=title)
@@ -279,7 +279,7 @@ def heat_over_chance_picture(audited: AuditSnapshot) -> Picture | None:
     for index, values in excess.items():
         bars = histogram(values, limit, width=_HISTOGRAM_WIDTH)
         state = Line(f"heat {audited.verdict.heat.get(index, 'not known')}", MUTED)
-        cells.append(Cell([bars], [state], [f"{result.class_name(index)}, {len(values)} images"]))
+        cells.append(Cell([bars], [state], [f"{result.class_names.name(index)}, {len(values)} images"]))
     title = [Line("Heat on the object minus chance (red line)")]
     return grid(cells, columns=2, size=_HISTOGRAM_WIDTH, title=title)
 
@@ -290,7 +290,7 @@ def most_affected(result: AuditResult, count: int) -> Tensor:
     Returns:
         (n,) int64, n at most `count`: first the worst image of each class, then the second worst of each, and so on.
     """
-    lost = result.swaps[:, 1] - result.swaps[:, 2]
+    lost = result.swap_probabilities[:, 1] - result.swap_probabilities[:, 2]
     known = (~lost.isnan()).nonzero().flatten().tolist()
     worst_first = sorted(known, key=lambda index: -float(lost[index]))
     seen: Counter[int] = Counter()

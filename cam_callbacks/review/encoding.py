@@ -17,7 +17,6 @@ from cam_callbacks._version import __version__
 from cam_callbacks.audit.attention import heat_by_chance, heat_on_object
 from cam_callbacks.audit.measures import MEASURES
 from cam_callbacks.audit.statistics import Estimate, Measure
-from cam_callbacks.data.datasets import ALL
 from cam_callbacks.data.probes import ProbeSet
 from cam_callbacks.explain.explanation import Explanation, min_max, scaled
 from cam_callbacks.figures.drawing import Picture, heat_layout, to_pictures
@@ -204,8 +203,8 @@ def _audit(audited: AuditSnapshot) -> AuditJson:
         verdict=VerdictJson(
             state=verdict.state,
             text=verdict.text,
-            classes=[labels[index] for index in verdict.classes if index != ALL],
-            overall=ALL in verdict.classes,
+            classes=[labels[index] for index in verdict.classes],
+            overall=verdict.overall,
         ),
         gap=result.gap_name,
         threshold=verdict.threshold,

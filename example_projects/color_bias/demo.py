@@ -43,7 +43,7 @@ class Run:
     @property
     def gap(self) -> str:
         """What another class's background costs in accuracy beyond what one of the own class does."""
-        gap = self.audit.measures["bg_gap"].overall
+        gap = self.audit["bg_gap"].overall
         return f"{gap.value:.2f} [{gap.low:.2f}, {gap.high:.2f}]"
 
     @property

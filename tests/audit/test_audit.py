@@ -16,7 +16,7 @@ from cam_callbacks.data.probes import ProbeSet
 
 
 def overall(result, name):
-    return result.measures[name].overall
+    return result[name].overall
 
 
 @pytest.fixture
@@ -116,7 +116,7 @@ class TestDegenerate:
         labels = probes.labels.clone()
         labels[0] = 2
         model = nn.Sequential(Reader(1), nn.ConstantPad1d((0, 1), -9.0))
-        gap = audit_model(model, replace(probes, labels=labels), "0.features").measures["bg_gap"]
+        gap = audit_model(model, replace(probes, labels=labels), "0.features")["bg_gap"]
         assert (gap.per_class[2].count, gap.per_class[2].skipped) == (0, 1)
         assert gap.overall.count == 59
 
@@ -208,19 +208,6 @@ def test_memory_that_runs_out_is_an_error_and_no_reason_to_leave_the_heat_out():
 
     with pytest.raises(torch.OutOfMemoryError, match="no room for the gradients of 1"):
         audit_model(NoRoomForGradients(1), scenes(4), "features")
-
-
-class TestTable:
-    def test_it_has_columns_of_equal_length_and_a_row_for_each_measure_and_class(self):
-        result = audit_model(Reader(1), scenes())
-        table = result.rows()
-        assert {len(column) for column in table.values()} == {3 * len(result.measures)}
-        assert table["class"][:3] == ["all", "cat", "dog"]
-        assert {"measure", "value", "low", "high", "count", "skipped", "chance"} < set(table)
-
-    def test_a_class_called_all_hides_nothing(self):
-        result = audit_model(Reader(1), replace(scenes(), class_names=("all", "dog")))
-        assert result.rows()["class"][:3] == ["all", "all", "dog"]
 
 
 class TestBadInput:

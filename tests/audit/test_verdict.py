@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from cam_callbacks import AuditResult, judge
+from cam_callbacks import AuditResult, Verdict, judge
 from cam_callbacks.audit.interventions import Donors
 from cam_callbacks.audit.statistics import measure
-from cam_callbacks.audit.verdict import ALL, _suspects
+from cam_callbacks.audit.verdict import _suspects
 
 DONORS = torch.arange(10_000)
 """Every image has another donor."""
@@ -35,55 +35,68 @@ def gap_of(value: float, size: int) -> Tensor:
     return torch.cat([(torch.arange(size) < value * size).float(), torch.zeros(size)])
 
 
+def found_in(index: int) -> Verdict:
+    """A verdict on the look before that found something in one class."""
+    return Verdict("suspicion", (index,), False, {}, "", 0.05)
+
+
+def nothing_found(verdict: Verdict) -> bool:
+    return (verdict.classes, verdict.overall, verdict.found) == ((), False, False)
+
+
 class TestStates:
     def test_a_suspicion_found_again_is_an_alarm(self):
         look = result(gap_of(0.5, 60), classes_of(60))
         first = judge(look)
-        assert first.state == "suspicion"
-        assert 0 in first.suspects
-        assert 1 not in first.suspects
-        second = judge(look, first.suspects)
-        assert second.state == "alarm"
+        assert (first.state, first.classes, first.overall, first.found) == ("suspicion", (0,), True, True)
+        second = judge(look, first)
+        assert (second.state, second.classes, second.overall, second.found) == ("alarm", (0,), True, True)
         assert "ALARM" in second.text
-        assert "cat" in second.text.split("\n")[0]
+        assert "(all classes together, cat)" in second.text.split("\n")[0]
         assert "0.50 [" in second.text
 
     def test_a_suspicion_of_another_class_than_before_is_an_alarm_too(self):
-        assert judge(result(gap_of(0.5, 60), classes_of(60)), {1}).state == "alarm"
-        assert judge(result(torch.zeros(120), classes_of(60)), {1}).state == "no alarm"
+        assert judge(result(gap_of(0.5, 60), classes_of(60)), found_in(1)).state == "alarm"
+        assert judge(result(torch.zeros(120), classes_of(60)), found_in(1)).state == "no alarm"
 
-    def test_where_there_is_one_look_only_a_suspicion_says_that_it_stays_one(self):
-        only = judge(result(gap_of(0.5, 60), classes_of(60)), None)
-        assert only.state == "suspicion"
-        assert "one look alone gives no alarm" in only.text
-        assert "if the next one agrees" not in only.text
+    def test_a_suspicion_says_whether_there_was_a_look_before(self):
+        look = result(gap_of(0.5, 60), classes_of(60))
+        alone, next_one = judge(look), judge(look, judge(result(torch.zeros(120), classes_of(60))))
+        assert alone.state == next_one.state == "suspicion"
+        assert "one look alone gives no alarm" in alone.text
+        assert "an alarm if the next one agrees" in next_one.text
 
     def test_exchanged_rings_warn_and_never_alarm(self):
         look = result(gap_of(0.9, 60), classes_of(60), "none")
-        first = judge(look)
+        before = judge(result(torch.zeros(120), classes_of(60), "none"))
+        first = judge(look, before)
         assert first.state == "suspicion"
         assert "a warning if the next one agrees" in first.text
-        assert judge(look, first.suspects).state == "warning"
+        second = judge(look, first)
+        assert (second.state, second.found) == ("warning", True)
 
     def test_a_small_gap_of_rings_is_nothing(self):
-        assert judge(result(gap_of(0.2, 60), classes_of(60), "none"), {0, ALL}).state == "no alarm"
+        assert judge(result(gap_of(0.2, 60), classes_of(60), "none"), found_in(0)).state == "no alarm"
 
     def test_no_alarm_is_no_clearance(self):
         verdict = judge(result(torch.zeros(120), classes_of(60)))
         assert verdict.state == "no alarm"
         assert "No alarm is not the same as no bias." in verdict.text
         assert "Not tested: a bias inside the object's mask" in verdict.text
-        assert verdict.suspects == frozenset()
+        assert nothing_found(verdict)
 
     def test_nothing_is_judged_before_anything_is_learned(self):
-        verdict = judge(result(gap_of(1, 60), classes_of(60), accuracy=0.55), {0, ALL})
-        assert (verdict.state, verdict.suspects) == ("not learned", frozenset())
+        verdict = judge(result(gap_of(1, 60), classes_of(60), accuracy=0.55), found_in(0))
+        assert verdict.state == "not learned"
+        assert nothing_found(verdict)
 
     def test_too_few_images_are_said_and_counted(self):
-        verdict = judge(result(gap_of(1, 12), classes_of(12)), {0, ALL})
-        assert (verdict.state, verdict.suspects) == ("too few images", frozenset())
+        verdict = judge(result(gap_of(1, 12), classes_of(12)), found_in(0))
+        assert verdict.state == "too few images"
+        assert nothing_found(verdict)
         assert "24 of 30" in verdict.text
         assert "missing: cat 18, dog 18" in verdict.text
+        assert "Audit(num_images=60)" in verdict.text
 
     def test_a_class_without_numbers_is_not_known(self):
         differences = torch.cat([torch.zeros(40), torch.full((5,), torch.nan)])
@@ -99,7 +112,7 @@ class TestWords:
             ("estimated", 0.4, "has most of the effect: its color is what is used."),
             ("given", 0.2, "has part of the effect: color and content or texture are both used."),
             ("given", 0.05, "has little effect: its *content or texture* is what is used."),
-            ("estimated", 0.05, "is what is used, or parts of objects that the estimate of the foregrounds left"),
+            ("estimated", 0.05, "is what is used, or parts of objects that the estimated foregrounds left"),
         ],
     )
     def test_what_of_the_background_is_used_is_said(self, masks, of_color, words):
@@ -122,42 +135,74 @@ class TestHolm:
         values = torch.zeros(count, 30)
         values[0] = 1
         values[1:, :3] = 1  # a mean of 0.1
-        found = _suspects(measure(values.flatten(), classes_of(30, count)), 0.05, DONORS[: 30 * count])
-        assert found - {ALL} == {0}
+        classes, _ = _suspects(measure(values.flatten(), classes_of(30, count)), 0.05, DONORS[: 30 * count])
+        assert classes == (0,)
 
 
 class TestErrorRates:
     @staticmethod
-    def looks(size: int, gap: float, times: int, seed: int) -> list[AuditResult]:
-        """Two classes; each arm flips 10 % of the answers; of the first the share `gap` follows the background."""
+    def looks(size: int, gap: float, times: int, seed: int) -> list[tuple[tuple[int, ...], bool]]:
+        """Suspects among two classes; each arm flips 10 % of the answers; of the first, `gap` follow the background."""
         draw = torch.Generator().manual_seed(seed)
         follows = torch.zeros(times, 2 * size, dtype=torch.bool)
         follows[:, :size] = torch.rand(times, size, generator=draw) < gap
         same, other = (torch.rand(times, 2 * size, generator=draw) >= 0.1 for _ in range(2))
         differences = same.float() - (other & ~follows).float()
-        return [result(each, classes_of(size)) for each in differences]
+        return [_suspects(measure(each, classes_of(size)), 0.05, DONORS[: 2 * size]) for each in differences]
 
     @pytest.mark.parametrize("size", [30, 60])
     def test_a_clean_model_is_seldom_suspected_and_hardly_ever_alarmed_about(self, size):
-        suspects = [
-            _suspects(each.measures["bg_gap"], 0.05, each.donors.other) for each in self.looks(size, 0.0, 600, size)
-        ]
-        assert sum(map(bool, suspects)) / 600 < 0.02
-        alarms = [bool(a & b) for a, b in zip(suspects[::2], suspects[1::2], strict=True)]
+        suspected = [overall or bool(classes) for classes, overall in self.looks(size, 0.0, 600, size)]
+        assert sum(suspected) / 600 < 0.02
+        alarms = [first and second for first, second in zip(suspected[::2], suspected[1::2], strict=True)]
         assert sum(alarms) / 300 < 0.005
 
     def test_a_gap_of_two_fifths_in_one_class_of_60_is_found(self):
-        found = [
-            0 in _suspects(each.measures["bg_gap"], 0.05, each.donors.other) for each in self.looks(60, 0.4, 300, 7)
-        ]
-        assert sum(found) / 300 > 0.9
+        assert sum(0 in classes for classes, _ in self.looks(60, 0.4, 300, 7)) / 300 > 0.9
 
 
 def test_a_class_with_few_different_donors_is_not_tested():
     look = result(gap_of(0.5, 60), classes_of(60))
     few = replace(look, donors=Donors(look.donors.same, torch.arange(120) % 10))
-    assert judge(look).suspects
-    assert not judge(few).suspects
+    assert judge(look).found
+    assert not judge(few).found
+
+
+def test_a_verdict_survives_a_checkpoint_that_holds_primitives_only(tmp_path):
+    verdict = replace(judge(result(gap_of(0.5, 60), classes_of(60))), heat={0: "on the object", 1: "off the object"})
+    torch.save(verdict.state_dict(), tmp_path / "verdict.pt")
+    state = torch.load(tmp_path / "verdict.pt", weights_only=True)
+    assert Verdict.from_state_dict(state) == verdict
+
+
+class TestResult:
+    def test_a_measure_is_read_by_its_name(self):
+        look = result(gap_of(0.5, 60), classes_of(60))
+        assert look["bg_gap"] is look.gap is look.measures["bg_gap"]
+        rings = result(gap_of(0.5, 60), classes_of(60), "none")
+        assert rings["ring_gap"] is rings.gap
+
+    @pytest.mark.parametrize(
+        ("masks", "name", "why"),
+        [
+            ("none", "bg_gap", "it needs masks"),
+            ("given", "ring_gap", "only without masks; 'bg_gap' takes its place"),
+            ("given", "pointing", "could not be measured on these images"),
+            ("estimated", "bg_gap_estimated", "no such measure; nearest: .*'bg_gap'"),
+        ],
+    )
+    def test_a_measure_that_is_missing_says_why(self, masks, name, why):
+        with pytest.raises(KeyError, match=f"'{name}' is not in this result: .*{why}"):
+            result(gap_of(0.5, 60), classes_of(60), masks)[name]
+
+    def test_the_table_has_a_row_for_each_measure_and_class(self):
+        look = replace(result(gap_of(0.5, 60), classes_of(60)), class_names=("all", "dog"))
+        rows = look.rows()
+        assert [(row["measure"], row["class"]) for row in rows] == [
+            (name, label) for name in ("accuracy", "bg_gap") for label in ("all", "all", "dog")
+        ]
+        assert {"value", "low", "high", "count", "skipped", "chance"} < rows[0].keys()
+        assert rows[3]["value"] == look.gap.overall.value
 
 
 @pytest.mark.parametrize(
@@ -165,7 +210,7 @@ def test_a_class_with_few_different_donors_is_not_tested():
     [
         ({"threshold": 5}, "threshold=5 must be a number of at least 0 and below 1"),
         ({"threshold": "a"}, "threshold='a' must be a number"),
-        ({"previous_suspects": 3}, "previous_suspects=3 must be the suspects of the verdict before, or None"),
+        ({"previous": "alarm"}, "previous='alarm' must be the verdict on the look before, or None"),
     ],
 )
 def test_arguments_that_make_no_sense_are_refused(wrong, message):
