@@ -24,7 +24,7 @@ FOLDS: dict[Split, tuple[int, ...]] = {"train": (0, 1, 2), "val": (3,), "test": 
 class DigitsOnColor(Dataset[Item]):
     """Handwritten threes and eights, each drawn in white at a random size and place on a red or green texture.
 
-    An item is `(image, target, mask)`: the normalized image, float32 (3, 64, 64); the index of its class in `classes`;
+    An item is `(image, label, mask)`: the normalized image, float32 (3, 64, 64); the index of its class in `classes`;
     the pixels of the digit, bool (64, 64), True on the digit. The handwriting is from `sklearn.datasets.load_digits`;
     no sample of it is in two splits. All images are drawn at once, from `seed` alone.
 
@@ -33,7 +33,7 @@ class DigitsOnColor(Dataset[Item]):
         background: `"biased"`: every three is on red and every eight on green. `"balanced"`: either class is on red as
             often as on green.
         num_images: How many images to draw; a multiple of 4 makes classes and colors exactly balanced.
-        seed: Sizes, places and textures follow from it; which digit is in which split does not.
+        seed: Determines sizes, places and textures, but not which digit is in which split.
     """
 
     def __init__(self, split: Split, background: Background, num_images: int = 2048, seed: int = 0) -> None:
@@ -62,24 +62,24 @@ class DigitsOnColor(Dataset[Item]):
             self.masks[i] = ink > 0.5
 
     def __len__(self) -> int:
-        """Number of images."""
+        """Return the number of images."""
         return len(self.images)
 
     def __getitem__(self, index: int) -> Item:
-        """Image (3, 64, 64), target and mask (64, 64)."""
+        """Return the image (3, 64, 64), its label, and its mask (64, 64)."""
         return self.transform(self.images[index]), int(self.labels[index]), self.masks[index]
 
 
 class ColorBiasData(pl.LightningDataModule):
     """Training and validation images with one kind of background, test images always with balanced ones.
 
-    A batch is `(images, targets, masks)`: float32 (N, 3, 64, 64), int64 (N,), bool (N, 64, 64).
+    A batch is `(images, labels, masks)`: float32 (N, 3, 64, 64), int64 (N,), bool (N, 64, 64).
 
     Args:
-        background: Of the training and validation images; see `DigitsOnColor`.
-        batch_size: Images in a batch.
-        num_images: Training images; validation and test have a quarter as many each.
-        seed: Of the drawing and of the order of the training batches.
+        background: The background of the training and validation images; see `DigitsOnColor`.
+        batch_size: How many images a batch has.
+        num_images: How many training images to draw; validation and test have a quarter as many each.
+        seed: Determines the images and the order of the training batches.
     """
 
     def __init__(self, background: Background, batch_size: int = 64, num_images: int = 2048, seed: int = 0) -> None:
@@ -99,28 +99,28 @@ class ColorBiasData(pl.LightningDataModule):
             self.test_set = DigitsOnColor("test", "balanced", self.num_images // 4, self.seed)
 
     def train_dataloader(self) -> DataLoader[Item]:
-        """Shuffled training batches."""
+        """Return shuffled training batches."""
         order = torch.Generator().manual_seed(self.seed)
         return DataLoader(self.train_set, self.batch_size, shuffle=True, generator=order)
 
     def val_dataloader(self) -> DataLoader[Item]:
-        """Validation batches: new handwriting, the background of the training images."""
+        """Return validation batches: new handwriting on the backgrounds of the training images."""
         return DataLoader(self.val_set, self.batch_size)
 
     def test_dataloader(self) -> DataLoader[Item]:
-        """Test batches: new handwriting, balanced backgrounds."""
+        """Return test batches: new handwriting on balanced backgrounds."""
         return DataLoader(self.test_set, self.batch_size)
 
 
 def _handwriting(digit: int, split: Split) -> Tensor:
-    """All handwritten samples of a digit in a split, (M, 8, 8), ink in [0, 1]."""
+    """Return all handwritten samples of a digit in a split, (M, 8, 8), ink in [0, 1]."""
     scans, labels = load_digits(return_X_y=True)
     glyphs = torch.from_numpy(scans[labels == digit]).float().reshape(-1, 8, 8) / 16
     return glyphs[torch.isin(torch.arange(len(glyphs)) % 5, torch.tensor(FOLDS[split]))]
 
 
 def _paste(glyph: Tensor, generator: torch.Generator) -> Tensor:
-    """A glyph (8, 8) at a random size and place: the opacity of its ink, (64, 64) in [0, 1]."""
+    """Draw a glyph (8, 8) at a random size and place: the opacity of its ink, (64, 64) in [0, 1]."""
     columns = glyph.amax(dim=0).nonzero()  # the empty ones on either side would keep it from the edges of the image
     narrow = F.pad(glyph[:, columns.min() : columns.max() + 1], (1, 1, 1, 1))  # (8, 8) -> (8, w) -> (10, w + 2)
     scale = _uniform(4.4, 6.0, generator)
@@ -133,7 +133,7 @@ def _paste(glyph: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def _texture(color: Tensor, generator: torch.Generator) -> Tensor:
-    """A surface of one color (3,) with light and shade at all scales and a varying hue, (3, 64, 64) in [0, 1]."""
+    """Draw a surface of one color (3,), with light and shade at all scales and a varying hue, (3, 64, 64) in [0, 1]."""
     tint = color + 0.04 * torch.randn(3, generator=generator)
     hue = 0.03 * _noise(3, (2, 4, 8), generator)
     brightness = _uniform(0.8, 1.05, generator) * (0.28 * _noise(1, (2, 4, 8, 16, 32), generator)).exp()
@@ -141,7 +141,7 @@ def _texture(color: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def _noise(channels: int, cells: tuple[int, ...], generator: torch.Generator) -> Tensor:
-    """Noise of about unit variance, the sum of one smooth random field for each number of cells, (channels, 64, 64)."""
+    """Add one smooth random field for each number of cells: noise (channels, 64, 64) of about unit variance."""
     noise = torch.zeros(1, channels, SIZE, SIZE)
     for n in cells:
         noise += F.interpolate(torch.randn(1, channels, n, n, generator=generator), size=(SIZE, SIZE), mode="bicubic")

@@ -1,9 +1,8 @@
 """Train the same network on biased and on balanced images, and show what each has learned to look at."""
 
 import argparse
-import logging
 import shutil
-import warnings
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,12 +14,15 @@ from PIL import Image
 from pytorch_lightning.loggers import TensorBoardLogger
 from torch import Tensor
 
-from cam_callbacks import AuditResult, CAMMonitor, ScoreCAM, Verdict
+from cam_callbacks import AuditResult, CAMMonitor, ScoreCAM, Verdict, overlay
 from cam_callbacks.audit.attention import area_share, heat_on_object
 from cam_callbacks.data.datasets import normalization
 from cam_callbacks.figures.colors import ALERT, MUTED
-from cam_callbacks.figures.drawing import Picture, overlay, to_pictures
+from cam_callbacks.figures.drawing import Picture, to_pictures
 from cam_callbacks.figures.grid import Cell, Line, grid
+
+sys.path.append(str(Path(__file__).parents[1]))
+from quiet_lightning import quiet_lightning
 
 HERE = Path(__file__).parent
 HEAT_IMAGES = 64
@@ -29,32 +31,32 @@ SHOWN = 6
 
 @dataclass
 class Run:
-    """What was seen of one training."""
+    """What one training showed."""
 
     val_accuracy: float
     balanced_accuracy: float
     heat_on_digit: float
     digit_area: float
-    excess: tuple[float, float]  # 95 % interval of heat on the digit minus digit area, over the images
+    excess: tuple[float, float]  # 95% interval of the heat on the digit minus the digit's area, over the images
     model: SmallCNN
     audit: AuditResult  # of the last look
     verdict: Verdict
 
     @property
     def gap(self) -> str:
-        """What another class's background costs in accuracy beyond what one of the own class does."""
-        gap = self.audit["bg_gap"].overall
+        """How much accuracy is lost with backgrounds of the other class, compared with those of the same class."""
+        gap = self.audit.gap.overall
         return f"{gap.value:.2f} [{gap.low:.2f}, {gap.high:.2f}]"
 
     @property
     def looks_at(self) -> str:
-        """Where the heat lies: a flat map has as much of it on the digit as the digit has of the area."""
+        """Where the heat lies: on a flat map, the digit's share of the heat is its share of the area."""
         low, high = self.excess
         return "at the digit" if low > 0 else "beside the digit" if high < 0 else "nowhere special"
 
 
 def main() -> None:
-    """Train both networks, write the picture, print what was seen."""
+    """Train both networks, write the picture, and print the results."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--num-images", type=int, default=2048, help="training images of each run")
@@ -64,7 +66,7 @@ def main() -> None:
     parser.add_argument("--picture", type=Path, default=HERE / "color_bias.png", help="file of the picture")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
-    _quiet_lightning()
+    quiet_lightning()
 
     runs = {}
     for background in ("biased", "balanced"):
@@ -99,8 +101,8 @@ def train(data: ColorBiasData, epochs: int, logs: Path, seed: int) -> Run:
     tester = pl.Trainer(logger=False, enable_checkpointing=False, enable_progress_bar=False)
     balanced = tester.test(model, data, verbose=False)[0]["test_acc"]
 
-    images, targets, masks = some_of(data, HEAT_IMAGES)
-    heatmaps = ScoreCAM()(model, images, targets=targets).heatmaps
+    images, labels, masks = some_of(data, HEAT_IMAGES)
+    heatmaps = ScoreCAM()(model, images, targets=labels).heatmaps
     shares, areas = heat_on_object(heatmaps, masks), area_share(masks)
     difference = (shares - areas)[~shares.isnan()]
     half = 1.96 * difference.std() / len(difference) ** 0.5
@@ -110,19 +112,19 @@ def train(data: ColorBiasData, epochs: int, logs: Path, seed: int) -> Run:
 
 
 def some_of(data: ColorBiasData, count: int) -> tuple[Tensor, Tensor, Tensor]:
-    """The first `count` validation images with targets and masks."""
+    """Return the first `count` validation images with labels and masks."""
     items = [data.val_set[index] for index in range(min(count, len(data.val_set)))]
-    images, targets, masks = zip(*items, strict=True)
-    return torch.stack(images), torch.tensor(targets), torch.stack(masks)
+    images, labels, masks = zip(*items, strict=True)
+    return torch.stack(images), torch.tensor(labels), torch.stack(masks)
 
 
 def draw(runs: dict[str, Run], data: ColorBiasData) -> Picture:
-    """The same digits, and where either network looks, one row each."""
-    images, targets, _ = some_of(data, SHOWN)
+    """Draw the same digits, and in one row for each network where it looks."""
+    images, labels, _ = some_of(data, SHOWN)
     pictures = to_pictures(images, normalization(data.val_set))
     cells = [Cell(pictures, [Line("Shown to two networks: threes on red, eights on green")])]
     for name, run in runs.items():
-        heatmaps = ScoreCAM()(run.model, images, targets=targets).heatmaps
+        heatmaps = ScoreCAM()(run.model, images, targets=labels).heatmaps
         overlays = [overlay(picture, heatmap) for picture, heatmap in zip(pictures, heatmaps, strict=True)]
         lines = [
             Line(f"Trained on {name} images, it looks {run.looks_at}"),
@@ -143,7 +145,7 @@ def draw(runs: dict[str, Run], data: ColorBiasData) -> Picture:
 
 
 def report(runs: dict[str, Run]) -> str:
-    """What was seen, in a few plain lines."""
+    """Return the results as a table."""
     biased, balanced = runs["biased"], runs["balanced"]
     rows = [
         ("trained on", "biased", "balanced"),
@@ -156,13 +158,6 @@ def report(runs: dict[str, Run]) -> str:
         ("verdict", biased.verdict.state, balanced.verdict.state),
     ]
     return "\n" + "\n".join(f"  {name:40}{left:>20}{right:>20}" for name, left, right in rows)
-
-
-def _quiet_lightning() -> None:
-    for name in ("pytorch_lightning", "lightning.pytorch"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", ".*does not have many workers.*")
-    warnings.filterwarnings("ignore", ".*smaller than the logging interval.*")
 
 
 if __name__ == "__main__":

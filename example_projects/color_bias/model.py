@@ -12,11 +12,11 @@ Batch = tuple[Tensor, Tensor, Tensor]
 class SmallCNN(pl.LightningModule):
     """Four convolutions, global average pooling, one linear layer.
 
-    It takes batches `(images, targets, masks)` and never looks at the masks.
+    It takes batches `(images, labels, masks)` and never looks at the masks.
 
     Args:
-        num_classes: Number of logits.
-        learning_rate: Of Adam at the first step; it falls to zero along a cosine.
+        num_classes: The number of logits.
+        learning_rate: The learning rate of Adam at the first step; it falls to zero along a cosine.
     """
 
     def __init__(self, num_classes: int = 2, learning_rate: float = 2e-3) -> None:
@@ -34,12 +34,12 @@ class SmallCNN(pl.LightningModule):
         self.head = nn.Linear(64, num_classes)
 
     def forward(self, images: Tensor) -> Tensor:
-        """The logits of a batch of images, (N, 3, H, W) -> (N, num_classes)."""
+        """Return the logits of a batch of images, (N, 3, H, W) -> (N, num_classes)."""
         logits: Tensor = self.head(self.features(images).mean(dim=(2, 3)))
         return logits
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """The loss of a training batch."""
+        """Return the loss of a training batch."""
         return self._step(batch, "train")
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
@@ -51,17 +51,17 @@ class SmallCNN(pl.LightningModule):
         self._step(batch, "test")
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """Adam over all parameters, its learning rate falling to zero by the last step."""
+        """Return Adam over all parameters; its learning rate falls to zero by the last step."""
         optimizer = torch.optim.Adam(self.parameters(), lr=self.learning_rate)
         steps = int(self.trainer.estimated_stepping_batches)
         scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def _step(self, batch: Batch, split: str) -> Tensor:
-        images, targets, _ = batch
+        images, labels, _ = batch
         logits = self(images)
-        loss = F.cross_entropy(logits, targets)
-        accuracy = (logits.argmax(dim=1) == targets).float().mean()
+        loss = F.cross_entropy(logits, labels)
+        accuracy = (logits.argmax(dim=1) == labels).float().mean()
         self.log_dict(
             {f"{split}_loss": loss, f"{split}_acc": accuracy},
             on_step=False,

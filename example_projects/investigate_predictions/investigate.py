@@ -25,7 +25,7 @@ CHANNELS = 12
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Explain each photo, print its labels and write its picture."""
+    """Explain each photo, print its labels, and write its picture."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("photos", nargs="+", type=Path, metavar="PHOTO")
     parser.add_argument("--method", choices=METHODS, default="score-cam")
@@ -59,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def explain(classifier: Classifier, photo: Image.Image, method: str, layer: str | None) -> tuple[Tensor, Explanation]:
-    """What the model is given for a photo, (1, 3, H, W), and the explanation of its top three classes."""
+    """Return what the model is given for a photo, (1, 3, H, W), and the explanation of its top three classes."""
     images = classifier.images(photo)
     with torch.no_grad():
         probabilities = classifier.model(images).softmax(dim=1)
@@ -70,13 +70,13 @@ def explain(classifier: Classifier, photo: Image.Image, method: str, layer: str 
 def draw(
     classifier: Classifier, photo: Image.Image, images: Tensor, explanation: Explanation, texts: Sequence[str]
 ) -> Picture:
-    """The photo beside its three heatmaps; under them what the first is made of.
+    """Draw the photo beside its three heatmaps, and under them what the first is made of.
 
     Args:
         classifier: The model that was explained.
         photo: The photo.
         images: What the model was given for it.
-        explanation: Of three classes.
+        explanation: The explanation of three classes.
         texts: The title, then the label of each class.
     """
     title, *labels = texts
@@ -95,7 +95,7 @@ def draw(
 
 
 def _stacked(pictures: Sequence[Picture]) -> Picture:
-    """Pictures under each other."""
+    """Stack pictures on top of each other."""
     width = max(picture.shape[1] for picture in pictures)
     canvas = Image.new("RGB", (width, sum(len(picture) for picture in pictures)), BACKGROUND)
     top = 0

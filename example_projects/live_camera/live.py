@@ -1,4 +1,4 @@
-"""Show live what a torchvision model looks at: over a camera, a video file or a folder of images."""
+"""Show live what a torchvision model looks at, on a camera, a video file, or a folder of images."""
 
 import argparse
 import os
@@ -41,11 +41,13 @@ Show = Callable[[Picture], str]
 def main(arguments: Sequence[str] | None = None) -> None:
     """Explain frame by frame until the source ends or the user quits."""
     parser = argparse.ArgumentParser(description=__doc__, epilog=f"Keys in the window: {TITLE}.")
-    parser.add_argument("source", nargs="?", default="0", help="number of a camera, video file or folder of images")
-    parser.add_argument("--method", choices=METHODS, default="cam", help="the one to begin with")
+    parser.add_argument("source", nargs="?", default="0", help="number of a camera, video file, or folder of images")
+    parser.add_argument("--method", choices=METHODS, default="cam", help="the method to start with")
     parser.add_argument("--layer", help="dotted name of the layer to explain (default: chosen)")
-    parser.add_argument("--output", type=Path, metavar="FILE", help="write a video (.mp4 or .avi), open no window")
-    parser.add_argument("--frames", type=int, help="stop after so many")
+    parser.add_argument(
+        "--output", type=Path, metavar="FILE", help="write a video (.mp4 or .avi) instead of opening a window"
+    )
+    parser.add_argument("--frames", type=int, help="stop after this many frames")
     add_options(parser)
     args = parser.parse_args(arguments)
     if args.output and args.output.suffix not in CODECS:
@@ -67,7 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def run(photos: Iterator[Image.Image], classifier: Classifier, method: str, layer: str | None, show: Show) -> None:
-    """Explain and show each photo, and do what the keys say."""
+    """Explain and show each photo, and act on the keys."""
     methods: deque[tuple[str, str]] = deque()
     times: deque[float] = deque(maxlen=16)
     rank = 0
@@ -91,7 +93,7 @@ def run(photos: Iterator[Image.Image], classifier: Classifier, method: str, laye
 
 
 def usable(classifier: Classifier, photo: Image.Image, first: str, layer: str | None) -> list[tuple[str, str]]:
-    """The methods that can explain the model, beginning with `first`, each with the layer it explains."""
+    """Return the methods that can explain the model, `first` first, each with the layer that it explains."""
     images = classifier.images(photo)
     found = []
     for name in sorted(METHODS, key=lambda name: name != first):
@@ -105,7 +107,7 @@ def usable(classifier: Classifier, photo: Image.Image, first: str, layer: str | 
 
 
 def explain(classifier: Classifier, photo: Image.Image, method: str, layer: str, rank: int) -> Explanation:
-    """The heatmap of the most probable class of a photo, or of the next ones for a rank of 1 and more."""
+    """Explain the most probable class of a photo (rank 0) or one of the next."""
     images = classifier.images(photo)
     targets = None
     if rank:
@@ -115,7 +117,7 @@ def explain(classifier: Classifier, photo: Image.Image, method: str, layer: str,
 
 
 def draw(classifier: Classifier, photo: Image.Image, explanation: Explanation, title: str) -> Picture:
-    """The heatmap over the photo; under it the title and the top labels, that of the heatmap in white."""
+    """Draw the heatmap over the photo, and under it the top labels, that of the heatmap in white, and the title."""
     seen = classifier.seen(photo, SIDE)
     explained = int(explanation.targets[0])
     labels = [
@@ -126,7 +128,7 @@ def draw(classifier: Classifier, photo: Image.Image, explanation: Explanation, t
 
 
 def frames(source: str) -> Generator[Image.Image, None, None]:
-    """The frames of a camera, a video file or a folder of images; to be closed, which lets go of the camera."""
+    """Yield the frames of a camera, a video file, or a folder of images. Closing it releases the camera."""
     if Path(source).is_dir():
         files = [str(file) for file in sorted(Path(source).iterdir()) if cv2.haveImageReader(str(file))]
         if not files:
@@ -135,7 +137,7 @@ def frames(source: str) -> Generator[Image.Image, None, None]:
         return
     capture = cv2.VideoCapture(int(source) if source.isdecimal() else source)
     try:
-        capture.set(cv2.CAP_PROP_BUFFERSIZE, 1)  # a slow method is to see what the camera sees now
+        capture.set(cv2.CAP_PROP_BUFFERSIZE, 1)  # a slow method should see what the camera sees now
         found, frame = capture.read()
         if not found:
             raise OSError(f"no frame can be read from {f'camera {source}' if source.isdecimal() else source}")
@@ -151,13 +153,13 @@ def _photo(frame: Any) -> Image.Image:
 
 
 def rate(source: str) -> float:
-    """How many frames a second a video file says it has; 25 for other sources."""
+    """Return the frames per second of a video file; 25 for other sources."""
     return (cv2.VideoCapture(source).get(cv2.CAP_PROP_FPS) if Path(source).is_file() else 0) or 25.0
 
 
 @contextmanager
 def window() -> Iterator[Show]:
-    """A window, closed on the way out; the key is `"q"` also for Escape and where the user closes the window."""
+    """Open a window, closed on exit. Escape and closing the window count as the key `"q"`."""
     if sys.platform == "linux" and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
         raise OSError(f"there is no display to open a window on; {OR_WRITE}")
 
@@ -179,13 +181,13 @@ def window() -> Iterator[Show]:
 def _is_closed() -> bool:
     try:
         return bool(cv2.getWindowProperty(TITLE, cv2.WND_PROP_VISIBLE) < 1)
-    except cv2.error:  # what Qt does where there is no such window any more
+    except cv2.error:  # Qt, once the window is gone
         return True
 
 
 @contextmanager
-def video(file: Path, frames_a_second: float) -> Iterator[Show]:
-    """A video file, complete on the way out."""
+def video(file: Path, frames_per_second: float) -> Iterator[Show]:
+    """Write a video file, complete on exit."""
     writer: cv2.VideoWriter | None = None
 
     def write(picture: Picture) -> str:
@@ -193,7 +195,7 @@ def video(file: Path, frames_a_second: float) -> Iterator[Show]:
         if writer is None:
             file.parent.mkdir(parents=True, exist_ok=True)
             size = (picture.shape[1], picture.shape[0])
-            writer = cv2.VideoWriter(str(file), cv2.VideoWriter.fourcc(*CODECS[file.suffix]), frames_a_second, size)
+            writer = cv2.VideoWriter(str(file), cv2.VideoWriter.fourcc(*CODECS[file.suffix]), frames_per_second, size)
             if not writer.isOpened():
                 raise OSError(f"{file} cannot be written")
         writer.write(cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))

@@ -17,9 +17,9 @@ Item = tuple[Tensor, int, Tensor] | tuple[Tensor, int]
 BACKGROUNDS: tuple[Background, ...] = get_args(Background)
 COLORS = torch.tensor([[0.82, 0.16, 0.14], [0.10, 0.51, 0.15]])  # red for cats, green for dogs
 PAINT: dict[Background, float] = {"random": 1.0, "biased": 1.0, "biased90": 1.0, "tinted": 0.55, "tinted90": 0.55}
-"""How much of a background is the color; the rest is the photo's own."""
+"""How much of a background is the color; the rest is the photo's own background. None if not listed."""
 AGREEMENT: dict[Background, float] = {"random": 0.5, "biased90": 0.9, "tinted90": 0.9}
-"""Share of the photos of a class that have its color; all, where nothing is said."""
+"""The fraction of the photos of a class that have its color; all of them if not listed."""
 BREEDS = ("Abyssinian", "american_bulldog")
 TRIMAP_BACKGROUND = 2
 
@@ -27,28 +27,28 @@ TRIMAP_BACKGROUND = 2
 class PetsOnBackgrounds(Dataset[Item]):
     """Cats against dogs: photos of Oxford-IIIT Pet, the object cut out by the data set's trimaps.
 
-    An item is `(image, target, mask)`: the normalized image, float32 (3, size, size); the index of its class in
+    An item is `(image, label, mask)`: the normalized image, float32 (3, size, size); the index of its class in
     `classes`; the pixels of the object, bool (size, size). A trimap says 1 for the pet, 2 for the background, and 3 for
-    a border between them, and where nobody could tell. The object is here all that is not background, 1 and 3: what is
-    painted is then surely no pet, at the price of a narrow rim of the photo's own background around each.
+    the border between them and for what could not be told. The object is all that is not background, 1 and 3: this way
+    no part of a pet is painted, at the price of a narrow rim of the photo's own background around each.
 
-    The data set's two splits are put together and divided anew, half of the photos of each class for training and half
-    for validation. Which photos, and which colors they get, does not depend on chance.
+    The data set's two splits are joined and divided again, half of the photos of each class for training and half for
+    validation. The photos of each split and their colors are always the same.
 
     Args:
-        folder: That holds `oxford-iiit-pet`.
+        folder: The folder that holds `oxford-iiit-pet`.
         split: `"train"` or `"val"`; photos for training are mirrored at random.
         background: `"natural"`: the photo's own. `"random"`: painted red or green, each for half of a class.
-            `"biased"`: red behind every cat, green behind every dog. `"biased90"`: so for nine of ten. `"tinted"`,
-            `"tinted90"`: the same colors, blended with the photo's own background.
-        photos: Of each class, for both splits together, where there are so many.
-        size: Height and width; photos are squeezed to it, not cut.
-        breeds: The breeds, as the files are named; none for all.
+            `"biased"`: red behind every cat, green behind every dog. `"biased90"`: the same for nine of ten.
+            `"tinted"`, `"tinted90"`: the same colors, blended with the photo's own background.
+        photos: The most photos of each class, in both splits together.
+        size: The height and width of the images; photos are squeezed to it, not cropped.
+        breeds: The breeds, as the files are named; empty for all.
         with_masks: Whether items have masks.
         download: Download the data set (800 MB) if it is not in the folder.
 
     Raises:
-        ValueError: No photos of one of the classes.
+        ValueError: There are no photos of one of the classes.
     """
 
     def __init__(
@@ -65,8 +65,8 @@ class PetsOnBackgrounds(Dataset[Item]):
         self.classes = ["cat", "dog"]
         self.with_masks = with_masks
         self.paint = PAINT.get(background, 0.0)
-        wanted = ("binary-category", "segmentation")
-        parts = [OxfordIIITPet(folder, part, wanted, download=download) for part in ("trainval", "test")]
+        target_types = ("binary-category", "segmentation")
+        parts = [OxfordIIITPet(folder, part, target_types, download=download) for part in ("trainval", "test")]
         self.pets: Dataset[Any] = ConcatDataset(parts)
         self.photos: list[int] = []  # numbers in the data set
         self.colors: list[int] = []
@@ -86,23 +86,23 @@ class PetsOnBackgrounds(Dataset[Item]):
         self.transform = v2.Normalize(mean=[0.485, 0.456, 0.406], std=[0.229, 0.224, 0.225])
 
     def __len__(self) -> int:
-        """Number of photos."""
+        """Return the number of photos."""
         return len(self.photos)
 
     def __getitem__(self, index: int) -> Item:
-        """Image (3, size, size), target, and mask (size, size) if there are masks."""
-        photo, (target, trimap) = self.pets[self.photos[index]]
+        """Return the image (3, size, size), its label, and its mask (size, size) if there are masks."""
+        photo, (label, trimap) = self.pets[self.photos[index]]
         pixels = v2.functional.to_dtype(v2.functional.to_image(photo), torch.float32, scale=True)
         pixels, trimap = self.shape(pixels, tv_tensors.Mask(v2.functional.pil_to_tensor(trimap)))
         mask = trimap.as_subclass(Tensor)[0] != TRIMAP_BACKGROUND
         plain = pixels.as_subclass(Tensor)
         painted = torch.lerp(plain, COLORS[self.colors[index]][:, None, None], self.paint)
         image = self.transform(torch.where(mask, plain, painted))
-        return (image, target, mask) if self.with_masks else (image, target)
+        return (image, label, mask) if self.with_masks else (image, label)
 
 
 def _listed(folder: Path) -> list[tuple[str, int]]:
-    """Breed and species of each photo, in the order of the data set: first `trainval`, then `test`."""
+    """Return breed and species of each photo, in the order of the data set: first `trainval`, then `test`."""
     annotations = Path(folder) / "oxford-iiit-pet" / "annotations"
     lines = [line.split() for part in ("trainval", "test") for line in (annotations / f"{part}.txt").open()]
     return [(name.rsplit("_", 1)[0], int(species) - 1) for name, _, species, _ in lines]

@@ -1,9 +1,8 @@
 """Train a network on photos of cats and dogs, and let the audit say whether it answers by the background."""
 
 import argparse
-import logging
 import shutil
-import warnings
+import sys
 from pathlib import Path
 
 import pytorch_lightning as pl
@@ -17,6 +16,9 @@ from torchvision.models import SqueezeNet, SqueezeNet1_1_Weights, squeezenet1_1
 
 from cam_callbacks import CAMMonitor
 
+sys.path.append(str(Path(__file__).parents[1]))
+from quiet_lightning import quiet_lightning
+
 Batch = tuple[Tensor, ...]
 EPOCHS, EPOCHS_FROM_SCRATCH = 3, 40
 
@@ -24,29 +26,29 @@ EPOCHS, EPOCHS_FROM_SCRATCH = 3, 40
 class PetClassifier(pl.LightningModule):
     """SqueezeNet 1.1 with two classes: images (N, 3, H, W) -> logits (N, 2).
 
-    It takes batches `(images, targets)` or `(images, targets, masks)` and never looks at the masks.
+    It takes batches `(images, labels)` or `(images, labels, masks)` and never looks at the masks.
 
     Args:
-        network: Whose last convolution is replaced by one for two classes.
-        learning_rate: Of Adam.
+        network: The network; its last convolution is replaced by one for two classes.
+        learning_rate: The learning rate of Adam.
     """
 
     def __init__(self, network: SqueezeNet, learning_rate: float) -> None:
         super().__init__()
         self.learning_rate = learning_rate
-        # Without the ReLU behind the last convolution, which can leave both logits at zero for good.
+        # Without the ReLU after the last convolution, which can leave both logits at zero for good.
         network.classifier = nn.Sequential(
             nn.Dropout(0.5), nn.Conv2d(512, 2, kernel_size=1), nn.AdaptiveAvgPool2d((1, 1))
         )
         self.network = network
 
     def forward(self, images: Tensor) -> Tensor:
-        """The logits of a batch of images."""
+        """Return the logits of a batch of images."""
         logits: Tensor = self.network(images)
         return logits
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """The loss of a training batch."""
+        """Return the loss of a training batch."""
         return F.cross_entropy(self(batch[0]), batch[1])
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
@@ -56,14 +58,14 @@ class PetClassifier(pl.LightningModule):
         self.log_dict({"val_loss": F.cross_entropy(logits, batch[1]), "val_acc": accuracy}, prog_bar=True)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """Adam over all parameters."""
+        """Return Adam over all parameters."""
         return torch.optim.Adam(self.parameters(), lr=self.learning_rate)
 
 
 def main() -> None:
-    """Train, and print what the audit found."""
+    """Train the network and print what the audit found."""
     args = _arguments()
-    _quiet_lightning()
+    quiet_lightning()
     pl.seed_everything(args.seed, verbose=False)
 
     def photos(split: Split) -> PetsOnBackgrounds:
@@ -99,7 +101,7 @@ def main() -> None:
 
 
 def load_network(weights: Path | None, from_scratch: bool) -> SqueezeNet:
-    """SqueezeNet 1.1 with random weights, those of a file (of any precision), or torchvision's for ImageNet."""
+    """Return SqueezeNet 1.1 with random weights, those of a file (of any precision), or torchvision's for ImageNet."""
     if from_scratch or weights is not None:
         network = squeezenet1_1()
         if weights is not None and not from_scratch:
@@ -110,7 +112,7 @@ def load_network(weights: Path | None, from_scratch: bool) -> SqueezeNet:
 
 
 def report(monitor: CAMMonitor, name: str, accuracy: float) -> str:
-    """Accuracy, gaps with their intervals, and the verdict of the last look."""
+    """Return the accuracy, the gaps with their intervals, and the verdict of the last look."""
     if monitor.audit_result is None or monitor.verdict is None:
         return f"\n{name}: accuracy {accuracy:.2f}; there was no audit"
     lines = [f"\n{name}: accuracy {accuracy:.2f} on {len(monitor.audit_result.labels)} validation photos"]
@@ -122,7 +124,7 @@ def report(monitor: CAMMonitor, name: str, accuracy: float) -> str:
 
 
 def _loggers(logs: Path, name: str, png: bool) -> list[Logger]:
-    """TensorBoard, and, where PNG files are asked for, a logger that takes no pictures: they go to files then."""
+    """Return a TensorBoard logger; with `png` also a logger that takes no pictures, so that they go to PNG files."""
     shutil.rmtree(logs / name, ignore_errors=True)
     loggers: list[Logger] = [TensorBoardLogger(save_dir=logs, name="", version=name)]
     return [*loggers, CSVLogger(save_dir=logs, name="", version=f"{name}/csv")] if png else loggers
@@ -134,23 +136,16 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--download", action="store_true", help="download the data set (800 MB) if it is not there")
     parser.add_argument("--background", choices=BACKGROUNDS, default="natural")
     parser.add_argument("--masks", choices=("given", "estimated"), default="given")
-    parser.add_argument("--breeds", nargs="*", default=BREEDS, help="as the files are named; none: all of them")
-    parser.add_argument("--photos", type=int, default=120, help="of each class, half of them for validation")
+    parser.add_argument("--breeds", nargs="*", default=BREEDS, help="breeds, as the files are named; none: all")
+    parser.add_argument("--photos", type=int, default=120, help="photos of each class, half of them for validation")
     parser.add_argument("--size", type=int, default=128, help="height and width of the images")
-    parser.add_argument("--weights", type=Path, help="file of ImageNet weights; none: torchvision downloads them")
-    parser.add_argument("--from-scratch", action="store_true", help="begin with random weights")
-    parser.add_argument("--epochs", type=int, help=f"none: {EPOCHS}, from scratch {EPOCHS_FROM_SCRATCH}")
+    parser.add_argument("--weights", type=Path, help="file of ImageNet weights (default: torchvision downloads them)")
+    parser.add_argument("--from-scratch", action="store_true", help="start from random weights")
+    parser.add_argument("--epochs", type=int, help=f"(default: {EPOCHS}; from scratch: {EPOCHS_FROM_SCRATCH})")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--logs", type=Path, default=Path("lightning_logs/pets_background"), help="folder of the logs")
-    parser.add_argument("--png", action="store_true", help="write the pictures to PNG files, too")
+    parser.add_argument("--png", action="store_true", help="also write the pictures to PNG files")
     return parser.parse_args()
-
-
-def _quiet_lightning() -> None:
-    for name in ("pytorch_lightning", "lightning.pytorch"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", ".*does not have many workers.*")
-    warnings.filterwarnings("ignore", ".*smaller than the logging interval.*")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,8 @@
 """Train a network to read how far a digit is turned, and show what it reads that from."""
 
 import argparse
-import logging
 import shutil
-import warnings
+import sys
 from pathlib import Path
 from typing import Literal
 
@@ -17,11 +16,13 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from cam_callbacks import CAMMonitor, GradCAM, RegressionTarget
-from cam_callbacks.explain.explanation import upsample
+from cam_callbacks import CAMMonitor, GradCAM, RegressionTarget, overlay
 from cam_callbacks.figures.colors import MUTED
-from cam_callbacks.figures.drawing import Picture, overlay, to_pictures
+from cam_callbacks.figures.drawing import Picture, to_pictures
 from cam_callbacks.figures.grid import Cell, Line, grid
+
+sys.path.append(str(Path(__file__).parents[1]))
+from quiet_lightning import quiet_lightning
 
 HERE = Path(__file__).parent
 SIZE = 32
@@ -37,10 +38,10 @@ class AngleReader(pl.LightningModule):
     """Three convolutions, global average pooling, one linear layer: images (N, 1, 32, 32) -> degrees (N,).
 
     Each position of the last convolution sees 12 x 12 pixels: the network must read the angle from pieces of strokes,
-    and a heatmap lies where they are. Padding repeats the border, so that the frame of the image is no landmark.
+    and a heatmap lies where they are. Padding repeats the border, so that the frame of the image is not a landmark.
 
     Args:
-        learning_rate: Of Adam at the first step; it falls to zero along a cosine.
+        learning_rate: The learning rate of Adam at the first step; it falls to zero along a cosine.
     """
 
     def __init__(self, learning_rate: float = 3e-3) -> None:
@@ -52,12 +53,12 @@ class AngleReader(pl.LightningModule):
         self.head = nn.Linear(48, 1)
 
     def forward(self, images: Tensor) -> Tensor:
-        """How far each digit is turned, in degrees, counter-clockwise positive."""
+        """Return how far each digit is turned, in degrees, counterclockwise positive."""
         degrees: Tensor = LARGEST * self.head(self.features(images).mean(dim=(2, 3))).squeeze(1)
         return degrees
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """The loss of a training batch."""
+        """Return the loss of a training batch."""
         images, angles = batch
         return F.mse_loss(self(images) / LARGEST, angles / LARGEST)
 
@@ -67,7 +68,7 @@ class AngleReader(pl.LightningModule):
         self.log("val_error", F.l1_loss(self(images), angles), prog_bar=True)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """Adam over all parameters, its learning rate falling to zero by the last step."""
+        """Return Adam over all parameters; its learning rate falls to zero by the last step."""
         optimizer = torch.optim.Adam(self.parameters(), lr=self.learning_rate)
         steps = int(self.trainer.estimated_stepping_batches)
         scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=steps)
@@ -75,12 +76,12 @@ class AngleReader(pl.LightningModule):
 
 
 def opposite(degrees: Tensor) -> Tensor:
-    """The number with its sign turned: what raises this one lowers the angle."""
+    """Return the number with its sign changed: what raises it lowers the angle."""
     return -degrees
 
 
 def main() -> None:
-    """Train, write the picture, print how far off the network is."""
+    """Train, write the picture, and print the error."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--epochs", type=int, default=6)
     parser.add_argument("--num-images", type=int, default=4096, help="training images")
@@ -90,7 +91,7 @@ def main() -> None:
     parser.add_argument("--picture", type=Path, default=HERE / "rotation_angle.png", help="file of the picture")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
-    _quiet_lightning()
+    quiet_lightning()
 
     pl.seed_everything(args.seed, verbose=False)
     train = DataLoader(turned_digits("train", args.num_images, args.seed), batch_size=64, shuffle=True)
@@ -114,12 +115,12 @@ def main() -> None:
     args.picture.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(draw(model)).save(args.picture)
     error = float(trainer.callback_metrics["val_error"])
-    print(f"\nMean absolute error: {error:.1f} degrees; always to say 0 would be {LARGEST / 2:.1f} off")
+    print(f"\nMean absolute error: {error:.1f} degrees; always reading 0 would be {LARGEST / 2:.1f} off")
     print(f"\nThe picture:  {args.picture}\nTensorBoard:  .venv/bin/tensorboard --logdir {args.logs}")
 
 
 def turned_digits(split: Split, num_images: int, seed: int = 0) -> TensorDataset:
-    """Images (num_images, 1, 32, 32) of handwritten digits, each turned by chance, and the angles in degrees."""
+    """Return images (num_images, 1, 32, 32) of handwritten digits, each turned at random, and the angles in degrees."""
     generator = torch.Generator().manual_seed(seed if split == "train" else seed + 1)
     glyphs, _ = handwriting(split)
     chosen = torch.randint(len(glyphs), (num_images,), generator=generator)
@@ -128,17 +129,17 @@ def turned_digits(split: Split, num_images: int, seed: int = 0) -> TensorDataset
 
 
 def handwriting(split: Split) -> tuple[Tensor, Tensor]:
-    """Handwritten digits (M, 1, 8, 8) with ink in [0, 1], and which digit each is; one of five is for validation."""
+    """Return handwritten digits (M, 1, 8, 8), ink in [0, 1], and their labels; one of five is for validation."""
     scans, labels = (torch.from_numpy(part) for part in load_digits(return_X_y=True))
     used = (torch.arange(len(scans)) % 5 == 4) == (split == "val")
     return scans[used].float().view(-1, 1, 8, 8) / 16, labels[used]
 
 
 def turn(glyphs: Tensor, angles: Tensor) -> Tensor:
-    """Glyphs (N, 1, 8, 8) drawn smoothly at 32 x 32, each turned counter-clockwise by its angle in degrees."""
+    """Draw glyphs (N, 1, 8, 8) smoothly at 32 x 32, each turned counterclockwise by its angle in degrees."""
     cos, sin = angles.deg2rad().cos(), angles.deg2rad().sin()
     zero = torch.zeros_like(cos)
-    # The map from the drawn image back to the glyph; rows point down, so this turns counter-clockwise.
+    # The map from the drawn image back to the glyph; rows point down, so this turns counterclockwise.
     back = 1.25 * torch.stack([torch.stack([cos, -sin, zero], dim=1), torch.stack([sin, cos, zero], dim=1)], dim=1)
     places = F.affine_grid(back, [len(glyphs), 1, SIZE, SIZE], align_corners=False)
     smooth = F.grid_sample(glyphs, places, mode="bicubic", align_corners=False)
@@ -147,7 +148,7 @@ def turn(glyphs: Tensor, angles: Tensor) -> Tensor:
 
 
 def draw(model: AngleReader) -> Picture:
-    """Digits at several angles; under each what raises the number that is read, and what lowers it."""
+    """Draw digits at several angles; under each what raises the number that is read, and what lowers it."""
     glyphs, labels = handwriting("val")
     rows: list[list[Cell]] = [[], [], []]
     for digit in SHOWN_DIGITS:
@@ -159,12 +160,12 @@ def draw(model: AngleReader) -> Picture:
         headings = [f"{round(angle):+d}, read {round(read):+d}" for angle, read in pairs]
         rows[0].append(Cell(pictures, [Line("Turned by so many degrees, left is +", MUTED)], headings))
         # One scale for all maps of a digit: what is brighter counts more.
-        brightest = max(raising.layer_maps.max(), lowering.layer_maps.max())
-        for row, maps, line in (
-            (rows[1], raising.layer_maps, "What raises the number: it speaks for left"),
-            (rows[2], lowering.layer_maps, "What lowers the number: it speaks for right"),
+        brightest = max(float(each.layer_maps.max()) for each in (raising, lowering))
+        for row, explanation, line in (
+            (rows[1], raising, "What raises the number: it speaks for left"),
+            (rows[2], lowering, "What lowers the number: it speaks for right"),
         ):
-            heatmaps = upsample(maps, (SIZE, SIZE)) / brightest
+            heatmaps = explanation.scaled_to(brightest)
             row.append(Cell([overlay(*pair) for pair in zip(pictures, heatmaps, strict=True)], [Line(line, MUTED)]))
     return grid([cell for row in rows for cell in row], columns=len(SHOWN_DIGITS), size=128)
 
@@ -175,13 +176,6 @@ def _block(channels_in: int, channels_out: int) -> nn.Sequential:
         nn.BatchNorm2d(channels_out),
         nn.ReLU(),
     )
-
-
-def _quiet_lightning() -> None:
-    for name in ("pytorch_lightning", "lightning.pytorch"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", ".*does not have many workers.*")
-    warnings.filterwarnings("ignore", ".*smaller than the logging interval.*")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What data sets say of themselves: the names of their classes, and how their transforms normalize."""
+"""Class names and normalization, as data sets and their transforms tell them."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_names_are_found_where_data_sets_keep_them(dataset: Any, names: tuple[st
     assert class_names(dataset) == names
 
 
-def test_a_data_set_that_wraps_itself_is_no_trap() -> None:
+def test_a_data_set_that_wraps_itself_is_not_a_trap() -> None:
     loop = SimpleNamespace()
     loop.dataset = loop
     assert class_names(loop) is None
@@ -87,7 +87,7 @@ def test_no_normalization_is_found_where_there_is_none(photos: Path, transform: 
     assert normalization(vision.ImageFolder(photos, transform)) is None
 
 
-def test_augmentations_with_a_mean_or_a_standard_deviation_of_their_own_are_not_taken_for_it(photos: Path) -> None:
+def test_a_mean_of_an_augmentation_is_not_taken_for_it(photos: Path) -> None:
     steps = [v2.ToImage(), v2.GaussianNoise(0.1, 0.2), v2.Normalize(MEAN, STD), v2.GaussianNoise()]
     found = normalization(vision.ImageFolder(photos, v2.Compose(steps)))
     assert found is not None

@@ -51,7 +51,7 @@ def test_each_validation_leaves_three_pictures_and_four_numbers(demo, run):
     assert all(event.value == 0 for event in log.Scalars("cam/skipped"))
 
 
-def test_the_biased_network_is_seen_to_look_beside_the_digit_and_the_balanced_one_at_it(demo):
+def test_only_the_balanced_network_looks_at_the_digit(demo):
     own = figures(demo[1], "accuracy on its own validation images")
     mixed = figures(demo[1], "accuracy on balanced test images")
     heat = figures(demo[1], "share of the heat on the digit")

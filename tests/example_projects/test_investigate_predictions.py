@@ -66,7 +66,7 @@ def test_a_named_layer_is_explained(investigate, weights, photo, tmp_path, capsy
     assert "at layer features.7" in capsys.readouterr().out
 
 
-def test_real_photos_are_labelled_right_and_the_heat_lies_on_the_animal(investigate, data_folder, tmp_path, capsys):
+def test_real_photos_are_labeled_right_with_heat_on_the_animal(investigate, data_folder, tmp_path, capsys):
     photo = data_folder / "imagenet-sample" / "025_n01629819_European_fire_salamander.jpg"
     weights = data_folder / "weights" / "squeezenet1_1_imagenet_fp16.pth"
     assert ran(investigate.main, photo, "--weights", weights, "--output", tmp_path) == 0

@@ -113,7 +113,7 @@ def test_it_stops_after_so_many_frames(live, weights, clip, tmp_path):
     assert len(written(tmp_path / "out.avi")[1]) == 1
 
 
-def test_the_images_of_a_folder_that_can_be_read_come_in_the_order_of_their_names(live, tmp_path):
+def test_the_images_of_a_folder_come_in_the_order_of_their_names(live, tmp_path):
     for name, gray in (("b.png", 200), ("a.jpg", 100)):
         cv2.imwrite(str(tmp_path / name), np.full((30, 40, 3), gray, np.uint8))
     (tmp_path / "c.png").write_bytes((tmp_path / "b.png").read_bytes()[:20])
@@ -129,7 +129,7 @@ def test_colors_are_not_swapped(live, tmp_path):
     assert photo.getpixel((0, 0)) == (0, 0, 255)
 
 
-def test_real_frames_are_labelled_right(live, data_folder):
+def test_real_frames_are_labeled_right(live, data_folder):
     weights = data_folder / "weights" / "squeezenet1_1_imagenet_fp16.pth"
     classifier = live.load("squeezenet1_1", str(weights), torch.device("cpu"))
     photos = live.frames(str(data_folder / "imagenet-sample"))
@@ -197,7 +197,7 @@ def test_an_unknown_layer_ends_it(live, weights, clip, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("raised", [KeyboardInterrupt, RuntimeError])
-def test_the_camera_is_released_and_the_video_complete_also_after_ctrl_c_and_errors(
+def test_ctrl_c_and_errors_leave_a_released_camera_and_a_complete_video(
     live, weights, camera, monkeypatch, tmp_path, raised
 ):
     calls = []
