@@ -95,10 +95,6 @@ class ProbeSet:
                 digest.update(part.cpu().contiguous().view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()
 
-    def class_name(self, index: int) -> str:
-        """Return the name of a class, or its index if it has no name."""
-        return self.class_names.name(index)
-
     @classmethod
     def of(cls, samples: Samples) -> ProbeSet:
         """Make a probe set from samples, such as those of an `ImagePicker`."""

@@ -111,10 +111,10 @@ def _probe_cell(
     predicted = None if answers is None or explanation.skipped[index] else int(answers[index])
     mistake = label is not None and predicted is not None and predicted != label
     pictures = [_with_mask(image, probes, index), overlay(image, heatmap, style)]
-    headings = ["image", "heatmap" if explained is None else probes.class_name(explained)]
+    headings = ["image", "heatmap" if explained is None else probes.class_names.name(explained)]
     if of_predicted is not None and predicted is not None:
         pictures.append(overlay(image, of_predicted, style))
-        headings.append(probes.class_name(predicted))
+        headings.append(probes.class_names.name(predicted))
     lines = _label_lines(probes, label, mistake) + _map_lines(explanation, index)
     if explained is None:
         lines.append(Line(f"{float(explanation.target_scores[index]):.3g} {explanation.score_kind}", MUTED))
@@ -133,7 +133,7 @@ def _with_mask(image: Picture, probes: ProbeSet, index: int) -> Picture:
 def _label_lines(probes: ProbeSet, label: int | None, mistake: bool) -> list[Line]:
     if label is None:
         return []
-    text = f"true: {probes.class_name(label)}"
+    text = f"true: {probes.class_names.name(label)}"
     return [Line(f"MISTAKE, {text}", ALERT) if mistake else Line(text)]
 
 
@@ -146,7 +146,7 @@ def _map_lines(explanation: Explanation, index: int) -> list[Line]:
 def _top_classes(probes: ProbeSet, probabilities: Tensor) -> list[Line]:
     top = probabilities.topk(min(_MAX_CLASSES_LISTED, len(probabilities)))
     pairs = zip(top.values.tolist(), top.indices.tolist(), strict=True)
-    return [Line(f"{probability:.2f} {probes.class_name(index)}", MUTED) for probability, index in pairs]
+    return [Line(f"{probability:.2f} {probes.class_names.name(index)}", MUTED) for probability, index in pairs]
 
 
 def history_picture(
@@ -166,7 +166,11 @@ def history_picture(
     cells = []
     for index, image in enumerate(to_pictures(probes.images, probes.normalization)):
         overlays = [overlay(image, maps[index], style) for maps in heatmaps]
-        label = [] if probes.labels is None else [Line(f"true: {probes.class_name(int(probes.labels[index]))}", MUTED)]
+        label = (
+            []
+            if probes.labels is None
+            else [Line(f"true: {probes.class_names.name(int(probes.labels[index]))}", MUTED)]
+        )
         cells.append(Cell([image, *overlays], label, headings))
     return grid(cells, size=_SIDE_IN_HISTORY[len(size)])
 
@@ -192,7 +196,7 @@ def class_mean_picture(probes: ProbeSet, explanation: Explanation, heatmaps: Ten
         heat = heatmaps[used].mean(dim=0) if used.any() else torch.zeros(heatmaps.shape[1:])
         left_out = int(of_class.sum() - used.sum())
         lines = [
-            Line(f"class: {probes.class_name(target)}"),
+            Line(f"class: {probes.class_names.name(target)}"),
             Line(f"mean of {int(used.sum())}" + (f", {left_out} left out" if left_out else ""), MUTED),
         ]
         cells.append(Cell([mean_image, overlay(mean_image, heat, style)], lines, ["mean", "heatmap"]))
@@ -249,7 +253,7 @@ def swaps_picture(audited: AuditSnapshot) -> Picture | None:
     for index, (plain, same, other) in zip(shown.tolist(), trios, strict=True):
         names = ("itself", "own class", "other class")
         headings = [f"{name} {float(p):.2f}" for name, p in zip(names, result.swap_probabilities[index], strict=True)]
-        label = Line(f"true: {images.class_name(int(result.labels[index]))}")
+        label = Line(f"true: {images.class_names.name(int(result.labels[index]))}")
         cells.append(Cell([_with_mask(plain, images, index), same, other], [label], headings))
     return grid(cells, size=_SWAP_SIDE, title=title)
 
