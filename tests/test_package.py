@@ -22,7 +22,7 @@ FLOORS = {"explain": 0, "data": 0, "audit": 1, "snapshot": 2, "figures": 3, "rev
 """Each room of the package and the floor it is on: it may import itself, and the rooms on the floors below."""
 LEAVES = {"_version", "_checks", "tags", "history"}
 """Modules that any room may import, and that import each other at most."""
-WRITERS = {"cam_callbacks.review.writer", "cam_callbacks.review.encoders"}
+WRITERS = {f"cam_callbacks.review.{name}" for name in ("writer", "encoding", "json_values")}
 """The part of `review` that runs in the training; all else of it runs in TensorBoard, which has no torch."""
 LIGHTNING = {"lightning", "pytorch_lightning", "lightning_fabric", "lightning_utilities"}
 HEAVY = {*LIGHTNING, "torch", "torchvision", "matplotlib"}

@@ -31,14 +31,14 @@ def test_the_plugin_loads_neither_torch_nor_lightning() -> None:
     assert not {name.split(".")[0] for name in done.stdout.split()} & HEAVY
 
 
-def test_loading_the_loader_loads_nothing_of_ours_but_the_records() -> None:
+def test_loading_the_loader_loads_nothing_of_ours_but_the_schema() -> None:
     code = "import cam_callbacks.review.loader, sys; print(*(name for name in sys.modules if 'cam_callbacks' in name))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert set(done.stdout.split()) == {
         "cam_callbacks",
-        "cam_callbacks.tags",
         "cam_callbacks.review",
         "cam_callbacks.review.loader",
+        "cam_callbacks.review.schema",
     }
 
 
@@ -46,7 +46,7 @@ BROKEN = {
     "a module that the plugin imports is missing": "sys.modules['cam_callbacks.review.reader'] = None",
     "the plugin cannot be imported": "sys.modules['cam_callbacks.review.plugin'] = None",
     "a file of the tab is missing": (
-        "import cam_callbacks.review.plugin as plugin, pathlib; plugin._STATIC = pathlib.Path('nowhere')"
+        "import cam_callbacks.review.plugin as plugin, pathlib; plugin._PAGE = pathlib.Path('nowhere')"
     ),
     "the plugin cannot be made": (
         "import cam_callbacks.review.plugin as plugin; plugin.CAMPlugin.__init__ = lambda self: None"

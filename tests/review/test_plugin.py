@@ -43,7 +43,9 @@ STATIC = Path(cam_callbacks.review.__file__).parent / "page"
 KINDS = {".js": "text/javascript", ".css": "text/css"}
 
 
-@pytest.mark.parametrize(("name", "kind"), [(path.name, KINDS[path.suffix]) for path in sorted(STATIC.iterdir())])
+@pytest.mark.parametrize(
+    ("name", "kind"), [(path.name, KINDS[path.suffix]) for path in sorted(STATIC.iterdir()) if path.suffix in KINDS]
+)
 def test_the_files_of_the_tab_are_served(server: Server, name: str, kind: str) -> None:
     answer = server.ours(name)
     assert (answer.code, answer.kind) == (200, kind)

@@ -21,7 +21,8 @@ from cam_callbacks import tags
 from cam_callbacks.review import schema
 from cam_callbacks.review.command import main
 from cam_callbacks.review.event_files import BrokenFileError, FileSeries, read
-from cam_callbacks.review.report import NothingRecordedError, collect, page, write_report
+from cam_callbacks.review.report import NothingRecordedError, collect, write_report
+from cam_callbacks.review.report_page import bundled, page
 
 LOOKS, PROBES = 2, 3
 HEAVY = {"torch", "torchvision", "lightning", "pytorch_lightning", "lightning_fabric"}
@@ -400,14 +401,35 @@ def test_the_progress_bar_shows_what_is_read(logs: Path, capsys: pytest.CaptureF
 
 def test_the_modules_of_the_page_are_one_in_the_report(logs: Path, tmp_path: Path) -> None:
     write_report([logs], tmp_path / "report.html")
-    page = (tmp_path / "report.html").read_text(encoding="utf-8")
-    (script,) = re.findall(r'<script type="module">(.*?)</script>', page, re.DOTALL)
-    assert not re.findall(r"^(?:import|export)\b.*", script, re.MULTILINE)
-    declared = re.findall(r"^(?:async )?(?:class|function|const|let) (\w+)", script, re.MULTILINE)
-    assert len(declared) > 50
-    assert len(set(declared)) == len(declared)
-    static = Path(schema.__file__).parent / "page"
-    for module in static.glob("*.js"):
-        if module.name != "index.js":
-            first = module.read_text(encoding="utf-8").split("\n", 1)[0]
-            assert script.count(first) == 1, module.name
+    script = parts(tmp_path / "report.html").scripts["module"]
+    for module in (Path(schema.__file__).parent / "page").glob("*.js"):
+        first = module.read_text(encoding="utf-8").split("\n", 1)[0]
+        assert script.count(first) == (module.name != "index.js"), module.name
+
+
+def test_a_module_comes_once_and_after_those_that_it_imports() -> None:
+    sources = {
+        "a.js": "import { b } from './b.js';\nimport {\n  c as other,\n} from './c.js';\n",
+        "b.js": "import { c } from './c.js';\nexport const b = c;\nconst own = 1;\n",
+        "c.js": "const own = 2;\nexport async function c() {}\n",
+    }
+    script = bundled("a.js", sources)
+    assert re.findall(r"^modules\['(.*)'\]", script, re.MULTILINE) == ["c.js", "b.js", "a.js"]
+    assert "const { c } = modules['c.js'];" in script
+    assert re.search(r"const \{\s*c: other,\s*\} = modules\['c.js'\];", script)
+    assert re.findall(r"^return .*", script, re.MULTILINE) == ["return { c };", "return { b };", "return {  };"]
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["export default 3;", "export { b };", "import './b.js';", "import * as b from './b.js';", "export let b = 1;"],
+)
+def test_a_module_that_the_report_cannot_join_is_refused(line: str) -> None:
+    with pytest.raises(ValueError, match=r"^a\.js: .*is not understood"):
+        bundled("a.js", {"a.js": f"{line}\n", "b.js": "export const b = 1;\n"})
+
+
+def test_modules_that_import_each_other_are_refused() -> None:
+    sources = {"a.js": "import { b } from './b.js';\n", "b.js": "import { a } from './a.js';\n"}
+    with pytest.raises(ValueError, match=r"circle: a\.js -> b\.js -> a\.js"):
+        bundled("a.js", sources)

@@ -14,7 +14,7 @@ from tab_logs import HOSTILE, write_logs
 
 from cam_callbacks.review.command import main
 from cam_callbacks.review.report import collect
-from cam_callbacks.review.report import page as make_page
+from cam_callbacks.review.report_page import page as make_page
 
 LOOKS, PROBES = 3, 4
 BIASED, BALANCED = "biased/run", "balanced/run"
