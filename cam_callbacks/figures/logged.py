@@ -166,12 +166,8 @@ def history_picture(
     cells = []
     for index, image in enumerate(to_pictures(probes.images, probes.normalization)):
         overlays = [overlay(image, maps[index], style) for maps in heatmaps]
-        label = (
-            []
-            if probes.labels is None
-            else [Line(f"true: {probes.class_names.name(int(probes.labels[index]))}", MUTED)]
-        )
-        cells.append(Cell([image, *overlays], label, headings))
+        names = [] if probes.labels is None else [probes.class_names.name(int(probes.labels[index]))]
+        cells.append(Cell([image, *overlays], [Line(f"true: {name}", MUTED) for name in names], headings))
     return grid(cells, size=_SIDE_IN_HISTORY[len(size)])
 
 
