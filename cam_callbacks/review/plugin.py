@@ -16,6 +16,7 @@ from tensorboard.plugins import base_plugin
 from werkzeug import wrappers
 
 from cam_callbacks.review import reader, schema
+from cam_callbacks.review.glossary import terms
 from cam_callbacks.review.provider_series import Place, ProviderReader, ProviderSeries
 
 _PAGE = Path(__file__).parent / "page"
@@ -25,7 +26,7 @@ _log = logging.getLogger(__name__)
 
 
 class CAMPlugin(base_plugin.TBPlugin):  # type: ignore[misc]
-    """Serves the files of the tab, and `/runs`, `/timeline`, `/look`, `/swaps`; see `cam_callbacks.review.reader`.
+    """Serves the files of the tab, the glossary, and what was recorded: runs, timelines, looks and swaps.
 
     Args:
         context: TensorBoard's.
@@ -56,6 +57,7 @@ class CAMPlugin(base_plugin.TBPlugin):  # type: ignore[misc]
         """Return the routes."""
         return {
             **{f"/{name}": self._route(self._file(name)) for name in self._files},
+            "/glossary": self._route(lambda request: _json(request, {"terms": terms()})),
             "/runs": self._route(self._runs),
             "/timeline": self._route(self._timeline),
             "/look": self._route(self._look),

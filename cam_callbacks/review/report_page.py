@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from string import Template
 
+from cam_callbacks.review.glossary import terms
 from cam_callbacks.review.schema import ReportJson
 
 _PAGE = Path(__file__).parent / "page"
@@ -27,7 +28,7 @@ def page(content: ReportJson) -> str:
     return Template(sources["report.html"]).substitute(
         title=html.escape(f"CAM report: {', '.join(names)}"),
         style=sources["style.css"],
-        data=json.dumps(content, separators=(",", ":")).replace("<", r"\u003c"),
+        data=json.dumps({**content, "terms": terms()}, separators=(",", ":")).replace("<", r"\u003c"),
         script=script,
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     )

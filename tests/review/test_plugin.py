@@ -17,6 +17,7 @@ from tensorboard.plugins.base_plugin import TBContext
 from werkzeug.test import Client, TestResponse
 
 import cam_callbacks.review
+from cam_callbacks.audit.measures import MEASURES
 from cam_callbacks.review.loader import CAMLoader
 
 LOOKS, PROBES = 3, 4
@@ -50,6 +51,13 @@ def test_the_files_of_the_tab_are_served(server: Server, name: str, kind: str) -
     answer = server.ours(name)
     assert (answer.code, answer.kind) == (200, kind)
     assert answer.body
+
+
+def test_the_glossary_explains_all_measures(server: Server) -> None:
+    terms = {term["name"]: term for term in server.ours("glossary").json["terms"]}
+    assert {"verdict", "interval", "heatmap", "error", *MEASURES} == set(terms)
+    assert terms["bg_gap"]["definition"] == MEASURES["bg_gap"].definition
+    assert all(term["definition"] for term in terms.values())
 
 
 def test_runs_are_listed_with_their_monitors(server: Server) -> None:
@@ -159,8 +167,10 @@ def test_bad_requests_are_refused_in_words(server: Server, route: str, arguments
     assert "Traceback" not in answer.json["error"]
 
 
-@pytest.mark.parametrize("route", ["runs", "timeline", "look", "swaps", "index.js"])
-@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE"])
+@pytest.mark.parametrize(
+    ("route", "method"),
+    [("runs", "POST"), ("timeline", "PUT"), ("look", "DELETE"), ("index.js", "POST"), ("glossary", "POST")],
+)
 def test_only_get_is_answered(server: Server, route: str, method: str) -> None:
     answer = server.ours(route, method=method)
     assert (answer.code, answer.headers["Allow"]) == (405, "GET")

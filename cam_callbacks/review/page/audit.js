@@ -1,7 +1,7 @@
 // What is said of an audit: the verdict, tables, the picture of exchanged backgrounds.
 
 import { decoded, el } from './elements.js';
-import { term } from './glossary.js';
+import { isByClass, term } from './glossary.js';
 import { digits, interval, judged, markdown, moment, plural } from './words.js';
 
 export function verdict(run, look, name, whole) {
@@ -41,8 +41,6 @@ function gapInWords(audit) {
   );
 }
 
-const BY_CLASS = ['accuracy', 'bg_gap', 'ring_gap', 'recolor_gap', 'background_only', 'object_only', 'heat_on_object'];
-
 /** A table of rows, the first cell of each its name. */
 function table(heads, rows, kind) {
   const row = ([name, ...cells]) =>
@@ -60,7 +58,7 @@ function shown(estimate, threshold = Infinity) {
 
 /** The main measures, one row a class. */
 function classTable({ measures, gap, threshold }) {
-  const names = Object.keys(measures).filter((name) => BY_CLASS.includes(name));
+  const names = Object.keys(measures).filter(isByClass);
   const classes = [...new Set(names.flatMap((name) => Object.keys(measures[name].per_class)))];
   const cell = (name, label) => {
     const { overall: all, per_class: of } = measures[name];

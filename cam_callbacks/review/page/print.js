@@ -3,7 +3,7 @@
 import { appendix, verdict } from './audit.js';
 import { curveOf, CURVES } from './curves.js';
 import { el } from './elements.js';
-import { glossary } from './glossary.js';
+import { Glossary } from './glossary.js';
 import { Picture } from './picture.js';
 import { Run, skippedFiles } from './sources.js';
 import { className, digits, moment } from './words.js';
@@ -20,9 +20,10 @@ export async function printed(source) {
       if (run.looks.length > 0) runs.push(await printedRun(run, monitors.length > 1));
     }
   }
-  const terms = glossary();
-  opened([terms]);
-  return el('div.print', el('h1', 'CAM report'), opened(skippedFiles(source)), runs, terms);
+  const glossary = new Glossary();
+  await glossary.read(source);
+  opened([glossary.node]);
+  return el('div.print', el('h1', 'CAM report'), opened(skippedFiles(source)), runs, glossary.node);
 }
 
 function opened(details) {

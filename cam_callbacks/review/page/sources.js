@@ -19,6 +19,8 @@ export class HttpSource {
   timeline = (run, monitor, known = '') => this.#get('timeline', { run, monitor, known });
   look = (run, monitor, step) => this.#get('look', { run, monitor, step });
   swaps = async (run, monitor, step) => (await this.#get('swaps', { run, monitor, step })).swaps;
+  /** The entries of the glossary. */
+  terms = async () => (await this.#get('glossary')).terms;
 
   async #get(route, query = {}) {
     const answer = await fetch(`${route}?${new URLSearchParams(query)}`);
@@ -29,7 +31,7 @@ export class HttpSource {
   }
 }
 
-/** Reads from `{runs: [{timeline, looks: {step: look}, swaps: {step: picture}}], skipped: [{file, why}]}`. */
+/** Reads from `{runs: [{timeline, looks: {step: look}, swaps: {step: picture}}], skipped: [{file, why}], terms}`. */
 export class EmbeddedSource {
   complete = true;
 
@@ -46,6 +48,7 @@ export class EmbeddedSource {
   timeline = async (run, monitor) => this.#find(run, monitor).timeline;
   look = async (run, monitor, step) => this.#find(run, monitor).looks[step];
   swaps = async (run, monitor, step) => this.#find(run, monitor).swaps?.[step] ?? null;
+  terms = async () => this.data.terms;
 
   #find(run, monitor) {
     return this.data.runs.find(({ timeline }) => timeline.run === run && timeline.monitor === monitor);

@@ -6,7 +6,7 @@ import { HashAddress } from './address.js';
 import { verdict } from './audit.js';
 import { ProbeDialog } from './dialog.js';
 import { el, fill } from './elements.js';
-import { glossary } from './glossary.js';
+import { Glossary } from './glossary.js';
 import { COLORS } from './picture.js';
 import { printed } from './print.js';
 import { chosen, NUMBERS, Pane } from './probes.js';
@@ -38,6 +38,7 @@ const DEFAULTS = {
 class View {
   #source;
   #address;
+  #glossary = new Glossary();
   #runs = [];
   #panes = [];
   #drawing = null;
@@ -108,7 +109,7 @@ class View {
         ),
       ),
       parts.panes,
-      glossary(),
+      this.#glossary.node,
     );
     this.screen = el('div.screen',
       el('header.top',
@@ -139,7 +140,7 @@ class View {
     const again = state === this.state;
     this.state = state;
     try {
-      const found = await this.#source.runs();
+      const [found] = await Promise.all([this.#source.runs(), this.#glossary.read(this.#source)]);
       if (state !== this.state) return; // another one was opened meanwhile
       if (found.length === 0) return void this.#showNothing(NOTHING);
       const worst = state.run || (await this.#worst(found));
