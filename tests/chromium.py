@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-PATIENCE = 60
+PATIENCE = 300
 """Seconds after which a page that has not become what a test waits for is taken to be wrong; machines may be busy."""
 
 

@@ -232,7 +232,7 @@ class Tracker(Logger):
 
     def log_image(self, key: str, images: list[Any], step: int) -> None:
         with closing(socket.create_server(("127.0.0.1", 0))) as server:
-            client = socket.create_connection(server.getsockname(), timeout=10)
+            client = socket.create_connection(server.getsockname(), timeout=300)
             answering = threading.Thread(target=self._answer, args=(server, step))
             answering.start()
             with client:

@@ -15,7 +15,8 @@ from urllib.error import HTTPError
 from urllib.parse import urlencode
 from urllib.request import Request, urlopen
 
-_PATIENCE = 60  # seconds
+_PATIENCE = 300
+"""Seconds; machines may be busy."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,8 @@ def serving(logdir: Path, *flags: str, command: Sequence[str] = ("-m", "tensorbo
 def read_in(server: Server, runs: int, last: int) -> Server:
     """The server, once it has read so many runs, each to the end of the look at step `last`."""
     until = time.monotonic() + _PATIENCE
-    while not _has_read(server, runs, last) and time.monotonic() < until:
+    while not _has_read(server, runs, last):
+        assert time.monotonic() < until, f"TensorBoard has not read {runs} runs to step {last}"
         time.sleep(0.1)
     return server
 

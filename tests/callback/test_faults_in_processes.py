@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-import sys
 from pathlib import Path
 
-import pytest
 import torch
 from faults import ON_TWO_RANKS
+from processes import run_script
 from traces import assert_equal
 
 SIGTERM_SCRIPT = """
@@ -72,38 +68,14 @@ finally:
 """
 
 
-def start(script: str, folder: Path, *arguments: str) -> subprocess.Popen[str]:
-    """A process that runs a script in a folder of its own."""
-    folder.mkdir(parents=True)
-    (folder / "script.py").write_text(script)
-    paths = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]
-    # Without a measurement of coverage, which handles SIGTERM itself.
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE")}
-    environment = inherited | {"PYTHONPATH": os.pathsep.join(paths)}
-    command = [sys.executable, str(folder / "script.py"), str(folder), *arguments]
-    return subprocess.Popen(
-        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
-    )
-
-
-def end(process: subprocess.Popen[str]) -> str:
-    """What the process has printed."""
-    try:
-        return process.communicate(timeout=400)[0]
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        pytest.fail(f"it hangs\n{process.communicate()[0][-4000:]}")
-
-
 def test_sigterm_ends_the_run_as_it_does_without_the_monitor(tmp_path: Path) -> None:
-    process = start(SIGTERM_SCRIPT, tmp_path / "terminated")
-    printed = end(process)
-    watched, without = (torch.load(tmp_path / "terminated" / f"{which}.pt") for which in ("with", "without"))
+    ended = run_script(tmp_path, SIGTERM_SCRIPT, str(tmp_path))
+    watched, without = (torch.load(tmp_path / f"{which}.pt") for which in ("with", "without"))
     assert_equal(watched, without)
     assert watched["exception"] == "SIGTERMException"
-    assert process.returncode == 0, printed[-3000:]
-    assert "LOOKS [0, 1] AUDITS [0, 1] UNDISTURBED True" in printed
-    assert "CAMMonitor failed" not in printed
+    assert ended.code == 0, ended.printed[-3000:]
+    assert "LOOKS [0, 1] AUDITS [0, 1] UNDISTURBED True" in ended.printed
+    assert "CAMMonitor failed" not in ended.printed
 
 
 DDP_SCRIPT = """
@@ -174,11 +146,9 @@ torch.save(reports, folder / f"rank{rank}.pt")
 
 
 def test_two_processes_fail_and_go_on_together(tmp_path: Path) -> None:
-    folder = tmp_path / "ddp"
-    process = start(DDP_SCRIPT, folder)
-    printed = end(process)
-    assert process.returncode == 0, printed[-4000:]
-    first, second = (torch.load(folder / f"rank{rank}.pt") for rank in range(2))
+    ended = run_script(tmp_path, DDP_SCRIPT, str(tmp_path))
+    assert ended.code == 0, ended.printed[-4000:]
+    first, second = (torch.load(tmp_path / f"rank{rank}.pt") for rank in range(2))
     for stage, outcome in ON_TWO_RANKS.items():
         for rank in (first, second):
             ran, without = rank[stage], rank["without"]

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +11,7 @@ import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.strategies import DDPStrategy, FSDPStrategy
 from lightning_runs import TinyModule, image_steps, scalars
+from processes import run_script
 
 from cam_callbacks import CAMMonitor
 from cam_callbacks.callback import trainer as asked
@@ -51,7 +48,14 @@ class Fails:
         return module(images)
 
 
-class Sharded(TinyModule):
+class Fixed(TinyModule):
+    "Its weights stay as they are: what several processes see is compared, and not how they sum gradients."
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.0)
+
+
+class Sharded(Fixed):
     "Its weights are spread over the processes."
 
     def configure_model(self):
@@ -106,7 +110,7 @@ if __name__ == "__main__":
     )
     checkpoint = ModelCheckpoint(folder, monitor=None if failing or sharded else "cam/passes")
     trainer = Trainer(callbacks=[monitor, Reports(monitor), checkpoint], **options)
-    trainer.fit(Sharded() if sharded else TinyModule(), loader(Squares(16)), loader(Squares(16, seed=1)))
+    trainer.fit(Sharded() if sharded else Fixed(), loader(Squares(16)), loader(Squares(16, seed=1)))
 """
 
 
@@ -118,33 +122,10 @@ class Ran:
     printed: str
 
 
-def end_of(folder: Path, script: str, *arguments: str) -> tuple[int, str]:
-    """The code with which a script ends, in processes of its own, and what they print."""
-    folder.mkdir(exist_ok=True)
-    (folder / "script.py").write_text(script)
-    paths = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2])]
-    command = [sys.executable, str(folder / "script.py"), *arguments]
-    # A seed that another test has set would be taken over by ddp alone.
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("PL_")}
-    environment["PYTHONPATH"] = os.pathsep.join([*paths, os.environ.get("PYTHONPATH", "")])
-    with open(folder / "printed.txt", "w+") as printed:
-        # A session of its own, so that its own processes end with it where it hangs.
-        process = subprocess.Popen(command, env=environment, stdout=printed, stderr=printed, start_new_session=True)
-        try:
-            code = process.wait(timeout=180)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            code = process.wait()
-        printed.seek(0)
-        text = printed.read()
-    assert code != -signal.SIGKILL, f"it hangs\n{text[-4000:]}"
-    return code, text
-
-
 def run(folder: Path, strategy: str, devices: int = 2, method: str = "score", failing: str = "") -> Ran:
-    code, text = end_of(folder, SCRIPT, str(folder), strategy, str(devices), method, failing)
-    assert code == 0, text[-4000:]
-    return Ran([torch.load(folder / f"rank{rank}.pt") for rank in range(devices)], text)
+    ended = run_script(folder, SCRIPT, str(folder), strategy, str(devices), method, failing)
+    assert ended.code == 0, ended.printed[-4000:]
+    return Ran([torch.load(folder / f"rank{rank}.pt") for rank in range(devices)], ended.printed)
 
 
 @pytest.fixture(scope="module")
@@ -154,7 +135,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 
 def assert_same(a: Any, b: Any, but: tuple[str, ...] = (), within: float = 1e-4) -> None:
-    """Equal but for rounding, which differs with the number of images in a batch, and of gradients in their mean."""
+    """Equal but for rounding, which differs with the number of images in a batch."""
     if isinstance(a, torch.Tensor):
         torch.testing.assert_close(a, b, equal_nan=True, atol=within, rtol=within)
     elif isinstance(a, dict):
@@ -172,7 +153,7 @@ def assert_same(a: Any, b: Any, but: tuple[str, ...] = (), within: float = 1e-4)
         assert a == b
 
 
-OWN = ("calls", "samples", "weights", "cam/seconds", "cam/audit_seconds")
+OWN = ("calls", "samples", "cam/seconds", "cam/audit_seconds")
 
 
 @pytest.mark.parametrize("strategy", ["ddp", "ddp_spawn"])
@@ -182,9 +163,7 @@ def test_processes_share_out_the_work_and_see_what_one_process_sees(
     ran = run(tmp_path, strategy)
     first, second = ran.ranks
     assert_same(first, second, but=("calls", "samples"))
-    # Their gradients are averages of the same batches: the weights are those of one process.
     assert_same(first, alone, but=OWN)
-    assert_same(first["weights"], alone["weights"])
     extra = 4 * 5  # unmasked passes that every rank makes to get to know the model
     for rank in ran.ranks:
         assert rank["samples"] <= 0.6 * alone["samples"] + extra
@@ -200,15 +179,12 @@ def test_more_processes_than_probes(tmp_path: Path, alone: dict[str, Any]) -> No
     ran = run(tmp_path, "ddp_fork", devices=6)
     for rank in ran.ranks:
         assert_same(rank, ran.ranks[0], but=("calls", "samples"))
-    # Six gradients are averaged in another order: the weights differ by rounding, and counts of answers may flip.
-    assert_same(ran.ranks[0]["layer_maps"], alone["layer_maps"], within=1e-2)
+    assert_same(ran.ranks[0], alone, but=OWN)
     assert "CAMMonitor failed" not in ran.printed
 
 
 @pytest.mark.parametrize("method", ["score", "grad", "cam"])
-def test_where_the_weights_are_spread_over_processes_all_of_them_make_the_same_passes(
-    tmp_path: Path, method: str, alone: dict[str, Any]
-) -> None:
+def test_ranks_that_share_the_weights_make_the_same_passes(tmp_path: Path, method: str, alone: dict[str, Any]) -> None:
     ran = run(tmp_path, "fully_shard", method=method)
     first, second = ran.ranks
     assert "CAMMonitor failed" not in ran.printed, ran.printed[-3000:]
@@ -220,7 +196,7 @@ def test_where_the_weights_are_spread_over_processes_all_of_them_make_the_same_p
         assert_same(first, alone, but=OWN)
 
 
-def test_an_error_on_one_rank_makes_all_of_them_leave_this_look_out_and_ends_no_run(tmp_path: Path) -> None:
+def test_an_error_on_one_rank_makes_all_ranks_skip_this_look(tmp_path: Path) -> None:
     ran = run(tmp_path, "ddp_fork", failing="1")
     first, second = ran.ranks
     assert first["epochs"] == second["epochs"] == 4
@@ -252,10 +228,10 @@ if __name__ == "__main__":
 
 
 def test_where_errors_are_wanted_that_of_a_logger_ends_all_ranks(tmp_path: Path) -> None:
-    code, printed = end_of(tmp_path, LOGS_NOTHING, str(tmp_path))
-    assert code != 0
-    assert "ConnectionError: the tracker is gone" in printed
-    assert "RuntimeError: CAMMonitor failed to log on another rank" in printed
+    ended = run_script(tmp_path, LOGS_NOTHING, str(tmp_path))
+    assert ended.code != 0
+    assert "ConnectionError: the tracker is gone" in ended.printed
+    assert "RuntimeError: CAMMonitor failed to log on another rank" in ended.printed
 
 
 def test_all_ranks_give_up_together(tmp_path: Path) -> None:
@@ -283,7 +259,7 @@ class PartitionsWeights(DDPStrategy):
     ("strategy", "remedy"),
     [(FlattensWeights(), "use ModelParallelStrategy"), (PartitionsWeights(), "use stage 1 or 2")],
 )
-def test_strategies_under_which_a_callback_cannot_run_the_model_are_refused(strategy: Any, remedy: str) -> None:
+def test_strategies_that_hide_the_model_from_callbacks_are_refused(strategy: Any, remedy: str) -> None:
     with pytest.raises(Misconfiguration, match=remedy):
         asked.check_strategy(type("Holds", (), {"strategy": strategy})())
     CAMMonitor().setup(Trainer(accelerator="cpu", logger=False, enable_checkpointing=False), TinyModule(), "fit")
