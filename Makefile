@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 LOGS := lightning_logs
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test coverage lint format bench pages docs docs-pictures clean
+.PHONY: help demo test test-fast coverage lint format bench pages docs docs-pictures clean
 
 help: ## Show this help
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -15,6 +15,9 @@ demo: $(VENV)/.examples ## Train the biased and the balanced network, make the p
 
 test: $(VENV)/.test ## Run all tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder $(ARGS)  # one thread each: on tiny tensors more only wait
+
+test-fast: ## Run the tests that are not slow
+	$(MAKE) test ARGS='-m "not slow" $(ARGS)'
 
 coverage: ## Run all tests, and list the lines that none of them executes
 	$(MAKE) test ARGS="--cov $(ARGS)"

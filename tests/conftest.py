@@ -1,4 +1,4 @@
-"""What the tests share: the data folder, a small network with random weights, a count of forward samples."""
+"""What the tests share: which of them are slow, the data folder, a small network, a count of forward samples."""
 
 import os
 import signal
@@ -10,6 +10,66 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+TESTS = Path(__file__).parent
+SLOW = {
+    "a real browser": ("review/test_report_browser.py", "review/test_tab_browser.py"),
+    "servers and trainings in processes of their own": (
+        "callback/test_cli.py",
+        "callback/test_faults_in_processes.py",
+        "callback/test_hydra.py",
+        "callback/test_loggers_real.py",
+        "callback/test_monitor_ddp.py",
+        "review/test_loader.py",
+        "review/test_plugin.py",
+    ),
+    "many trainings": (
+        "callback/test_everywhere.py",
+        "callback/test_faults.py",
+        "callback/test_monitor_audit.py",
+        "callback/test_monitor_explains.py",
+        "callback/test_monitor_outputs.py",
+        "callback/test_monitor_probes.py",
+        "callback/test_monitor_resume.py",
+        "callback/test_nothing_stays.py",
+        "callback/test_precisions.py",
+        "callback/test_training_is_not_harmed.py",
+        "review/test_report_of_a_run.py",
+        "test_cuda.py",
+    ),
+    "what is documented, and handed out": (
+        "example_projects/test_color_bias.py",
+        "example_projects/test_investigate_predictions.py",
+        "example_projects/test_live_camera.py",
+        "example_projects/test_pets_background.py",
+        "example_projects/test_rotation_angle.py",
+        "test_commands.py",
+        "test_docs.py",
+        "test_release.py",
+    ),
+    "large models, and other libraries": (
+        "explain/test_gradient_methods_against_peers.py",
+        "explain/test_models.py",
+        "explain/test_score_cam_against_peers.py",
+    ),
+}
+"""Files all of whose tests are marked `slow`, by the reason; single slow tests of other files are marked there."""
+
+
+def is_slow(path: Path) -> bool:
+    return any(path == TESTS / file for files in SLOW.values() for file in files)
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Where no slow test is wanted, do not even import the files of slow ones: that alone takes long."""
+    return (config.option.markexpr == "not slow" and is_slow(collection_path)) or None
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if is_slow(item.path):
+            item.add_marker(pytest.mark.slow)
+
 
 DEAD = {2: -1.0, 5: 0.7}
 """Channels of the small network that are constant for every image, with the constant they have before the last ReLU."""

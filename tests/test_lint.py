@@ -26,6 +26,12 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def known(copy: Path) -> list[str]:
+    """What is wrong with the repository as it is."""
+    return complaints(copy)
+
+
 @contextmanager
 def changed(path: Path, text: str) -> Iterator[None]:
     """Have a file, or a new one, hold this for a while."""
@@ -54,16 +60,14 @@ ADDED = {
 
 
 @pytest.mark.parametrize("name", ADDED)
-def test_what_is_added_and_wrong_is_named(name: str, copy: Path) -> None:
-    known = complaints(copy)
+def test_what_is_added_and_wrong_is_named(name: str, copy: Path, known: list[str]) -> None:
     with changed(copy / name, (ROOT / name).read_text(encoding="utf-8") + ADDED[name]):
         new = [line for line in complaints(copy) if line not in known]
     assert [line.split(":")[0] for line in new] == [name]
     assert ";" in new[0]
 
 
-def test_a_module_and_a_page_that_are_new_have_to_be_listed(copy: Path) -> None:
-    known = complaints(copy)
+def test_a_module_and_a_page_that_are_new_have_to_be_listed(copy: Path, known: list[str]) -> None:
     module, page = copy / "cam_callbacks" / "explain" / "new_method.py", copy / "docs" / "how_to" / "new.md"
     with changed(module, "X = 1\n"), changed(page, "# New\n"):
         found = [line for line in complaints(copy) if line not in known]
@@ -72,15 +76,13 @@ def test_a_module_and_a_page_that_are_new_have_to_be_listed(copy: Path) -> None:
     assert "mkdocs.yml: how_to/new.md is missing" in found[1]
 
 
-def test_a_module_in_the_wrong_room_of_the_layout_is_named(copy: Path) -> None:
-    known = complaints(copy)
+def test_a_module_in_the_wrong_room_of_the_layout_is_named(copy: Path, known: list[str]) -> None:
     with changed(copy / "cam_callbacks" / "figures" / "probes.py", "X = 1\n"):
         found = [line for line in complaints(copy) if line not in known]
     assert [line.split(" is missing")[0] for line in found] == ["docs/architecture.md: cam_callbacks/figures/probes.py"]
 
 
-def test_versions_that_differ_are_named(copy: Path) -> None:
-    known = complaints(copy)
+def test_versions_that_differ_are_named(copy: Path, known: list[str]) -> None:
     with changed(copy / "cam_callbacks" / "_version.py", '__version__ = "9.9.9"\n'):
         found = [line.split(":")[0] for line in complaints(copy) if line not in known]
     assert found == ["pyproject.toml", "CITATION.cff", "docs/changelog.md"]

@@ -133,6 +133,7 @@ EXPLAINS = ["from cam_callbacks import ScoreCAM, Explanation, ProbeSet, audit_mo
     ],
     ids=["the root", "the tab's loader", "all that reads", "all that explains"],
 )
+@pytest.mark.slow
 def test_importing_a_part_loads_only_what_it_needs(statements: list[str], not_loaded: set[str]) -> None:
     code = "\n".join([*statements, "import sys", "print(*sys.modules)"])
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300, check=True)

@@ -23,6 +23,8 @@ MAX_TEST_NAME = 70
 FOLDERS_OF_CODE = ("cam_callbacks", "tests", "tools", "benchmarks", "example_projects", "docs")
 OF_THE_READER = {"cam_callbacks/explain/your_cam.py", "tests/explain/test_your_cam.py"}
 """Files that a page asks the reader to write."""
+NAMES_OTHERS = {"tests/conftest.py", "tests/test_lint.py"}
+"""Files that name paths from elsewhere, and wrong ones."""
 
 CHECKS: list[Callable[[Path], Iterator[str]]] = []
 
@@ -66,6 +68,14 @@ def names_of_tests_are_short(root: Path) -> Iterator[str]:
             for test in re.findall(r"^\s*def (test_\w+)", text(path), re.MULTILINE):
                 if len(test) > MAX_TEST_NAME:
                     yield f"{name}: {test} has {len(test)} letters; {MAX_TEST_NAME} at most, the rest into a docstring"
+
+
+@check
+def files_of_slow_tests_exist(root: Path) -> Iterator[str]:
+    """A file that is renamed would else be no longer slow, unnoticed."""
+    for name in re.findall(r'"([\w/]+\.py)"', text(root / "tests" / "conftest.py")):
+        if not (root / "tests" / name).is_file():
+            yield f"tests/conftest.py: {name} does not exist; correct it, or take it out of SLOW"
 
 
 # The pages
@@ -138,7 +148,8 @@ def files_that_are_named_exist(root: Path) -> Iterator[str]:
     named = re.compile(
         r"(?<![\w/.-])(?:benchmarks|cam_callbacks|docs|tests|tools|example_projects)/[\w/]+\.(?:py|txt|js)\b"
     )
-    for page in [*pages(root), *(path for _, path in code_files(root)), root / "Makefile", *_workflows(root)]:
+    code = [path for name, path in code_files(root) if name not in NAMES_OTHERS]
+    for page in [*pages(root), *code, root / "Makefile", *_workflows(root)]:
         for name in sorted(set(named.findall(text(page))) - OF_THE_READER):
             if not (root / name).is_file():
                 yield f"{page.relative_to(root)}: {name} does not exist; correct its path"

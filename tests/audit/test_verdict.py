@@ -139,6 +139,7 @@ class TestHolm:
         assert classes == (0,)
 
 
+@pytest.mark.slow
 class TestErrorRates:
     @staticmethod
     def looks(size: int, gap: float, times: int, seed: int) -> list[tuple[tuple[int, ...], bool]]:

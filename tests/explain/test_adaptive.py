@@ -170,6 +170,7 @@ def test_settings_out_of_range_are_refused(arguments, message):
         ScoreCAM(**arguments)
 
 
+@pytest.mark.slow
 def test_on_photos_and_trained_weights_few_passes_are_enough_and_the_error_is_honest(data_folder):
     state = torch.load(data_folder / "weights" / "squeezenet1_1_imagenet_fp16.pth", weights_only=True)
     network = torchvision.models.squeezenet1_1()

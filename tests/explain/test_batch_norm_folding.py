@@ -124,6 +124,7 @@ def test_shared_and_hooked_modules_are_not_folded(images):
     assert foldable(without_constants, lambda: without_constants(images)) == []
 
 
+@pytest.mark.slow
 def test_the_maps_are_those_of_the_network_as_it_is(network, images):
     explanation = ScoreCAM(tolerance=0)(network, images, "layer3", targets=2)
     for module in network.modules():

@@ -110,6 +110,7 @@ def test_a_softmax_at_the_end_does_no_harm(small_cnn, images):
         ("vit_b_16", 224, r"not the spatial mean"),
     ],
 )
+@pytest.mark.slow
 def test_other_networks_are_refused_with_the_reason(name, size, said):
     network = models.get_model(name, num_classes=3).eval()
     for ask in (CAM(), CAM().check):

@@ -36,6 +36,7 @@ class TestChoose:
             ("vgg11", "features.19"),
         ],
     )
+    @pytest.mark.slow
     def test_takes_the_last_features_of_a_torchvision_model(self, name, layer):
         # Only the shapes matter here: on the meta device a model has no weights to draw.
         with torch.device("meta"):

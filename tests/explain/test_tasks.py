@@ -166,6 +166,7 @@ class BoxScore:
 
 
 @pytest.mark.parametrize("method", [ScoreCAM(max_passes=8), GradCAM()], ids=names)
+@pytest.mark.slow
 def test_detection(method):
     torch.manual_seed(0)
     network = models.detection.fasterrcnn_mobilenet_v3_large_320_fpn(
