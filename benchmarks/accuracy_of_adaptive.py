@@ -54,18 +54,19 @@ def main() -> None:
 def all_scores(network: torch.nn.Module, layer: str, images: Tensor) -> list[tuple[Tensor, Tensor, Tensor, int]]:
     """For each image its live maps (n, *spatial), their logits and probabilities (n,), and the number of channels."""
     with isolated(network):
-        asked = Network(network, images)
-        look = asked.forward_pass(layer, None)
-        activations = look.activations[0]
+        explained = Network(network, images)
+        forward_pass = explained.forward_pass(layer, None)
+        activations = forward_pass.activations[0]
         live = has_contrast(activations)
         image, channel = live.nonzero(as_tuple=True)
 
         def show(done: int, total: int) -> None:
             print(f"\r{done} of {total} passes", end="", flush=True)
 
-        with asked.simplified(), progress.shown(show):
+        reader = LogitAndProbability(forward_pass.reader.classes)
+        with explained.simplified(), progress.shown(show):
             progress.expect(len(image))
-            scores = asked.masked_scores(activations, image, channel, LogitAndProbability(look.readout.classes))
+            scores = explained.masked_scores(activations, image, channel, reader)
     print()
     return [(activations[i][live[i]], *scores[image == i].T, live.shape[1]) for i in range(len(images))]
 
@@ -110,9 +111,10 @@ class Case:
         while True:
             surrogate.observe(wanted, self.scores[wanted])
             passes += len(wanted)
-            error, wanted = surrogate.plan(min(8, left - passes))
-            if error <= tolerance or len(wanted) == 0:
-                return (passes, *self.compare(surrogate.weights), error)
+            error = surrogate.heatmap_error()
+            wanted = error.next_channels(min(8, left - passes))
+            if error.estimate <= tolerance or len(wanted) == 0:
+                return (passes, *self.compare(surrogate.weights), error.estimate)
 
     def baseline(self, name: str, passes: int) -> tuple[int, float, float, float]:
         """Passes, Pearson, Spearman of another way to choose; it knows no error."""

@@ -16,7 +16,7 @@ METHODS = ("Score-CAM", "Grad-CAM", "CAM")
 CLASSES = 5
 
 HIDDEN_LAYERS = "{} fully connected layers"
-NOT_THE_MEAN = "what the linear layer is given is not the spatial mean"
+NOT_THE_MEAN = "the input of the linear layer is not the spatial mean"
 TWO_HEADS = HIDDEN_LAYERS.format(2)
 NO_CLASSES = "CAM explains classes and RegressionTarget"
 

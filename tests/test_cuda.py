@@ -189,7 +189,7 @@ def test_where_memory_runs_out_the_chunk_is_halved_and_no_map_changes(blobs: Any
     torch.manual_seed(0)
     network, images = Wide().cuda(), blobs(2, 256, 256)
     method = ScoreCAM(tolerance=0, batch_size=128)  # of 16 MiB and more each: four times what there is
-    with pytest.warns(UserWarning, match=r"out of memory with \d+ images at once: going on with"):
+    with pytest.warns(UserWarning, match=r"out of memory with \d+ images at once; continuing with"):
         explanation = method(network, images, "features", 1)
     with warnings.catch_warnings(record=True) as caught:
         small = ScoreCAM(tolerance=0, batch_size=4)(network, images, "features", 1)

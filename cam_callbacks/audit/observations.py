@@ -19,7 +19,8 @@ from cam_callbacks.explain.grad_cam import GradCAM
 from cam_callbacks.explain.isolation import isolated
 from cam_callbacks.explain.method import Method
 from cam_callbacks.explain.model_outputs import ForwardFn
-from cam_callbacks.explain.network import Network, Options, TargetLayer
+from cam_callbacks.explain.network import Network, TargetLayer
+from cam_callbacks.explain.runner import Options
 
 
 @dataclass(frozen=True, eq=False)

@@ -32,7 +32,7 @@ from cam_callbacks.data.batches import LABEL_KEYS, BatchFn, LabelUse
 from cam_callbacks.data.class_names import ClassNames
 from cam_callbacks.data.normalization import as_normalization
 from cam_callbacks.data.probes import ProbeSet
-from cam_callbacks.explain import layers, progress
+from cam_callbacks.explain import layers, progress, sharding
 from cam_callbacks.explain.compilation import CompiledModel
 from cam_callbacks.explain.explanation import Explanation
 from cam_callbacks.explain.faithfulness import randomization
@@ -283,7 +283,7 @@ class CAMMonitor(CallbackBase):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Check what can be checked before the first batch."""
         self._check_layer(pl_module)
-        if self.check_randomization and layers.device_mesh(pl_module) is not None:
+        if self.check_randomization and sharding.device_mesh(pl_module) is not None:
             raise Misconfiguration(
                 "check_randomization=True needs a copy of the model, but its weights are spread over processes; leave "
                 "it out, and check on one device"

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from cam_callbacks._checks import is_kind
-from cam_callbacks.explain import layers, model_outputs
+from cam_callbacks.explain import model_outputs, sharding
 
 if TYPE_CHECKING:
     from lightning_fabric.utilities.exceptions import MisconfigurationException
@@ -161,7 +161,7 @@ def can_split_work(trainer: Trainer, model: nn.Module) -> bool:
 
     Where the weights are spread over the ranks, all of them have to run it together, on the same images.
     """
-    return trainer.world_size > 1 and is_kind(trainer.strategy, "DDPStrategy") and layers.device_mesh(model) is None
+    return trainer.world_size > 1 and is_kind(trainer.strategy, "DDPStrategy") and sharding.device_mesh(model) is None
 
 
 def indices_of_rank(trainer: Trainer, model: nn.Module, count: int) -> Tensor:

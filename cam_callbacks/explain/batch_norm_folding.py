@@ -1,8 +1,8 @@
-"""Batch norms folded into the convolutions before them, for the time of a `with`: the same function, fewer operations.
+"""Batch norms folded into the convolutions before them within a context: the same function, fewer operations.
 
 In evaluation a batch norm multiplies and shifts each channel by constants; a convolution right before it can do that
-with its own weights (Markus 2018 and others; PyTorch's `fuse_conv_bn_eval`). The user's weights are not touched:
-while the `with` lasts the convolution computes with other ones, and the batch norm passes on what it is given.
+with its own weights (Markus 2018 and others; PyTorch's `fuse_conv_bn_eval`). The user's weights are not touched: within
+the context the convolution computes with other weights, and the batch norm passes on what it is given.
 """
 
 from __future__ import annotations
@@ -15,19 +15,22 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.utils.fusion import fuse_conv_bn_weights
+from torch.utils._pytree import tree_leaves
 
 from cam_callbacks.explain.hooks import hooked
 
 Pair = tuple[_ConvNd, _BatchNorm]
 
+_ROUNDING = 1e-4
+
 
 @contextmanager
 def folded(pairs: list[Pair]) -> Iterator[None]:
-    """Fold these batch norms into these convolutions, and take them apart again, also after an error."""
+    """Fold batch norms into their convolutions within the context; undo it on the way out, also after an error."""
     try:
         for conv, norm in pairs:
             conv.forward = _convolution(conv, norm)
-            norm.forward = _passed_on  # type: ignore[method-assign,assignment]
+            norm.forward = _identity  # type: ignore[method-assign,assignment]
         yield
     finally:
         for pair in pairs:
@@ -35,8 +38,30 @@ def folded(pairs: list[Pair]) -> Iterator[None]:
                 module.__dict__.pop("forward", None)
 
 
+def equivalent_pairs(model: nn.Module, run: Callable[[], object], run_again: Callable[[], object]) -> list[Pair]:
+    """Return the pairs of `foldable`, or none if folding them changes what the model returns by more than rounding.
+
+    Args:
+        model: The model, in eval mode.
+        run: Runs it on an image.
+        run_again: Runs it on that image once more, folded.
+    """
+    outputs: list[object] = []
+    pairs = foldable(model, lambda: outputs.append(run()))
+    if not pairs:
+        return []
+    try:
+        with folded(pairs):
+            outputs.append(run_again())
+        before, after = (_floating_tensors(output) for output in outputs)
+        same = len(before) == len(after) and all(map(_equal_up_to_rounding, before, after))
+    except (RuntimeError, TypeError):  # it fails when folded, or its output cannot be looked into
+        return []
+    return pairs if same else []
+
+
 def foldable(model: nn.Module, run: Callable[[], Any]) -> list[Pair]:
-    """The pairs of a convolution and the batch norm that is given its output, each called once while `run` runs.
+    """Return pairs of a convolution and the batch norm that is given its output, each called once while `run` runs.
 
     Args:
         model: The model, in eval mode.
@@ -85,5 +110,18 @@ def _convolution(conv: _ConvNd, norm: _BatchNorm) -> Callable[[Tensor], Tensor]:
     return convolve
 
 
-def _passed_on(images: Tensor) -> Tensor:
+def _identity(images: Tensor) -> Tensor:
     return images
+
+
+def _floating_tensors(output: object) -> list[Tensor]:
+    """Return all floating point tensors in what a model returned."""
+    leaves = tree_leaves(output if isinstance(output, (Tensor, tuple, list, dict)) else vars(output))
+    return [leaf for leaf in leaves if isinstance(leaf, Tensor) and leaf.is_floating_point()]
+
+
+def _equal_up_to_rounding(a: Tensor, b: Tensor) -> bool:
+    if a.shape != b.shape:
+        return False
+    a, b = a.cpu().double(), b.cpu().double()  # MPS has no double precision
+    return bool((a - b).norm() <= _ROUNDING * a.norm())

@@ -10,14 +10,16 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from cam_callbacks.explain import layers
+from cam_callbacks.explain.forward_pass import ForwardPass
 from cam_callbacks.explain.hooks import hooked
 from cam_callbacks.explain.method import Method
 from cam_callbacks.explain.model_outputs import logits_of
-from cam_callbacks.explain.network import ForwardPass, Network, TargetLayer
+from cam_callbacks.explain.network import Network, TargetLayer
+from cam_callbacks.explain.sharding import full_tensor
 from cam_callbacks.explain.targets import RegressionTarget, Targets
 
 _INSTEAD = "ScoreCAM and GradCAM explain this model"
+_HALF_PRECISION = 0.02  # relative: two values of a model in half precision may differ by its rounding
 
 
 @dataclass(frozen=True)
@@ -58,21 +60,22 @@ class CAM(Method):
 
     def forward_pass(self, network: Network, target_layer: TargetLayer, targets: Targets) -> ForwardPass:  # noqa: D102
         layer = network.choose_layer(class_map=True) if target_layer is None else target_layer
-        look = network.forward_pass(layer, targets, "logit")
-        if look.readout.classes is None and not all(isinstance(each, RegressionTarget) for each in _listed(targets)):
+        forward_pass = network.forward_pass(layer, targets, "logit")
+        reader = forward_pass.reader
+        if reader.classes is None and not all(isinstance(each, RegressionTarget) for each in _as_list(targets)):
             raise ValueError(
-                f"CAM explains classes and RegressionTarget, what the last layer puts out; not targets="
-                f"{look.readout.score}. {_INSTEAD}"
+                f"CAM explains classes and RegressionTarget, the outputs of the last layer; not targets={reader.score}. "
+                f"{_INSTEAD}"
             )
         with _linear_calls(network.model) as calls:
             output = logits_of(network.run(network.images[:1].clone())).float()
         output = output.unsqueeze(1) if output.ndim == 1 else output
         activations, weights = [], []
-        for name, maps in zip(look.layers, look.activations, strict=True):
+        for name, maps in zip(forward_pass.layers, forward_pass.activations, strict=True):
             summed, matrix = _head(type(network.model).__name__, name, maps, output, calls)
             activations.append(summed)
-            weights.append(_rows(matrix, look, targets))
-        return replace(look, activations=activations, weights=weights)
+            weights.append(_rows(matrix, forward_pass, targets))
+        return replace(forward_pass, activations=activations, weights=weights)
 
 
 @contextmanager
@@ -93,22 +96,22 @@ def _linear_calls(model: nn.Module) -> Iterator[list[tuple[nn.Linear, Tensor]]]:
 def _head(
     model: str, layer: str, maps: Tensor, output: Tensor, calls: list[tuple[nn.Linear, Tensor]]
 ) -> tuple[Tensor, Tensor]:
-    """The maps on which the output depends linearly, and the (outputs, K) matrix of that dependence.
+    """Return the maps on which the output depends linearly, and the (outputs, K) matrix of that dependence.
 
     Args:
         model: Name of the model, for messages.
         layer: Name of the layer, for messages.
         maps: (N, K, *spatial), its activations.
-        output: (1, outputs), what the model returned for the first image.
+        output: (1, outputs), the model's output for the first image.
         calls: The linear layers that were run for that image, with their inputs.
     """
     means_lead_on = False
     for linear, features in reversed(calls):
         for summed in (maps, maps.relu()):
             means = summed[:1].flatten(2).mean(dim=2)
-            if means.shape == features.shape and _same(means, features):
-                weight = layers.whole(linear.weight).float()
-                bias = None if linear.bias is None else layers.whole(linear.bias).float()
+            if means.shape == features.shape and _is_close(means, features):
+                weight = full_tensor(linear.weight).float()
+                bias = None if linear.bias is None else full_tensor(linear.bias).float()
                 answer = nn.functional.linear(features, weight, bias)
                 if answer.shape == output.shape and _follows(answer, output):
                     return summed, weight
@@ -121,7 +124,7 @@ def _head(
     if not calls:
         raise ValueError(
             f"CAM: the output of {model} is neither that of a linear layer nor the spatial mean of target_layer="
-            f"{layer!r}; {_INSTEAD}, and without target_layer one that fits is looked for"
+            f"{layer!r}. Leave target_layer out, and a layer that fits is looked for; or: {_INSTEAD}"
         )
     if len(calls) > 1:
         raise ValueError(
@@ -129,33 +132,32 @@ def _head(
             f"layers, so that no channel has a weight of its own for a class. {_INSTEAD}"
         )
     raise ValueError(
-        f"CAM needs a spatial mean and one linear layer at the end; in {model} what the linear layer is given is not "
+        f"CAM needs a spatial mean and one linear layer at the end; in {model} the input of the linear layer is not "
         f"the spatial mean of target_layer={layer!r} (a normalization, a class token or other layers lie between). "
         f"{_INSTEAD}"
     )
 
 
-def _rows(matrix: Tensor, look: ForwardPass, targets: Targets) -> Tensor:
-    """(N, T, K), the row of the matrix (outputs, K) for each target."""
-    classes = look.readout.classes
+def _rows(matrix: Tensor, forward_pass: ForwardPass, targets: Targets) -> Tensor:
+    """Return (N, T, K), the row of the matrix (outputs, K) for each target."""
+    classes = forward_pass.reader.classes
     if classes is None:
-        numbers = [each.index for each in _listed(targets)]  # one for all images, or one for each
-        return matrix[numbers].unsqueeze(1).expand(len(look.target_scores), 1, -1)
+        numbers = [each.index for each in _as_list(targets)]  # one for all images, or one for each
+        return matrix[numbers].unsqueeze(1).expand(len(forward_pass.target_scores), 1, -1)
     if len(matrix) == 1:  # one logit: that of class 1, and its negative for class 0
         matrix = torch.cat([-matrix, matrix])
     return matrix[classes]
 
 
-def _listed(targets: Targets) -> list[Any]:
+def _as_list(targets: Targets) -> list[Any]:
     return list(targets) if isinstance(targets, (list, tuple)) else [targets]
 
 
 def _follows(logits: Tensor, output: Tensor) -> bool:
     """Whether an output is these logits, or their softmax, its logarithm, or their sigmoid."""
     forms = (logits, logits.softmax(dim=1), logits.log_softmax(dim=1), logits.sigmoid())
-    return any(_same(values, output) for values in forms)
+    return any(_is_close(values, output) for values in forms)
 
 
-def _same(a: Tensor, b: Tensor) -> bool:
-    """Whether two tensors are equal but for the rounding of half precision."""
-    return bool((a - b).norm() <= 0.02 * b.norm())
+def _is_close(a: Tensor, b: Tensor) -> bool:
+    return bool((a - b).norm() <= _HALF_PRECISION * b.norm())

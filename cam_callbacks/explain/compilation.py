@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from cam_callbacks._warnings import warn_user
 from cam_callbacks.explain.model_outputs import ForwardFn, forward
 
 
@@ -44,7 +44,7 @@ class CompiledModel:
                 output = forward(model, images, forward_fn)
                 self._failed = True
                 reason = str(error).strip().split("\n")[0]
-                warnings.warn(f"{type(model).__name__} cannot be compiled and runs uncompiled: {reason}", stacklevel=2)
+                warn_user(f"{type(model).__name__} cannot be compiled and runs uncompiled: {reason}")
                 return output
         return forward(model, images, forward_fn)
 

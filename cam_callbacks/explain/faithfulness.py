@@ -11,7 +11,8 @@ from cam_callbacks.explain.explanation import Explanation, upsample
 from cam_callbacks.explain.isolation import isolated
 from cam_callbacks.explain.method import Method
 from cam_callbacks.explain.model_outputs import ForwardFn
-from cam_callbacks.explain.network import Network, Options, TargetLayer
+from cam_callbacks.explain.network import Network, TargetLayer
+from cam_callbacks.explain.runner import Options
 from cam_callbacks.explain.targets import Targets
 
 

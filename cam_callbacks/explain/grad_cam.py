@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from typing import ClassVar, get_args
 
 from cam_callbacks._checks import check_choice
+from cam_callbacks.explain.forward_pass import ForwardPass
 from cam_callbacks.explain.method import Method
-from cam_callbacks.explain.network import ForwardPass, Network, TargetLayer
+from cam_callbacks.explain.network import Network, TargetLayer
 from cam_callbacks.explain.targets import Score, Targets
 
 

@@ -1,10 +1,9 @@
-"""The target layer: find it by name, choose it, record what it puts out."""
+"""The target layer: find it by name, choose it, record its output."""
 
 from __future__ import annotations
 
 import difflib
 import re
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,19 +11,21 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.tensor import DTensor
 
+from cam_callbacks._warnings import warn_user
 from cam_callbacks.explain.hooks import hooked
 from cam_callbacks.explain.layouts import ReshapeTransform, is_channels_first, to_maps
 from cam_callbacks.explain.model_outputs import logits_of
+
+_MAX_NAMES = 5
+_MAX_NAMES_IF_NONE_IS_NEAR = 8
 
 Forward = Callable[[Tensor], Any]
 """The model's forward with everything but the images already given."""
 
 
 def find(model: nn.Module, name: str) -> nn.Module:
-    """The submodule called `name`.
+    """Return the submodule called `name`.
 
     Args:
         model: The model, or the LightningModule that holds it.
@@ -40,15 +41,17 @@ def find(model: nn.Module, name: str) -> nn.Module:
             return model.get_submodule(name)
     except AttributeError:
         pass
-    names = [known.replace("_orig_mod.", "") for known, _ in model.named_modules() if known]
+    names = [_without_orig_mod(known) for known, _ in model.named_modules() if known]
     ending = [known for known in names if known.endswith(f".{name}")]
-    nearest = (ending + [near for near in difflib.get_close_matches(name, names, n=5) if near not in ending])[:5]
-    hint = f"nearest: {', '.join(map(repr, nearest))}" if nearest else f"it has {', '.join(map(repr, names[:8]))}, ..."
+    close = difflib.get_close_matches(name, names, n=_MAX_NAMES)
+    nearest = (ending + [near for near in close if near not in ending])[:_MAX_NAMES]
+    some = ", ".join(map(repr, names[:_MAX_NAMES_IF_NONE_IS_NEAR]))
+    hint = f"nearest: {', '.join(map(repr, nearest))}" if nearest else f"it has {some}, ..."
     raise ValueError(f"target_layer={name!r} is not in {type(model).__name__}; {hint}")
 
 
-def name_of(model: nn.Module, layer: object) -> str:
-    """The dotted name of a layer that is given by name or as the module itself.
+def layer_name(model: nn.Module, layer: object) -> str:
+    """Return the dotted name of a layer that is given by its name or as the module itself.
 
     Raises:
         TypeError: It is neither.
@@ -61,19 +64,24 @@ def name_of(model: nn.Module, layer: object) -> str:
         raise TypeError(f"target_layer={layer!r} must be the dotted name of a layer, or the module itself")
     for name, module in model.named_modules():
         if module is layer:
-            return str(name).replace("_orig_mod.", "")
+            return _without_orig_mod(name)
     raise ValueError(f"target_layer={type(layer).__name__}(...) is not a submodule of {type(model).__name__}")
 
 
+def _without_orig_mod(name: str) -> str:
+    """Return the name that a module has in the model before it is compiled."""
+    return name.replace("_orig_mod.", "")
+
+
 def split_call(name: str) -> tuple[str, int | None]:
-    """The name of a layer, and which of its calls in one forward is meant: `"relu[0]"` is the first call of `relu`."""
+    """Split a name into the layer and which of its calls is meant: `"relu[0]"` is the first call of `relu`."""
     match = re.fullmatch(r"(.+)\[(-?\d+)\]", name)
     return (match[1], int(match[2])) if match else (name, None)
 
 
 @contextmanager
 def recorded(layers: Sequence[nn.Module], differentiable: bool = False) -> Iterator[list[list[Any]]]:
-    """Collect what layers put out, a list for each, one entry a call; hooks are gone on the way out, also on error.
+    """Collect the outputs of layers, one list for each layer with one entry per call.
 
     An in-place operation after a layer (`ReLU(inplace=True)`) does not reach what was collected.
 
@@ -105,16 +113,16 @@ def recorded(layers: Sequence[nn.Module], differentiable: bool = False) -> Itera
 def spatial_output(
     outputs: list[Any], name: str, images: Tensor, reshape_transform: ReshapeTransform | None = None
 ) -> Tensor:
-    """The one among a layer's outputs, one a call, that has positions: of several the last, or the one that is named.
+    """Return the output of a layer that has positions: that of the call which is named, or else of the last call.
 
     Args:
-        outputs: What the layer put out in one forward.
+        outputs: The outputs of the layer in one forward, one per call.
         name: The layer's name, with or without a call.
-        images: What was forwarded.
+        images: The images that were forwarded.
         reshape_transform: As in `cam_callbacks.explain.layouts.to_maps`.
 
     Raises:
-        ValueError: The layer was not called, not so often, or its output has no positions.
+        ValueError: The layer was not called, or not as often as the name says, or its output has no positions.
     """
     if not outputs:
         raise ValueError(
@@ -125,16 +133,16 @@ def spatial_output(
     if call is not None:
         if not -len(outputs) <= call < len(outputs):
             raise ValueError(
-                f"target_layer={name!r} names a call that there is not: {layer!r} is called {len(outputs)} times"
+                f"target_layer={name!r} is out of range: {layer!r} is called {len(outputs)} times in one forward pass; "
+                f"name a call from {layer}[0] to {layer}[{len(outputs) - 1}]"
             )
         chosen = outputs[call]
     else:
         chosen = spatial[-1] if spatial else outputs[-1]
         if len(spatial) > 1:
-            warnings.warn(
+            warn_user(
                 f"target_layer={name!r} is called {len(outputs)} times in one forward pass; the last call is used. "
-                f"'{layer}[0]' names the first one, '{layer}[-1]' the last",
-                stacklevel=2,
+                f"'{layer}[0]' names the first one, '{layer}[-1]' the last"
             )
     if not isinstance(chosen, Tensor):
         raise ValueError(
@@ -160,28 +168,65 @@ def _is_spatial(output: Any, images: Tensor, reshape_transform: ReshapeTransform
     return maps is not None and len(maps) == len(images)
 
 
-@dataclass
+@dataclass(eq=False)
 class _Call:
-    """One call of a module; the output is kept so that its identity stays unique."""
+    """One call of a module whose output has positions.
 
+    Attributes:
+        place: Its place among all such calls.
+        name: The dotted name of the module.
+        module: The module.
+        output: Its output, kept so that its identity stays unique.
+        is_tokens: Whether the output is tokens, or has the channels last.
+        inner: The calls of parts of the module that returned the very same tensor.
+        is_read: Whether the answer depends on the positions of the output; True if that is not known.
+    """
+
+    place: int
     name: str
+    module: nn.Module
     output: Tensor
-    passed_over: bool
     is_tokens: bool
-    has_weights: bool
+    inner: list[_Call]
     is_read: bool = True
+
+    @property
+    def has_weights(self) -> bool:
+        return next(self.module.parameters(recurse=False), None) is not None
+
+    @property
+    def has_features(self) -> bool:
+        """Whether the output is features, not merely rearranged ones or a step within an attention."""
+        if self.inner:
+            return any(call.has_features for call in self.inner)
+        return not _computes_no_features(self.module) and (not self.is_tokens or _is_block_or_norm(self.module))
+
+
+@dataclass(eq=False)
+class _Trace:
+    """The calls of one forward.
+
+    Attributes:
+        output: What the model returned.
+        calls: All calls whose output has positions, in their order.
+        head: How many of them come before the last call of a module with weights whose output has no positions.
+    """
+
+    output: Any
+    calls: list[_Call]
+    head: int
 
 
 def choose(model: nn.Module, images: Tensor, forward: Forward, class_map: bool = False) -> str:
-    """The last layer with positions that the answer is read from, found by running `forward` on one image.
+    """Return the last layer with positions that the answer is read from, found by running `forward` on one image.
 
     Passed over are: pooling, because the map is finer just before it; class maps (as many channels as the model has
     classes, and no weights after them but those of other class maps, as at the end of SqueezeNet), because they are the
-    answer, not what it was read from; and layers that compute no features (dropout, identity, softmax, permutation). Of
-    modules that return the very same tensor (a block and the last layer in it) the outermost gives the name.
+    answer, not what it was read from; and layers that compute no features (dropout, identity, softmax, permutation). If
+    several modules return the very same tensor (a block and the last layer in it), the outermost one gives the name.
 
-    Of layers that put out tokens, or have the channels last, only blocks and normalizations are considered, which carry
-    what is passed on.
+    Of layers that return tokens, or have the channels last, only blocks and normalizations are considered, because they
+    carry what is passed on.
 
     If the model has gradients, only layers are considered whose positions the answer depends on: none after the last
     attention of a transformer with a class token, where nothing but that token is read, and no side branch.
@@ -190,60 +235,30 @@ def choose(model: nn.Module, images: Tensor, forward: Forward, class_map: bool =
         model: The model; to be called inside `isolated`.
         images: (N, C, *spatial); only the first is used.
         forward: Runs the model on images.
-        class_map: Do not pass over class maps.
+        class_map: Whether a class map may be chosen.
 
     Raises:
         ValueError: No layer has spatial output.
     """
-    found = _calls_with_gradients(model, images[:1], forward) or _calls(model, images[:1], forward)
-    output, calls, before = found
-    if not calls:
+    trace = _traced_with_gradients(model, images[:1], forward) or _traced(model, images[:1], forward)
+    if not trace.calls:
         raise ValueError(
-            f"no layer of {type(model).__name__} has an output of shape (N, channels, *spatial), nor one of tokens "
-            f"that form a grid, for images {tuple(images.shape)}; name one by target_layer, and give "
-            "reshape_transform, a callable from its output to (N, channels, *spatial)"
+            f"no layer of {type(model).__name__} has an output of shape (N, channels, *spatial), or of tokens that "
+            f"form a grid, for images {tuple(images.shape)}; name one by target_layer, and give reshape_transform, a "
+            "callable from its output to (N, channels, *spatial)"
         )
-    read = [place for place, call in enumerate(calls) if call.is_read] or range(len(calls))
-    classes = _count_classes(output)
-    narrow = {place for place in read if calls[place].output.shape[1] == classes and not calls[place].is_tokens}
-    last = max([before, *(place for place in read if calls[place].has_weights and place not in narrow)])
-    features = [
-        place
-        for place in read
-        if not calls[place].passed_over and (class_map or not (place in narrow and place >= last))
-    ]
-    chosen = calls[(features or read)[-1]]
-    return chosen.name.replace("_orig_mod.", "")
+    read = [call for call in trace.calls if call.is_read] or trace.calls
+    class_maps = [] if class_map else _class_maps(read, trace)
+    candidates = [call for call in read if call.has_features and call not in class_maps]
+    return _without_orig_mod((candidates or read)[-1].name)
 
 
-def _calls(model: nn.Module, image: Tensor, forward: Forward) -> tuple[Any, list[_Call], int]:
-    """The model's output, all calls with positions, and how many of them come before the last weights without."""
-    calls: list[_Call] = []
-    before = 0
-    names = {id(module): name for name, module in model.named_modules()}
-
-    def note(module: nn.Module, _inputs: Any, output: Any) -> None:
-        nonlocal before
-        name = names[id(module)]
-        has_weights = next(module.parameters(recurse=False), None) is not None
-        if not _is_spatial(output, image):
-            before = len(calls) if has_weights else before
-            return
-        tokens = not is_channels_first(output, image.shape[2:])
-        inner = [call for call in calls if call.output is output and call.name.startswith(f"{name}.")]
-        if inner:
-            passed_over = all(call.passed_over for call in inner)
-        else:
-            passed_over = _rearranges(module) or (tokens and not _carries_on(module))
-        calls.append(_Call(name, output, passed_over, tokens, has_weights))
-
-    with hooked((module for name, module in model.named_modules() if name), note):
-        return forward(image), calls, before
-
-
-def _carries_on(module: nn.Module) -> bool:
-    """Whether a module is a block or a normalization, not a part of an attention or of a block's inner network."""
-    return next(module.children(), None) is not None or "norm" in type(module).__name__.lower()
+def _class_maps(calls: list[_Call], trace: _Trace) -> list[_Call]:
+    """Return the calls with a channel for each class that no weights follow but those of others like them."""
+    classes = _count_classes(trace.output)
+    narrow = [call for call in calls if call.output.shape[1] == classes and not call.is_tokens]
+    last_weights = max([trace.head, *(call.place for call in calls if call.has_weights and call not in narrow)])
+    return [call for call in narrow if call.place >= last_weights]
 
 
 def _count_classes(output: Any) -> int | None:
@@ -254,71 +269,66 @@ def _count_classes(output: Any) -> int | None:
     return logits.shape[1] if logits.ndim > 1 else 1
 
 
-def _calls_with_gradients(model: nn.Module, image: Tensor, forward: Forward) -> tuple[Any, list[_Call], int] | None:
-    """What `_calls` returns, and of each call whether the output depends on its positions; None without gradients.
+def _traced(model: nn.Module, image: Tensor, forward: Forward) -> _Trace:
+    trace = _Trace(None, [], head=0)
+    calls = trace.calls
+    names = {id(module): name for name, module in model.named_modules()}
 
-    What is passed back is not a number: unlike a gradient it does not vanish where weights are 0, as those of a head
-    that is not trained yet may be.
-    """
+    def note(module: nn.Module, _inputs: Any, output: Any) -> None:
+        if _is_spatial(output, image):
+            name = names[id(module)]
+            is_tokens = not is_channels_first(output, image.shape[2:])
+            inner = [call for call in calls if call.output is output and call.name.startswith(f"{name}.")]
+            calls.append(_Call(len(calls), name, module, output, is_tokens, inner))
+        elif next(module.parameters(recurse=False), None) is not None:
+            trace.head = len(calls)
+
+    with hooked([module for name, module in model.named_modules() if name], note):
+        trace.output = forward(image)
+    return trace
+
+
+def _traced_with_gradients(model: nn.Module, image: Tensor, forward: Forward) -> _Trace | None:
+    """Return what `_traced` does, and of each call whether the output depends on it; None without gradients."""
     try:
         with torch.enable_grad(), torch.autograd.set_detect_anomaly(False):
-            output, calls, before = _calls(model, image.detach().clone().requires_grad_().clone(), forward)
-            logits = logits_of(output)
-            reached = [call.output for call in calls if call.output.requires_grad]
-            gradients = torch.autograd.grad(logits, reached, torch.full_like(logits, torch.nan), allow_unused=True)
-            found = dict(zip(map(id, reached), gradients, strict=True))
-            for call in calls:
-                gradient = found.get(id(call.output))
-                maps = None if gradient is None else to_maps(gradient, image.shape[2:])
-                call.is_read = maps is not None and bool((maps != 0).any())
-            return output, calls, before
+            trace = _traced(model, image.detach().clone().requires_grad_().clone(), forward)
+            gradients = _nan_gradients(logits_of(trace.output), trace.calls)
+            for call in trace.calls:
+                call.is_read = _depends_on_positions(gradients.get(id(call.output)), image)
+            return trace
     except (RuntimeError, TypeError, ValueError):
+        # There are no gradients, or tensors without values, or an output that is not understood. An error of the model
+        # itself comes again, and is raised, when it runs without gradients.
         return None
 
 
-def activation_bytes(model: nn.Module, images: Tensor, forward: Forward) -> int:
-    """How many bytes all innermost modules together put out for one image: more than a forward pass holds at once."""
-    total = 0
+def _nan_gradients(logits: Tensor, calls: list[_Call]) -> dict[int, Tensor | None]:
+    """Return gradients by the identity of the calls' outputs: NaN wherever the logits depend on a value, else 0.
 
-    def count(_module: nn.Module, _inputs: Any, output: Any) -> None:
-        nonlocal total
-        total += output.nbytes if isinstance(output, Tensor) else 0
+    NaN is passed back because, unlike a gradient, it does not vanish where weights are 0, as those of a head that is
+    not trained yet may be.
+    """
+    reached = [call.output for call in calls if call.output.requires_grad]
+    gradients = torch.autograd.grad(logits, reached, torch.full_like(logits, torch.nan), allow_unused=True)
+    return dict(zip(map(id, reached), gradients, strict=True))
 
-    innermost = [module for module in model.modules() if next(module.children(), None) is None]
-    with hooked(innermost, count):
-        forward(images[:1])
-    return total
+
+def _depends_on_positions(gradient: Tensor | None, image: Tensor) -> bool:
+    maps = None if gradient is None else to_maps(gradient, image.shape[2:])
+    return maps is not None and bool((maps != 0).any())
 
 
 _POOLING = [f"{kind}Pool{d}d" for kind in ("Max", "Avg", "AdaptiveMax", "AdaptiveAvg", "LP") for d in (1, 2, 3)]
 _DROPOUT = ["Dropout", "Dropout1d", "Dropout2d", "Dropout3d", "AlphaDropout", "FeatureAlphaDropout"]
-_PASSED_OVER = tuple(getattr(nn, name) for name in [*_POOLING, *_DROPOUT, "Identity", "Softmax"])
+_WITHOUT_FEATURES = tuple(getattr(nn, name) for name in [*_POOLING, *_DROPOUT, "Identity", "Softmax"])
 
 
-def _rearranges(module: nn.Module) -> bool:
-    """Whether a module computes no features; torchvision's permutation is told by its name, without importing it."""
-    return isinstance(module, _PASSED_OVER) or type(module).__name__ == "Permute"
+def _computes_no_features(module: nn.Module) -> bool:
+    # torchvision's Permute is recognized by its name, without importing torchvision.
+    return isinstance(module, _WITHOUT_FEATURES) or type(module).__name__ == "Permute"
 
 
-def device_mesh(model: nn.Module) -> DeviceMesh | None:
-    """The processes over which the weights of a model are spread (`fully_shard`); None where each holds all of it.
-
-    None of them can run such a model alone.
-    """
-    if not torch.distributed.is_available() or not torch.distributed.is_initialized():
-        return None
-    return next((part.device_mesh for part in model.parameters() if isinstance(part, DTensor)), None)
-
-
-def whole(parameter: Tensor) -> Tensor:
-    """A weight as one tensor, also where it is spread over processes, all of which then call this."""
-    detached = parameter.detach()
-    return detached.full_tensor() if isinstance(detached, DTensor) else detached
-
-
-def device_and_dtype(model: nn.Module, images: Tensor) -> tuple[torch.device, torch.dtype]:
-    """Where the model computes and in which floating type: that of its first floating parameter, else the images'."""
-    for parameter in model.parameters():
-        if parameter.is_floating_point():
-            return parameter.device, parameter.dtype
-    return images.device, images.dtype
+def _is_block_or_norm(module: nn.Module) -> bool:
+    """Whether a module is a block or a normalization, not a part of an attention or of a block's inner network."""
+    return next(module.children(), None) is not None or "norm" in type(module).__name__.lower()

@@ -1,11 +1,11 @@
-"""Method: what every way of computing a heatmap has in common."""
+"""Method: what all ways of computing heatmaps have in common."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
-from typing import ClassVar, get_args
+from typing import Any, ClassVar, get_args
 
 import torch
 from torch import Tensor, nn
@@ -13,10 +13,12 @@ from torch import Tensor, nn
 from cam_callbacks._checks import check_callable, check_choice, check_positive
 from cam_callbacks.explain.compilation import CompiledModel
 from cam_callbacks.explain.explanation import Channels, Explanation, Upsampling, has_contrast, min_max, upsample
+from cam_callbacks.explain.forward_pass import ForwardPass
 from cam_callbacks.explain.isolation import isolated
 from cam_callbacks.explain.layouts import ReshapeTransform
 from cam_callbacks.explain.model_outputs import ForwardFn
-from cam_callbacks.explain.network import ForwardPass, Network, Options, TargetLayer
+from cam_callbacks.explain.network import Network, TargetLayer
+from cam_callbacks.explain.runner import Options
 from cam_callbacks.explain.targets import Targets
 
 _CHANNELS_KEPT = 16
@@ -24,9 +26,10 @@ _CHANNELS_KEPT = 16
 
 @dataclass(frozen=True)
 class Method(ABC):
-    """A way of computing heatmaps. It is a value: it holds settings only, the model comes with the call.
+    """A way of computing heatmaps. It is a value: it holds settings only; the model comes with the call.
 
-    All methods make a map of each layer as the sum of its channels by their weights; they differ in the weights.
+    Each method makes the map of a layer as the weighted sum of its channels; methods differ in the weights. To add one,
+    override `forward_pass`, and `layer_map` if it needs further passes.
 
     Attributes:
         upsampling: How heatmaps are brought to the size of the images: `"bilinear"` (linear for one, trilinear for
@@ -48,12 +51,18 @@ class Method(ABC):
     reshape_transform: ReshapeTransform | None = None
     batch_size: int | None = None
     name: ClassVar[str]
-    """The field's name for it, for people to read."""
+    """What people call the method; the name of the class, if a subclass gives none."""
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if not hasattr(cls, "name"):
+            cls.name = cls.__name__
 
     def __post_init__(self) -> None:
         check_choice("upsampling", self.upsampling, get_args(Upsampling))
-        wanted = "a callable from a layer's output to (N, channels, *spatial)"
-        check_callable("reshape_transform", self.reshape_transform, wanted)
+        check_callable(
+            "reshape_transform", self.reshape_transform, "a callable from a layer's output to (N, channels, *spatial)"
+        )
         check_positive("batch_size", self.batch_size, or_none=True)
 
     def __call__(
@@ -76,12 +85,12 @@ class Method(ABC):
                 that the answer is read from. `"name[0]"` is the first call of a module that is called several times
                 in one forward; without it the last call is used. Of several layers, in a list, the heatmap is the
                 mean of their maps, each scaled to [0, 1].
-            targets: What to explain. None: the predicted class of each image. A class: one for all, one for each
-                image (N,), or T for each (N, T). A callable, or one for each image, that is given what the model
-                returns for B images and returns one number for each, (B,): `cam_callbacks.explain.targets` has those
-                for regression and segmentation.
+            targets: What to explain. None: the predicted class of each image. A class: one for all images, one for
+                each (N,), or T for each (N, T). A callable, or one for each image: it is called with what the model
+                returns for B images and returns one number for each, (B,); `cam_callbacks.explain.targets` has
+                callables for regression and segmentation.
             forward_fn: Called as `forward_fn(model, images)` instead of `model(images)`; returns logits (N, classes),
-                or what the callables in `targets` understand.
+                or whatever the callables in `targets` understand.
             compiled: Where `ScoreCAM(compile=True)` keeps the compiled model; give the same one to every call. Without
                 it the model is compiled for this call only.
 
@@ -93,15 +102,15 @@ class Method(ABC):
                 that is not understood.
             ValueError: Images that are empty, not finite or of the wrong shape; a layer that is unknown, not called or
                 without positions; targets out of range, or a callable that does not return one number for each image;
-                an upsampling that there is not for so many dimensions; where the method needs gradients, a score
-                that has none.
+                `upsampling="bicubic"` for images with other than two spatial dimensions; a score without gradient,
+                if the method needs one.
         """
         with isolated(model):
             network = Network(model, images, forward_fn, self._options(), compiled)
             self._check_upsampling(network.images)
-            look = self.forward_pass(network, target_layer, targets)
-            maps = [self.layer_map(network, look, layer) for layer in range(len(look.layers))]
-            return self._explanation(network, look, maps)
+            forward_pass = self.forward_pass(network, target_layer, targets)
+            maps = [self.layer_map(network, forward_pass, layer) for layer in range(len(forward_pass.layers))]
+            return self._explanation(network, forward_pass, maps)
 
     def check(
         self,
@@ -112,31 +121,45 @@ class Method(ABC):
         *,
         forward_fn: ForwardFn | None = None,
     ) -> str | tuple[str, ...]:
-        """Raise what a call with the same arguments would raise, at the price of one forward pass per image.
+        """Raise what a call with the same arguments would raise, for the cost of one forward pass per image.
 
         Returns:
-            The name of the layer that would be used, or the names.
+            The name of the layer that would be used; of several, all names.
         """
         with isolated(model):
             network = Network(model, images, forward_fn, self._options())
             self._check_upsampling(network.images)
-            look = self.forward_pass(network, target_layer, targets)
-            return look.layers[0] if len(look.layers) == 1 else look.layers
+            return _one_or_all(self.forward_pass(network, target_layer, targets).layers)
 
     def _options(self) -> Options:
         return Options(self.batch_size, self.multi_label, self.reshape_transform)
 
     @abstractmethod
     def forward_pass(self, network: Network, target_layer: TargetLayer, targets: Targets) -> ForwardPass:
-        """Pass over the unmasked images, and refuse what this method cannot explain."""
+        """Pass over the unmasked images, most often by `network.forward_pass`.
 
-    def layer_map(self, network: Network, look: ForwardPass, layer: int) -> LayerMap:
-        """The map of one of the layers that were looked at; with the weights of the look if it has them."""
+        Args:
+            network: The model and the images.
+            target_layer: As in `__call__`.
+            targets: As in `__call__`.
+
+        Raises:
+            ValueError: The method cannot explain this model or these targets.
+        """
+
+    def layer_map(self, network: Network, forward_pass: ForwardPass, layer: int) -> LayerMap:
+        """Return the channels of one layer and their weights; by default the weights that the forward pass found.
+
+        Args:
+            network: The model and the images, for further passes.
+            forward_pass: What `forward_pass` returned.
+            layer: The index of the layer among `forward_pass.layers`.
+        """
         return LayerMap(
-            maps=look.activations[layer],
-            weights=look.weights[layer],
-            passes=torch.zeros(len(look.target_scores), dtype=torch.int64, device=network.images.device),
-            error=torch.zeros_like(look.target_scores),
+            maps=forward_pass.activations[layer],
+            weights=forward_pass.weights[layer],
+            passes=torch.zeros(len(network.images), dtype=torch.int64, device=network.images.device),
+            error=torch.zeros_like(forward_pass.target_scores),
         )
 
     def _check_upsampling(self, images: Tensor) -> None:
@@ -147,43 +170,49 @@ class Method(ABC):
                 '"bilinear", which is linear in any number of dimensions'
             )
 
-    def _explanation(self, network: Network, look: ForwardPass, maps: Sequence[LayerMap]) -> Explanation:
-        finite = look.finite.unsqueeze(1) & torch.stack([torch.isfinite(m.weights).all(dim=2) for m in maps]).all(dim=0)
-        raw = maps[0].combined() if len(maps) == 1 else _fused([m.combined() for m in maps])
-        error = torch.stack([m.error for m in maps]).amax(dim=0)
-        raw[~finite], error[~finite] = torch.nan, torch.nan
+    def _explanation(self, network: Network, forward_pass: ForwardPass, maps: Sequence[LayerMap]) -> Explanation:
+        finite = forward_pass.finite.unsqueeze(1)
+        finite = finite & torch.stack([torch.isfinite(each.weights).all(dim=2) for each in maps]).all(dim=0)
+        only = maps[0] if len(maps) == 1 else None
+        layer_maps = only.combined() if only is not None else _fused([each.combined() for each in maps])
+        error = torch.stack([each.error for each in maps]).amax(dim=0)
+        layer_maps[~finite], error[~finite] = torch.nan, torch.nan
 
         def leading(values: Tensor) -> Tensor:
-            return values if look.several else values.squeeze(1)
+            return values if forward_pass.several else values.squeeze(1)
 
-        classes, channels = look.readout.classes, maps[0].strongest() if len(maps) == 1 else None
+        scores, reader = forward_pass.scores, forward_pass.reader
         return Explanation(
-            layer_maps=leading(raw),
+            layer_maps=leading(layer_maps),
             size=tuple(network.images.shape[2:]),
             upsampling=self.upsampling,
-            targets=None if classes is None else leading(classes),
-            score_kind=look.readout.score,
-            target_scores=leading(look.target_scores),
-            logits=None if look.scores is None else look.scores.logits,
-            probabilities=None if look.scores is None else look.scores.probabilities,
-            target_layer=look.layers[0] if len(look.layers) == 1 else look.layers,
-            passes=1 + torch.stack([m.passes for m in maps]).sum(dim=0),
+            targets=None if reader.classes is None else leading(reader.classes),
+            score_kind=reader.score,
+            target_scores=leading(forward_pass.target_scores),
+            logits=None if scores is None else scores.logits,
+            probabilities=None if scores is None else scores.probabilities,
+            target_layer=_one_or_all(forward_pass.layers),
+            passes=1 + torch.stack([each.passes for each in maps]).sum(dim=0),
             estimated_error=leading(error),
             skipped=leading(~finite),
-            channels=channels and Channels(*map(leading, channels)),
-            mean_activation=look.activations[0].mean(dim=1) if len(maps) == 1 else None,
+            channels=None if only is None else Channels(*map(leading, only.strongest())),
+            mean_activation=None if only is None else forward_pass.activations[0].mean(dim=1),
         )
+
+
+def _one_or_all(names: tuple[str, ...]) -> str | tuple[str, ...]:
+    return names[0] if len(names) == 1 else names
 
 
 @dataclass(frozen=True, eq=False)
 class LayerMap:
-    """What a method makes of one layer.
+    """The channels of one layer and their weights.
 
     Attributes:
         maps: (N, K, *spatial), the channels as they are summed.
-        weights: (N, T, K).
+        weights: (N, T, K), the weight of each channel in the map of each target.
         passes: (N,) int64, forward samples spent on masked images.
-        error: (N, T) float32, the estimated error of the map.
+        error: (N, T) float32, the estimated relative error of the map; 0 if it is exact.
     """
 
     maps: Tensor
@@ -192,11 +221,11 @@ class LayerMap:
     error: Tensor
 
     def combined(self) -> Tensor:
-        """(N, T, *spatial) float32: ReLU of the sum of the channels by their weights."""
+        """Return (N, T, *spatial) float32, the ReLU of the weighted sum of the channels."""
         return torch.stack([_weighted_sum(*pair) for pair in zip(self.weights, self.maps, strict=True)]).relu()
 
     def strongest(self) -> tuple[Tensor, Tensor, Tensor]:
-        """The channels of largest weight, dead ones last: numbers and weights (N, T, C), maps (N, T, C, *spatial)."""
+        """Return index and weight (N, T, C) and map (N, T, C, *spatial) of the heaviest channels, dead ones last."""
         live = has_contrast(self.maps).unsqueeze(1)
         count = min(_CHANNELS_KEPT, self.weights.shape[2])
         index = self.weights.masked_fill(~live, -torch.inf).topk(count, dim=2).indices
@@ -205,14 +234,14 @@ class LayerMap:
 
 
 def _fused(maps: Sequence[Tensor]) -> Tensor:
-    """The mean of maps (N, T, *spatial), each scaled to [0, 1], at the resolution of the finest."""
+    """Return the mean of maps (N, T, *spatial), each scaled to [0, 1], at the resolution of the finest."""
     finest = max((each.shape[2:] for each in maps), key=lambda size: size.numel())
     scaled = [min_max(upsample(each.flatten(0, 1), finest)) for each in maps]
     return torch.stack(scaled).mean(dim=0).view(*maps[0].shape[:2], *finest)
 
 
 def _weighted_sum(weights: Tensor, maps: Tensor) -> Tensor:
-    """Sums of maps (K, *spatial) by weights (T, K), in double precision where there is one: no autocast, no TF32."""
+    """Sum maps (K, *spatial) by weights (T, K), in double precision where there is one: no autocast, no TF32."""
     exact = torch.float32 if maps.device.type == "mps" else torch.float64
     with torch.autocast(maps.device.type, enabled=False):
         total: Tensor = torch.tensordot(weights.to(exact), maps.to(exact), dims=1)

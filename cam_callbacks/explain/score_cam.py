@@ -11,13 +11,16 @@ from torch import Tensor
 from cam_callbacks._checks import check_choice, check_fraction, check_positive
 from cam_callbacks.explain import progress
 from cam_callbacks.explain.explanation import has_contrast, min_max
+from cam_callbacks.explain.forward_pass import ForwardPass
 from cam_callbacks.explain.method import LayerMap, Method
-from cam_callbacks.explain.network import ForwardPass, Network, Options, TargetLayer
+from cam_callbacks.explain.network import Network, TargetLayer
+from cam_callbacks.explain.runner import Options
 from cam_callbacks.explain.surrogate import Scale, Surrogate
-from cam_callbacks.explain.targets import Targets
+from cam_callbacks.explain.targets import ScoreReader, Targets
 
 _LANDMARKS = 16
 _CHANNELS_A_ROUND = 8
+_MIN_PROBABILITY = 1e-30  # before the logarithm
 
 Weighting = Literal["probability", "logit-softmax", "increase", "matlab"]
 
@@ -33,36 +36,36 @@ class ScoreCAM(Method):
 
     then upsampled and scaled to [0, 1] for each image. A constant A_k masks nothing: it is *dead*, costs no pass and
     weighs 0. Masked images are forwarded in chunks that are filled across images, so that memory depends on
-    `batch_size`; several targets of one image share all passes.
+    `batch_size` only; several targets of one image share all passes.
 
     The paper can be read in several ways. With p_c the probability and z_c the logit of c:
 
     - `"probability"`: w_k = p_c(x * H_k). The authors' code and the paper's section 3.2.
     - `"logit-softmax"`: w_k = softmax over the live k of z_c(x * H_k). The paper's Algorithm 1.
     - `"increase"`: w_k = p_c(x * H_k) - p_c(0). The paper's Definitions 4 and 5. Tells classes apart best, but the
-      map can come out blank, when no mask raises the probability above that of the empty image.
+      map can come out blank: when no mask raises the probability above that of the empty image.
     - `"matlab"`: w_k = softmax over the live k of p_c(x * H_k) - p_c(x), on maps A_k that are each scaled to [0, 1]
       before they are summed; as in a widely read MATLAB script. A softmax over differences of probabilities is almost
-      flat: the map is close to the plain mean of the activations and says little of the class. It is there for
+      flat: the map is close to the plain mean of the activations and says little about the class. It is meant for
       comparison.
 
-    A callable's score is no probability, and its zero means nothing: `"probability"` is then s(x * H_k) - s(0), as
-    `"increase"`, and the other two read s in the place of z_c and p_c.
+    The score s of a callable is not a probability, and its zero means nothing: `"probability"` is then
+    s(x * H_k) - s(0), like `"increase"`, and the other two use s in place of z_c and p_c.
 
     On two-class heads `"probability"` and `"logit-softmax"` give both classes nearly the same map; use `"increase"`
     to compare two classes there.
 
-    *Adaptive.* Most channels need not be forwarded: from the scores of a few a Gaussian process predicts the weights of
-    the others, and how wrong the heatmap may be (`cam_callbacks.explain.surrogate`). Each image is done when that error
-    is below `tolerance`. The error is 1 - r, with r the Pearson correlation with the exact map at the resolution of the
-    layer; the estimate is an upper bound that holds for at least 9 of 10 images
+    *Adaptive.* Most channels need not be forwarded: from the scores of a few, a Gaussian process predicts the weights
+    of the others and how wrong the heatmap may be (`cam_callbacks.explain.surrogate`). An image is done when that error
+    is at most `tolerance`. The error is 1 - r, with r the Pearson correlation with the exact map at the resolution of
+    the layer; the estimate is an upper bound that holds for at least 9 of 10 images
     (`benchmarks/accuracy_of_adaptive.py`). `"matlab"` is always exact.
 
     Attributes:
         weighting: How the weight of a channel follows from the score of its masked image.
         tolerance: The estimated error of the heatmap at which an image is done, 0 (every channel is forwarded) to 1.
-        max_passes: At most so many masked images are forwarded for each image, whatever the tolerance; the error that
-            is then reported may be above it. None for no limit.
+        max_passes: The most masked images that are forwarded for each image, whatever the tolerance; the error that is
+            reported may then be above it. None for no limit.
         compile: Forward the masked images through a compiled copy of the model. The first call takes a minute or so
             longer; give all calls the same `compiled` for the others to reuse it.
         upsampling: See `Method`; masks are always upsampled linearly.
@@ -108,67 +111,81 @@ class ScoreCAM(Method):
             target_layer, targets, "logit" if self.weighting == "logit-softmax" else "probability"
         )
 
-    def layer_map(self, network: Network, look: ForwardPass, layer: int) -> LayerMap:  # noqa: D102
-        activations = look.activations[layer]
-        live = has_contrast(activations) & look.finite.unsqueeze(1)
+    def layer_map(self, network: Network, forward_pass: ForwardPass, layer: int) -> LayerMap:  # noqa: D102
+        activations = forward_pass.activations[layer]
+        live = has_contrast(activations) & forward_pass.finite.unsqueeze(1)
         progress.expect(int(live.sum()))
-        ask = _MaskedScorer(network, look, activations)
-        offset = torch.zeros_like(look.target_scores)
-        if self.weighting == "increase" or (self.weighting == "probability" and look.scores is None):
-            offset = network.empty_scores(look.readout)
-            ask.passes += 1
+        scorer = _MaskedScorer(network, activations, forward_pass.reader)
+        offset = torch.zeros_like(forward_pass.target_scores)
+        if self.weighting == "increase" or (self.weighting == "probability" and forward_pass.scores is None):
+            offset = network.empty_scores(forward_pass.reader)
+            scorer.passes += 1
         exact = self.weighting == "matlab" or (self.tolerance == 0 and self.max_passes is None)
-        weigh = self._exact_weights if exact else self._adaptive_weights
         with network.simplified():
-            weights, error = weigh(ask, look, activations, live, offset)
+            if exact:
+                weights = self._exact_weights(scorer, live, offset, forward_pass.target_scores)
+                error = torch.zeros_like(offset)
+            else:
+                weights, error = self._adaptive_weights(scorer, live, offset, self._scale(forward_pass))
         maps = activations
         if self.weighting == "matlab":
             maps = min_max(activations.flatten(0, 1)).view_as(activations)
-        return LayerMap(maps, weights, ask.passes, error)
+        return LayerMap(maps, weights, scorer.passes, error)
 
-    def _exact_weights(
-        self, ask: _MaskedScorer, look: ForwardPass, activations: Tensor, live: Tensor, offset: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Weights (N, T, K) from the score of every live channel, and the error (N, T), which is 0."""
+    def _scale(self, forward_pass: ForwardPass) -> Scale:
+        if self.weighting == "logit-softmax":
+            return "logit"
+        return "score" if forward_pass.scores is None else "probability"
+
+    def _exact_weights(self, scorer: _MaskedScorer, live: Tensor, offset: Tensor, own_scores: Tensor) -> Tensor:
+        """Return weights (N, T, K) from the scores of all live channels.
+
+        Args:
+            scorer: Scores masked images.
+            live: (N, K) bool.
+            offset: (N, T), subtracted from all scores.
+            own_scores: (N, T), the scores of the unmasked images.
+        """
         image, channel = live.nonzero(as_tuple=True)
         # (pairs, T) -> (N, K, T) -> (N, T, K)
-        scores = torch.zeros(*live.shape, look.readout.count, device=live.device)
-        scores[image, channel] = ask(image, channel)
+        scores = torch.zeros(*live.shape, offset.shape[1], device=live.device)
+        scores[image, channel] = scorer(image, channel)
         scores, alive = scores.movedim(2, 1), live.unsqueeze(1)
         if self.weighting == "logit-softmax":
-            weights = _softmax_over(alive, scores)
-        elif self.weighting == "matlab":
-            weights = _softmax_over(alive, scores - look.target_scores.unsqueeze(2))
-        else:
-            weights = torch.where(alive, scores - offset.unsqueeze(2), 0)
-        return weights, torch.zeros_like(offset)
+            return _softmax_over(alive, scores)
+        if self.weighting == "matlab":
+            return _softmax_over(alive, scores - own_scores.unsqueeze(2))
+        return torch.where(alive, scores - offset.unsqueeze(2), 0)
 
     def _adaptive_weights(
-        self, ask: _MaskedScorer, look: ForwardPass, activations: Tensor, live: Tensor, offset: Tensor
+        self, scorer: _MaskedScorer, live: Tensor, offset: Tensor, scale: Scale
     ) -> tuple[Tensor, Tensor]:
-        """Weights (N, T, K) with most of them predicted, and the estimated error (N, T) of each heatmap.
+        """Return weights (N, T, K), most of them predicted, and the estimated error (N, T) of each heatmap.
 
-        All images that are not done ask for a few channels, which are forwarded together so that chunks stay full.
+        The next few channels of all images that are not done are forwarded together, so that chunks stay full.
+
+        Args:
+            scorer: Scores masked images.
+            live: (N, K) bool.
+            offset: (N, T), subtracted from all scores.
+            scale: The kind of scores.
         """
-        scale: Scale = "score" if look.scores is None else "probability"
-        if self.weighting == "logit-softmax":
-            scale = "logit"
         searches = {
-            index: _Search(activations[index], channels.nonzero().flatten(), offset[index], scale, self)
+            index: _Search(scorer.activations[index], channels.nonzero().flatten(), offset[index], scale, self)
             for index, channels in enumerate(live)
             if channels.any()
         }
         active = dict(searches)
         while active:
-            image = torch.cat([torch.full_like(search.wanted, index) for index, search in active.items()])
-            channel = torch.cat([search.wanted for search in active.values()])
-            scores = ask(image, channel)
+            image = torch.cat([torch.full_like(search.next_channels, index) for index, search in active.items()])
+            channel = torch.cat([search.next_channels for search in active.values()])
+            scores = scorer(image, channel)
             for index, search in list(active.items()):
-                search.learn(scores[image == index])
+                search.update(scores[image == index])
                 if search.done:
                     del active[index]
                     progress.advance(search.spared)
-        weights = torch.zeros(len(live), look.readout.count, live.shape[1], device=live.device)
+        weights = torch.zeros(*offset.shape, live.shape[1], device=live.device)
         error = torch.zeros_like(offset)
         for index, search in searches.items():
             weights[index][:, search.channels] = search.weights()
@@ -177,26 +194,32 @@ class ScoreCAM(Method):
 
 
 class _MaskedScorer:
-    """Answers with the scores of masked images, and counts them for each image."""
+    """Scores images masked by channels, and counts the passes of each image.
 
-    def __init__(self, network: Network, look: ForwardPass, activations: Tensor) -> None:
-        self._network, self._readout, self._activations = network, look.readout, activations
+    Attributes:
+        activations: (N, K, *spatial of the layer).
+        passes: (N,) int64.
+    """
+
+    def __init__(self, network: Network, activations: Tensor, reader: ScoreReader) -> None:
+        self._network, self._reader = network, reader
+        self.activations = activations
         self.passes = torch.zeros(len(activations), dtype=torch.int64, device=activations.device)
 
     def __call__(self, image: Tensor, channel: Tensor) -> Tensor:
+        """Return scores (pairs, T) of images (pairs,) masked by channels (pairs,)."""
         self.passes += torch.bincount(image, minlength=len(self.passes))
-        return self._network.masked_scores(self._activations, image, channel, self._readout)
+        return self._network.masked_scores(self.activations, image, channel, self._reader)
 
 
 class _Search:
-    """The search for the weights of one image: what to forward next, and when it is done.
+    """The search for the weights of one image: which channels to forward next, and when to stop.
 
-    The T targets of the image share all passes; the one whose heatmap is known worst says what to forward next.
+    The T targets of the image share all passes; the one with the largest estimated error chooses the next channels.
 
     Attributes:
         channels: (n,) the live channels.
-        wanted: The channels to forward next.
-        done: Whether none are wanted any more.
+        done: Whether no more channels need to be forwarded.
         spared: How many channels have not been forwarded.
         errors: (T,) the estimated error of each heatmap.
     """
@@ -209,36 +232,38 @@ class _Search:
         self._tolerance = settings.tolerance
         self._left = len(channels) if settings.max_passes is None else min(settings.max_passes, len(channels))
         self._scale = scale
-        # The surrogate wants double precision, which MPS has not; and none of the trainer's autocast.
-        self._place = "cpu" if channels.device.type == "mps" else channels.device
+        # The surrogate needs double precision, which MPS does not have; and none of the trainer's autocast.
+        self._device = "cpu" if channels.device.type == "mps" else channels.device
         with torch.autocast(channels.device.type, enabled=False):
-            maps = activations[channels].to(self._place)
+            maps = activations[channels].to(self._device)
             self._surrogates = [Surrogate(maps, scale, float(each)) for each in offset]
             few = self._left <= _LANDMARKS + _CHANNELS_A_ROUND
-            self._asked = self._surrogates[0].landmarks(self._left if few else _LANDMARKS)
+            self._next = self._surrogates[0].landmarks(self._left if few else _LANDMARKS)
 
     @property
-    def wanted(self) -> Tensor:
-        return self.channels[self._asked.to(self.channels.device)]
+    def next_channels(self) -> Tensor:
+        """(m,) the channels to forward next."""
+        return self.channels[self._next.to(self.channels.device)]
 
-    def learn(self, scores: Tensor) -> None:
-        """Take in the scores (m, T) of the wanted channels, and settle what is wanted next."""
-        self._left -= len(self._asked)
-        self.spared -= len(self._asked)
-        values = (scores.clamp_min(1e-30).log() if self._scale == "probability" else scores).to(self._place)
+    def update(self, scores: Tensor) -> None:
+        """Take in the scores (m, T) of the next channels, and choose those that come after them."""
+        self._left -= len(self._next)
+        self.spared -= len(self._next)
+        values = (scores.clamp_min(_MIN_PROBABILITY).log() if self._scale == "probability" else scores).to(self._device)
         if not torch.isfinite(values).all():
             self.errors, self.done = torch.full_like(self.errors, torch.nan), True
             return
+        count = min(_CHANNELS_A_ROUND, self._left)
         with torch.autocast(values.device.type, enabled=False):
             for surrogate, column in zip(self._surrogates, values.T, strict=True):
-                surrogate.observe(self._asked, column)
-            plans = [surrogate.plan(min(_CHANNELS_A_ROUND, self._left)) for surrogate in self._surrogates]
-        self.errors = torch.tensor([error for error, _ in plans], dtype=torch.float64)
-        self._asked = plans[int(self.errors.argmax())][1]
-        self.done = bool((self.errors <= self._tolerance).all()) or len(self._asked) == 0
+                surrogate.observe(self._next, column)
+            found = [surrogate.heatmap_error() for surrogate in self._surrogates]
+            self.errors = torch.tensor([error.estimate for error in found], dtype=torch.float64)
+            self._next = found[int(self.errors.argmax())].next_channels(count)
+        self.done = bool((self.errors <= self._tolerance).all()) or len(self._next) == 0
 
     def weights(self) -> Tensor:
-        """(T, n) float32, NaN where a score was not finite."""
+        """Return (T, n) float32, NaN if a score was not finite."""
         if bool(self.errors.isnan().any()):
             return torch.full((len(self.errors), len(self.channels)), torch.nan, device=self.channels.device)
         weights = torch.stack([surrogate.weights for surrogate in self._surrogates])
@@ -248,6 +273,6 @@ class _Search:
 
 
 def _softmax_over(live: Tensor, values: Tensor) -> Tensor:
-    """Softmax of (N, T, K) values over the live channels of each image; dead ones weigh 0, also where none is live."""
+    """Return the softmax of (N, T, K) values over the live channels of each image; dead ones weigh 0."""
     weights = values.masked_fill(~live, -torch.inf).softmax(dim=2)
     return torch.where(live, weights, 0)

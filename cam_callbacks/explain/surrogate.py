@@ -1,10 +1,10 @@
-"""A Gaussian process over the masks of one image, that lets Score-CAM skip most of its forward passes.
+"""A Gaussian process over the masks of one image, with which Score-CAM can skip most of its forward passes.
 
-The masks of an image live in a space of as many dimensions as the layer has positions, far fewer than it has
+The masks of an image live in a space with as many dimensions as the layer has positions, far fewer than it has
 channels, and the score of the masked image is a smooth function on it. A Gaussian process (Rasmussen & Williams 2006,
-chapters 2 and 5) fitted to the scores of a few masks predicts the others, and says how sure it is. What is wanted is
-the heatmap, a linear function of the weights; so the next channels to forward are those that shrink the expected
-error of the *heatmap* most (A-optimal design), and the work ends when that error is small.
+chapters 2 and 5) fitted to the scores of a few masks predicts the others and says how sure it is. The aim is the
+heatmap, a linear function of the weights; so the next channels to forward are those that shrink the expected error of
+the *heatmap* most (A-optimal design), and the work ends when that error is small.
 """
 
 from __future__ import annotations
@@ -13,37 +13,37 @@ import math
 from typing import Literal
 
 import torch
+from numpy.polynomial.hermite_e import hermegauss
 from torch import Tensor
 
 Scale = Literal["probability", "logit", "score"]
 
 _LENGTH_SCALES = (0.5, 1.0, 2.0)  # in units of the median distance between masks
 _NOISE = 1e-3  # variance of what the masks at layer resolution do not tell, in units of the signal's
-_SPREAD = 4.0  # how many standard deviations of the squared error are added to its mean
-_LEAST_ERROR = 1e-3  # as long as one score is predicted: below this the estimate would be too low too often
-# Gauss-Hermite nodes and weights for the mean and the variance of a function of a standard normal variable.
-_NODES = (-2.8569700138728056, -1.3556261799742659, 0.0, 1.3556261799742659, 2.8569700138728056)
-_NODE_WEIGHTS = (
-    0.011257411327720691,
-    0.22207592200561266,
-    0.5333333333333333,
-    0.22207592200561266,
-    0.011257411327720691,
-)
+_DEVIATIONS = 4.0  # how many standard deviations of the squared error are added to its mean
+_MIN_ERROR = 1e-3  # while a score is predicted: a lower estimate would be too low too often
+_MAX_IN_SAMPLE = 256  # masks: enough for the median of their distances
+_BLANK = 1e-12  # share of a map's squared norm below which what the ReLU leaves has no contrast
+_MAX_EXCESS = 3.0  # how far predicted logits may exceed the largest one seen
+_TINY = 1e-30
+
+# Nodes and weights for the mean of a function of a standard normal variable.
+_NODES, _NODE_WEIGHTS = hermegauss(5)
+_NODE_WEIGHTS = _NODE_WEIGHTS / math.sqrt(2 * math.pi)
 
 
 class Surrogate:
     """Predicts the weight of every channel of one image from the scores of those that were forwarded.
 
-    The weight w of a channel follows from its value v by the scale. `"probability"`: v is the logarithm of a
-    probability, w = exp(min(v, 0)) - offset. `"logit"`: w = exp(v) relative to the largest seen, and predictions are
-    kept from going far beyond that. `"score"`: w = v - offset. Values are a Gaussian process with the Matern-3/2 kernel
-    over masks; its constant mean and its variance are estimated, its length scale is chosen, by likelihood.
+    The scale says how the weight w of a channel follows from its score v. `"probability"`: v is the logarithm of a
+    probability, w = exp(min(v, 0)) - offset. `"logit"`: w = exp(v) relative to the largest v seen; predictions are kept
+    from going far beyond that. `"score"`: w = v - offset. Scores are a Gaussian process over the masks with the
+    Matern-3/2 kernel; its constant mean and its variance are estimated, and its length scale is chosen, by likelihood.
 
     Args:
         activations: (n, *spatial of the layer), the live channels of one image.
-        scale: What the values are.
-        offset: Subtracted from every weight, but for logits.
+        scale: The kind of scores.
+        offset: Subtracted from every weight, except for logits.
     """
 
     def __init__(self, activations: Tensor, scale: Scale = "probability", offset: float = 0.0) -> None:
@@ -52,18 +52,17 @@ class Surrogate:
         self._maps = maps
         self._masks = (maps - low) / (high - low)
         self._contrast = (maps - maps.mean(dim=1, keepdim=True)).norm(dim=1)
-        # A sample of the masks is enough for the median distance.
-        sample = self._masks[:: max(1, len(maps) // 256)]
+        sample = self._masks[:: max(1, len(maps) // _MAX_IN_SAMPLE)]
         distances = torch.cdist(sample, sample)
         self._unit = float(distances[distances > 0].median()) if bool((distances > 0).any()) else 1.0
-        self._scale_of_values = scale
+        self._kind_of_scores = scale
         self._offset = offset
         self._seen = torch.zeros(len(maps), dtype=torch.bool, device=maps.device)
         self._channels = torch.empty(0, dtype=torch.long, device=maps.device)
         self._scores = torch.empty(0, dtype=torch.float64, device=maps.device)
 
     def landmarks(self, count: int) -> Tensor:
-        """(count,) channels to begin with: of much contrast, and with masks far from each other."""
+        """Return (count,) channels to begin with: of much contrast, and with masks far from each other."""
         chosen = [int(self._contrast.argmax())]
         nearest = torch.full_like(self._contrast, torch.inf)
         while len(chosen) < min(count, len(self._maps)):
@@ -74,7 +73,7 @@ class Surrogate:
         return torch.tensor(chosen, device=self._maps.device)
 
     def observe(self, channels: Tensor, scores: Tensor) -> None:
-        """Take in the scores (m,) of channels (m,) that were forwarded, and predict all others anew."""
+        """Take in the scores (m,) of channels (m,) that were forwarded, and predict all others again."""
         self._channels = torch.cat([self._channels, channels])
         self._scores = torch.cat([self._scores, scores.double()])
         self._seen[channels] = True
@@ -96,7 +95,7 @@ class Surrogate:
             mean = (ones @ scores) / (ones @ ones)
             residual = scores - mean * ones
             variance = (residual @ residual) / max(count - 1, 1)
-            fits = -(count - 1) / 2 * variance.clamp_min(1e-30).log() - factor.diagonal().log().sum()
+            fits = -(count - 1) / 2 * variance.clamp_min(_TINY).log() - factor.diagonal().log().sum()
             likelihood = float(fits - (ones @ ones).log() / 2)
             if likelihood > best:
                 best = likelihood
@@ -105,90 +104,106 @@ class Surrogate:
                 self._mean, self._variance = mean, variance
 
     def _predict(self) -> None:
-        """Mean and standard deviation of every score, and of every weight."""
+        """Predict mean and standard deviation of every score, and of every weight."""
         covariance = _matern(torch.cdist(self._masks[self._channels], self._masks), self._scale).double()
         self._whitened = torch.linalg.solve_triangular(self._factor, covariance, upper=False)  # (m, n)
         mean = self._mean + self._residual @ self._whitened
         unsure = (1 - self._whitened.square().sum(dim=0)).clamp_min(0) + _NOISE
         deviation = (self._variance * unsure).sqrt()
         mean[self._channels], deviation[self._channels] = self._scores, 0
-        nodes, node_weights = (
-            torch.tensor(part, dtype=torch.float64, device=mean.device) for part in (_NODES, _NODE_WEIGHTS)
-        )
+        nodes, node_weights = (torch.tensor(part, device=mean.device) for part in (_NODES, _NODE_WEIGHTS))
         weights = self._weight(mean.unsqueeze(1) + deviation.unsqueeze(1) * nodes)  # (n, nodes)
         self.weights = weights @ node_weights
         """(n,) float64, the expected weight of each channel; exact for those that were forwarded."""
         weight_deviation = ((weights - self.weights.unsqueeze(1)).square() @ node_weights).sqrt()
-        self._slope = torch.where(deviation > 0, weight_deviation / deviation.clamp_min(1e-30), 0)
+        self._slope = torch.where(deviation > 0, weight_deviation / deviation.clamp_min(_TINY), 0)
 
     def _weight(self, scores: Tensor) -> Tensor:
-        if self._scale_of_values == "score":
+        if self._kind_of_scores == "score":
             return scores - self._offset
-        if self._scale_of_values == "probability":
+        if self._kind_of_scores == "probability":
             return scores.clamp_max(0).exp() - self._offset
-        return (scores - self._scores.max()).clamp_max(3).exp()
+        return (scores - self._scores.max()).clamp_max(_MAX_EXCESS).exp()
 
-    def plan(self, count: int) -> tuple[float, Tensor]:
-        """How wrong the heatmap may be, and what to forward next.
+    def heatmap_error(self) -> HeatmapError:
+        """Return how wrong the heatmap may be, from what was observed so far."""
+        return HeatmapError(self)
 
-        The heatmap is h = ReLU(sum_k w_k A_k) at layer resolution. With e the part of its error that is neither
-        constant nor along h (those change no Pearson correlation), the correlation with the exact map is 1 / sqrt(1 +
-        |e|^2 / |h - mean|^2). For |e|^2 its mean plus four standard deviations are taken.
 
-        Returns:
-            The estimate of 1 - Pearson correlation, in [0, 1], at least 0.001 while a score is predicted, and the
-            (count or fewer,) channels that shrink it most.
-        """
-        left = int((~self._seen).sum())
-        if left == 0:
-            return 0.0, self._channels[:0]
-        raw = (self.weights @ self._maps.double()).float()
+class HeatmapError:
+    """How wrong the heatmap of a surrogate may be, and which channels to forward to make it better.
+
+    The heatmap is h = ReLU(sum_k w_k A_k) at layer resolution. With e the part of its error that is neither constant
+    nor along h (those change no Pearson correlation), its correlation with the exact heatmap is
+    r = 1 / sqrt(1 + |e|^2 / |h - mean|^2). For |e|^2 its mean plus four standard deviations are taken.
+
+    Attributes:
+        estimate: An upper estimate of 1 - r, in [0, 1]: 0 if all scores are known or the heatmap is surely blank, and
+            at least 0.001 otherwise.
+    """
+
+    def __init__(self, surrogate: Surrogate) -> None:
+        self._surrogate = surrogate
+        self._unseen = ~surrogate._seen
+        self._effect: Tensor | None = None
+        self.estimate = self._estimated() if bool(self._unseen.any()) else 0.0
+
+    def _estimated(self) -> float:
+        surrogate, variance = self._surrogate, float(self._surrogate._variance)
+        raw = (surrogate.weights @ surrogate._maps.double()).float()
         shape = raw.clamp_min(0) - raw.clamp_min(0).mean()
         squared_norm = float(shape.square().sum())
         # What a change of each score does to the map, (n, d); nothing where the score is known.
-        effect = self._maps * self._slope.float().unsqueeze(1) * ~self._seen.unsqueeze(1)
-        prior = _matern(torch.cdist(self._masks, self._masks), self._scale)
-        whitened = self._whitened.float()
-        variance = float(self._variance)
-
-        def together_with(effect: Tensor) -> Tensor:
-            """Posterior covariance times effect, (n, d): what a wrong score of each channel goes along with."""
-            explained: Tensor = whitened.T @ (whitened @ effect)
-            return prior @ effect - explained + _NOISE * effect
-
-        if squared_norm <= 1e-12 * float(raw.square().sum()):
-            deviation = (variance * (effect * together_with(effect)).sum(dim=0)).clamp_min(0).sqrt()
-            if bool((raw + _SPREAD * deviation <= 0).all()):
-                return 0.0, self._channels[:0]  # blank, surely
-            return 1.0, (self._contrast * ~self._seen).topk(min(count, left)).indices
+        effect = surrogate._maps * surrogate._slope.float().unsqueeze(1) * self._unseen.unsqueeze(1)
+        self._prior = _matern(torch.cdist(surrogate._masks, surrogate._masks), surrogate._scale)
+        self._whitened = surrogate._whitened.float()
+        if squared_norm <= _BLANK * float(raw.square().sum()):
+            deviation = (variance * (effect * self._posterior(effect)).sum(dim=0)).clamp_min(0).sqrt()
+            return 0.0 if bool((raw + _DEVIATIONS * deviation <= 0).all()) else 1.0
         effect = effect * (raw > 0)
         effect = effect - effect.mean(dim=1, keepdim=True)
         effect = effect - (effect @ shape).unsqueeze(1) * shape / squared_norm
-        together = together_with(effect)
-        spread = variance * (effect.T @ together)  # (d, d) covariance of the error of the heatmap
-        mean_square = spread.diagonal().sum().clamp_min(0)
-        bound = mean_square + _SPREAD * (2 * spread.square().sum()).sqrt()
-        error = max(float(1 - (1 + bound / squared_norm).rsqrt()), _LEAST_ERROR)
+        self._effect, self._together = effect, self._posterior(effect)
+        covariance = variance * (effect.T @ self._together)  # (d, d), of the error of the heatmap
+        mean_square = covariance.diagonal().sum().clamp_min(0)
+        bound = mean_square + _DEVIATIONS * (2 * covariance.square().sum()).sqrt()
+        return max(float(1 - (1 + bound / squared_norm).rsqrt()), _MIN_ERROR)
 
-        unsure = (1 - whitened.square().sum(dim=0)).clamp_min(0) + _NOISE
-        candidates = ~self._seen
+    def _posterior(self, effect: Tensor) -> Tensor:
+        """Return posterior covariance times effect, (n, d): what goes along with a wrong score of each channel."""
+        explained: Tensor = self._whitened.T @ (self._whitened @ effect)
+        return self._prior @ effect - explained + _NOISE * effect
+
+    def next_channels(self, count: int) -> Tensor:
+        """Return (`count` or fewer,) channels that shrink the error most, each chosen given those before it.
+
+        If the heatmap looks blank, but not surely, they are those of most contrast; if nothing is unknown, none.
+        """
+        count = min(count, int(self._unseen.sum()))
+        if self.estimate == 0 or count == 0:
+            return self._surrogate._channels[:0]
+        if self._effect is None:
+            most_contrast: Tensor = (self._surrogate._contrast * self._unseen).topk(count).indices
+            return most_contrast
+        together, candidates = self._together, self._unseen.clone()
+        unsure = (1 - self._whitened.square().sum(dim=0)).clamp_min(0) + _NOISE
         chosen: list[int] = []
         columns: list[Tensor] = []
-        while len(chosen) < min(count, left):
+        while len(chosen) < count:
             gain = together.square().sum(dim=1) / unsure.clamp_min(_NOISE)
             pick = int(torch.where(candidates, gain, -1).argmax())
             chosen.append(pick)
             candidates[pick] = False
             # What forwarding this channel will tell of the others: the covariance shrinks by column * column^T.
-            column = prior[pick] - whitened[:, pick] @ whitened
+            column = self._prior[pick] - self._whitened[:, pick] @ self._whitened
             column[pick] += _NOISE
             for earlier in columns:
                 column = column - earlier[pick] * earlier
             column = column / column[pick].clamp_min(_NOISE).sqrt()
             columns.append(column)
-            together = together - column.unsqueeze(1) * (column @ effect)
+            together = together - column.unsqueeze(1) * (column @ self._effect)
             unsure = unsure - column.square()
-        return error, torch.tensor(chosen, device=self._maps.device)
+        return torch.tensor(chosen, device=self._effect.device)
 
 
 def _matern(distances: Tensor, scale: float) -> Tensor:

@@ -20,6 +20,9 @@ Targets: TypeAlias = int | Sequence[int] | Sequence[Sequence[int]] | Tensor | Ta
 """What a user may ask for: a class, or a callable; one for all images, or one for each; several classes for each
 (N, T); None for the predicted class."""
 
+Resolved: TypeAlias = "Tensor | list[TargetFn]"
+"""What is explained for n images: their classes (n, T), or n callables."""
+
 Score = Literal["logit", "probability"]
 
 
@@ -201,13 +204,14 @@ def _checked(target: TargetFn, output: Any, count: int) -> Tensor:
     if not isinstance(values, Tensor) or values.shape != (count,) or values.is_complex():
         got = f"a tensor of shape {tuple(values.shape)}" if isinstance(values, Tensor) else type(values).__name__
         raise ValueError(
-            f"targets={name_of(target)} returned {got}; one number for each of the {count} images is needed, ({count},)"
+            f"targets={_callable_name(target)} returned {got}; it must return one number for each of the {count} "
+            f"images, ({count},)"
         )
     return values.float()
 
 
-def name_of(target: TargetFn) -> str:
-    """What to call a callable: its name, or how it shows itself."""
+def _callable_name(target: TargetFn) -> str:
+    """Return the name of a callable, or its `repr`."""
     return getattr(target, "__name__", None) or repr(target)
 
 
@@ -239,38 +243,27 @@ class TargetRequest:
                 raise ValueError(f"targets holds {len(targets)} callables; {count} images need one each: {count}")
             self._callables = list(targets)  # type: ignore[arg-type]
         else:
-            self._classes = _class_indices(targets, count)
+            self._classes = _as_class_indices(targets, count)
             self.several = self._classes.ndim == 2
 
     @property
-    def score(self) -> str | None:
-        """The name of the callables; None where classes are explained."""
-        if self._callables is None:
-            return None
-        names = dict.fromkeys(map(name_of, self._callables))
-        return next(iter(names)) if len(names) == 1 else f"{len(names)} callables"
+    def explains_classes(self) -> bool:
+        """Whether classes are explained, not what callables return."""
+        return self._callables is None
 
-    def resolve(self, chunk: slice, output: Any, scores: ClassScores | None) -> Tensor | list[TargetFn]:
-        """What is explained for a chunk of the unmasked images, now that the model's output for them is known.
+    def resolve(self, chunk: slice, output: Any, scores: ClassScores | None) -> Resolved:
+        """Return what is explained for a chunk of the unmasked images, now that the model's output for them is known.
 
         Args:
             chunk: Which of the N images.
             output: What the model returned for them.
-            scores: The class scores in it; None where callables are asked.
-
-        Returns:
-            (n, T) classes, or n callables.
+            scores: The class scores in it; None if callables are explained.
 
         Raises:
             ValueError: A class index out of range.
         """
         if self._callables is not None:
-            settled: dict[int, Sequence[TargetFn]] = {}
-            own = self._callables[chunk]
-            for target in own:
-                if isinstance(target, ResolvesPerImage) and id(target) not in settled:
-                    settled[id(target)] = target.resolve(output)
-            return [settled[id(target)][row] if id(target) in settled else target for row, target in enumerate(own)]
+            return _per_image(self._callables[chunk], output)
         assert scores is not None
         if self._classes is None:
             return scores.probabilities.argmax(dim=1, keepdim=True)
@@ -285,9 +278,34 @@ class TargetRequest:
             )
         return classes.view(len(classes), -1)
 
+    def reader(
+        self, resolved: Sequence[Resolved], score: Score, class_scores: Callable[[Any], ClassScores]
+    ) -> ScoreReader:
+        """Return what reads the explained scores.
 
-def _class_indices(targets: Any, count: int) -> Tensor:
-    """(N,) or (N, T) int64 from what the user gave."""
+        Args:
+            resolved: What is explained, for one chunk of images after the other.
+            score: Which score of a class.
+            class_scores: Reads all class scores out of an output.
+        """
+        if self._callables is None:
+            return ClassScoreReader(torch.cat([p for p in resolved if isinstance(p, Tensor)]), score, class_scores)
+        names = dict.fromkeys(map(_callable_name, self._callables))
+        name = next(iter(names)) if len(names) == 1 else f"{len(names)} callables"
+        return CallableScoreReader([target for part in resolved for target in part], name)
+
+
+def _per_image(targets: Sequence[TargetFn], output: Any) -> list[TargetFn]:
+    """Resolve those of n targets that must see the output for the n images first, each of them once."""
+    resolved: dict[int, Sequence[TargetFn]] = {}
+    for target in targets:
+        if isinstance(target, ResolvesPerImage) and id(target) not in resolved:
+            resolved[id(target)] = target.resolve(output)
+    return [resolved[id(target)][row] if id(target) in resolved else target for row, target in enumerate(targets)]
+
+
+def _as_class_indices(targets: Any, count: int) -> Tensor:
+    """Return what the user gave as (N,) or (N, T) int64."""
     wanted = "targets must be whole numbers, the class indices, or callables"
     try:
         given = torch.as_tensor(targets)

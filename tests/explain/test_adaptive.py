@@ -223,16 +223,17 @@ class TestSurrogate:
         while len(wanted):
             seen += wanted.tolist()
             surrogate.observe(wanted, scores[wanted])
-            error, wanted = surrogate.plan(9)
-            assert 0 <= error <= 1
+            error = surrogate.heatmap_error()
+            wanted = error.next_channels(9)
+            assert 0 <= error.estimate <= 1
         assert sorted(seen) == list(range(60))
-        assert error == 0
+        assert error.estimate == 0
 
     def test_is_sure_where_all_scores_are_the_same(self, maps):
         surrogate = Surrogate(maps)
         seen = surrogate.landmarks(16)
         surrogate.observe(seen, torch.full((16,), -1.0))
-        error, _ = surrogate.plan(8)
+        error = surrogate.heatmap_error().estimate
         assert error == pytest.approx(0.001)  # the least that is ever claimed while scores are predicted
 
     def test_weights_are_below_the_ceiling_and_the_offset_is_taken_off(self, maps):

@@ -133,7 +133,7 @@ def test_a_network_that_goes_on_after_its_linear_layer_is_refused(small_cnn, ima
 
 
 def test_another_layer_of_a_network_with_a_class_map_is_refused():
-    with pytest.raises(ValueError, match=r"nor the spatial mean of target_layer='features'.*without target_layer"):
+    with pytest.raises(ValueError, match=r"nor the spatial mean of target_layer='features'.*Leave target_layer out"):
         CAM()(models.squeezenet1_1().eval(), torch.randn(1, 3, 64, 64), "features")
 
 

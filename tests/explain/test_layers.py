@@ -161,17 +161,17 @@ class TestFind:
             layers.find(resnet, "conv1.weight")
 
 
-class TestNameOf:
+class TestLayerName:
     def test_keeps_a_name_and_finds_that_of_a_module(self, small_cnn):
         network = small_cnn()
-        assert layers.name_of(network, "features.3") == "features.3"
-        assert layers.name_of(network, network.features[3]) == "features.3"
+        assert layers.layer_name(network, "features.3") == "features.3"
+        assert layers.layer_name(network, network.features[3]) == "features.3"
 
     def test_refuses_unknown_names_and_foreign_modules(self, small_cnn):
         with pytest.raises(ValueError, match="target_layer='absent' is not in SmallCNN"):
-            layers.name_of(small_cnn(), "absent")
+            layers.layer_name(small_cnn(), "absent")
         with pytest.raises(ValueError, match=r"target_layer=Conv2d\(\.\.\.\) is not a submodule of SmallCNN"):
-            layers.name_of(small_cnn(), nn.Conv2d(1, 1, 1))
+            layers.layer_name(small_cnn(), nn.Conv2d(1, 1, 1))
 
 
 class TestRecorded:
@@ -216,10 +216,10 @@ class TestSpatialOutput:
         assert layers.spatial_output(calls, name, self.images) is calls[place]
 
     @pytest.mark.parametrize("name", ["relu[2]", "relu[-3]"])
-    def test_of_a_call_that_there_is_not_is_refused(self, name):
+    def test_of_a_call_out_of_range_is_refused(self, name):
         calls = [torch.zeros(2, 5, 4, 4)] * 2
         with pytest.raises(
-            ValueError, match=rf"target_layer='{re.escape(name)}' names a call .* 'relu' is called 2 times"
+            ValueError, match=rf"target_layer='{re.escape(name)}' is out of range: 'relu' is called 2 times"
         ):
             layers.spatial_output(calls, name, self.images)
 
@@ -242,17 +242,6 @@ class TestSpatialOutput:
         ) as error:
             layers.spatial_output([torch.zeros(shape)], "fc", self.images)
         assert str(shape) in str(error.value)
-
-
-class TestDeviceAndType:
-    def test_are_those_of_the_first_floating_parameter(self):
-        network = nn.Sequential(nn.Embedding(2, 2).requires_grad_(False), nn.Linear(2, 2)).double()
-        network.whole = nn.Parameter(torch.zeros(2, dtype=torch.int64), requires_grad=False)
-        assert layers.device_and_dtype(network, torch.zeros(1)) == (torch.device("cpu"), torch.float64)
-
-    def test_are_those_of_the_images_where_there_is_no_parameter(self):
-        images = torch.zeros(1, dtype=torch.float16)
-        assert layers.device_and_dtype(nn.ReLU(), images) == (torch.device("cpu"), torch.float16)
 
 
 class TestOtherLayouts:

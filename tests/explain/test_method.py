@@ -41,7 +41,7 @@ class TestImages:
 
     @pytest.mark.parametrize("shape", [(), (3,), (3, 24), (1, 1, 3, 8, 8, 8), (0, 3, 24, 24), (2, 3, 0, 24)])
     def test_of_a_shape_without_space_are_refused(self, ask, network, shape):
-        with pytest.raises(ValueError, match=r"images has shape \(.*\); \(N, C, \*spatial\) is needed") as error:
+        with pytest.raises(ValueError, match=r"images has shape \(.*\); give \(N, C, \*spatial\)") as error:
             ask(network, torch.zeros(shape), "features")
         assert str(tuple(shape)) in str(error.value)
 

@@ -16,7 +16,7 @@ def settled(targets, chunk=slice(0, 2)):
     return TargetRequest(targets, 2).resolve(chunk, LOGITS[chunk], class_scores(LOGITS[chunk]))
 
 
-class TestWanted:
+class TestTargetRequest:
     def test_is_the_predicted_class_for_none(self):
         assert settled(None).tolist() == [[0], [2]]
 
@@ -66,13 +66,16 @@ class TestWanted:
         def angle(output):
             return output[:, 0]
 
-        assert TargetRequest(angle, 2).score == "angle"
-        assert TargetRequest([angle, RegressionTarget()], 2).score == "2 callables"
-        assert TargetRequest(RegressionTarget(2), 2).score == "RegressionTarget(index=2)"
-        assert TargetRequest(1, 2).score is None
+        def score(targets):
+            request = TargetRequest(targets, 2)
+            return request.reader([request.resolve(slice(0, 2), LOGITS, None)], "logit", class_scores).score
+
+        assert score(angle) == "angle"
+        assert score([angle, RegressionTarget()]) == "2 callables"
+        assert score(RegressionTarget(2)) == "RegressionTarget(index=2)"
 
 
-class TestReadout:
+class TestScoreReader:
     image = torch.tensor([1, 0, 1])
 
     @pytest.mark.parametrize("score", ["logit", "probability"])
@@ -113,7 +116,7 @@ class TestReadout:
         def wrong(output):
             return returned
 
-        with pytest.raises(ValueError, match=rf"targets=wrong returned {said}; one number for each of the 3 images"):
+        with pytest.raises(ValueError, match=rf"targets=wrong returned {said}; it must return one number .* 3 images"):
             CallableScoreReader([wrong] * 2, "wrong").read(LOGITS, self.image)
 
     def test_takes_the_single_number_of_a_model_that_squeezes_its_output(self, small_cnn, blobs):

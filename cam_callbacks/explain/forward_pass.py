@@ -1,0 +1,152 @@
+"""ForwardPass: what one pass over the unmasked images gives to a method."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from cam_callbacks._warnings import warn_user
+from cam_callbacks.explain import layers
+from cam_callbacks.explain.layouts import to_maps
+from cam_callbacks.explain.model_outputs import ClassScores
+from cam_callbacks.explain.runner import Runner
+from cam_callbacks.explain.targets import Resolved, Score, ScoreReader, TargetRequest
+
+_HALF_PRECISION_SCALE = 2.0**14
+
+
+@dataclass(frozen=True, eq=False)
+class ForwardPass:
+    """What one pass over the unmasked images gives.
+
+    Attributes:
+        layers: Dotted names of the L target layers.
+        activations: Of each layer, (N, K, *spatial of the layer) float32.
+        weights: Of each layer, (N, T, K) float32, what its channels weigh for each target, if that needs no further
+            passes: with `gradients`, the mean over all positions of the gradient of the target's score.
+        reader: Reads the explained scores out of what the model returns.
+        target_scores: (N, T) float32, the explained scores.
+        scores: All class scores of the N images; None if callables say what to explain.
+        several: Whether the user asked for T targets for each image.
+    """
+
+    layers: tuple[str, ...]
+    activations: list[Tensor]
+    weights: list[Tensor]
+    reader: ScoreReader
+    target_scores: Tensor
+    scores: ClassScores | None
+    several: bool
+
+    @property
+    def finite(self) -> Tensor:
+        """(N,) bool, whether all activations and scores of an image are finite."""
+        parts = [*self.activations, self.target_scores]
+        if self.scores is not None:
+            parts.append(self.scores.probabilities)
+        return torch.stack([torch.isfinite(part).flatten(1).all(dim=1) for part in parts]).all(dim=0)
+
+
+class _Part(NamedTuple):
+    """The forward pass of a chunk of n images."""
+
+    activations: list[Tensor]
+    weights: list[Tensor]
+    targets: Resolved
+    target_scores: Tensor
+    scores: ClassScores | None
+
+
+def record(
+    runner: Runner, layer_names: Sequence[str], request: TargetRequest, score: Score, gradients: bool
+) -> ForwardPass:
+    """Pass over the images of `runner` once; see `Network.forward_pass`.
+
+    Args:
+        runner: The model and the images.
+        layer_names: The target layers.
+        request: What to explain.
+        score: Which score of a class is explained.
+        gradients: Whether to take the gradients of the explained scores.
+    """
+    parts: list[_Part] = []
+    runner.in_chunks(
+        len(runner.images), lambda chunk: parts.append(_record(runner, chunk, layer_names, request, score, gradients))
+    )
+    if runner.outputs.are_probabilities:
+        warn_user("the model returns probabilities: they are used as they are, and their logarithm as logits")
+    scores = [part.scores for part in parts if part.scores is not None]
+    return ForwardPass(
+        layers=tuple(layer_names),
+        activations=[torch.cat(maps) for maps in zip(*(part.activations for part in parts), strict=True)],
+        weights=[torch.cat(weights) for weights in zip(*(part.weights for part in parts), strict=True)],
+        reader=request.reader([part.targets for part in parts], score, runner.outputs.class_scores),
+        target_scores=torch.cat([part.target_scores for part in parts]),
+        scores=ClassScores(*map(torch.cat, zip(*scores, strict=True))) if scores else None,
+        several=request.several,
+    )
+
+
+def _record(
+    runner: Runner, chunk: slice, layer_names: Sequence[str], request: TargetRequest, score: Score, gradients: bool
+) -> _Part:
+    images, class_scores, agreed = runner.images[chunk], runner.outputs.class_scores, runner.ranks.agreed
+    modules = [layers.find(runner.model, name) for name in layer_names]
+    with torch.set_grad_enabled(gradients):
+        with layers.recorded(modules, gradients) as calls:
+            output = runner.first_run(images)
+        outputs = [
+            layers.spatial_output(each, name, images, runner.reshape_transform)
+            for each, name in zip(calls, layer_names, strict=True)
+        ]
+        scores = None
+        if request.explains_classes:
+            scores = ClassScores(*(agreed(each.detach()) for each in class_scores(output)))
+        targets = request.resolve(chunk, output, scores)
+        rows = torch.arange(len(images), device=images.device)
+        target_scores = request.reader([targets], score, class_scores).read(output, rows)
+        by_layer = _gradients(target_scores, outputs) if gradients else []
+
+    def maps(values: Tensor) -> Tensor:
+        """A layer's output, or its gradient, as (n, K, *spatial) float32."""
+        found = to_maps(values, images.shape[2:], runner.reshape_transform)
+        assert found is not None
+        return found.float()
+
+    return _Part(
+        activations=[agreed(maps(each.detach())) for each in outputs],
+        weights=[
+            # T times (n, K, *spatial) -> (n, T, K)
+            agreed(torch.stack([maps(each).flatten(2).mean(dim=2) for each in by_target], dim=1))
+            for by_target in by_layer
+        ],
+        targets=targets,
+        target_scores=agreed(target_scores.detach()),
+        scores=scores,
+    )
+
+
+def _gradients(target_scores: Tensor, outputs: Sequence[Tensor]) -> list[list[Tensor]]:
+    """Return, for each layer's output, the gradients of the T scores (n, T) with respect to it."""
+    remedy = "Grad-CAM needs a differentiable score; ScoreCAM does not"
+    if not target_scores.requires_grad:
+        raise ValueError(
+            "the explained score has no gradient: the model, or the callable, cuts it (torch.no_grad, .detach(), "
+            f"rounding), or the target layer comes after it. {remedy}"
+        )
+    columns = target_scores.unbind(dim=1)
+    # Small gradients vanish in half precision, as they do in training; so they are scaled on the way.
+    scale = _HALF_PRECISION_SCALE if any(output.dtype == torch.float16 for output in outputs) else 1.0
+    by_target = [
+        torch.autograd.grad(
+            column.sum() * scale, list(outputs), retain_graph=place + 1 < len(columns), allow_unused=True
+        )
+        for place, column in enumerate(columns)
+    ]
+    if any(gradient is None for gradients in by_target for gradient in gradients):
+        raise ValueError(f"the explained score does not depend on the target layer through any gradient. {remedy}")
+    return [[gradient.float() / scale for gradient in gradients] for gradients in zip(*by_target, strict=True)]

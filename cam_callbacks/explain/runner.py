@@ -1,0 +1,220 @@
+"""Running a model on images: memory layout, batch size, and what to do when memory runs out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from cam_callbacks._checks import check_positive
+from cam_callbacks._warnings import warn_user
+from cam_callbacks.explain.compilation import CompiledModel
+from cam_callbacks.explain.hooks import hooked
+from cam_callbacks.explain.layouts import ReshapeTransform
+from cam_callbacks.explain.model_outputs import ForwardFn, OutputReader, forward
+from cam_callbacks.explain.sharding import Ranks
+
+_CPU_BATCH_SIZE = 32
+_MAX_GPU_BATCH_SIZE = 512
+_COPIES_OF_AN_IMAGE = 8  # that we hold beside the model's activations, generously
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a model is run and read: the settings of a `Method` that matter to its `Network`.
+
+    Attributes:
+        batch_size: Images forwarded at once; None for 32 on a CPU, and as free memory allows on a GPU. It is halved
+            whenever memory runs out.
+        multi_label: As in `Method`.
+        reshape_transform: As in `Method`.
+        compile: Run masked images through a compiled copy of the model.
+    """
+
+    batch_size: int | None = None
+    multi_label: bool = False
+    reshape_transform: ReshapeTransform | None = None
+    compile: bool = False
+
+    def __post_init__(self) -> None:
+        check_positive("batch_size", self.batch_size, or_none=True)
+
+
+class Runner:
+    """A model and the images that it is run on. It lives for one call, inside `isolated`.
+
+    Images are held with the channels last in memory, because convolutions on CPUs and tensor cores run faster on that.
+    A model that cannot read such input (it calls `.view` on an activation) is given contiguous images instead.
+
+    A model whose weights are sharded across ranks (`fully_shard`) is run by all of them on the same images. If one rank
+    alone runs out of memory, no chunk can be halved.
+
+    Args:
+        model: The model.
+        images: (N, C, *spatial), copied to the model's device and type.
+        forward_fn: As in `Method.__call__`.
+        options: How the model is run and read.
+        compiled: The caller's compiled copy of the model, used if `options.compile`; None makes one for this call.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        images: Tensor,
+        forward_fn: ForwardFn | None = None,
+        options: Options = Options(),
+        compiled: CompiledModel | None = None,
+    ) -> None:
+        check_images(images)
+        device, dtype = device_and_dtype(model, images)
+        self.model = model
+        self.forward_fn = forward_fn
+        self.dtype = dtype
+        self.channels_last = True
+        self.reshape_transform = options.reshape_transform
+        # A copy, (N, C, *spatial) -> (N, *spatial, C) in memory; `images` is the view of it in the usual order.
+        self.stored = images.detach().to(device, dtype).movedim(1, -1).clone(memory_format=torch.contiguous_format)
+        self.images = self.stored.movedim(-1, 1)
+        self.ranks = Ranks(model)
+        self.outputs = OutputReader(options.multi_label, lambda: self.try_run(self.images[:1]))
+        self.compiled = (compiled or CompiledModel()) if options.compile else None
+        self._batch_size = options.batch_size
+
+    @property
+    def batch_size(self) -> int:
+        """Images forwarded at once, decided when first asked for."""
+        if self._batch_size is None:
+            self._batch_size = self._fitting_batch_size() if self.images.is_cuda else _CPU_BATCH_SIZE
+        return self._batch_size
+
+    def _fitting_batch_size(self) -> int:
+        """Return how many images are sure to fit: half of the free memory for all activations of each."""
+        free, _ = torch.cuda.mem_get_info(self.images.device)
+        cached = torch.cuda.memory_reserved(self.images.device) - torch.cuda.memory_allocated(self.images.device)
+        activations = activation_bytes(self.model, lambda: self.try_run(self.images[:1]))
+        each = activations + _COPIES_OF_AN_IMAGE * self.images[0].nbytes
+        fitting = max(1, min(_MAX_GPU_BATCH_SIZE, (free + cached) // 2 // each))
+        return self.ranks.smallest(fitting, self.images.device)
+
+    def chunk_size(self, left: int) -> int:
+        """Return how many of the images that are left go into the next chunk.
+
+        That is the batch size; a compiled model takes the last images in quarters of it, so that it is compiled for two
+        sizes only.
+        """
+        if self.compiled is None or left >= self.batch_size:
+            return self.batch_size
+        return max(1, self.batch_size // 4)
+
+    def in_chunks(self, count: int, act: Callable[[slice], None]) -> None:
+        """Call `act` with one slice of `count` images after the other; with smaller ones when memory runs out."""
+        start = 0
+        while start < count:
+            chunk = slice(start, min(start + self.chunk_size(count - start), count))
+            try:
+                act(chunk)
+            except torch.OutOfMemoryError:
+                size = chunk.stop - start
+                if size == 1 or self.ranks.are_several:
+                    raise
+                self._batch_size = size // 2
+                warn_user(
+                    f"out of memory with {size} images at once; continuing with {self._batch_size}, which changes no "
+                    f"result. Give the method batch_size={self._batch_size} to begin with that"
+                )
+            except RuntimeError as error:
+                if not self._gives_up_channels_last(error):
+                    raise
+            else:
+                start = chunk.stop
+
+    def run(self, images: Tensor) -> object:
+        """Return what the model returns for images (B, C, *spatial)."""
+        return forward(self.model, self.laid_out(images), self.forward_fn)
+
+    def laid_out(self, images: Tensor) -> Tensor:
+        """Return the images in the memory layout that the model can read."""
+        return images if self.channels_last else images.contiguous()
+
+    def first_run(self, images: Tensor) -> object:
+        """Return what `run` returns for a copy of the images; an error names the model and the images.
+
+        Raises:
+            RuntimeError: The model cannot read the memory layout; `in_chunks` then tries again with another one.
+            ValueError: The model fails on these images.
+        """
+        try:
+            return self.run(images.clone())
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            if self._refuses_channels_last(error):
+                raise
+            name = type(self.model).__name__
+            if "Inference tensors cannot be saved" in str(error):
+                raise ValueError(
+                    f"{name} keeps a tensor that it made in inference mode, through which no gradient can be taken; "
+                    "use ScoreCAM, which needs no gradients, or Trainer(inference_mode=False)"
+                ) from error
+            raise ValueError(
+                f"{name} cannot be run on images of shape {tuple(images.shape)}, {self.dtype}: {error}"
+            ) from error
+
+    def try_run(self, images: Tensor) -> object:
+        """Return what `first_run` returns, in whichever memory layout the model can read."""
+        try:
+            return self.first_run(images)
+        except RuntimeError as error:
+            if not self._gives_up_channels_last(error):
+                raise
+        return self.first_run(images)
+
+    def _refuses_channels_last(self, error: RuntimeError) -> bool:
+        return self.channels_last and "view size is not compatible" in str(error)
+
+    def _gives_up_channels_last(self, error: RuntimeError) -> bool:
+        """Whether the model, or a callable, fails on channels-last input; contiguous images are used from then on."""
+        gives_up = self._refuses_channels_last(error)
+        self.channels_last = self.channels_last and not gives_up
+        return gives_up
+
+
+def check_images(images: Tensor) -> None:
+    """Raise the error that names what is wrong with a batch of images, if anything is."""
+    if not isinstance(images, Tensor) or not images.is_floating_point():
+        got = images.dtype if isinstance(images, Tensor) else type(images).__name__
+        raise TypeError(f"images must be a floating point tensor, as the model is fed (normalized); got {got}")
+    if not 3 <= images.ndim <= 5 or 0 in images.shape:
+        raise ValueError(
+            f"images has shape {tuple(images.shape)}; give (N, C, *spatial), with one to three spatial dimensions and "
+            "none of them empty"
+        )
+    bad = ~torch.isfinite(images).flatten(1).all(dim=1)
+    if bad.any():
+        raise ValueError(
+            f"images contains NaN or infinity, in {int(bad.sum())} of {len(images)} images: "
+            f"{bad.nonzero()[:8, 0].tolist()}"
+        )
+
+
+def device_and_dtype(model: nn.Module, images: Tensor) -> tuple[torch.device, torch.dtype]:
+    """Return the device and floating type of the model's first floating parameter, else those of the images."""
+    for parameter in model.parameters():
+        if parameter.is_floating_point():
+            return parameter.device, parameter.dtype
+    return images.device, images.dtype
+
+
+def activation_bytes(model: nn.Module, run: Callable[[], object]) -> int:
+    """Return the bytes of all outputs of innermost modules while `run` runs: more than a forward holds at once."""
+    total = 0
+
+    def count(_module: nn.Module, _inputs: object, output: object) -> None:
+        nonlocal total
+        total += output.nbytes if isinstance(output, Tensor) else 0
+
+    with hooked([module for module in model.modules() if next(module.children(), None) is None], count):
+        run()
+    return total
