@@ -167,7 +167,8 @@ def returns_probabilities(output: Any) -> bool:
 
 def ends_in_sigmoid(run: Callable[[], Any]) -> bool:
     """Whether the output that `run` returns comes right out of a sigmoid: it is probabilities then, not logits."""
-    with _SigmoidWatch() as watch:
+    watch = _SigmoidWatch()
+    with watch:
         output = logits_of(run())
     return watch.saw(output)
 
@@ -185,7 +186,7 @@ class _SigmoidWatch(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def saw(self, tensor: Tensor) -> bool:
         """Whether a tensor, or what it is a view of, is one of the results."""
-        return bool(tensor.untyped_storage().data_ptr() in self._results)
+        return tensor.untyped_storage().data_ptr() in self._results
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
