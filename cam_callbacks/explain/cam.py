@@ -64,8 +64,8 @@ class CAM(Method):
         reader = forward_pass.reader
         if reader.classes is None and not all(isinstance(each, RegressionTarget) for each in _as_list(targets)):
             raise ValueError(
-                f"CAM explains classes and RegressionTarget, the outputs of the last layer; not targets={reader.score}. "
-                f"{_INSTEAD}"
+                "CAM explains classes and RegressionTarget, the outputs of the last layer; not targets="
+                f"{reader.score}. {_INSTEAD}"
             )
         with _linear_calls(network.model) as calls:
             output = logits_of(network.run(network.images[:1].clone())).float()
