@@ -106,7 +106,7 @@ def ring_result(network: nn.Module, probes: ProbeSet) -> AuditResult:
     """What `audit_model` finds if masks are neither given nor can be estimated."""
     donors = choose_donors(probes.labels, torch.ones(len(probes), dtype=torch.bool), probes.fingerprint)
     inside = ~ring((SIDE, SIDE)).expand(len(probes), SIDE, SIDE)
-    arms = [with_ring_of(probes.images, inside, donor) for donor in (donors.same, donors.other)]
+    arms = [with_ring_of(probes.images, inside, probes.images[donor]) for donor in (donors.same, donors.other)]
     whole, same, other = (right(network, images, probes.labels) for images in (probes.images, *arms))
     measures = {"accuracy": measure(whole, probes.labels), "ring_gap": measure(same - other, probes.labels)}
     return AuditResult(measures, "none", probes.labels, probes.class_names, torch.empty(0), donors)

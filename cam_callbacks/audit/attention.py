@@ -1,4 +1,4 @@
-"""Heat against masks: how much of what the model looks at lies on the object, and how much would by chance."""
+"""Compare heat with masks: how much of it lies on the object, and how much would by chance."""
 
 from __future__ import annotations
 
@@ -7,26 +7,26 @@ from torch import Tensor
 
 from cam_callbacks.audit.interventions import ring
 
-_SHUFFLES = 200
+_NUM_SHUFFLES = 200
 
 
 def heat_on_object(heatmaps: Tensor, masks: Tensor) -> Tensor:
-    """The share of each heatmap's heat that lies on the object: sum(H * M) / sum(H).
+    """Return the share of each heatmap's heat that lies on the object: sum(H * M) / sum(H).
 
-    The energy-based pointing game of Score-CAM (arXiv 1910.01279, section 4.3). A flat map has the area share of the
-    object (`area_share`), which is its chance level where objects lie at random places; where they lie in the center,
-    chance is higher: `heat_by_chance`.
+    This is the energy-based pointing game of Score-CAM (arXiv 1910.01279, section 4.3). A flat map has as much on the
+    object as the object has of the area (`area_share`). That is the chance level if objects lie at random places; if
+    they lie in the center, chance is higher: `heat_by_chance`.
 
     Args:
         heatmaps: (N, *spatial), >= 0.
         masks: (N, *spatial) bool, True on the object.
 
     Returns:
-        (N,) float32 in [0, 1]; NaN where the map is blank or was skipped. Count those, and leave them out of a mean
+        (N,) float32 in [0, 1]; NaN if the map is blank or was skipped. Count those, and leave them out of a mean
         (`torch.nanmean`).
 
     Raises:
-        ValueError: Shapes that differ.
+        ValueError: The shapes differ.
     """
     _check_shapes(heatmaps, masks)
     heat, mask = heatmaps.flatten(1), masks.flatten(1)
@@ -35,47 +35,47 @@ def heat_on_object(heatmaps: Tensor, masks: Tensor) -> Tensor:
 
 
 def heat_by_chance(heatmaps: Tensor, masks: Tensor, labels: Tensor) -> Tensor:
-    """What `heat_on_object` would be if the heat had nothing to do with this image: with the masks of others.
+    """Return what `heat_on_object` would be if the heat had nothing to do with the image.
 
-    The mean over all other images of the class whose mask is neither empty nor covers all: such a mask says nothing of
-    where objects lie. Objects tend to lie in the middle, and so does heat that follows nothing: the area share is too
-    low a bar on photos.
+    It is the mean of `heat_on_object` with the masks of all other images of the class, without masks that are empty or
+    cover all: those do not say where objects lie. Objects tend to lie in the middle, and so does heat that follows
+    nothing: on photos the share of the area is too low a bar.
 
     Args:
         heatmaps: (N, *spatial), >= 0.
-        masks: (N, *spatial) bool.
-        labels: (N,) classes.
+        masks: (N, *spatial) bool, True on the object.
+        labels: (N,) the classes.
 
     Returns:
-        (N,) float32; NaN where the map is blank or was skipped, or no other such image of the class is there.
+        (N,) float32; NaN if the map is blank or was skipped, or if the class has no other image with such a mask.
     """
     shares = _shares_with_all_masks(heatmaps, masks)
     others = (labels.unsqueeze(1) == labels) & ~torch.eye(len(labels), dtype=torch.bool, device=labels.device)
-    given = others.to(shares.device) & is_informative(masks).to(shares.device)  # (N, N): whose mask each map is given
+    given = others.to(shares.device) & is_informative(masks).to(shares.device)  # (N, N): which masks each map is given
     return torch.where(given, shares, 0).sum(dim=1) / given.sum(dim=1)
 
 
 def mean_heat_by_chance(heatmaps: Tensor, masks: Tensor) -> Tensor:
-    """(200,) means of `heat_on_object` with the masks dealt out anew among images of one class, none with its own.
+    """Return (200,) means of `heat_on_object` that arise by chance: with the masks shuffled, so that none keeps its own.
 
     Args:
         heatmaps: (n, *spatial), of one class; maps without heat are left out.
-        masks: (n, *spatial) bool.
+        masks: (n, *spatial) bool, True on the object.
     """
     shares = _shares_with_all_masks(heatmaps, masks)
     count = len(shares)
     generator = torch.Generator().manual_seed(0)
     means = []
-    for _ in range(_SHUFFLES):
+    for _ in range(_NUM_SHUFFLES):
         order = torch.randperm(count, generator=generator)
-        dealt = torch.empty_like(order)
-        dealt[order] = order.roll(1)  # one cycle through all: nobody keeps its own
-        means.append(shares[torch.arange(count), dealt.to(shares.device)].nanmean())
+        shuffled = torch.empty_like(order)
+        shuffled[order] = order.roll(1)  # one cycle through all: no map keeps its own mask
+        means.append(shares[torch.arange(count), shuffled.to(shares.device)].nanmean())
     return torch.stack(means)
 
 
 def _shares_with_all_masks(heatmaps: Tensor, masks: Tensor) -> Tensor:
-    """(N, N) the share of the heat of map i that lies on mask j."""
+    """Return (N, N), the share of the heat of map i that lies on mask j."""
     _check_shapes(heatmaps, masks)
     heat = heatmaps.flatten(1).float()
     total = heat.sum(dim=1, keepdim=True)
@@ -83,23 +83,28 @@ def _shares_with_all_masks(heatmaps: Tensor, masks: Tensor) -> Tensor:
 
 
 def is_informative(masks: Tensor) -> Tensor:
-    """Whether each of the masks (N, *spatial) bool says where the object is: it is neither empty nor covers all."""
+    """Return (N,) whether a mask (N, *spatial) bool says where the object is: it is not empty and does not cover all."""
     flat = masks.flatten(1).bool()
     return flat.any(dim=1) & ~flat.all(dim=1)
 
 
 def area_share(masks: Tensor) -> Tensor:
-    """The share of each image's area that the object covers: (N,) float32 from masks (N, *spatial) bool."""
+    """Return the share of each image's area that the object covers: (N,) float32 from masks (N, *spatial) bool."""
     return masks.flatten(1).float().mean(dim=1)
 
 
 def rank_accuracy(heatmaps: Tensor, masks: Tensor) -> Tensor:
-    """Of as many of the hottest positions as the object has, the share that lies on it (Arras et al. 2022, CLEVR-XAI).
+    """Return the share of the hottest positions, as many as the object has, that lies on the object.
 
-    It does not depend on the scale of a map. Chance is the area share.
+    The relevance rank accuracy of Arras et al. 2022 (CLEVR-XAI, arXiv 2003.07258). It does not depend on the scale of a
+    map. The chance level is the share of the area.
+
+    Args:
+        heatmaps: (N, *spatial), >= 0.
+        masks: (N, *spatial) bool, True on the object.
 
     Returns:
-        (N,) float32 in [0, 1]; NaN where the map is blank or was skipped, or the mask is empty.
+        (N,) float32 in [0, 1]; NaN if the map is blank or was skipped, or if the mask is empty.
     """
     _check_shapes(heatmaps, masks)
     heat, mask = heatmaps.flatten(1), masks.flatten(1)
@@ -111,10 +116,14 @@ def rank_accuracy(heatmaps: Tensor, masks: Tensor) -> Tensor:
 
 
 def pointing(heatmaps: Tensor, masks: Tensor) -> Tensor:
-    """Whether the hottest position lies on the object (Zhang et al. 2018, without their tolerance of 15 pixels).
+    """Return whether the hottest position lies on the object (Zhang et al. 2018, without their tolerance of 15 pixels).
+
+    Args:
+        heatmaps: (N, *spatial), >= 0.
+        masks: (N, *spatial) bool, True on the object.
 
     Returns:
-        (N,) float32, 0 or 1 (a fraction where several positions are equally hot); NaN as in `rank_accuracy`.
+        (N,) float32, 0 or 1 (a fraction if several positions are equally hot); NaN as in `rank_accuracy`.
     """
     _check_shapes(heatmaps, masks)
     heat, mask = heatmaps.flatten(1), masks.flatten(1)
@@ -125,7 +134,7 @@ def pointing(heatmaps: Tensor, masks: Tensor) -> Tensor:
 
 
 def border_share(heatmaps: Tensor) -> Tensor:
-    """The share of the heat in the outer ring (`interventions.ring`), (N,); chance is the ring's share of the area."""
+    """Return the share of the heat in the outer ring (`interventions.ring`), (N,); chance is the ring's share of the area."""
     border = ring(heatmaps.shape[1:]).to(heatmaps.device)
     return heat_on_object(heatmaps, border.expand_as(heatmaps))
 

@@ -1,4 +1,4 @@
-"""Foregrounds of images without masks, estimated by OpenCV's GrabCut (Rother et al. 2004)."""
+"""Estimate the foregrounds of images without masks by OpenCV's GrabCut (Rother et al. 2004)."""
 
 from __future__ import annotations
 
@@ -15,15 +15,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cam_callbacks.data.probes import ProbeSet
+from cam_callbacks.explain import progress
 
-_SIDE = 128
-_MARGIN = 0.08
+_MAX_SIDE = 128
+_MIN_SIDE = 8
+_MARGIN = 0.08  # of the side
 _ITERATIONS = 3
-_LEAST_SHARE, _MOST_SHARE = 0.02, 0.95
+_MIN_SHARE, _MAX_SHARE = 0.02, 0.95  # of the image
 
 
 def can_estimate() -> bool:
-    """Whether OpenCV can be imported; it may be installed and lack a library of the system."""
+    """Return whether OpenCV can be imported; it may be installed and lack a library of the system."""
     try:
         import_module("cv2")
     except Exception:
@@ -32,42 +34,46 @@ def can_estimate() -> bool:
 
 
 def with_estimated_masks(probes: ProbeSet) -> ProbeSet:
-    """The same probes, with estimated masks where they have none and they can be estimated."""
+    """Return the probes with estimated masks if they have none, and if masks can be estimated."""
     if probes.masks is not None or probes.images.ndim != 4 or not can_estimate():
         return probes
     return replace(probes, masks=estimate_masks(probes.images), masks_estimated=True)
 
 
 def estimate_masks(images: Tensor) -> Tensor:
-    """The probable object of each image: what GrabCut keeps of a rectangle 8 % from the edge.
+    """Estimate the object in each image: what GrabCut keeps of a rectangle 8 % from the edge.
 
-    Images larger than 128 pixels are reduced to that first. The result does not depend on chance.
+    Images larger than 128 pixels are reduced to that first. The same images always have the same masks.
 
     Args:
         images: (N, C, H, W), in any range; each is scaled to its own minimum and maximum.
 
     Returns:
-        (N, H, W) bool on the CPU; empty where less than 2 % or more than 95 % of the image was taken for the object,
-        which is no foreground at all.
+        (N, H, W) bool on the CPU. A mask is empty if GrabCut took less than 2 % or more than 95 % of the image for the
+        object: no foreground was found.
 
     Raises:
         ImportError: OpenCV is not installed.
     """
     import cv2
 
-    # Of its own, because GrabCut needs a seed, and OpenCV's random number generator is that of the thread.
+    progress.expect(len(images))
+    masks = []
+    # In a thread of its own: GrabCut needs a seed, and each thread has its own random number generator of OpenCV.
     with ThreadPoolExecutor(max_workers=1) as thread:
-        masks = list(thread.map(partial(_grab_cut, cv2), _as_bytes(images)))
+        for mask in thread.map(partial(_grab_cut, cv2), _as_bytes(images)):
+            masks.append(mask)
+            progress.advance(1)
     found = torch.from_numpy(np.stack(masks)).float().unsqueeze(1)
     return F.interpolate(found, images.shape[2:], mode="bilinear").squeeze(1) > 0.5
 
 
 def _as_bytes(images: Tensor) -> NDArray[np.uint8]:
-    """(N, h, w, 3) uint8, at most 128 pixels high and wide."""
+    """Return images as (N, h, w, 3) uint8, at most 128 pixels high and wide."""
     shown = images.detach().float().cpu()[:, :3]
-    scale = min(1.0, _SIDE / max(shown.shape[2:]))
+    scale = min(1.0, _MAX_SIDE / max(shown.shape[2:]))
     if scale < 1:
-        size = [max(8, round(side * scale)) for side in shown.shape[2:]]
+        size = [max(_MIN_SIDE, round(side * scale)) for side in shown.shape[2:]]
         shown = F.interpolate(shown, size, mode="bilinear", antialias=True)
     if shown.shape[1] != 3:
         shown = shown.mean(dim=1, keepdim=True).expand(-1, 3, -1, -1)
@@ -89,4 +95,4 @@ def _grab_cut(cv2: Any, picture: NDArray[np.uint8]) -> NDArray[np.bool_]:
     except cv2.error:  # e.g. an image of fewer than three pixels
         return np.zeros((height, width), dtype=np.bool_)
     found: NDArray[np.bool_] = (labels == cv2.GC_FGD) | (labels == cv2.GC_PR_FGD)
-    return found if _LEAST_SHARE <= found.mean() <= _MOST_SHARE else np.zeros_like(found)
+    return found if _MIN_SHARE <= found.mean() <= _MAX_SHARE else np.zeros_like(found)

@@ -1,8 +1,8 @@
-"""Interventions: what becomes of the image when its background, its ring or its colors are exchanged.
+"""Interventions: exchange or change the background, the ring, or the colors of images.
 
 Each exchange has two arms: a donor of the same class, and one of another class. What the exchange itself does to an
 image - a pasted edge, a strange mixture - is the same in both and cancels in the difference (the BG-gap of Xiao et al.
-2020, arXiv 2006.09994). Images stay as the model is fed them, normalized.
+2020, arXiv 2006.09994). Images stay as the model is fed them, normalized. Masks are bool, True on the object.
 """
 
 from __future__ import annotations
@@ -12,14 +12,18 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+_RING_WIDTH = 8  # the ring is an eighth of the side wide
+_MIN_SPREAD = 1e-3  # of a channel, to divide by
+_BRIGHTER = 0.1  # of the range of all images
+
 
 @dataclass(frozen=True, eq=False)
 class Donors:
-    """For each of N images, whose background it is given.
+    """The images that give their background to each of N images.
 
     Attributes:
-        same: (N,) int64, another image of the same class; -1 where there is none.
-        other: (N,) int64, an image of another class; -1 where there is none.
+        same: (N,) int64, the index of another image of the same class; -1 if there is none.
+        other: (N,) int64, the index of an image of another class; -1 if there is none.
     """
 
     same: Tensor
@@ -32,15 +36,15 @@ class Donors:
 
 
 def choose_donors(labels: Tensor, usable: Tensor, fingerprint: str) -> Donors:
-    """Choose donors, the same ones for the same images.
+    """Choose donors, always the same ones for the same images.
 
-    Within a class every image gives once. To a class the others give by turns, in an order drawn for it, and within
-    each of them all images in turn.
+    Within a class every image gives once. To a class the others give in turn, in an order drawn for it, and so do the
+    images within each of them.
 
     Args:
-        labels: (N,) classes.
+        labels: (N,) the classes.
         usable: (N,) bool, which images have a background to give.
-        fingerprint: Of the images, as hexadecimal digits: it seeds the choice.
+        fingerprint: Hexadecimal digits that identify the images; they seed the choice.
     """
     generator = torch.Generator().manual_seed(int(fingerprint[:15], 16))
     count = len(labels)
@@ -62,57 +66,110 @@ def choose_donors(labels: Tensor, usable: Tensor, fingerprint: str) -> Donors:
     return Donors(same, other)
 
 
-def fill(images: Tensor, where: Tensor) -> Tensor:
-    """Images (N, C, *spatial) with the positions (N, *spatial) bool replaced by the mean color of the others."""
-    weights = (~where).unsqueeze(1).float()
+def mean_color(images: Tensor, where: Tensor) -> Tensor:
+    """Return the mean of each channel over the positions (N, *spatial) bool of images (N, C, *spatial): (N, C)."""
+    return _mean_over(images, where).flatten(1)
+
+
+def _mean_over(images: Tensor, where: Tensor) -> Tensor:
+    """Return the mean of each channel over the positions, (N, C, 1, ...); 0 if there are none."""
+    weights = where.unsqueeze(1).float()
     space = tuple(range(2, images.ndim))
-    mean = (images * weights).sum(dim=space, keepdim=True) / weights.sum(dim=space, keepdim=True).clamp_min(1)
-    return torch.where(where.unsqueeze(1), mean, images)
+    return (images * weights).sum(dim=space, keepdim=True) / weights.sum(dim=space, keepdim=True).clamp_min(1)
 
 
-def with_background_of(images: Tensor, masks: Tensor, donor: Tensor) -> Tensor:
-    """Each object (masks (N, *spatial) bool) before the background of its donor (N,), the donor's own object filled."""
-    backgrounds = fill(images, masks)[donor]
-    return torch.where(masks.unsqueeze(1), images, backgrounds)
+def fill(images: Tensor, where: Tensor) -> Tensor:
+    """Fill the positions (N, *spatial) bool of images (N, C, *spatial) with the mean color of the other positions."""
+    return torch.where(where.unsqueeze(1), _mean_over(images, ~where), images)
 
 
-def with_ring_of(images: Tensor, inside: Tensor, donor: Tensor) -> Tensor:
-    """Each image with the outer ring of its donor (N,); `inside` (N, *spatial) bool is what it keeps."""
-    return torch.where(inside.unsqueeze(1), images, images[donor])
+def with_background_of(images: Tensor, masks: Tensor, donors: Tensor, donor_masks: Tensor) -> Tensor:
+    """Put each object before the background of its donor, whose own object is filled.
+
+    Args:
+        images: (n, C, *spatial).
+        masks: (n, *spatial).
+        donors: (n, C, *spatial), the donor of each image.
+        donor_masks: (n, *spatial).
+    """
+    return torch.where(masks.unsqueeze(1), images, fill(donors, donor_masks))
 
 
-def with_colors_of(images: Tensor, masks: Tensor, donor: Tensor) -> Tensor:
-    """Each image with its own background, whose color statistics are moved to those of its donor's background.
+def with_ring_of(images: Tensor, inside: Tensor, donors: Tensor) -> Tensor:
+    """Give each image (n, C, *spatial) the outer ring of its donor; `inside` (n, *spatial) bool is what it keeps."""
+    return torch.where(inside.unsqueeze(1), images, donors)
+
+
+def with_colors_of(images: Tensor, masks: Tensor, donors: Tensor, donor_masks: Tensor, limits: Tensor) -> Tensor:
+    """Move the color statistics of each background to those of its donor's background.
 
     The mean and the spread of each channel over the background become the donor's (Reinhard et al. 2001); values stay
-    in the range that the images have. No content is pasted, so that nothing of the donor's object can leak.
+    within the limits. No content is pasted, so that nothing of the donor's object can leak.
+
+    Args:
+        images: (n, C, *spatial).
+        masks: (n, *spatial).
+        donors: (n, C, *spatial), the donor of each image.
+        donor_masks: (n, *spatial).
+        limits: (2, 1, C, 1, ...), the smallest and the largest value of each channel: `value_range`.
     """
     mean, spread = _background_color(images, masks)
-    moved = (images - mean) / spread * spread[donor] + mean[donor]
-    every = tuple(i for i in range(images.ndim) if i != 1)
-    low, high = images.amin(dim=every, keepdim=True), images.amax(dim=every, keepdim=True)
-    return torch.where(masks.unsqueeze(1), images, moved.clamp(low, high))
+    donor_mean, donor_spread = _background_color(donors, donor_masks)
+    moved = (images - mean) / spread * donor_spread + donor_mean
+    return torch.where(masks.unsqueeze(1), images, moved.clamp(*limits))
 
 
 def _background_color(images: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of each channel over the background, (N, C, 1, ...)."""
-    weights = (~masks).unsqueeze(1).float()
-    space = tuple(range(2, images.ndim))
-    total = weights.sum(dim=space, keepdim=True).clamp_min(1)
-    mean = (images * weights).sum(dim=space, keepdim=True) / total
-    variance = ((images - mean).square() * weights).sum(dim=space, keepdim=True) / total
-    return mean, variance.sqrt().clamp_min(1e-3)
+    """Return mean and standard deviation of each channel over the background, (n, C, 1, ...)."""
+    mean = _mean_over(images, ~masks)
+    variance = _mean_over((images - mean).square(), ~masks)
+    return mean, variance.sqrt().clamp_min(_MIN_SPREAD)
 
 
-def mean_color(images: Tensor, where: Tensor) -> Tensor:
-    """(N, C) mean of each channel over the positions (N, *spatial) bool."""
-    weights = where.unsqueeze(1).float()
-    space = tuple(range(2, images.ndim))
-    return (images * weights).sum(dim=space) / weights.sum(dim=space).clamp_min(1)
+def value_range(images: Tensor) -> Tensor:
+    """Return the smallest and the largest value of each channel over all images: (2, 1, C, 1, ...)."""
+    return torch.stack([pick(dim=_all_but_channels(images), keepdim=True) for pick in (images.amin, images.amax)])
+
+
+def mean_color_of_all(images: Tensor) -> Tensor:
+    """Return the mean of each channel over all images, (1, C, 1, ...)."""
+    return images.mean(dim=_all_but_channels(images), keepdim=True)
+
+
+def _all_but_channels(images: Tensor) -> tuple[int, ...]:
+    return (0, *range(2, images.ndim))
+
+
+def on_color(images: Tensor, masks: Tensor, color: Tensor) -> Tensor:
+    """Put the objects alone before a color (1, C, 1, ...)."""
+    return torch.where(masks.unsqueeze(1), images, color)
+
+
+def ring(size: torch.Size | tuple[int, ...]) -> Tensor:
+    """Return the outer ring of an image, (*size) bool: an eighth of the side wide, 44 % of a square image."""
+    inside = torch.zeros(*size, dtype=torch.bool)
+    widths = [max(1, side // _RING_WIDTH) for side in size]
+    inside[tuple(slice(width, side - width) for width, side in zip(widths, size, strict=True))] = True
+    return ~inside
+
+
+def roll_colors(images: Tensor) -> Tensor:
+    """Make red green, green blue, and blue red."""
+    return images.roll(1, dims=1)
+
+
+def gray(images: Tensor) -> Tensor:
+    """Put the mean of the channels into each of them."""
+    return images.mean(dim=1, keepdim=True).expand_as(images)
+
+
+def brighter(images: Tensor, limits: Tensor) -> Tensor:
+    """Brighten images by a tenth of the range of all images (`value_range`): a placebo for the changes of color."""
+    return images + _BRIGHTER * (limits[1].max() - limits[0].min())
 
 
 def color_auc(colors: Tensor, labels: Tensor) -> Tensor:
-    """How well a color tells each image's class from the others.
+    """Measure how well a color tells the class of each image from the others.
 
     For each class a ridge regression of "is of this class" on the color. An image's value is the share of the images
     of other classes that are judged less likely to be of its class, each pair judged by a regression that has seen
@@ -121,7 +178,7 @@ def color_auc(colors: Tensor, labels: Tensor) -> Tensor:
 
     Args:
         colors: (N, C).
-        labels: (N,) classes.
+        labels: (N,) the classes.
 
     Returns:
         (N,) float32 in [0, 1].
@@ -134,40 +191,11 @@ def color_auc(colors: Tensor, labels: Tensor) -> Tensor:
     values = torch.full((len(labels),), torch.nan)
     for c in set(labels.tolist()):
         own = labels == c
-        wanted = own.double()
-        residual = wanted - hat @ wanted
-        # Of each pair of an image of the class (rows) and another one (columns): the residuals without these two.
+        is_own = own.double()
+        residual = is_own - hat @ is_own
+        # For each pair of an image of the class (rows) and another one (columns): the residuals without these two.
         a, b, both = unseen[own].unsqueeze(1), unseen[~own].unsqueeze(0), hat[own][:, ~own]
         r, s = residual[own].unsqueeze(1), residual[~own].unsqueeze(0)
         lead = 1 - ((b - both) * r - (a - both) * s) / (a * b - both.square())
         values[own] = ((lead > 1e-9).float() + 0.5 * (lead.abs() <= 1e-9).float()).mean(dim=1)
     return values
-
-
-def on_gray(images: Tensor, masks: Tensor) -> Tensor:
-    """The objects alone, before the mean color of all images."""
-    every = tuple(i for i in range(images.ndim) if i != 1)
-    return torch.where(masks.unsqueeze(1), images, images.mean(dim=every, keepdim=True))
-
-
-def ring(size: torch.Size | tuple[int, ...]) -> Tensor:
-    """(*size) bool, True on the outer ring, an eighth of the side wide; it covers 44 % of a square image."""
-    inside = torch.zeros(*size, dtype=torch.bool)
-    widths = [max(1, side // 8) for side in size]
-    inside[tuple(slice(width, side - width) for width, side in zip(widths, size, strict=True))] = True
-    return ~inside
-
-
-def roll_colors(images: Tensor) -> Tensor:
-    """Red becomes green, green blue, blue red."""
-    return images.roll(1, dims=1)
-
-
-def gray(images: Tensor) -> Tensor:
-    """The mean of the channels in each of them."""
-    return images.mean(dim=1, keepdim=True).expand_as(images)
-
-
-def brighter(images: Tensor) -> Tensor:
-    """A placebo for the changes of color: a little brighter, by a tenth of the range of all images."""
-    return images + 0.1 * (images.max() - images.min())

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from cam_callbacks.audit import attention, interventions
-from cam_callbacks.audit.observations import Answers, Exchange, Observations
+from cam_callbacks.audit.observations import Answers, Observations
 from cam_callbacks.audit.result import AuditResult
-from cam_callbacks.audit.statistics import Measure, measure
+from cam_callbacks.audit.statistics import measure
 from cam_callbacks.data.probes import ProbeSet
 from cam_callbacks.explain import faithfulness
 from cam_callbacks.explain.explanation import upsample
@@ -53,140 +53,139 @@ def audit_model(
         result = audit_model(model, ProbeSet(images, labels, masks))
         print(result["bg_gap"].overall.value, judge(result).text)
     """
-    plan = Observations(probes)
+    observations = Observations(probes)
     rows = torch.arange(len(probes))
-    return measures_of(plan, [plan.observe(model, rows, target_layer, forward_fn, multi_label, batch_size)])
+    answers = observations.observe(model, rows, target_layer, forward_fn, multi_label, batch_size)
+    return measures_of(observations, [answers])
 
 
-def measures_of(plan: Observations, parts: Sequence[Answers]) -> AuditResult:
-    """The numbers, from what was seen of all images together.
+def measures_of(observations: Observations, parts: Sequence[Answers]) -> AuditResult:
+    """Make the measures from the model's answers.
 
     Args:
-        plan: Of the audit.
-        parts: Each image is in one of them.
+        observations: The images of the audit, and what is done to them.
+        parts: The answers of each process; together they have each image once.
     """
+    answers = _joined(parts)
+    heatmaps = None if answers.layer_maps is None else upsample(answers.layer_maps, observations.images.shape[2:])
+    values = _values(observations, answers, heatmaps)
+    judged = observations.exchanges[0]
+    arms = [answers.probability[f"{judged.name}/{arm}"] for arm in ("same", "other")]
+    swapped = [torch.where(judged.known, probability, torch.nan) for probability in arms]
+    return AuditResult(
+        measures={name: measure(of_images, observations.labels, chance) for name, of_images, chance in values},
+        mask_source=observations.mask_source,
+        labels=observations.labels,
+        class_names=observations.probes.class_names,
+        swap_probabilities=torch.stack([answers.probability["nothing"], *swapped], dim=1),
+        donors=judged.donors,
+        heat_method=None if heatmaps is None else answers.heat_method,
+        heat_chance_distribution=_heat_by_chance(observations, heatmaps),
+        notes=(*observations.notes, *answers.notes),
+        passes=answers.passes,
+    )
+
+
+def _joined(parts: Sequence[Answers]) -> Answers:
+    """Put the answers of all processes together, in the order of the images."""
     order = torch.cat([part.rows for part in parts]).argsort()
     changes = [name for name in parts[0].correct if all(name in part.correct for part in parts)]
-    raw = [part.layer_maps for part in parts if part.layer_maps is not None]
+    layer_maps = [part.layer_maps for part in parts if part.layer_maps is not None]
     notes = [note for part in parts for note in part.notes]
     if len({part.heat_method for part in parts}) > 1:
         notes.append("Heat is not measured: not all processes could use the same method")
-        raw = []
-    observed = Answers(
+        layer_maps = []
+    return Answers(
         rows=torch.arange(len(order)),
         correct={name: torch.cat([part.correct[name] for part in parts])[order] for name in changes},
         probability={name: torch.cat([part.probability[name] for part in parts])[order] for name in changes},
-        layer_maps=torch.cat(raw)[order] if len(raw) == len(parts) else None,
+        layer_maps=torch.cat(layer_maps)[order] if len(layer_maps) == len(parts) else None,
         heat_method=parts[0].heat_method,
         notes=tuple(dict.fromkeys(notes)),
         passes=sum(part.passes for part in parts),
     )
-    return _Conclusion(plan, observed).result()
 
 
-class _Conclusion:
-    """Turns what was observed into measures."""
+_Value = tuple[str, Tensor, Tensor | float | None]
+"""The name of a measure in `MEASURES`, (N,) its values, NaN where it is not defined, and its chance level."""
 
-    def __init__(self, plan: Observations, observed: Answers) -> None:
-        self.plan, self.observed = plan, observed
-        self.labels = plan.labels
-        self.measures: dict[str, Measure] = {}
-        self.heat_chance_distribution: dict[int, Tensor] = {}
-        self.largest_class = float(torch.bincount(self.labels).max() / len(self.labels))
 
-    def result(self) -> AuditResult:
-        plan, observed = self.plan, self.observed
-        whole = observed.correct["nothing"]
-        self._note("accuracy", whole, chance=self.largest_class)
-        self._note_groups(whole)
-        for exchange in plan.exchanges:
-            self._note_exchange(exchange)
-        self._note_parts()
-        self._note_colors(whole)
-        if plan.masks is not None:
-            self._note_data_color(plan.masks, plan.usable)
-        if observed.layer_maps is not None:
-            self._note_heat(upsample(observed.layer_maps, plan.images.shape[2:]))
-        main = plan.exchanges[0]
-        swaps = [main.where_known(observed.probability[f"{main.name}/{arm}"]) for arm in ("same", "other")]
-        return AuditResult(
-            measures=self.measures,
-            mask_source=plan.mask_source,
-            labels=plan.labels,
-            class_names=plan.probes.class_names,
-            swap_probabilities=torch.stack([observed.probability["nothing"], *swaps], dim=1),
-            donors=main.donors,
-            heat_method=observed.heat_method if observed.layer_maps is not None else None,
-            heat_chance_distribution=self.heat_chance_distribution,
-            notes=(*plan.notes, *observed.notes),
-            passes=observed.passes,
-        )
-
-    def _note(self, name: str, values: Tensor, chance: Tensor | float | None = None) -> None:
-        self.measures[name] = measure(values, self.labels, chance)
-
-    def _note_groups(self, correct: Tensor) -> None:
-        if self.plan.probes.groups is None:
-            return
-        groups = self.plan.probes.groups
-        means = {g: float(correct[groups == g].nan_to_num().mean()) for g in sorted(set(groups.tolist()))}
-        worst = min(means, key=lambda g: means[g])
-        within = torch.where(groups == worst, correct.nan_to_num(), torch.nan)  # no answer is a wrong one
-        of_one_class = all(len(set(self.labels[groups == g].tolist())) == 1 for g in means)
-        self._note("worst_group_accuracy", within, chance=0.0 if of_one_class and self.largest_class < 1 else None)
-
-    def _note_exchange(self, exchange: Exchange) -> None:
-        """The gap between both arms, in accuracy and in probability."""
-        for name, values in (("", self.observed.correct), ("_probability", self.observed.probability)):
+def _values(observations: Observations, answers: Answers, heatmaps: Tensor | None) -> Iterator[_Value]:
+    """Yield all measures, in the order in which they are shown."""
+    correct, masks, usable = answers.correct, observations.masks, observations.usable
+    whole, largest_class = correct["nothing"], _share_of_largest_class(observations.labels)
+    yield "accuracy", whole, largest_class
+    if observations.probes.groups is not None:
+        yield _worst_group_accuracy(whole, observations.probes.groups, observations.labels)
+    for exchange in observations.exchanges:
+        for ending, values in (("", correct), ("_probability", answers.probability)):
             gap = values[f"{exchange.name}/same"] - values[f"{exchange.name}/other"]
-            self._note(f"{exchange.name}{name}", exchange.where_known(gap), chance=0.0)
-
-    def _note_parts(self) -> None:
-        """Accuracy on the background alone, and on the object alone."""
-        if self.plan.masks is None:
-            return
+            yield f"{exchange.name}{ending}", torch.where(exchange.known, gap, torch.nan), 0.0
+    if masks is not None:
         for name in ("background_only", "object_only"):
-            correct = torch.where(self.plan.usable, self.observed.correct[name], torch.nan)
-            self._note(name, correct, chance=self.largest_class)
-
-    def _note_colors(self, whole: Tensor) -> None:
-        """How many right answers changes of color undo, beside a placebo; more than a clean network's is no proof."""
-        if "brighter" not in self.observed.correct:
-            return
-
-        def lost(change: str) -> Tensor:
-            return torch.where(whole == 1, 1 - self.observed.correct[change], torch.nan)
-
+            yield name, torch.where(usable, correct[name], torch.nan), largest_class
+    if "brighter" in correct:
         for change in ("roll", "gray"):
-            self._note(f"color_sensitivity_{change}", lost(change) - lost("brighter"), chance=0.0)
+            # How many more right answers the change of color undoes than the placebo.
+            undone = (1 - correct[change]) - (1 - correct["brighter"])
+            yield f"color_sensitivity_{change}", torch.where(whole == 1, undone, torch.nan), 0.0
+    if masks is not None:
+        yield _data_color_auc(observations, masks, usable)
+    if heatmaps is not None:
+        yield from _heat_values(observations, answers, heatmaps)
 
-    def _note_heat(self, heatmaps: Tensor) -> None:
-        """Where the heat of the true class lies."""
-        masks, usable = self.plan.masks, self.plan.usable
-        known = heatmaps.flatten(1).amax(dim=1) > 0
-        ring_share = float(interventions.ring(heatmaps.shape[1:]).float().mean())
-        self._note("border_share", attention.border_share(heatmaps), chance=ring_share)
-        self._note("delete_hot", torch.where(known, self.observed.correct["delete_hot"], torch.nan), chance=None)
-        if masks is None:
-            self._note_data_color(faithfulness.hottest_half(heatmaps), known)
-            return
-        heat = torch.where(usable, attention.heat_on_object(heatmaps, masks), torch.nan)
-        self._note("heat_on_object", heat, attention.heat_by_chance(heatmaps, masks, self.labels))
-        area = attention.area_share(masks)
-        self._note("heat_over_area", heat - area, chance=0.0)
-        for name, rule in (("rank_accuracy", attention.rank_accuracy), ("pointing", attention.pointing)):
-            self._note(name, torch.where(usable, rule(heatmaps, masks), torch.nan), area)
-        for c in sorted(set(self.labels.tolist())):
-            members = (self.labels == c) & usable & known
-            if int(members.sum()) > 1:
-                self.heat_chance_distribution[c] = attention.mean_heat_by_chance(heatmaps[members], masks[members])
 
-    def _note_data_color(self, object_or_heat: Tensor, usable: Tensor) -> None:
-        """How well the mean color outside the object tells the classes apart: of the data, not of the model."""
-        outside = ~object_or_heat
-        known = usable & outside.flatten(1).any(dim=1)
-        values = torch.full((len(known),), torch.nan)
-        if int(known.sum()) > 1:
-            colors = interventions.mean_color(self.plan.images[known], outside[known])
-            values[known] = interventions.color_auc(colors, self.labels[known])
-        self._note("data_color_auc", values, chance=0.5)
+def _heat_values(observations: Observations, answers: Answers, heatmaps: Tensor) -> Iterator[_Value]:
+    """Yield the measures of where the heat of the true class lies."""
+    masks, usable = observations.masks, observations.usable
+    known = heatmaps.flatten(1).amax(dim=1) > 0
+    area_of_ring = float(interventions.ring(heatmaps.shape[1:]).float().mean())
+    yield "border_share", attention.border_share(heatmaps), area_of_ring
+    yield "delete_hot", torch.where(known, answers.correct["delete_hot"], torch.nan), None
+    if masks is None:
+        yield _data_color_auc(observations, faithfulness.hottest_half(heatmaps), known)
+        return
+    heat, area = attention.heat_on_object(heatmaps, masks), attention.area_share(masks)
+    heat = torch.where(usable, heat, torch.nan)
+    yield "heat_on_object", heat, attention.heat_by_chance(heatmaps, masks, observations.labels)
+    yield "heat_over_area", heat - area, 0.0
+    yield "rank_accuracy", torch.where(usable, attention.rank_accuracy(heatmaps, masks), torch.nan), area
+    yield "pointing", torch.where(usable, attention.pointing(heatmaps, masks), torch.nan), area
+
+
+def _worst_group_accuracy(correct: Tensor, groups: Tensor, labels: Tensor) -> _Value:
+    correct = correct.nan_to_num()  # no answer is a wrong one
+    indices = sorted(set(groups.tolist()))
+    worst = min(indices, key=lambda group: float(correct[groups == group].mean()))
+    are_of_one_class = all(len(set(labels[groups == group].tolist())) == 1 for group in indices)
+    chance = 0.0 if are_of_one_class and _share_of_largest_class(labels) < 1 else None
+    return "worst_group_accuracy", torch.where(groups == worst, correct, torch.nan), chance
+
+
+def _data_color_auc(observations: Observations, inside: Tensor, usable: Tensor) -> _Value:
+    """Measure how well the mean color outside of the object, or of the heat, tells the classes apart."""
+    outside = ~inside
+    known = usable & outside.flatten(1).any(dim=1)
+    values = torch.full((len(known),), torch.nan)
+    if int(known.sum()) > 1:
+        colors = interventions.mean_color(observations.images[known], outside[known])
+        values[known] = interventions.color_auc(colors, observations.labels[known])
+    return "data_color_auc", values, 0.5
+
+
+def _heat_by_chance(observations: Observations, heatmaps: Tensor | None) -> dict[int, Tensor]:
+    """Return (200,) means of `heat_on_object` by chance, for each class with two images or more whose heat is known."""
+    masks, labels = observations.masks, observations.labels
+    if heatmaps is None or masks is None:
+        return {}
+    known = observations.usable & (heatmaps.flatten(1).amax(dim=1) > 0)
+    members = {index: known & (labels == index) for index in sorted(set(labels.tolist()))}
+    return {
+        index: attention.mean_heat_by_chance(heatmaps[of_class], masks[of_class])
+        for index, of_class in members.items()
+        if int(of_class.sum()) > 1
+    }
+
+
+def _share_of_largest_class(labels: Tensor) -> float:
+    return float(labels.bincount().max() / len(labels))

@@ -1,10 +1,10 @@
-"""What an audit does to the images, and what the model answers: all that takes passes."""
+"""The part of an audit that takes passes: change the images, and ask the model what it answers to them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -12,12 +12,11 @@ from torch import Tensor, nn
 from cam_callbacks.audit import attention, interventions
 from cam_callbacks.audit.foreground import can_estimate, with_estimated_masks
 from cam_callbacks.data.probes import MaskSource, ProbeSet
-from cam_callbacks.explain import faithfulness
+from cam_callbacks.explain import faithfulness, progress
 from cam_callbacks.explain.cam import CAM
 from cam_callbacks.explain.explanation import upsample
 from cam_callbacks.explain.grad_cam import GradCAM
 from cam_callbacks.explain.isolation import isolated
-from cam_callbacks.explain.method import Method
 from cam_callbacks.explain.model_outputs import ForwardFn
 from cam_callbacks.explain.network import Network, TargetLayer
 from cam_callbacks.explain.runner import Options
@@ -25,14 +24,15 @@ from cam_callbacks.explain.runner import Options
 
 @dataclass(frozen=True, eq=False)
 class Answers:
-    """What a model did with n of the images of an audit: all of it that takes passes.
+    """What a model answers to n of the images of an audit, and to what they are changed into.
 
     Attributes:
-        rows: (n,) int64, the numbers of the images.
-        correct: By change, (n,) whether the answer was right, NaN where there was none.
-        probability: By change, (n,) probability of the true class, NaN where it is.
-        layer_maps: (n, *spatial of the layer) heat of the true class, NaN where skipped; None where no method applies.
-        heat_method: The name of the method.
+        rows: (n,) int64, the indices of the images.
+        correct: By change, (n,) whether the answer is right; NaN if there is none.
+        probability: By change, (n,) probability of the true class; NaN if there is no answer.
+        layer_maps: (n, *spatial of the layer) heat of the true class, NaN for skipped images; None if no method of
+            heatmaps applies.
+        heat_method: The name of the method, or None.
         notes: What was left out, and why.
         passes: Forward samples spent, without the heatmaps.
     """
@@ -48,35 +48,40 @@ class Answers:
 
 @dataclass(frozen=True, eq=False)
 class Exchange:
-    """An exchange of what lies outside of `kept`, (N, *spatial) bool, with a donor of the same and of another class."""
+    """An exchange of what lies outside of `kept` with a donor of the same class, and with one of another class.
+
+    Attributes:
+        name: The name of the gap that is measured with it.
+        kept: (N, *spatial) bool, what the images keep.
+        known: (N,) bool, which images have both donors.
+        donors: The donors.
+        exchange: Called as `exchange(images, kept, donors, kept_of_donors)` with n images and their n donors.
+    """
 
     name: str
     kept: Tensor
-    usable: Tensor
+    known: Tensor
     donors: interventions.Donors
-    exchange: Callable[[Tensor, Tensor, Tensor], Tensor]
+    exchange: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 
-    def changes(self, images: Tensor) -> dict[str, Callable[[], Tensor]]:
-        """Both arms."""
-
-        def arm(donor: Tensor) -> Callable[[], Tensor]:
-            return lambda: self.exchange(images, self.kept, donor.clamp_min(0))
-
-        return {f"{self.name}/same": arm(self.donors.same), f"{self.name}/other": arm(self.donors.other)}
-
-    def where_known(self, values: Tensor) -> Tensor:
-        """(N,) values, NaN where an image has no donors."""
-        return torch.where(self.donors.known & self.usable, values, torch.nan)
+    def arm(self, images: Tensor, rows: Tensor, donor: Tensor) -> Tensor:
+        """Return the images at `rows` with what their donors, at `donor` (N,), have outside of `kept`."""
+        givers = donor[rows].clamp_min(0)
+        return self.exchange(images[rows], self.kept[rows], images[givers], self.kept[givers])
 
 
 class Observations:
-    """An audit of labeled images in two steps, so that several processes can share the first, which takes all passes.
+    """The images of an audit, what is done to them, and what a model answers.
+
+    Several processes can share the work: each observes some of the images, and `measuring.measures_of` puts together
+    what they have observed.
 
     Args:
-        probes: As in `audit`.
+        probes: Images with labels of two classes or more, and masks if there are any.
 
     Raises:
-        ValueError: As `audit`.
+        TypeError: `probes` is not a ProbeSet.
+        ValueError: The images have no labels, or are all of one class.
     """
 
     def __init__(self, probes: ProbeSet) -> None:
@@ -88,55 +93,42 @@ class Observations:
             raise ValueError(f"all {len(probes)} probes are of one class; the audit compares classes, two are needed")
         self.probes = with_estimated_masks(probes)
         self.images, self.labels = probes.images.float(), probes.labels
-        self.notes: list[str] = []
-        self.masks, self.mask_source = self._masks()
+        self.masks, self.mask_source, self.notes = _masks(self.probes)
         self.usable = torch.ones_like(self.labels, dtype=torch.bool)
         if self.masks is not None:
             self.usable = attention.is_informative(self.masks)
+        self.value_range = interventions.value_range(self.images)
+        self.exchanges = self._exchanges()
+
+    def _exchanges(self) -> list[Exchange]:
+        """Return the exchanges that can be made; the verdict stands on the first."""
         donors = interventions.choose_donors(self.labels, self.usable, self.probes.fingerprint)
+        known = donors.known & self.usable
         if self.masks is None:
             size = self.images.shape[2:]
             inside = ~interventions.ring(size).expand(len(self.images), *size)
-            self.exchanges = [Exchange("ring_gap", inside, self.usable, donors, interventions.with_ring_of)]
-        else:
-            self.exchanges = [
-                Exchange("bg_gap", self.masks, self.usable, donors, interventions.with_background_of),
-                Exchange("recolor_gap", self.masks, self.usable, donors, interventions.with_colors_of),
-            ]
+            return [Exchange("ring_gap", inside, known, donors, _with_ring_of)]
+        recolor = partial(interventions.with_colors_of, limits=self.value_range)
+        return [
+            Exchange("bg_gap", self.masks, known, donors, interventions.with_background_of),
+            Exchange("recolor_gap", self.masks, known, donors, recolor),
+        ]
 
-    def _masks(self) -> tuple[Tensor | None, MaskSource]:
-        """The masks, and where they come from; none where they can be neither known nor estimated."""
-        masks, source = self.probes.masks, self.probes.mask_source
-        tells = torch.zeros(0) if masks is None else attention.is_informative(masks)
-        if masks is None or (source == "estimated" and not bool(tells.any())):
-            remedy = "give masks"
-            if self.images.ndim == 4 and not can_estimate():
-                remedy += ", or pip install opencv-python-headless, which estimates them"
-            self.notes.append(
-                "No masks were given, and none could be estimated: only the outer ring is exchanged, a weak test; "
-                f"{remedy}"
-            )
-            return None, "none"
-        if not bool(tells.all()):
-            empty = ~masks.flatten(1).any(dim=1)
-            self.notes.append(
-                f"{int(empty.sum())} masks are empty and {int((~tells & ~empty).sum())} cover all: left out"
-            )
-        return masks, source
-
-    def _changes(self) -> dict[str, Callable[[], Tensor]]:
-        """What is done to the images, by name; each returns all of them changed, (N, C, *spatial)."""
-        images, masks = self.images, self.masks
+    def _changes(self, rows: Tensor) -> dict[str, Callable[[], Tensor]]:
+        """Return what is done to the images at `rows` (n,), by name; each makes (n, C, *spatial) when it is called."""
+        images = self.images[rows]
         changes: dict[str, Callable[[], Tensor]] = {"nothing": lambda: images}
         for exchange in self.exchanges:
-            changes |= exchange.changes(images)
-        if masks is not None:
-            changes["background_only"] = lambda: interventions.fill(images, masks)
-            changes["object_only"] = lambda: interventions.on_gray(images, masks)
+            changes[f"{exchange.name}/same"] = partial(exchange.arm, self.images, rows, exchange.donors.same)
+            changes[f"{exchange.name}/other"] = partial(exchange.arm, self.images, rows, exchange.donors.other)
+        if self.masks is not None:
+            masks, color = self.masks[rows], interventions.mean_color_of_all(self.images)
+            changes["background_only"] = partial(interventions.fill, images, masks)
+            changes["object_only"] = partial(interventions.on_color, images, masks, color)
         if images.shape[1] == 3:
-            changes["brighter"] = lambda: interventions.brighter(images)
-            changes["roll"] = lambda: interventions.roll_colors(images)
-            changes["gray"] = lambda: interventions.gray(images)
+            changes["brighter"] = partial(interventions.brighter, images, self.value_range)
+            changes["roll"] = partial(interventions.roll_colors, images)
+            changes["gray"] = partial(interventions.gray, images)
         return changes
 
     def observe(
@@ -148,76 +140,96 @@ class Observations:
         multi_label: bool = False,
         batch_size: int | None = None,
     ) -> Answers:
-        """Run the model on some of the images, and on what becomes of them; it is left as it was.
+        """Run the model on some of the images, and on what they are changed into; the model is left as it was.
 
         Args:
-            model: As in `audit`.
-            rows: (n,) int64, which images, at least one.
-            target_layer: As in `audit`.
-            forward_fn: As in `audit`.
-            multi_label: As in `audit`.
-            batch_size: As in `audit`.
+            model: The classifier.
+            rows: (n,) int64, the indices of at least one image.
+            target_layer: The layer of the heatmaps, as in `Method.__call__`.
+            forward_fn: Called in place of the model, as in `Method.__call__`.
+            multi_label: Whether an image may have several classes, as in `Method`.
+            batch_size: The largest batch that the model is given, as in `Method`.
         """
+        changes = self._changes(rows)
+        progress.expect(len(rows) * (len(changes) + 1))  # one more without the hottest half
+        images, labels = self.images[rows], self.labels[rows]
+        ask = partial(_answers, model, labels, forward_fn, Options(batch_size, multi_label))
         with isolated(model):
-            ask = _Answers(model, self.labels[rows], forward_fn, multi_label, batch_size)
-            for name, change in self._changes().items():
-                ask(name, change()[rows])
-            images = self.images[rows]
-            settings: dict[str, Any] = {"upsampling": "none", "multi_label": multi_label, "batch_size": batch_size}
-            methods = [GradCAM(**settings), CAM(**settings)]
-            raw, heat_method, notes = _heat(methods, model, images, self.labels[rows], target_layer, forward_fn)
-            if raw is not None:
-                hot = faithfulness.hottest_half(upsample(raw, images.shape[2:]))
-                ask("delete_hot", interventions.fill(images, hot))
-        return Answers(rows, ask.correct, ask.probability, raw, heat_method, notes, ask.passes)
+            answers = {name: ask(change()) for name, change in changes.items()}
+            methods = [
+                kind(upsampling="none", multi_label=multi_label, batch_size=batch_size) for kind in (GradCAM, CAM)
+            ]
+            layer_maps, heat_method, notes = _heat(methods, model, images, labels, target_layer, forward_fn)
+            if layer_maps is None:
+                progress.advance(len(rows))
+            else:
+                hottest = faithfulness.hottest_half(upsample(layer_maps, images.shape[2:]))
+                answers["delete_hot"] = ask(interventions.fill(images, hottest))
+        return Answers(
+            rows,
+            correct={name: correct for name, (correct, _) in answers.items()},
+            probability={name: probability for name, (_, probability) in answers.items()},
+            layer_maps=layer_maps,
+            heat_method=heat_method,
+            notes=notes,
+            passes=len(rows) * len(answers),
+        )
 
 
-class _Answers:
-    """Keeps what the model answers to images of these classes, by the name of what was done to them."""
+def _masks(probes: ProbeSet) -> tuple[Tensor | None, MaskSource, tuple[str, ...]]:
+    """Return the masks, where they come from, and what there is to note about them."""
+    masks, source = probes.masks, probes.mask_source
+    informative = torch.zeros(0) if masks is None else attention.is_informative(masks)
+    if masks is None or (source == "estimated" and not bool(informative.any())):
+        remedy = "give masks"
+        if probes.images.ndim == 4 and not can_estimate():
+            remedy += ", or pip install opencv-python-headless, which estimates them"
+        note = "No masks were given, and none could be estimated: only the outer ring is exchanged, a weak test"
+        return None, "none", (f"{note}; {remedy}",)
+    if bool(informative.all()):
+        return masks, source, ()
+    empty = ~masks.flatten(1).any(dim=1)
+    note = f"{int(empty.sum())} masks are empty and {int((~informative & ~empty).sum())} cover all: left out"
+    return masks, source, (note,)
 
-    def __init__(
-        self,
-        model: nn.Module,
-        labels: Tensor,
-        forward_fn: ForwardFn | None,
-        multi_label: bool,
-        batch_size: int | None,
-    ) -> None:
-        self._model, self._labels, self._forward_fn = model, labels, forward_fn
-        self._multi_label, self._batch_size = multi_label, batch_size
-        self.correct: dict[str, Tensor] = {}
-        self.probability: dict[str, Tensor] = {}
-        self.passes = 0
 
-    def __call__(self, name: str, images: Tensor) -> None:
-        network = Network(self._model, images, self._forward_fn, Options(self._batch_size, self._multi_label))
-        scores = network.scores()
-        self.passes += len(images)
-        labels = self._labels.to(scores.logits.device)
-        outside = labels[(labels < 0) | (labels >= scores.logits.shape[1])]
-        if len(outside):
-            raise ValueError(
-                f"labels contains {sorted(set(outside.tolist()))}, but the model has {scores.logits.shape[1]} classes"
-            )
-        known = torch.isfinite(scores.probabilities).all(dim=1)
-        correct = (scores.probabilities.argmax(dim=1) == labels).float()
-        probability = scores.probabilities.gather(1, labels.unsqueeze(1)).squeeze(1)
-        self.correct[name] = torch.where(known, correct, torch.nan).cpu()
-        self.probability[name] = torch.where(known, probability, torch.nan).cpu()
+def _with_ring_of(images: Tensor, inside: Tensor, donors: Tensor, _: Tensor) -> Tensor:
+    return interventions.with_ring_of(images, inside, donors)
+
+
+def _answers(
+    model: nn.Module, labels: Tensor, forward_fn: ForwardFn | None, options: Options, images: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Return (n,) whether the answers to images are right, and (n,) the probability of the true class; NaN for none.
+
+    Raises:
+        ValueError: The model does not have a class of that number.
+    """
+    scores = Network(model, images, forward_fn, options).scores()
+    progress.advance(len(images))
+    count = scores.logits.shape[1]
+    labels = labels.to(scores.logits.device)
+    unknown = labels[(labels < 0) | (labels >= count)]
+    if len(unknown):
+        raise ValueError(f"labels contains {sorted(set(unknown.tolist()))}, but the model has {count} classes")
+    known = torch.isfinite(scores.probabilities).all(dim=1)
+    correct = (scores.probabilities.argmax(dim=1) == labels).float()
+    probability = scores.probabilities.gather(1, labels.unsqueeze(1)).squeeze(1)
+    return torch.where(known, correct, torch.nan).cpu(), torch.where(known, probability, torch.nan).cpu()
 
 
 def _heat(
-    methods: Sequence[Method],
+    methods: list[GradCAM | CAM],
     model: nn.Module,
     images: Tensor,
     labels: Tensor,
     target_layer: TargetLayer,
     forward_fn: ForwardFn | None,
 ) -> tuple[Tensor | None, str | None, tuple[str, ...]]:
-    """Heat of the true classes (n, *spatial of the layer), by the first of the methods that applies.
+    """Return the heat of the true classes by the first method that applies.
 
     Returns:
-        The heat, or None; the name of the method, or None; why those before it did not apply, where none did.
+        (n, *spatial of the layer) heat, or None; the name of the method, or None; if none applies, why.
     """
     reasons = []
     for method in methods:

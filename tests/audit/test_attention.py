@@ -97,7 +97,7 @@ class TestChance:
         heatmaps = left_half.float().expand(3, -1, -1)
         assert heat_by_chance(heatmaps, masks, torch.tensor([0, 0, 1]))[:2].tolist() == [0, 1]
 
-    def test_masks_that_are_empty_or_cover_all_say_nothing_of_where_objects_lie(self, left_half):
+    def test_masks_that_are_empty_or_cover_all_do_not_count(self, left_half):
         nothing, everything = torch.zeros_like(left_half), torch.ones_like(left_half)
         masks = torch.cat([left_half, nothing, everything, ~left_half])
         chance = heat_by_chance(left_half.float().expand(4, -1, -1), masks, torch.zeros(4, dtype=torch.long))
@@ -106,7 +106,7 @@ class TestChance:
     def test_is_unknown_for_a_single_image(self, left_half):
         assert heat_by_chance(left_half.float(), left_half, torch.tensor([0])).isnan().all()
 
-    def test_means_by_chance_are_below_heat_that_follows_the_object_and_the_same_each_time(self):
+    def test_means_by_chance_are_below_heat_that_follows_the_object(self):
         masks = torch.zeros(12, 12, 12, dtype=torch.bool)
         masks[torch.arange(12), torch.arange(12)] = True
         null = mean_heat_by_chance(masks.float(), masks)

@@ -13,6 +13,7 @@ from cam_callbacks.audit.interventions import ring
 from cam_callbacks.audit.measuring import measures_of
 from cam_callbacks.audit.observations import Observations
 from cam_callbacks.data.probes import ProbeSet
+from cam_callbacks.explain import progress
 
 
 def overall(result, name):
@@ -41,7 +42,7 @@ class TestPlanted:
         assert overall(result, "object_only").value == 1
         assert overall(result, "heat_on_object").value > 0.8
 
-    def test_a_model_that_reads_the_texture_of_the_background_but_not_its_color(self):
+    def test_a_model_that_reads_the_texture_but_not_the_color(self):
         result = audit_model(TextureReader(), scenes(texture=True))
         assert overall(result, "bg_gap").value > 0.9
         assert abs(overall(result, "recolor_gap").value) < 0.1
@@ -70,7 +71,7 @@ class TestPlanted:
         assert overall(result, "bg_gap").low < 0 < overall(result, "bg_gap").high
         assert judge(result).state == "not learned"
 
-    def test_accuracy_has_the_chance_level_of_always_answering_the_most_frequent_class(self):
+    def test_chance_is_to_always_answer_the_most_frequent_class(self):
         probes = scenes()
         kept = torch.arange(40)  # 20 of each at first, then only the first class
         some = replace(probes, images=probes.images[kept], labels=probes.labels[kept], masks=probes.masks[kept])
@@ -102,7 +103,7 @@ class TestDegenerate:
         assert overall(result, "data_color_auc").skipped == 5
         assert "3 masks are empty and 2 cover all: left out" in result.notes
 
-    def test_where_no_foreground_could_be_estimated_the_ring_is_exchanged(self):
+    def test_if_no_foreground_could_be_estimated_the_ring_is_exchanged(self):
         probes = scenes()
         nothing = torch.zeros_like(probes.masks)
         result = audit_model(Reader(1), replace(probes, masks=nothing, masks_estimated=True))
@@ -199,7 +200,9 @@ class TestTraces:
 
 
 @pytest.mark.filterwarnings("ignore:out of memory with")
-def test_memory_that_runs_out_is_an_error_and_no_reason_to_leave_the_heat_out():
+def test_memory_that_runs_out_is_an_error():
+    """It is no reason to leave the heat out, as a method that does not apply would be."""
+
     class NoRoomForGradients(Reader):
         def forward(self, images):
             if torch.is_grad_enabled():
@@ -208,6 +211,26 @@ def test_memory_that_runs_out_is_an_error_and_no_reason_to_leave_the_heat_out():
 
     with pytest.raises(torch.OutOfMemoryError, match="no room for the gradients of 1"):
         audit_model(NoRoomForGradients(1), scenes(4), "features")
+
+
+class TestProgress:
+    @pytest.mark.parametrize("model", [Reader(1), Constant()], ids=["with heat", "without heat"])
+    def test_all_that_is_expected_is_done_in_the_end(self, model):
+        shown = []
+        with progress.shown(lambda done, total: shown.append((done, total))):
+            result = audit_model(model, scenes(12))
+        expected = 11 * 12  # as many as the audit takes at most
+        assert {total for _, total in shown} == {expected}
+        assert shown[-1] == (expected, expected)
+        assert result.passes in (expected, expected - 12)
+
+    def test_estimated_masks_count_one_by_one(self):
+        pytest.importorskip("cv2", reason="needs OpenCV: pip install opencv-python-headless")
+        shown = []
+        with progress.shown(lambda done, total: shown.append((done, total))):
+            audit_model(Reader(1), scenes(12, masks=False))
+        assert shown[:12] == [(done, 12) for done in range(1, 13)]
+        assert shown[-1] == (12 * 12, 12 * 12)
 
 
 class TestBadInput:
@@ -243,8 +266,8 @@ class TestSharedOut:
     @pytest.mark.parametrize("masks", [True, False])
     def test_the_numbers_are_the_same_however_the_images_are_dealt_out(self, masks):
         probes, model = scenes(masks=masks), Reader(1)
-        plan = Observations(probes)
-        parts = [plan.observe(model, torch.arange(first, len(probes), 3)) for first in range(3)]
+        observations = Observations(probes)
+        parts = [observations.observe(model, torch.arange(first, len(probes), 3)) for first in range(3)]
         alone, together = audit_model(model, probes), measures_of(Observations(probes), parts)
         assert alone.passes == together.passes
         assert alone.measures.keys() == together.measures.keys()
@@ -255,8 +278,8 @@ class TestSharedOut:
 
     def test_heat_of_different_methods_is_not_mixed(self):
         probes, model = scenes(), Reader(1)
-        plan = Observations(probes)
-        first, second = (plan.observe(model, torch.arange(at, len(probes), 2)) for at in range(2))
-        result = measures_of(plan, [first, replace(second, heat_method="CAM")])
+        observations = Observations(probes)
+        first, second = (observations.observe(model, torch.arange(at, len(probes), 2)) for at in range(2))
+        result = measures_of(observations, [first, replace(second, heat_method="CAM")])
         assert "heat_on_object" not in result.measures
         assert any("Heat is not measured" in note for note in result.notes)

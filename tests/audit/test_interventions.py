@@ -6,18 +6,18 @@ import torch
 from cam_callbacks.audit import interventions
 
 LABELS = torch.arange(40) % 4
-ALL = torch.ones(40, dtype=torch.bool)
+USABLE = torch.ones(40, dtype=torch.bool)
 
 
 class TestDonors:
     def test_of_the_same_class_are_other_images_and_each_gives_once(self):
-        donors = interventions.choose_donors(LABELS, ALL, "ab" * 32)
+        donors = interventions.choose_donors(LABELS, USABLE, "ab" * 32)
         assert torch.equal(LABELS[donors.same], LABELS)
         assert not (donors.same == torch.arange(40)).any()
         assert sorted(donors.same.tolist()) == list(range(40))
 
     def test_of_another_class_give_about_equally_often(self):
-        donors = interventions.choose_donors(LABELS, ALL, "ab" * 32)
+        donors = interventions.choose_donors(LABELS, USABLE, "ab" * 32)
         assert (LABELS[donors.other] != LABELS).all()
         assert donors.other.bincount(minlength=40).max() <= 2
 
@@ -28,10 +28,10 @@ class TestDonors:
         assert (steps > 10).float().mean() > 0.8
 
     def test_depend_on_the_fingerprint_and_on_no_global_state(self):
-        first = interventions.choose_donors(LABELS, ALL, "ab" * 32)
+        first = interventions.choose_donors(LABELS, USABLE, "ab" * 32)
         torch.manual_seed(99)
         before = torch.get_rng_state()
-        again, others = (interventions.choose_donors(LABELS, ALL, f * 32) for f in ("ab", "cd"))
+        again, others = (interventions.choose_donors(LABELS, USABLE, f * 32) for f in ("ab", "cd"))
         assert torch.equal(first.same, again.same)
         assert torch.equal(first.other, again.other)
         assert not torch.equal(first.same, others.same)
@@ -51,10 +51,10 @@ class TestExchanges:
         masks[:, 2:5, 2:5] = True
         return masks
 
-    def test_the_object_stays_and_the_background_is_the_donors_without_its_object(self, masks):
+    def test_the_background_is_the_donors_with_its_object_filled(self, masks):
         images = torch.stack([torch.zeros(3, 8, 8), torch.ones(3, 8, 8)])
         images[:, :, 2:5, 2:5] = 9
-        mixed = interventions.with_background_of(images, masks, torch.tensor([1, 0]))
+        mixed = interventions.with_background_of(images, masks, images.flip(0), masks.flip(0))
         inside = masks.unsqueeze(1).expand_as(images)
         assert (mixed[inside] == 9).all()
         assert (mixed[0][~inside[0]] == 1).all()
@@ -63,7 +63,9 @@ class TestExchanges:
     def test_colors_are_moved_without_content(self, masks):
         images = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
         images[1] = images[1] * 0.5 + 0.2
-        moved = interventions.with_colors_of(images, masks, torch.tensor([1, 0]))
+        moved = interventions.with_colors_of(
+            images, masks, images.flip(0), masks.flip(0), interventions.value_range(images)
+        )
         inside = masks.unsqueeze(1).expand_as(images)
         assert torch.equal(moved[inside], images[inside])
         colors = interventions.mean_color(images, ~masks)
