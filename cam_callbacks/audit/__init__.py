@@ -1,1 +1,1 @@
-"""Measure whether a classifier relies on the background, and judge what was measured. Knows no Lightning."""
+"""Measure whether a classifier relies on the background, and judge what was measured. Independent of Lightning."""
