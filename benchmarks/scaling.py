@@ -28,7 +28,7 @@ from setting import model, parser, photos, save, table
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
-from cam_callbacks import CAMMonitor
+from cam_callbacks import Audit, CAMMonitor
 
 PROBES = 16
 HEADINGS = ("processes", "time", "processor time of a rank", "samples of a rank", "kB gathered", "kB of images sent")
@@ -131,7 +131,7 @@ def look(args: Namespace) -> None:
     images = photos(args.data, args.audit_images, args.size)
     batches = DataLoader(TensorDataset(images, torch.arange(len(images)) % 4), batch_size=len(images))
     begins = Begins()
-    monitor = CAMMonitor(num_probes=PROBES, num_audit_images=args.audit_images, normalization="imagenet")
+    monitor = CAMMonitor(num_probes=PROBES, audit=Audit(num_images=args.audit_images), normalization="imagenet")
     trainer = Trainer(
         accelerator="cpu",
         devices=args.processes,

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-_MOST_LOOKS = 64
+_MAX_LOOKS = 64
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,67 +27,71 @@ class PastMaps:
 
 
 class History:
-    """Past looks, oldest first. Beyond 64, the one closest to its neighbors is forgotten."""
+    """Maps of past looks, oldest first. Beyond 64, the one closest to its neighbors is forgotten."""
 
     def __init__(self) -> None:
         self.looks: list[PastMaps] = []
-        self._same: dict[str, str] = {}  # what all looks have in common
+        self._made_by: str | None = None
 
-    def reset_if_changed(self, of: str, what: str) -> bool:
-        """Whether all looks so far have this in common; where not, all are forgotten.
+    def clear(self) -> None:
+        """Forget all maps."""
+        self.looks = []
+
+    def reset_if_changed(self, made_by: str) -> bool:
+        """Forget all maps if they were made in another way.
 
         Args:
-            of: Which of their properties, such as their probes.
-            what: The property of the looks to come.
-        """
-        same = self._same.get(of, what) == what
-        if not same:
-            self.looks = []
-        self._same[of] = what
-        return same
+            made_by: Method and layer of the maps to come.
 
-    def add(self, look: PastMaps) -> None:
-        """Append a look; it replaces those at its step and later, and all whose maps have another shape."""
-        self.looks = [
-            past for past in self.looks if past.step < look.step and past.layer_maps.shape == look.layer_maps.shape
-        ]
-        self.looks.append(look)
-        if len(self.looks) > _MOST_LOOKS:
+        Returns:
+            Whether they were.
+        """
+        changed = self._made_by not in (None, made_by)
+        if changed:
+            self.clear()
+        self._made_by = made_by
+        return changed
+
+    def add(self, now: PastMaps) -> None:
+        """Append maps; they replace those at their step and later, and all of another shape."""
+        shape = now.layer_maps.shape
+        self.looks = [past for past in self.looks if past.step < now.step and past.layer_maps.shape == shape]
+        self.looks.append(now)
+        if len(self.looks) > _MAX_LOOKS:
             _forget_one(self.looks)
 
     def selected(self, count: int, now: PastMaps) -> list[PastMaps]:
-        """The first look, the current one, and others at equal distances between them, at most `count`."""
-        looks = [
-            look for look in self.looks if look.step != now.step and look.layer_maps.shape == now.layer_maps.shape
-        ] + [now]
+        """Return the first look, the current one, and others at equal distances between them, at most `count`."""
+        shape = now.layer_maps.shape
+        looks = [past for past in self.looks if past.step != now.step and past.layer_maps.shape == shape] + [now]
         if len(looks) <= count:
             return looks
         places = torch.linspace(0, len(looks) - 1, count).round().int()
         return [looks[place] for place in places.tolist()]
 
     def brightest(self) -> float:
-        """The largest value of all maps, 0 if there is none."""
-        return max((float(look.layer_maps.nan_to_num().max()) for look in self.looks), default=0.0)
+        """Return the largest value of all maps, 0 without any."""
+        return max((float(past.layer_maps.nan_to_num().max()) for past in self.looks), default=0.0)
 
     @property
     def nbytes(self) -> int:
-        """What the maps take in memory, in bytes."""
-        return sum(look.layer_maps.nbytes for look in self.looks)
+        """Bytes that the maps take in memory."""
+        return sum(past.layer_maps.nbytes for past in self.looks)
 
     def state_dict(self, room: int) -> dict[str, Any]:
-        """Tensors and primitives only; of the looks as many as go into `room` bytes, or none if two do not."""
+        """Return tensors and primitives; as many looks as fit into `room` bytes, or none if not even two do."""
         kept = History()
         kept.looks = list(self.looks)
         while kept.nbytes > room and len(kept.looks) > 2:
             _forget_one(kept.looks)
         looks = kept.looks if kept.nbytes <= room else []
-        saved = [{"step": look.step, "epoch": look.epoch, "layer_maps": look.layer_maps} for look in looks]
-        return {"looks": saved, "same": dict(self._same)}
+        saved = [{"step": past.step, "epoch": past.epoch, "layer_maps": past.layer_maps} for past in looks]
+        return {"looks": saved, "made_by": self._made_by}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over the looks of an earlier run."""
         self.looks = [PastMaps(look["step"], look["epoch"], look["layer_maps"]) for look in state["looks"]]
-        self._same = dict(state["same"])
+        self._made_by = state["made_by"]
 
 
 def _forget_one(looks: list[PastMaps]) -> None:

@@ -46,3 +46,13 @@ SKIPPED = "skipped"
 def tag(name: str, record: str, testing: bool = False) -> str:
     """The full tag of a record of the monitor called `name`: `cam/heatmaps`, in a test run `cam_test/heatmaps`."""
     return f"{name}_test/{record}" if testing else f"{name}/{record}"
+
+
+def measure(name: str, is_estimated: bool) -> str:
+    """Return the name under which a measure of the audit is logged, given whether it stands on estimated masks."""
+    return f"{name}_estimated" if is_estimated else name
+
+
+def by_class(name: str, label: str) -> str:
+    """Return the name under which the values of one class are logged: `bg_gap_by_class/cat`."""
+    return f"{name}_by_class/{label}"

@@ -17,7 +17,7 @@ from lightning_runs import Squares, TinyModule, fit, loader, own_warnings
 from torch import nn
 from torch._dynamo.utils import counters
 
-from cam_callbacks import CAM, CAMMonitor, GradCAM, Method, ScoreCAM
+from cam_callbacks import CAM, Audit, CAMMonitor, GradCAM, Method, ScoreCAM
 from cam_callbacks.explain.faithfulness import correlation
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
@@ -70,7 +70,7 @@ def test_an_explanation_leaves_the_generator_of_the_device_alone(small_cnn: Any,
 @pytest.mark.parametrize("device", DEVICES)
 def test_the_weights_are_those_of_a_run_without_the_monitor(tmp_path: Path, device: str) -> None:
     finished = []
-    for monitor in (None, CAMMonitor(num_probes=6, num_audit_images=12, on_error="raise")):
+    for monitor in (None, CAMMonitor(num_probes=6, audit=Audit(num_images=12), on_error="raise")):
         module = TinyModule()
         fit(tmp_path / str(monitor is None), monitor, module, accelerator="gpu", devices=1, max_epochs=3)
         finished.append({key: value.cpu() for key, value in module.state_dict().items()})
@@ -92,7 +92,7 @@ def test_looks_in_each_precision_are_nearly_those_of_the_cpu_in_32_bits(
     tmp_path: Path, precision: Any, kind: type[Method]
 ) -> None:
     method, module = recording(kind), Plain()
-    monitor = CAMMonitor(method=method, num_probes=6, num_audit_images=12, on_error="raise")
+    monitor = CAMMonitor(method=method, num_probes=6, audit=Audit(num_images=12), on_error="raise")
     with own_warnings() as said:
         fit(tmp_path, monitor, module, accelerator="gpu", devices=1, precision=precision, max_epochs=2)
     assert said == []
@@ -138,7 +138,7 @@ def test_a_model_compiled_by_inductor_is_explained_and_nothing_is_compiled_for_i
         module.features = torch.compile(module.features)
     else:
         module.compile()
-    monitor = CAMMonitor("features.4", Watches(), num_probes=5, num_audit_images=6, on_error="raise")
+    monitor = CAMMonitor("features.4", Watches(), num_probes=5, audit=Audit(num_images=6), on_error="raise")
     fit(tmp_path, monitor, given, accelerator="gpu", devices=1, max_epochs=2)
     assert len(during) == 2
     assert all(before == after > 0 for before, after in during)
@@ -208,7 +208,7 @@ def test_a_run_in_which_a_look_runs_out_of_memory_goes_on(tmp_path: Path, half_a
         def forward(self, images: torch.Tensor) -> Any:
             return self.net(images)
 
-    monitor = CAMMonitor("net.features", ScoreCAM(batch_size=128), num_probes=4, audit=False, on_error="raise")
+    monitor = CAMMonitor("net.features", ScoreCAM(batch_size=128), num_probes=4, audit=None, on_error="raise")
     data = loader(Squares(8, size=256), batch_size=2)
     with pytest.warns(UserWarning, match="out of memory with"):
         trainer = fit(tmp_path, monitor, Module(), data, data, accelerator="gpu", devices=1)

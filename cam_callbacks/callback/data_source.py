@@ -1,16 +1,18 @@
-"""How the data of a training is understood: its batches, the source of the probes, class names and normalization."""
+"""The data of a training as the user describes it; what the user does not say is asked of the trainer's data sets."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from cam_callbacks.callback import trainer as lightning
-from cam_callbacks.callback.prober import Source
+from torch import Tensor
+
+from cam_callbacks.callback import trainer as of_trainer
+from cam_callbacks.callback.settings import MonitorSettings, ProbeSource
 from cam_callbacks.data import datasets
-from cam_callbacks.data.batches import BatchFn, LabelUse, Samples, read_batch
+from cam_callbacks.data.batches import LabelUse, Samples, read_batch
 from cam_callbacks.data.class_names import ClassNames
 from cam_callbacks.data.normalization import Normalization, is_displayable
 from cam_callbacks.data.photos import class_folders
@@ -23,82 +25,96 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-@dataclass(frozen=True)
-class Reader:
-    """Reads data as the user says; what the user does not say it finds in the trainer's data sets.
+class DataSource:
+    """Reads batches, photos and data sets.
 
-    Attributes:
-        batch_fn: As in `CAMMonitor`.
-        label_use: What becomes of targets that are no classes, as in `read_batch`.
-        foreground_values: As in `CAMMonitor`.
-        class_names: Given by the user; empty if they are not.
-        normalization: Given by the user, or None.
-        warn: Says something once.
+    Args:
+        settings: What the user says.
+        warn_once: Gives a warning, unless it was given before.
     """
 
-    batch_fn: BatchFn | None
-    label_use: LabelUse
-    foreground_values: list[int] | None
-    class_names: ClassNames
-    normalization: Normalization | None
-    warn: Callable[[str], None]
+    def __init__(self, settings: MonitorSettings, warn_once: Callable[[str], None]) -> None:
+        self._settings = settings
+        self._warn_once = warn_once
+
+    @property
+    def _label_use(self) -> LabelUse:
+        if callable(self._settings.explain):
+            return "ignored"
+        return "required" if self._settings.explain in ("label", "both") else "optional"
 
     def samples(self, batch: Any) -> Samples:
-        """What is in a batch."""
+        """Read a batch."""
+        audit = self._settings.audit
         with random_state_kept():
-            samples = read_batch(batch, self.batch_fn, self.label_use, self.foreground_values)
+            samples = read_batch(
+                batch, self._settings.batch_fn, self._label_use, None if audit is None else audit.foreground_values
+            )
         if samples.note is not None:
-            self.warn(f"CAMMonitor: {samples.note}")
+            self._warn_once(f"CAMMonitor: {samples.note}")
         return samples
 
-    def probes(self, source: Source, num_probes: int, trainer: Trainer, batch: Any) -> ProbeSet:
-        """The probes from a folder or a data set; photos at the size of the batch's images."""
-        if not isinstance(source, (str, Path)):
-            with random_state_kept():
-                return ProbeSet.from_dataset(source, num_probes, class_names=self.class_names, read=self.samples)
-        images = self.samples(batch).images
-        if images.ndim != 4:
-            raise ValueError(
-                f"probes={str(source)!r}: the model's images {tuple(images.shape)} are no photos; give ProbeSet"
-            )
-        names = self.class_names or _first(datasets.class_names, lightning.datasets(trainer))
-        normalization = self.normalization or _first(datasets.normalization, lightning.datasets(trainer))
+    def read_probes(self, source: ProbeSource, trainer: Trainer, batch: Any) -> ProbeSet:
+        """Read the probes from a folder of photos or a data set; photos at the size of the batch's images."""
+        if isinstance(source, (str, Path)):
+            return self._read_photos(source, trainer, self.samples(batch).images)
+        names = self._settings.class_names or None
+        with random_state_kept():
+            return ProbeSet.from_dataset(source, self._settings.num_probes, class_names=names, read=self.samples)
+
+    def _read_photos(self, folder: str | Path, trainer: Trainer, images: Tensor) -> ProbeSet:
+        """Read the photos of a folder for a model that is fed such images."""
+        shape = tuple(images.shape)
+        if len(shape) != 4:
+            raise ValueError(f"probes={str(folder)!r}: the model's images {shape} are not photos; give a ProbeSet")
+        names = self._settings.class_names or _first(datasets.class_names, of_trainer.datasets(trainer))
+        normalization = self._settings.normalization or _first(datasets.normalization, of_trainer.datasets(trainer))
         if normalization is None and not is_displayable(images, None):
             raise ValueError(
-                f"probes={str(source)!r}: how to normalize these photos for the model is not known; give "
+                f"probes={str(folder)!r}: it is not known how to normalize these photos for the model; give "
                 'normalization=(mean, std) or normalization="imagenet"'
             )
-        if names is None and class_folders(Path(source)):
+        if names is None and Path(folder).is_dir() and class_folders(Path(folder)):
             raise ValueError(
-                f"probes={str(source)!r}: which classes its subfolders are is not known; give class_names, the names "
-                "of the model's classes in the order of their indices"
+                f"probes={str(folder)!r}: it is not known which classes its subfolders are; give class_names, the "
+                "names of the model's classes in the order of their indices"
             )
         return ProbeSet.from_folder(
-            source,
-            images.shape[2:],
+            folder,
+            shape[2:],
             normalization=normalization,
             class_names=names,
-            num_probes=num_probes,
-            channels=images.shape[1],
+            num_probes=self._settings.num_probes,
+            channels=shape[1],
         )
 
     def described(self, probes: ProbeSet, trainer: Trainer) -> ProbeSet:
-        """The probes with class names and normalization: given, else of the probes, else of the data."""
-        names = self.class_names or probes.class_names or _first(datasets.class_names, lightning.datasets(trainer))
-        normalization = (
-            self.normalization or probes.normalization or _first(datasets.normalization, lightning.datasets(trainer))
+        """Add class names and normalization: the user's, else those of the images, else those of the data sets."""
+        names = (
+            self._settings.class_names
+            or probes.class_names
+            or _first(datasets.class_names, of_trainer.datasets(trainer))
         )
-        if not is_displayable(probes.images, normalization):
-            wrong = f"{normalization} does not bring them into [0, 1]" if normalization else "it is not known"
-            normalization = None
-            if not is_displayable(probes.images, None):
-                self.warn(
-                    f"How the images were normalized: {wrong}. They are shown scaled to their own minimum and maximum; "
-                    'give CAMMonitor(normalization=(mean, std)) or normalization="imagenet"'
-                )
-        return replace(probes, class_names=ClassNames(names), normalization=normalization)
+        normalization = (
+            self._settings.normalization
+            or probes.normalization
+            or _first(datasets.normalization, of_trainer.datasets(trainer))
+        )
+        return replace(probes, class_names=ClassNames(names), normalization=self._if_it_fits(normalization, probes))
+
+    def _if_it_fits(self, normalization: Normalization | None, probes: ProbeSet) -> Normalization | None:
+        """Return the normalization if undoing it brings the images into [0, 1], else None."""
+        if is_displayable(probes.images, normalization):
+            return normalization
+        if not is_displayable(probes.images, None):
+            why = f"{normalization} does not bring them into [0, 1]" if normalization else "it is not known"
+            self._warn_once(
+                f"How the images were normalized: {why}. They are shown scaled to their own minimum and maximum; "
+                'give CAMMonitor(normalization=(mean, std)) or normalization="imagenet"'
+            )
+        return None
 
 
 def _first(ask: Callable[[Any], T | None], sources: Iterable[Any]) -> T | None:
-    """The first answer that is not None."""
+    """Return the first answer that is not None."""
     return next((answer for answer in map(ask, sources) if answer is not None), None)

@@ -1,9 +1,9 @@
-"""Pictures and texts to whichever loggers are there."""
+"""Loggers: pictures and texts to whichever there are."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -23,20 +23,21 @@ TextSender = Callable[[Any, str, str, int], object]
 
 @dataclass(frozen=True)
 class Sender:
-    """How a kind of logger takes pictures and texts; None where it takes none."""
+    """How a kind of logger takes pictures and texts; None for what it does not take."""
 
     picture: PictureSender | None = None
     text: TextSender | None = None
 
 
-def register(logger: type | str, picture: PictureSender | None = None, text: TextSender | None = None) -> None:
-    """Say how a logger of your own takes pictures and texts; it holds for its subclasses too.
+def register_logger(logger: type | str, picture: PictureSender | None = None, text: TextSender | None = None) -> None:
+    """Say how a logger of your own takes pictures and texts; this holds for its subclasses too.
 
-    It goes before what is built in: registering `"TensorBoardLogger"` replaces it. What is left out goes to files.
+    It takes precedence over what is built in: registering `"TensorBoardLogger"` replaces it. What is left out is
+    written to files.
 
     Args:
-        logger: The class, or its name, where that class need not be imported or where several have it, as those of
-            `lightning` and `pytorch_lightning` do.
+        logger: The class, or its name, which spares importing it and covers the classes of that name in both
+            `lightning` and `pytorch_lightning`.
         picture: Called as `picture(logger, tag, picture, step)`, with a picture (H, W, 3) uint8 and a tag such as
             `cam/heatmaps`.
         text: Called as `text(logger, tag, text, step)`, with a text in Markdown.
@@ -46,11 +47,11 @@ def register(logger: type | str, picture: PictureSender | None = None, text: Tex
 
     Example::
 
-        from cam_callbacks.callback import loggers
+        from cam_callbacks.callback.loggers import register_logger
 
         class NotebookLogger: ...
 
-        loggers.register(NotebookLogger, picture=lambda logger, tag, picture, step: print(tag, picture.shape, step))
+        register_logger(NotebookLogger, picture=lambda logger, tag, picture, step: print(tag, picture.shape, step))
     """
     if not isinstance(logger, (type, str)):
         raise TypeError(f"logger={logger!r} is not understood; give the class of the logger, or the name of the class")
@@ -64,61 +65,59 @@ def register(logger: type | str, picture: PictureSender | None = None, text: Tex
 
 @dataclass(frozen=True)
 class SendError:
-    """A logger that has failed, or the writing of files.
+    """An error of a logger, or of writing files.
 
     Attributes:
-        what: Its name.
+        what: What has failed, in words.
         error: What it raised.
-        times: How often in a row; at the third time it is given up.
     """
 
     what: str
     error: Exception
-    times: int
 
 
 class MediaLogger:
-    """Sends pictures and texts to every logger, and to files where one cannot take them, or there is none.
+    """Sends pictures and texts to every logger, and to files where a logger cannot take them or there is none.
 
     Args:
-        failures: Counts them, by logger.
+        retries: Counts the failures of each logger.
     """
 
-    def __init__(self, failures: Retries) -> None:
-        self._said: set[str] = set()
-        self._failures = failures
+    def __init__(self, retries: Retries) -> None:
+        self._retries = retries
+        self._named: set[str] = set()  # loggers of which it was said that their media go to files
 
     def log(
-        self, loggers: list[Any], folder: str | Path, records: Mapping[str, Picture | str], step: int
+        self, loggers: Sequence[Any], folder: str | Path, media: Mapping[str, Picture | str], step: int
     ) -> list[SendError]:
         """Log pictures and texts.
 
-        A logger that fails is asked no more in this call, so that one that has to be waited for is waited for once;
+        A logger that fails is not asked again in this call, so that one that has to be waited for is waited for once;
         all others get everything. What several of them do not take is written to one file for all: in the `log_dir` of
         the first that has one, else in the folder.
 
         Args:
-            loggers: Those of the trainer, of either Lightning namespace.
-            folder: Where files go, where no logger has a place for them.
-            records: By tag, such as `cam/heatmaps`: pictures (H, W, 3) uint8, texts in Markdown.
+            loggers: Those of the trainer, from either Lightning.
+            folder: Place of the files if no logger has one.
+            media: By tag, such as `cam/heatmaps`: pictures (H, W, 3) uint8, texts in Markdown.
             step: The step that Lightning's own scalars use.
 
         Returns:
             What failed; nothing is raised.
         """
         failed: list[SendError] = []
-        without: dict[str, list[Any]] = {}  # tag -> the loggers that do not take it
+        refused_by: dict[str, list[Any]] = {}  # by tag: the loggers that do not take it
 
         def serve(logger: Any) -> None:
             sender = _sender(logger)
-            for tag, record in records.items():
-                if not _send(sender, logger, tag, record, step):
-                    without.setdefault(tag, []).append(logger)
+            for tag, medium in media.items():
+                if not _send(sender, logger, tag, medium, step):
+                    refused_by.setdefault(tag, []).append(logger)
 
         def write() -> None:
-            for tag, those in without.items():
-                path = _write(_place(those, folder), tag, records[tag], step)
-                self._warn_once(those, path)
+            for tag, refusing in refused_by.items():
+                path = _write(_place(refusing, folder), tag, media[tag], step)
+                self._say_once(refusing, path)
 
         for number, logger in enumerate(loggers or [None]):
             name = type(logger).__name__
@@ -127,39 +126,31 @@ class MediaLogger:
         return failed
 
     def attempt(self, what: str, act: Callable[[], None]) -> list[SendError]:
-        """Act, unless that has failed three times in a row.
-
-        Args:
-            what: A name for it.
-            act: What may fail.
-
-        Returns:
-            The failure, if it has failed.
-        """
-        if self._failures.is_disabled(what):
+        """Act, unless that has failed three times in a row; return the error, if there is one."""
+        if self._retries.is_disabled(what):
             return []
         try:
-            act()
+            with self._retries.attempt(what):
+                act()
         except Exception as error:
-            return [SendError(what, error, self._failures.add(what))]
-        self._failures.forget(what)
+            return [SendError(what, error)]
         return []
 
-    def _warn_once(self, loggers: list[Any], path: Path) -> None:
-        what = "images" if path.suffix == ".png" else "texts"
+    def _say_once(self, loggers: Sequence[Any], path: Path) -> None:
+        kind = "images" if path.suffix == ".png" else "texts"
         for logger in loggers:
             name = type(logger).__name__
-            if name in self._said:
+            if name in self._named:
                 continue
-            self._said.add(name)
-            who = "the trainer has no logger" if logger is None else f"{name} takes no {what}"
+            self._named.add(name)
+            who = "the trainer has no logger" if logger is None else f"{name} takes no {kind}"
             warnings.warn(
                 f"{who}: heatmaps are written as PNG files, and verdicts as Markdown, to {path.parent}", stacklevel=2
             )
 
 
 def _sender(logger: Any) -> Sender:
-    """What is registered for the class of the logger or the nearest of those that it inherits from, else a guess."""
+    """Return what is registered for the class of the logger or its nearest base class, else a guess."""
     if logger is None:
         return Sender()
     for kind in type(logger).__mro__:
@@ -170,7 +161,7 @@ def _sender(logger: Any) -> Sender:
 
 
 def _guess(logger: Any) -> Sender:
-    """By the methods of a logger that is not known: as Weights & Biases' or as TensorBoard's, if they are there."""
+    """Guess by the methods of an unknown logger: like Weights & Biases, or like TensorBoard, if it has them."""
     experiment = getattr(logger, "experiment", None)
     picture = _picture_to_tensorboard if callable(getattr(experiment, "add_image", None)) else None
     text = _text_to_tensorboard if callable(getattr(experiment, "add_text", None)) else None
@@ -180,14 +171,14 @@ def _guess(logger: Any) -> Sender:
     )
 
 
-def _send(sender: Sender, logger: Any, tag: str, record: Picture | str, step: int) -> bool:
-    """Hand a picture or a text to a logger; False if it takes none."""
-    if isinstance(record, str):
+def _send(sender: Sender, logger: Any, tag: str, medium: Picture | str, step: int) -> bool:
+    """Hand a picture or a text to a logger; return whether it takes such."""
+    if isinstance(medium, str):
         if sender.text is not None:
-            sender.text(logger, tag, record, step)
+            sender.text(logger, tag, medium, step)
         return sender.text is not None
     if sender.picture is not None:
-        sender.picture(logger, tag, record, step)
+        sender.picture(logger, tag, medium, step)
     return sender.picture is not None
 
 
@@ -196,13 +187,13 @@ def _place(loggers: list[Any], folder: str | Path) -> Path:
     return Path(next((own for own in folders if isinstance(own, str)), folder))
 
 
-def _write(folder: Path, tag: str, record: Picture | str, step: int) -> Path:
-    path = folder / f"{tag}_step={step:06d}.{'md' if isinstance(record, str) else 'png'}"
+def _write(folder: Path, tag: str, medium: Picture | str, step: int) -> Path:
+    path = folder / f"{tag}_step={step:06d}.{'md' if isinstance(medium, str) else 'png'}"
     path.parent.mkdir(parents=True, exist_ok=True)
-    if isinstance(record, str):
-        path.write_text(record, encoding="utf-8")
+    if isinstance(medium, str):
+        path.write_text(medium, encoding="utf-8")
     else:
-        Image.fromarray(record).save(path)
+        Image.fromarray(medium).save(path)
     return path
 
 

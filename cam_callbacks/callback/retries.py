@@ -1,35 +1,40 @@
-"""What fails three times in a row is given up."""
+"""Retries: a part that fails three times in a row is not tried again."""
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Hashable, Iterator
+from contextlib import contextmanager
 
-_MOST = 3
+_MAX_IN_A_ROW = 3
 
 
 class Retries:
-    """Counts how often something has failed in a row, by a name for it."""
+    """Counts how often each part has failed in a row."""
 
     def __init__(self) -> None:
-        self._in_a_row: Counter[str] = Counter()
+        self._in_a_row: Counter[Hashable] = Counter()
 
-    def add(self, what: str) -> int:
-        """Count one more failure; how many there are in a row."""
-        self._in_a_row[what] += 1
-        return self._in_a_row[what]
+    @contextmanager
+    def attempt(self, part: Hashable) -> Iterator[None]:
+        """Count an error inside, and pass it on; start counting anew where there is none."""
+        try:
+            yield
+        except Exception:
+            self._in_a_row[part] += 1
+            raise
+        del self._in_a_row[part]
 
-    def forget(self, what: str | None = None) -> None:
-        """Begin anew, after a success; of everything, where nothing is named."""
-        if what is None:
-            self._in_a_row.clear()
-        else:
-            self._in_a_row.pop(what, None)
+    def is_disabled(self, part: Hashable) -> bool:
+        """Return whether a part has failed so often in a row that it is not tried again."""
+        return self._in_a_row[part] >= _MAX_IN_A_ROW
 
-    def is_disabled(self, what: str) -> bool:
-        """Whether it has failed so often that it is not tried again."""
-        return self.is_disabled_at(self._in_a_row[what])
+    def outlook(self, part: Hashable) -> str:
+        """Say what becomes of a part that has just failed."""
+        if self.is_disabled(part):
+            return f"failed {_MAX_IN_A_ROW} times in a row; disabled"
+        return "will retry at the next validation"
 
-    @staticmethod
-    def is_disabled_at(times: int) -> bool:
-        """Whether it is not tried again after so many failures in a row."""
-        return times >= _MOST
+    def reset(self) -> None:
+        """Forget all failures."""
+        self._in_a_row.clear()

@@ -1,8 +1,8 @@
-"""What we ask of the Trainer: the two Lightnings, the loop, the step, the data, precision, ranks. No hook methods."""
+"""Adapter to Lightning's Trainer: both packages, loop, step, data, precision, ranks."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -24,7 +24,11 @@ T = TypeVar("T")
 
 
 def _classes(module: str, name: str) -> tuple[type, ...]:
-    """The class of that name in each installed Lightning; `pytorch_lightning` and `lightning.pytorch` are two."""
+    """Return the class of that name in each installed Lightning.
+
+    `pytorch_lightning` and `lightning.pytorch` are two packages with classes of their own. A user has either, or both,
+    so that our classes inherit from those of both.
+    """
     found = []
     for package in ("pytorch_lightning", "lightning.pytorch"):
         try:
@@ -52,37 +56,37 @@ def _evaluation_loop(trainer: Trainer) -> Any:
 
 
 def is_last_batch(trainer: Trainer) -> bool:
-    """Whether the evaluation batch that has just ended is the last one, over all loaders."""
+    """Return whether the evaluation batch that has just ended is the last one, over all loaders."""
     return bool(_evaluation_loop(trainer).batch_progress.is_last_batch)
 
 
 def is_fitting(trainer: Trainer) -> bool:
-    """Whether the trainer is in `fit`, as opposed to `validate` or `test`."""
+    """Return whether the trainer is in `fit`, as opposed to `validate` or `test`."""
     return trainer.state.fn == "fit"
 
 
-def step(trainer: Trainer) -> int:
-    """The step at which Lightning writes the scalars of this evaluation; not `global_step`, which is one further."""
+def log_step(trainer: Trainer) -> int:
+    """Return the step at which Lightning writes the scalars of this evaluation; `global_step` is one further."""
     return int(trainer.fit_loop.epoch_loop._batches_that_stepped)
 
 
-def folder(trainer: Trainer) -> str:
-    """Where the trainer keeps its logs. To be called on all ranks: Lightning lets the first one tell the others."""
+def log_folder(trainer: Trainer) -> str:
+    """Return the folder of the trainer's logs. Call it on all ranks: Lightning lets the first one tell the others."""
     return trainer.log_dir or trainer.default_root_dir
 
 
 def logs_to_tensorboard(trainer: Trainer) -> bool:
-    """Whether one of its loggers is TensorBoard's, of either Lightning."""
+    """Return whether one of its loggers is the `TensorBoardLogger` of either Lightning."""
     return any(is_kind(logger, "TensorBoardLogger") for logger in trainer.loggers)
 
 
 def will_validate(trainer: Trainer) -> bool:
-    """Whether this `fit` validates at all."""
+    """Return whether this `fit` validates at all."""
     return bool(trainer.enable_validation)
 
 
 def datasets(trainer: Trainer) -> Iterator[Any]:
-    """What may know class names and normalization: the data sets being evaluated, then the datamodule."""
+    """Yield what may know class names and normalization: the data sets being evaluated, then the datamodule."""
     loaders = trainer.test_dataloaders if trainer.testing else trainer.val_dataloaders
     yield from _datasets(loaders)
     datamodule = getattr(trainer, "datamodule", None)
@@ -104,7 +108,7 @@ def _datasets(loaders: Any) -> Iterator[Any]:
 
 
 def forward_in_precision(trainer: Trainer, forward_fn: model_outputs.ForwardFn | None) -> model_outputs.ForwardFn:
-    """The user's forward in the precision that the trainer validates in: autocast is off in callbacks otherwise."""
+    """Return the user's forward in the precision that the trainer validates in; in callbacks autocast is off."""
 
     def call(model: nn.Module, images: Tensor) -> Any:
         with trainer.precision_plugin.val_step_context(), _logging_nothing(trainer.lightning_module, model):
@@ -115,7 +119,7 @@ def forward_in_precision(trainer: Trainer, forward_fn: model_outputs.ForwardFn |
 
 @contextmanager
 def _logging_nothing(*modules: nn.Module) -> Iterator[None]:
-    """What a module logs in its forward is of its own steps: passes of masked images must not change its metrics.
+    """Keep what a module logs in its forward out of its metrics, which masked images must not change.
 
     Args:
         modules: The LightningModule, and the module that is run: the same, a copy of it, or one that wraps it.
@@ -139,10 +143,10 @@ def _nothing(*_args: Any, **_options: Any) -> None:
 
 
 def check_strategy(trainer: Trainer) -> None:
-    """Raise where the weights are spread over processes in a way that a callback cannot run the model.
+    """Refuse strategies that shard weights so that a callback cannot run the model.
 
     Raises:
-        MisconfigurationException: The weights of a layer come together only where the strategy itself runs it.
+        MisconfigurationException: Only the strategy itself can gather the weights of a layer.
     """
     if is_kind(trainer.strategy, "FSDPStrategy"):
         raise Misconfiguration(
@@ -157,22 +161,22 @@ def check_strategy(trainer: Trainer) -> None:
 
 
 def can_split_work(trainer: Trainer, model: nn.Module) -> bool:
-    """Whether every rank holds the whole model and can run it alone, so that they can share out the work.
+    """Return whether every rank holds the whole model and can run it alone, so that they can split the work.
 
-    Where the weights are spread over the ranks, all of them have to run it together, on the same images.
+    Where weights are sharded across ranks, all of them have to run the model together, on the same images.
     """
     return trainer.world_size > 1 and is_kind(trainer.strategy, "DDPStrategy") and sharding.device_mesh(model) is None
 
 
 def indices_of_rank(trainer: Trainer, model: nn.Module, count: int) -> Tensor:
-    """The indices, of `count` images, that this rank handles, (n,) int64."""
+    """Return the indices (n,) int64 of those of `count` images that this rank handles."""
     if can_split_work(trainer, model):
         return torch.arange(trainer.global_rank, count, trainer.world_size)
     return torch.arange(count)
 
 
 def gather(trainer: Trainer, model: nn.Module, value: T) -> list[T]:
-    """The values of all ranks that `share` gives images to. To be called on all ranks."""
+    """Return the values of all ranks that `indices_of_rank` deals images to. Call it on all ranks."""
     if not can_split_work(trainer, model):
         return [value]
     values: list[Any] = [None] * trainer.world_size
@@ -181,55 +185,10 @@ def gather(trainer: Trainer, model: nn.Module, value: T) -> list[T]:
 
 
 def broadcast(trainer: Trainer, value: T) -> T:
-    """The value that the first rank has, on all ranks."""
+    """Return the first rank's value on all ranks."""
     return value if trainer.world_size == 1 else trainer.strategy.broadcast(value)
 
 
-def all_ranks_ok(trainer: Trainer, fine: bool) -> bool:
-    """Whether all ranks are fine, so that they go on, or give up, together."""
-    return fine if trainer.world_size == 1 else bool(trainer.strategy.reduce_boolean_decision(fine, all=True))
-
-
-@contextmanager
-def shown_progress(trainer: Trainer, name: str) -> Iterator[Callable[[int, int], None]]:
-    """Show `name 192 of at most 512` in the description of Lightning's progress bar, if one is on; then put it back."""
-    describe = _description_setter(trainer)
-    before = describe(None)
-    try:
-
-        def show(done: int, total: int) -> None:
-            describe(f"{name} {done} of at most {total}")
-
-        yield show
-    finally:
-        describe(before)
-
-
-def _description_setter(trainer: Trainer) -> Callable[[str | None], str | None]:
-    """A function that sets the description of the bar being shown, and returns the one before; None sets nothing."""
-    bar: Any = trainer.progress_bar_callback
-    which = "test_progress_bar" if trainer.testing else "val_progress_bar"
-    if bar is None or not getattr(bar, "is_enabled", False) or not trainer.is_global_zero:
-        return lambda text: None
-    if getattr(bar, "progress", None) is not None and getattr(bar, f"{which}_id", None) is not None:  # rich
-
-        def describe_rich(text: str | None) -> str | None:
-            task = getattr(bar, which)
-            before = str(task.description)
-            if text is not None:
-                bar.progress.update(task.id, description=text)
-                bar.progress.refresh()  # at once: a chunk may take long
-            return before
-
-        return describe_rich
-    if hasattr(bar, f"_{which}") and hasattr(getattr(bar, f"_{which}"), "set_description_str"):  # tqdm
-
-        def describe_tqdm(text: str | None) -> str | None:
-            shown = getattr(bar, which)
-            before = str(shown.desc)
-            if text is not None:
-                shown.set_description_str(text)
-            return before
-
-        return describe_tqdm
-    return lambda text: None
+def all_ranks_ok(trainer: Trainer, ok: bool) -> bool:
+    """Return whether all ranks are ok, so that they go on, or stop, together."""
+    return ok if trainer.world_size == 1 else bool(trainer.strategy.reduce_boolean_decision(ok, all=True))

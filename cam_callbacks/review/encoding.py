@@ -32,7 +32,7 @@ from cam_callbacks.review.schema import (
     SettingsJson,
     VerdictJson,
 )
-from cam_callbacks.snapshot import MOST_CLASSES, AuditSnapshot, Snapshot
+from cam_callbacks.snapshot import MAX_CLASSES, AuditSnapshot, Snapshot
 
 _PHOTO_SIDE = 256
 _MAX_CHANNELS = 4
@@ -217,7 +217,7 @@ def _audit(audited: AuditSnapshot) -> AuditJson:
 
 def _measure(name: str, measured: Measure, labels: Mapping[int, str]) -> MeasureJson:
     """Encode a measure, with its classes if they are few or the measure is one of the main ones."""
-    many = len(measured.per_class) > MOST_CLASSES
+    many = len(measured.per_class) > MAX_CLASSES
     shown = {} if many and not MEASURES[name].is_kept_per_class else measured.per_class
     return MeasureJson(
         overall=_estimate(measured.overall),

@@ -30,7 +30,7 @@ from lightning_runs import (
 from torch._dynamo.utils import counters
 from torch.utils.data import DataLoader, IterableDataset
 
-from cam_callbacks import CAMMonitor, Explanation, ScoreCAM
+from cam_callbacks import Audit, CAMMonitor, Explanation, ScoreCAM
 
 
 def monitor_that_records(**options: Any) -> tuple[CAMMonitor, list[Call]]:
@@ -71,7 +71,7 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, TensorDataset
-from cam_callbacks import CAMMonitor, ScoreCAM
+from cam_callbacks import Audit, CAMMonitor, ScoreCAM
 
 pl = import_module(package)
 TensorBoardLogger = import_module(f"{package}.loggers").TensorBoardLogger
@@ -102,7 +102,7 @@ torch.manual_seed(0)
 data = DataLoader(TensorDataset(torch.rand(8, 3, 12, 12), torch.arange(8) % 2), batch_size=4)
 options = dict(accelerator="cpu", max_epochs=2, enable_progress_bar=False, enable_model_summary=False)
 options |= dict(enable_checkpointing=False, log_every_n_steps=1)
-module, monitor = Module(), CAMMonitor(num_probes=4, audit=False, on_error="raise")
+module, monitor = Module(), CAMMonitor(num_probes=4, audit=None, on_error="raise")
 logger = TensorBoardLogger(folder, name="", version="run")
 pl.Trainer(callbacks=monitor, logger=logger, **options).fit(module, data, data)
 direct = ScoreCAM()(module, monitor.probes.images, "features", monitor.probes.labels)
@@ -165,9 +165,7 @@ class TestWithOtherCallbacks:
         assert not torch.allclose(validated["head.weight"], raw.weights["head.weight"])  # else nothing is shown
 
     @pytest.mark.parametrize("first", [True, False], ids=["before", "after"])
-    def test_with_stochastic_weight_averaging_the_validated_weights_are_explained(
-        self, tmp_path: Path, first: bool
-    ) -> None:
+    def test_stochastic_weight_averaging_explains_the_validated_weights(self, tmp_path: Path, first: bool) -> None:
         module = TinyModule()
         monitor, calls = monitor_that_records()
         averaging = StochasticWeightAveraging(swa_lrs=0.01, swa_epoch_start=1)
@@ -211,7 +209,7 @@ class TestWithOtherCallbacks:
         assert len(calls) == 1
         assert unused == []
 
-    def test_a_checkpoint_of_the_best_look_holds_the_weights_that_were_explained(self, tmp_path: Path) -> None:
+    def test_a_checkpoint_of_the_best_look_holds_the_explained_weights(self, tmp_path: Path) -> None:
         monitor, calls = monitor_that_records()
         best = ModelCheckpoint(tmp_path, monitor="cam/passes", mode="max", save_weights_only=True)
         fit(tmp_path, [best, monitor], max_epochs=3, enable_checkpointing=True)
@@ -351,7 +349,7 @@ class OptimizesItselfTwice(OptimizesItself):
 
 
 @pytest.mark.parametrize("kind", [OptimizesItself, OptimizesItselfTwice], ids=["one optimizer", "two optimizers"])
-def test_with_manual_optimization_looks_stand_at_the_steps_of_lightnings_scalars(tmp_path: Path, kind: Any) -> None:
+def test_manual_optimization_logs_at_the_steps_of_lightnings_scalars(tmp_path: Path, kind: Any) -> None:
     module = kind()
     monitor, calls = monitor_that_records()
     trainer = fit(tmp_path, monitor, module, max_epochs=2)
@@ -413,7 +411,7 @@ class TestCompiledModels:
                 return explanation
 
         module, given = self.compiled(part, backend)
-        monitor = CAMMonitor("features.4", Watches(), num_probes=5, on_error="raise", num_audit_images=6)
+        monitor = CAMMonitor("features.4", Watches(), num_probes=5, on_error="raise", audit=Audit(num_images=6))
         with own_warnings() as said:
             fit(tmp_path, monitor, given, max_epochs=2)
         assert said == []

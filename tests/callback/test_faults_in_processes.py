@@ -17,7 +17,7 @@ from lightning.pytorch import Callback, seed_everything
 from lightning_runs import Squares, TinyModule, fit, loader
 from fault_makers import IN_THE_MASKED_PASSES, FailsAtCall, Watches, in_epoch_1, slow
 from traces import around
-from cam_callbacks import CAMMonitor
+from cam_callbacks import Audit, CAMMonitor
 
 folder = Path(sys.argv[1])
 
@@ -57,7 +57,7 @@ try:
     run("without", [TerminatesValidation()])
 except BaseException as error:
     assert type(error).__name__ == "SIGTERMException"
-monitor = CAMMonitor(num_probes=4, num_audit_images=12, **slow(TerminatesLook(IN_THE_MASKED_PASSES, None)))
+monitor = CAMMonitor(num_probes=4, audit=Audit(num_images=12), **slow(TerminatesLook(IN_THE_MASKED_PASSES, None)))
 callbacks, before, after = around(monitor)
 watches = Watches(monitor)
 try:
@@ -86,7 +86,7 @@ from lightning.pytorch import Callback, Trainer, seed_everything
 from lightning_runs import Squares, TinyModule, loader, quiet
 from fault_makers import BrokenUploads, Watches, in_epoch_1
 from traces import around
-from cam_callbacks import CAM, CAMMonitor, GradCAM, ScoreCAM
+from cam_callbacks import CAM, Audit, CAMMonitor, GradCAM, ScoreCAM
 
 folder = Path(sys.argv[1])
 
@@ -135,7 +135,7 @@ def run(name, monitor, **options):
 
 
 reports = {}
-small = {"num_probes": 4, "num_audit_images": 24}
+small = {"num_probes": 4, "audit": Audit(num_images=24)}
 run("without", None)
 run("probe capture", CAMMonitor(batch_fn=BatchFn(), **small))
 run("forward", CAMMonitor(forward_fn=on_second_rank(0), **small))

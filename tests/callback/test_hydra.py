@@ -15,7 +15,8 @@ import yaml
 from direct_calls import assert_explained, assert_logged, recording
 from lightning_runs import Squares, TinyModule, fit, image_steps, loader, scalars
 
-from cam_callbacks import CAM, CAMMonitor, GradCAM, RegressionTarget, ScoreCAM
+from cam_callbacks import CAM, Audit, CAMMonitor, Figures, GradCAM, RegressionTarget, ScoreCAM
+from cam_callbacks.data.class_names import ClassNames
 
 pytest.importorskip("hydra", reason="needs hydra-core")
 from hydra.errors import InstantiationException
@@ -37,7 +38,7 @@ def built(**arguments: Any) -> CAMMonitor:
 
 
 def test_every_kind_of_argument_is_understood() -> None:
-    monitor = built(
+    settings = built(
         _convert_="all",
         target_layer=["features.0", "features.3"],
         method={"_target_": "cam_callbacks.ScoreCAM", "weighting": "increase", "batch_size": 8},
@@ -47,43 +48,41 @@ def test_every_kind_of_argument_is_understood() -> None:
         class_names=["a", "b", "c"],
         normalization=[[0.0, 0.0, 0.0], [1.0, 1.0, 1.0]],
         batch_fn={"_target_": "hydra.utils.get_method", "path": f"{__name__}.my_batch_fn"},
-        style="jet",
-        log_channels=True,
-        audit=False,
-        foreground_values=[1, 3],
-        on_alarm="stop",
+        audit={"_target_": "cam_callbacks.Audit", "foreground_values": [1, 3], "on_alarm": "stop"},
+        figures={"_target_": "cam_callbacks.Figures", "overlay_style": "jet", "channels": True},
         on_error="raise",
         name="look",
-    )
-    assert monitor.target_layer == ("features.0", "features.3")
-    assert monitor.method == ScoreCAM(weighting="increase", batch_size=8)
-    assert (monitor.num_probes, monitor.explain, monitor.every_n_epochs) == (3, "both", 2)
-    assert monitor.class_names == ("a", "b", "c")
-    assert monitor.normalization == ((0.0,) * 3, (1.0,) * 3)
-    assert monitor.batch_fn is my_batch_fn
-    assert monitor.foreground_values == [1, 3]
-    assert (monitor.style, monitor.log_channels, monitor.on_alarm) == ("jet", True, "stop")
-    assert (monitor.on_error, monitor.name) == ("raise", "look")
+    ).settings
+    assert settings.target_layer == ("features.0", "features.3")
+    assert settings.method == ScoreCAM(weighting="increase", batch_size=8)
+    assert (settings.num_probes, settings.explain, settings.every_n_epochs) == (3, "both", 2)
+    assert settings.class_names == ("a", "b", "c")
+    assert settings.normalization == ((0.0,) * 3, (1.0,) * 3)
+    assert settings.batch_fn is my_batch_fn
+    assert settings.audit == Audit(foreground_values=[1, 3], on_alarm="stop")
+    assert settings.figures == Figures("jet", channels=True)
+    assert (settings.on_error, settings.name) == ("raise", "look")
 
 
 @pytest.mark.parametrize(
     ("argument", "value", "expected"),
     [
         ("target_layer", ["features.0", "features.3"], ("features.0", "features.3")),
-        ("class_names", ["a", "b"], ("a", "b")),
-        ("foreground_values", [1, 3], [1, 3]),
+        ("class_names", ["a", "b"], ClassNames(("a", "b"))),
+        ("audit", {"_target_": "cam_callbacks.Audit", "foreground_values": [1, 3]}, Audit(foreground_values=[1, 3])),
         ("normalization", [[0.5], [0.25]], ((0.5,), (0.25,))),
         ("method", {"_target_": "cam_callbacks.GradCAM", "score": "probability"}, GradCAM("probability")),
         ("method", {"_target_": "cam_callbacks.CAM"}, CAM()),
         ("explain", {"_target_": "cam_callbacks.RegressionTarget", "index": 2}, RegressionTarget(2)),
         ("explain", 2, 2),
-        ("explain", "true", "true"),
+        ("explain", "label", "label"),
     ],
 )
 def test_without_convert_nothing_of_hydra_stays_in_the_monitor(argument: str, value: Any, expected: Any) -> None:
     monitor = built(**{argument: value})
-    assert getattr(monitor, argument) == expected
-    assert type(getattr(monitor, argument)) is type(expected)
+    found = getattr(monitor.settings, argument)
+    assert found == expected
+    assert type(found) is type(expected)
     assert b"omegaconf" not in pickle.dumps(monitor)
 
 
@@ -91,8 +90,8 @@ def test_without_convert_nothing_of_hydra_stays_in_the_monitor(argument: str, va
     ("arguments", "words"),
     [
         ({"num_probe": 3}, "num_probe"),
-        ({"style": "rainbow"}, "style='rainbow' is unknown; choose one of 'blend'"),
-        ({"explain": True}, "explain=True is unknown; choose one of 'true', 'predicted', 'both'"),
+        ({"figures": {"_target_": "cam_callbacks.Figures", "overlay_style": "rainbow"}}, "overlay_style='rainbow'"),
+        ({"explain": True}, "explain=True is unknown; choose one of 'label', 'prediction', 'both'"),
         ({"method": {"_target_": "cam_callbacks.ScoreCAM", "weigting": "increase"}}, "weigting"),
         ({"method": {"_target_": "cam_callbacks.ScoreCAm"}}, "ScoreCAm"),
     ],
@@ -104,8 +103,8 @@ def test_a_typo_is_rejected_and_named(arguments: dict[str, Any], words: str) -> 
 
 def test_it_explains_as_one_made_in_python(tmp_path: Path) -> None:
     module, method = TinyModule(), recording()
-    monitor = built(num_probes=6, audit=False, on_error="raise")
-    monitor.method = method
+    config = OmegaConf.create({"_target_": "cam_callbacks.CAMMonitor", "num_probes": 6, "on_error": "raise"})
+    monitor = instantiate(config, _partial_=True)(audit=None, method=method)
     fit(tmp_path, monitor, module, train=loader(Squares(12)), max_epochs=2)
     assert_explained(method.calls, module.validated)
     assert_logged(tmp_path, [2, 5], method.calls)
@@ -149,7 +148,7 @@ def main(config):
     data = DataLoader(TensorDataset(torch.rand(8, 3, 12, 12), torch.arange(8) % 2), batch_size=4)
     trainer.fit(Module(), data, data)
     monitor = next(each for each in trainer.callbacks if type(each).__name__ == "CAMMonitor")
-    print("PROBES", len(monitor.probes), monitor.probes.class_names, monitor.method)
+    print("PROBES", len(monitor.probes), monitor.probes.class_names, monitor.settings.method)
 
 
 if __name__ == "__main__":

@@ -75,7 +75,7 @@ def test_the_true_class_is_explained_by_default(tmp_path: Path) -> None:
 
 
 def test_the_predicted_class_is_explained_where_it_is_asked_for(tmp_path: Path) -> None:
-    monitor = CAMMonitor(num_probes=6, explain="predicted")
+    monitor = CAMMonitor(num_probes=6, explain="prediction")
     fit(tmp_path, monitor)
     explanation = explanation_of(monitor)
     assert torch.equal(explanation.targets, explanation.logits.argmax(dim=1))
@@ -87,7 +87,7 @@ def test_one_class_is_explained_for_all_images_where_its_number_is_given(tmp_pat
     assert explanation_of(monitor).targets.tolist() == [2] * 6
 
 
-def test_both_explains_the_true_class_and_the_predicted_one_of_mistakes_and_counts_their_passes(tmp_path: Path) -> None:
+def test_both_explains_the_predicted_class_of_mistakes_too(tmp_path: Path) -> None:
     method = CountingCAM()
     monitor = CAMMonitor(num_probes=6, explain="both", method=method)
     fit(tmp_path, monitor)
@@ -297,7 +297,7 @@ def test_a_model_with_a_layer_that_views_its_input_is_explained(tmp_path: Path) 
     assert np.isfinite(explanation_of(monitor).heatmaps.numpy()).all()
 
 
-@pytest.mark.parametrize("explain", ["predicted", 1])
+@pytest.mark.parametrize("explain", ["prediction", 1])
 def test_where_no_true_class_is_needed_multi_label_targets_are_no_hindrance(tmp_path: Path, explain: Any) -> None:
     class MultiLabel(TinyModule):
         def loss(self, output: Any, targets: Tensor) -> Tensor:

@@ -26,7 +26,7 @@ from lightning_runs import (
 )
 from PIL import Image
 
-from cam_callbacks import CAMMonitor
+from cam_callbacks import CAMMonitor, Figures
 
 
 class Tracker(Logger):
@@ -93,7 +93,7 @@ def test_every_logger_of_the_trainer_gets_the_pictures(tmp_path: Path) -> None:
     tracker = Tracker()
     loggers = [CSVLogger(tmp_path, name="table"), TensorBoardLogger(tmp_path, name="", version="run"), tracker]
     with own_warnings() as said:
-        fit(tmp_path, CAMMonitor(num_probes=4, audit=False), logger=loggers)
+        fit(tmp_path, CAMMonitor(num_probes=4, audit=None), logger=loggers)
     assert len(said) == 1
     assert "CSVLogger" in said[0]
     assert image_steps(tmp_path)["cam/heatmaps"] == [2]
@@ -118,11 +118,11 @@ def test_pictures_are_on_disk_when_the_validation_has_ended(tmp_path: Path) -> N
 
 @pytest.mark.parametrize("style", ["blend", "jet", "heatmap"])
 def test_each_style_is_drawn(tmp_path: Path, style: Any) -> None:
-    fit(tmp_path, CAMMonitor(num_probes=4, style=style, explain="both"))
+    fit(tmp_path, CAMMonitor(num_probes=4, figures=Figures(style), explain="both"))
     assert image_steps(tmp_path)["cam/heatmaps"] == [2]
 
 
-def test_images_that_were_normalized_in_an_unknown_way_are_shown_with_one_warning(tmp_path: Path) -> None:
+def test_images_normalized_in_an_unknown_way_are_shown_with_a_warning(tmp_path: Path) -> None:
     data = Squares(12)
     data.images = (data.images - 0.5) / 0.25
     with own_warnings() as said:
@@ -154,7 +154,7 @@ def test_a_normalization_that_does_not_fit_the_images_is_not_used_and_said(tmp_p
     assert "does not bring them into [0, 1]" in said[0]
 
 
-def test_images_in_display_range_are_shown_as_they_are_where_the_normalization_does_not_fit(tmp_path: Path) -> None:
+def test_images_in_display_range_are_shown_as_they_are(tmp_path: Path) -> None:
     monitor = CAMMonitor(num_probes=4, normalization=([0.5] * 3, [1.0] * 3))
     with own_warnings() as said:
         fit(tmp_path, monitor)
@@ -176,14 +176,14 @@ def with_bar(folder: Path, package: Any, bar: Any) -> None:
 def test_the_tqdm_bar_tells_how_far_it_is(tmp_path: Path, package: Any, capfd: pytest.CaptureFixture[str]) -> None:
     with_bar(tmp_path, package, package.callbacks.TQDMProgressBar())
     shown = "".join(capfd.readouterr())
-    assert "Score-CAM 32 of at most " in shown
-    assert "Validation DataLoader 0: 100%" in shown.split("Score-CAM")[-1]  # the bar's own text is put back
+    assert "CAMMonitor 32 of at most " in shown
+    assert "Validation DataLoader 0: 100%" in shown.split("CAMMonitor")[-1]  # the bar's own text is put back
 
 
 def test_the_rich_bar_tells_how_far_it_is(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("rich")
     with_bar(tmp_path, lightning.pytorch, RichProgressBar(console_kwargs={"force_terminal": True, "width": 200}))
-    assert "Score-CAM 32 of at most " in "".join(capfd.readouterr())
+    assert "CAMMonitor 32 of at most " in "".join(capfd.readouterr())
 
 
 class Counter(ProgressBar):
@@ -198,19 +198,19 @@ class Counter(ProgressBar):
 
 def test_a_bar_of_another_kind_is_left_alone(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     with own_warnings() as said:
-        fit(tmp_path, [CAMMonitor(num_probes=12, audit=False), Counter()], enable_progress_bar=True)
+        fit(tmp_path, [CAMMonitor(num_probes=12, audit=None), Counter()], enable_progress_bar=True)
     assert said == []
     assert looks(tmp_path) == 1
     shown = "".join(capfd.readouterr())
     assert shown.count("validated") == 5  # two batches of the sanity check, three of the validation
-    assert "Score-CAM" not in shown
+    assert "of at most" not in shown
 
 
 @pytest.mark.parametrize("bar", [False, True])
 def test_without_a_visible_bar_nothing_is_printed(tmp_path: Path, bar: bool, capfd: pytest.CaptureFixture[str]) -> None:
     callbacks = [CAMMonitor(num_probes=12), *([TQDMProgressBar(refresh_rate=0)] if bar else [])]
     fit(tmp_path, callbacks, enable_progress_bar=bar)
-    assert "Score-CAM" not in "".join(capfd.readouterr())
+    assert "of at most" not in "".join(capfd.readouterr())
 
 
 def test_the_bar_is_put_back_where_the_look_fails(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -228,8 +228,8 @@ def test_the_bar_is_put_back_where_the_look_fails(tmp_path: Path, capfd: pytest.
         fit(tmp_path, [monitor, TQDMProgressBar()], enable_progress_bar=True)
     shown = "".join(capfd.readouterr())
     assert len(said) == 1
-    assert "Score-CAM 32 of at most " in shown
-    assert "Validation DataLoader 0: 100%" in shown.split("Score-CAM 32 of at most ")[-1]
+    assert "CAMMonitor 32 of at most " in shown
+    assert "Validation DataLoader 0: 100%" in shown.split("CAMMonitor 32 of at most ")[-1]
 
 
 def test_in_test_the_bar_of_the_test_is_used(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -237,5 +237,5 @@ def test_in_test_the_bar_of_the_test_is_used(tmp_path: Path, capfd: pytest.Captu
         callbacks=[CAMMonitor(num_probes=12), TQDMProgressBar()], **quiet(tmp_path, enable_progress_bar=True)
     )
     trainer.test(TinyModule(), loader(Squares(12)), verbose=False)
-    assert "Score-CAM 32 of at most " in "".join(capfd.readouterr())
+    assert "CAMMonitor 32 of at most " in "".join(capfd.readouterr())
     assert scalars(tmp_path)["cam_test/skipped"][0][1] == 0

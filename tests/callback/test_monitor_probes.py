@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils.data import TensorDataset
 from torchvision import datasets, transforms
 
-from cam_callbacks import CAMMonitor, ProbeSet
+from cam_callbacks import Audit, CAMMonitor, ProbeSet
 
 
 def write_photos(folder: Path, names: tuple[str, ...] = CLASSES, each: int = 3) -> Path:
@@ -54,8 +54,8 @@ class Trimaps(Squares):
         return (*super().__getitem__(index), trimap)
 
 
-def test_masks_of_a_data_set_are_read_by_the_same_values_as_those_of_batches(tmp_path: Path) -> None:
-    monitor = CAMMonitor(probes=Trimaps(12), num_probes=3, foreground_values=(1, 3))
+def test_masks_of_a_data_set_are_read_by_the_values_of_the_batches(tmp_path: Path) -> None:
+    monitor = CAMMonitor(probes=Trimaps(12), num_probes=3, audit=Audit(foreground_values=(1, 3)))
     fit(tmp_path, monitor)
     probes = picked(monitor)
     assert probes.masks is not None
@@ -94,14 +94,14 @@ def test_the_subfolders_are_matched_with_the_class_names_of_the_data(tmp_path: P
     assert picked(monitor).labels.tolist() == [0, 0, 0, 2, 2, 2]  # type: ignore[union-attr]
 
 
-def test_photos_without_subfolders_have_no_class_and_can_be_explained_for_the_predicted_one(tmp_path: Path) -> None:
+def test_photos_without_subfolders_are_explained_for_the_prediction(tmp_path: Path) -> None:
     folder = tmp_path / "photos"
     folder.mkdir()
     for k in range(3):
         Image.fromarray(np.random.default_rng(k).integers(0, 256, (20, 30, 3), dtype=np.uint8)).save(
             folder / f"{k}.png"
         )
-    monitor = CAMMonitor(probes=folder, explain="predicted")
+    monitor = CAMMonitor(probes=folder, explain="prediction")
     fit(tmp_path / "logs", monitor)
     assert picked(monitor).labels is None
     assert looks(tmp_path / "logs") == 1
@@ -212,7 +212,7 @@ def test_class_names_are_found_however_loaders_are_put_together(tmp_path: Path, 
         def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
             super().validation_step(first(batch), batch_idx, dataloader_idx)
 
-    monitor = CAMMonitor(num_probes=6, audit=False, batch_fn=first)
+    monitor = CAMMonitor(num_probes=6, audit=None, batch_fn=first)
     fit(tmp_path, monitor, Reads(), val=loaders())
     assert picked(monitor).class_names == CLASSES
 
@@ -263,15 +263,15 @@ def test_class_names_come_from_the_data_set_unless_they_are_given(tmp_path: Path
     assert given.probes.class_names == ("x", "y", "z")
 
 
-def test_class_names_that_are_not_as_many_as_the_classes_are_left_out_with_one_warning(tmp_path: Path) -> None:
+def test_class_names_of_another_number_are_left_out_with_one_warning(tmp_path: Path) -> None:
     with own_warnings() as said:
         fit(tmp_path, CAMMonitor(num_probes=3, class_names=["a", "b"]), max_epochs=2)
     assert len(said) == 1
-    assert "the class names that were found or given are 2, but the model has 3 classes" in said[0]
+    assert "there are 2 class names, found or given, but the model has 3 classes" in said[0]
     assert looks(tmp_path) == 2
 
 
-def test_photos_for_a_normalized_model_are_refused_while_the_normalization_is_not_known(tmp_path: Path) -> None:
+def test_photos_are_refused_if_their_normalization_is_not_known(tmp_path: Path) -> None:
     (tmp_path / "photos").mkdir()
     Image.new("RGB", (16, 16), (200, 10, 10)).save(tmp_path / "photos" / "a.png")
 
@@ -280,19 +280,17 @@ def test_photos_for_a_normalized_model_are_refused_while_the_normalization_is_no
             image, target = super().__getitem__(index)
             return (image - 0.5) / 0.2, target
 
-    monitor = CAMMonitor(probes=str(tmp_path / "photos"), explain="predicted")
-    with pytest.raises(Exception, match="how to normalize these photos for the model is not known"):
+    monitor = CAMMonitor(probes=str(tmp_path / "photos"), explain="prediction")
+    with pytest.raises(Exception, match="how to normalize these photos"):
         fit(tmp_path, monitor, val=loader(Normalized(12)))
 
 
-def test_a_folder_of_classes_whose_names_are_not_known_is_refused_before_training(tmp_path: Path) -> None:
+def test_a_folder_of_unknown_classes_is_refused_before_training(tmp_path: Path) -> None:
     (tmp_path / "photos" / "dog").mkdir(parents=True)
     Image.new("RGB", (20, 20)).save(tmp_path / "photos" / "dog" / "rex.png")
     data = Squares(12)
     nameless = loader(TensorDataset(data.images, data.labels))
-    with pytest.raises(
-        MisconfigurationException, match="which classes its subfolders are is not known; give class_names"
-    ):
+    with pytest.raises(MisconfigurationException, match="which classes its subfolders are; give class_names"):
         fit(tmp_path, CAMMonitor(probes=tmp_path / "photos"), train=nameless, val=nameless)
     monitor = CAMMonitor(probes=tmp_path / "photos", class_names=["cat", "dog", "owl"])
     fit(tmp_path, monitor, train=nameless, val=nameless)

@@ -15,7 +15,8 @@ from lightning_runs import Squares, TinyModule, fit, image_steps, infos, loader,
 from PIL import Image
 from torch import Tensor, nn
 
-from cam_callbacks import CAMMonitor, GradCAM, ProbeSet
+from cam_callbacks import Audit, CAMMonitor, Figures, GradCAM, ProbeSet
+from cam_callbacks.callback.watched_images import WatchedImages
 from cam_callbacks.history import PastMaps
 
 
@@ -24,7 +25,7 @@ def shuffled(seed: int = 1) -> Any:
 
 
 def looked(monitor: CAMMonitor) -> list[PastMaps]:
-    return monitor._history.looks
+    return monitor.history
 
 
 def fingerprint(monitor: CAMMonitor) -> str:
@@ -48,7 +49,7 @@ def resumed(folder: Path, monitor: CAMMonitor, checkpoint: Path, **options: Any)
     return fit(folder, monitor, ckpt_path=str(checkpoint), **options)
 
 
-def test_the_same_images_are_explained_at_each_validation_though_the_loader_shuffles(tmp_path: Path) -> None:
+def test_the_same_images_are_explained_though_the_loader_shuffles(tmp_path: Path) -> None:
     seen = []
 
     class Keeps(CAMMonitor):
@@ -114,11 +115,11 @@ def test_validating_a_checkpoint_looks_at_the_probes_in_it(tmp_path: Path, stopp
     assert fingerprint(monitor) == fingerprint(before)
 
 
-def test_the_checkpoint_holds_only_tensors_and_primitives_and_loads_with_weights_only(
+def test_the_checkpoint_loads_with_weights_only(
     stopped: tuple[CAMMonitor, Path],
 ) -> None:
     _, checkpoint = stopped
-    state = torch.load(checkpoint, weights_only=True)["callbacks"]["CAMMonitor[cam]"]
+    state = torch.load(checkpoint, weights_only=True)["callbacks"][CAMMonitor().state_key]
 
     def leaves(value: Any) -> list[Any]:
         if isinstance(value, dict):
@@ -135,7 +136,7 @@ def test_a_checkpoint_saved_after_validate_and_fit_loads_with_weights_only(tmp_p
     trainer.validate(module, shuffled(), verbose=False)
     trainer.fit(module, loader(Squares(12)), shuffled())
     trainer.save_checkpoint(tmp_path / "after.ckpt")
-    state = torch.load(tmp_path / "after.ckpt", weights_only=True)["callbacks"]["CAMMonitor[cam]"]
+    state = torch.load(tmp_path / "after.ckpt", weights_only=True)["callbacks"][CAMMonitor().state_key]
     assert state["probes"]["images"]["class_names"] == ["a", "b", "c"]
 
 
@@ -147,25 +148,26 @@ def test_a_checkpoint_saved_before_the_first_look_can_be_resumed(tmp_path: Path)
     assert [look.epoch for look in looked(monitor)] == [1]
 
 
-def test_probes_above_ten_megabytes_are_left_out_of_the_checkpoint() -> None:
-    small, large = CAMMonitor(), CAMMonitor()
-    small._prober.probes, large._prober.probes = (ProbeSet(torch.zeros(count, 3, 512, 512)) for count in (3, 4))
-    size = 3 * 3 * 512 * 512 * 4
-    assert small.state_dict()["probes"]["images"]["images"].nbytes == size < 10 * 2**20
-    assert large.state_dict()["probes"] is None
+def test_images_that_do_not_fit_are_left_out_of_the_checkpoint() -> None:
+    watched = WatchedImages(16)
+    watched.keep(ProbeSet(torch.zeros(3, 3, 512, 512)))
+    saved = watched.state_dict(room=10 * 2**20)["images"]["images"]
+    assert saved.nbytes == 3 * 3 * 512 * 512 * 4
+    assert watched.state_dict(room=saved.nbytes - 1)["images"] is None
 
 
-def test_probes_that_are_a_part_of_a_large_tensor_are_saved_without_the_rest() -> None:
-    monitor = CAMMonitor()
-    monitor._prober.probes = ProbeSet(torch.zeros(1000, 3, 32, 32)[:2])
-    assert monitor.state_dict()["probes"]["images"]["images"].untyped_storage().nbytes() == 2 * 3 * 32 * 32 * 4
+def test_images_that_are_part_of_a_tensor_are_saved_without_the_rest() -> None:
+    watched = WatchedImages(16)
+    watched.keep(ProbeSet(torch.zeros(1000, 3, 32, 32)[:2]))
+    saved = watched.state_dict(room=10 * 2**20)["images"]["images"]
+    assert saved.untyped_storage().nbytes() == 2 * 3 * 32 * 32 * 4
 
 
 def test_given_probes_are_not_saved() -> None:
-    assert CAMMonitor(probes=ProbeSet(torch.zeros(2, 3, 8, 8))).state_dict()["probes"] is None
+    assert CAMMonitor(probes=ProbeSet(torch.zeros(2, 3, 8, 8))).state_dict()["probes"]["images"] is None
 
 
-def test_other_given_probes_are_noticed_though_the_monitor_was_used_before_the_resume(tmp_path: Path) -> None:
+def test_other_given_probes_are_noticed_by_a_monitor_used_before(tmp_path: Path) -> None:
     first, others = (ProbeSet(data.images[:3], data.labels[:3]) for data in (Squares(), Squares(seed=5)))
     trainer = fit(tmp_path / "first", CAMMonitor(probes=first))
     trainer.save_checkpoint(tmp_path / "last.ckpt")
@@ -186,14 +188,14 @@ def test_maps_of_another_layer_or_method_are_no_continuation(tmp_path: Path, oth
         resumed(tmp_path / "changed", changed, tmp_path / "last.ckpt", max_epochs=2)
     assert [look.epoch for look in looked(same)] == [0, 1]
     assert [look.epoch for look in looked(changed)] == [1]
-    assert any("their history begins anew" in text for text in said)
+    assert any("starting a new history" in text for text in said)
 
 
 @pytest.mark.parametrize("same", [True, False])
-def test_probes_that_are_not_in_the_checkpoint_are_picked_again_and_compared(
+def test_probes_missing_in_the_checkpoint_are_picked_and_compared(
     tmp_path: Path, same: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cam_callbacks.callback.monitor._BYTES_IN_CHECKPOINT", 7000)  # enough for the history
+    monkeypatch.setattr("cam_callbacks.callback.memory._MAX_BYTES_IN_CHECKPOINT", 7000)  # enough for the history
     trainer = fit(tmp_path / "first", CAMMonitor(num_probes=6))
     trainer.save_checkpoint(tmp_path / "last.ckpt")
     monitor = CAMMonitor(num_probes=6)
@@ -206,13 +208,13 @@ def test_probes_that_are_not_in_the_checkpoint_are_picked_again_and_compared(
             val=loader(Squares(12, seed=1 if same else 2)),
         )
     assert [look.epoch for look in looked(monitor)] == ([0, 1] if same else [1])
-    assert any("history begins anew" in text for text in said) != same
+    assert any("starting a new history" in text for text in said) != same
 
 
 def test_a_checkpoint_grows_by_ten_megabytes_at_most(tmp_path: Path) -> None:
     sizes = []
     large = loader(Squares(48, size=224))
-    for monitor in (None, CAMMonitor(num_probes=12, num_audit_images=48, method=GradCAM())):
+    for monitor in (None, CAMMonitor(num_probes=12, audit=Audit(num_images=48), method=GradCAM())):
         trainer = fit(tmp_path / str(len(sizes)), monitor, train=large, val=large, limit_train_batches=1)
         trainer.save_checkpoint(tmp_path / "last.ckpt")
         sizes.append((tmp_path / "last.ckpt").stat().st_size)
@@ -220,8 +222,8 @@ def test_a_checkpoint_grows_by_ten_megabytes_at_most(tmp_path: Path) -> None:
 
 
 def test_the_state_stays_small_however_long_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cam_callbacks.history._MOST_LOOKS", 6)  # of 64: the run can be shorter
-    monitor = CAMMonitor(num_probes=4, audit=False)
+    monkeypatch.setattr("cam_callbacks.history._MAX_LOOKS", 6)  # of 64: the run can be shorter
+    monitor = CAMMonitor(num_probes=4, audit=None)
     options = {"limit_train_batches": 1, "limit_val_batches": 1, "logger": False, "num_sanity_val_steps": 0}
     fit(tmp_path, monitor, max_epochs=9, **options)
     epochs = [look.epoch for look in looked(monitor)]
@@ -232,7 +234,7 @@ def test_the_state_stays_small_however_long_the_run(tmp_path: Path, monkeypatch:
     assert (tmp_path / "state.pt").stat().st_size < 500_000
 
 
-def test_other_probes_than_those_of_the_earlier_run_begin_the_history_anew_with_a_warning(
+def test_other_probes_than_before_start_a_new_history_with_a_warning(
     tmp_path: Path, stopped: tuple[CAMMonitor, Path]
 ) -> None:
     _, checkpoint = stopped
@@ -241,22 +243,20 @@ def test_other_probes_than_those_of_the_earlier_run_begin_the_history_anew_with_
     with own_warnings() as said:
         resumed(tmp_path / "second", monitor, checkpoint)
     assert len(said) == 1
-    assert "history begins anew" in said[0]
+    assert "starting a new history" in said[0]
     assert [look.epoch for look in looked(monitor)] == [2, 3]
 
 
-def test_a_resumed_run_that_wants_another_number_of_probes_picks_as_many_and_says_so(
-    tmp_path: Path, stopped: tuple[CAMMonitor, Path]
-) -> None:
+def test_a_resumed_run_may_want_another_number_of_probes(tmp_path: Path, stopped: tuple[CAMMonitor, Path]) -> None:
     _, checkpoint = stopped
-    monitor = CAMMonitor(num_probes=9, num_audit_images=10)
+    monitor = CAMMonitor(num_probes=9, audit=Audit(num_images=10))
     with own_warnings() as said:
         resumed(tmp_path / "second", monitor, checkpoint)
     assert monitor.probes is not None
     assert len(monitor.probes) == 9
     assert len(said) == 2
-    assert "history begins anew" in said[0]
-    assert "suspicions begin anew" in said[1]
+    assert "starting a new history" in said[0]
+    assert "suspicions reset" in said[1]
     assert [look.epoch for look in looked(monitor)] == [2, 3]
     assert monitor.audit_result is not None
     assert len(monitor.audit_result.labels) == 10
@@ -283,7 +283,7 @@ def test_a_layer_named_by_the_user_goes_before_that_in_the_checkpoint(
     assert monitor.explanation.target_layer == "features.1"
 
 
-def test_a_layer_in_the_checkpoint_that_the_model_no_longer_has_does_not_end_the_run(
+def test_a_layer_that_the_model_no_longer_has_does_not_end_the_run(
     tmp_path: Path, stopped: tuple[CAMMonitor, Path]
 ) -> None:
     _, checkpoint = stopped
@@ -325,7 +325,7 @@ def test_it_can_be_copied_and_pickled_after_fit(tmp_path: Path) -> None:
     fit(tmp_path, monitor)
     for twin in (copy.deepcopy(monitor), pickle.loads(pickle.dumps(monitor))):
         assert fingerprint(twin) == fingerprint(monitor)
-        assert twin.method == monitor.method
+        assert twin.settings.method == monitor.settings.method
         fit(tmp_path / "twin", twin, max_epochs=2)
         assert [look.epoch for look in looked(twin)] == [0, 1]
 
@@ -379,7 +379,7 @@ def test_the_scale_of_the_run_shows_faint_maps_faintly(tmp_path: Path, heat_scal
         def configure_optimizers(self) -> Any:
             return torch.optim.SGD(self.parameters(), lr=0.0)
 
-    monitor = CAMMonitor("fade", num_probes=4, heat_scale=heat_scale, style="heatmap", audit=False)
+    monitor = CAMMonitor("fade", num_probes=4, figures=Figures("heatmap", heat_scale), audit=None)
     fit(tmp_path, monitor, Fades(), max_epochs=2, logger=False)
     heat = [float(np.mean(Image.open(path))) for path in sorted(tmp_path.glob("cam/heatmaps_*.png"))]
     assert len(heat) == 2

@@ -14,7 +14,7 @@ from lightning_runs import Squares, TinyModule, fit, image_steps, loader, quiet,
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
-from cam_callbacks import CAM, CAMMonitor, GradCAM, RegressionTarget, ScoreCAM, SegmentationTarget
+from cam_callbacks import CAM, CAMMonitor, Figures, GradCAM, RegressionTarget, ScoreCAM, SegmentationTarget
 from cam_callbacks.explain.method import Method
 
 
@@ -71,7 +71,7 @@ def run(folder: Path, monitor: CAMMonitor, module: LightningModule, data: Any, *
 
 @pytest.mark.parametrize("method", [ScoreCAM(), GradCAM(), CAM()], ids=lambda method: method.name)
 def test_a_regression_is_explained_and_shows_its_number(tmp_path: Path, method: Method) -> None:
-    monitor = CAMMonitor(method=method, explain=RegressionTarget(1), num_probes=4, log_channels=True)
+    monitor = CAMMonitor(method=method, explain=RegressionTarget(1), num_probes=4, figures=Figures(channels=True))
     run(tmp_path, monitor, Predicts(network(2, 3)), samples(16, 16, targets=torch.randn(8, 3)))
     assert pictures(tmp_path) == {"cam/heatmaps", "cam/history", "cam/channels"}
     assert monitor.explanation.score_kind == "RegressionTarget(index=1)"
@@ -82,7 +82,7 @@ def test_a_regression_is_explained_and_shows_its_number(tmp_path: Path, method: 
 @pytest.mark.parametrize("size", [(40,), (6, 12, 12)], ids=["sequences", "volumes"])
 @pytest.mark.parametrize("method", [ScoreCAM(), GradCAM()], ids=lambda method: method.name)
 def test_sequences_and_volumes_are_drawn(tmp_path: Path, method: Method, size: tuple[int, ...]) -> None:
-    monitor = CAMMonitor(method=method, num_probes=4, log_channels=True, audit=False)
+    monitor = CAMMonitor(method=method, num_probes=4, figures=Figures(channels=True), audit=None)
     targets = torch.arange(8) % 3
     run(tmp_path, monitor, Predicts(network(len(size), 3)), samples(*size, targets=targets))
     assert pictures(tmp_path) == {"cam/heatmaps", "cam/history", "cam/class_mean", "cam/channels"}
@@ -101,7 +101,7 @@ def test_a_segmentation_is_explained(tmp_path: Path, method: Method) -> None:
 class TestMethodsThatReadGradientsOrWeights:
     def test_leave_the_weights_as_they_would_be_without(self, tmp_path: Path, method: Method) -> None:
         finished = []
-        for monitor in (None, CAMMonitor(method=method, num_probes=6, explain="both", log_channels=True)):
+        for monitor in (None, CAMMonitor(method=method, num_probes=6, explain="both", figures=Figures(channels=True))):
             module = TinyModule()
             fit(tmp_path / str(monitor is None), monitor, module, max_epochs=2)
             finished.append(module.state_dict())
@@ -146,7 +146,7 @@ def test_several_layers_are_fused_and_known_after_a_resume(tmp_path: Path) -> No
     trainer.save_checkpoint(tmp_path / "last.ckpt")
     again = CAMMonitor(layers, GradCAM(), num_probes=4)
     fit(tmp_path / "again", again, ckpt_path=str(tmp_path / "last.ckpt"), max_epochs=2)
-    assert len(again._history.looks) == 2
+    assert len(again.history) == 2
 
 
 @pytest.mark.parametrize("upsampling", ["bicubic", "nearest", "none"])

@@ -104,7 +104,7 @@ def test_it_looks_after_the_last_of_a_limited_number_of_batches(tmp_path: Path, 
     assert len(monitor.probes) == 2 * BATCH
 
 
-def test_it_looks_once_after_the_last_of_several_loaders_at_images_of_the_first(tmp_path: Path) -> None:
+def test_it_looks_once_after_several_loaders_at_images_of_the_first(tmp_path: Path) -> None:
     first = Squares(12, seed=1)
     monitor = CAMMonitor(num_probes=12)
     fit(tmp_path, monitor, val=[loader(first), loader(Squares(24, seed=2))])
@@ -127,7 +127,7 @@ def test_pictures_stand_at_the_steps_of_lightnings_own_scalars(tmp_path: Path) -
     assert [step for step, _ in scalars(tmp_path)["cam/passes"]] == own
 
 
-def test_pictures_stand_at_the_steps_of_the_scalars_after_validate_following_fit(tmp_path: Path) -> None:
+def test_pictures_stand_at_the_steps_of_scalars_in_validate_after_fit(tmp_path: Path) -> None:
     trainer = fit(tmp_path, CAMMonitor(num_probes=4), max_epochs=2)
     trainer.validate(TinyModule(), loader(Squares(12)), verbose=False)
     own = [step for step, _ in scalars(tmp_path)["cam/passes"]]
@@ -135,7 +135,7 @@ def test_pictures_stand_at_the_steps_of_the_scalars_after_validate_following_fit
 
 
 def test_passes_seconds_blank_and_skipped_are_logged(tmp_path: Path) -> None:
-    monitor = CAMMonitor(num_probes=4, audit=False)
+    monitor = CAMMonitor(num_probes=4, audit=None)
     fit(tmp_path, monitor)
     logged = {tag: values[0][1] for tag, values in scalars(tmp_path).items() if tag.startswith("cam/")}
     assert set(logged) == {"cam/passes", "cam/seconds", "cam/blank", "cam/skipped"}

@@ -17,14 +17,14 @@ from lightning_runs import Squares, TinyModule, fit, loader, looks, quiet
 from torch import Tensor, nn
 from traces import around, state_of
 
-from cam_callbacks import CAM, CAMMonitor, GradCAM, Method, ScoreCAM
+from cam_callbacks import CAM, Audit, CAMMonitor, GradCAM, Method, ScoreCAM
 
 METHODS: dict[str, Method] = {"Score-CAM": ScoreCAM(), "Grad-CAM": GradCAM(), "CAM": CAM()}
 by_method = pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
 
 
 def small(**arguments: Any) -> CAMMonitor:
-    return CAMMonitor(**({"num_probes": 4, "num_audit_images": 12} | arguments))
+    return CAMMonitor(**({"num_probes": 4, "audit": Audit(num_images=12)} | arguments))
 
 
 class InTraining(TinyModule):
@@ -91,7 +91,7 @@ def lasting(module: nn.Module) -> dict[str, Any]:
 @by_method
 def test_after_fit_the_module_is_that_of_a_run_without_it(tmp_path: Path, method: Method) -> None:
     left = []
-    for monitor in (None, small(method=method, check_randomization=True)):
+    for monitor in (None, small(method=method, audit=Audit(randomization=True))):
         module = InTraining()
         fit(tmp_path / str(monitor is None), monitor, module, max_epochs=2)
         left.append(lasting(module))
@@ -153,16 +153,14 @@ class CopiesMonitor(Copies):
 
     def _copy(self, trainer: Any, module: Any) -> None:
         for copied in (copy.deepcopy(self.monitor), pickle.loads(pickle.dumps(self.monitor))):
-            assert copied.method == self.monitor.method
+            assert copied.settings.method == self.monitor.settings.method
             assert (copied.probes is None) == (self.monitor.probes is None)
             assert (copied.explanation is None) == (self.monitor.explanation is None)
             self.copied += 1
 
 
 @by_method
-def test_the_monitor_can_be_copied_and_pickled_at_any_time_and_the_model_does_not_come_along(
-    tmp_path: Path, method: Method
-) -> None:
+def test_a_copied_or_pickled_monitor_does_not_bring_the_model_along(tmp_path: Path, method: Method) -> None:
     monitor = small(method=method)
     copies = CopiesMonitor(monitor)
     fit(tmp_path, [monitor, copies], CannotBeCopied(), max_epochs=2)

@@ -13,7 +13,7 @@ from direct_calls import Call, assert_logged, recording
 from lightning_runs import TinyModule, fit, own_warnings
 from torch import Tensor
 
-from cam_callbacks import CAM, CAMMonitor, GradCAM, Method, ScoreCAM
+from cam_callbacks import CAM, Audit, CAMMonitor, GradCAM, Method, ScoreCAM
 from cam_callbacks.explain.faithfulness import correlation
 
 METHODS = {kind.__name__: kind for kind in (ScoreCAM, GradCAM, CAM)}
@@ -79,7 +79,7 @@ def assert_explained_in(precision: str, call: Call, weights: dict[str, Tensor], 
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_looks_are_those_of_direct_calls_in_the_same_precision(tmp_path: Path, precision: Any, name: str) -> None:
     method, module = recording(METHODS[name]), Watched()
-    monitor = CAMMonitor(method=method, num_probes=6, num_audit_images=12, on_error="raise")
+    monitor = CAMMonitor(method=method, num_probes=6, audit=Audit(num_images=12), on_error="raise")
     with own_warnings() as said:
         fit(tmp_path, monitor, module, precision=precision, max_epochs=2)
     assert said == []
@@ -99,7 +99,7 @@ def test_looks_are_those_of_direct_calls_in_the_same_precision(tmp_path: Path, p
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_the_weights_are_those_of_a_run_without_the_monitor(tmp_path: Path, precision: Any) -> None:
     finished = []
-    for monitor in (None, CAMMonitor(num_probes=6, num_audit_images=12, on_error="raise")):
+    for monitor in (None, CAMMonitor(num_probes=6, audit=Audit(num_images=12), on_error="raise")):
         module = Watched()
         fit(tmp_path / str(monitor is None), monitor, module, precision=precision, max_epochs=2, val_check_interval=2)
         finished.append(module.state_dict())

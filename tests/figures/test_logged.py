@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from cam_callbacks.callback.auditor import AuditSnapshot
 from torch import Tensor, nn
 
 from cam_callbacks import audit_model, judge, tags
-from cam_callbacks.callback.auditor import AuditSnapshot
 from cam_callbacks.data.probes import ProbeSet
 from cam_callbacks.explain.explanation import Explanation
 from cam_callbacks.figures.colors import ALERT

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 from lightning_runs import fit, own_warnings
 
-from cam_callbacks import CAMMonitor
+from cam_callbacks import Audit, CAMMonitor
 from cam_callbacks.callback.trainer import Misconfiguration
 
 
 def test_it_holds_all_looks_of_the_run(tmp_path: Path) -> None:
-    fit(tmp_path, CAMMonitor(num_probes=4, num_audit_images=12, report=True), max_epochs=3)
+    fit(tmp_path, CAMMonitor(num_probes=4, audit=Audit(num_images=12), report=True), max_epochs=3)
     page = (tmp_path / "run" / "cam_report.html").read_text(encoding="utf-8")
     data = json.loads(re.search(r'id="data">(.*?)</script>', page, re.DOTALL)[1])
     (run,) = data["runs"]
@@ -44,7 +44,7 @@ def test_where_there_was_no_look_there_is_no_report(tmp_path: Path) -> None:
 def test_a_report_that_cannot_be_written_ends_no_run(tmp_path: Path) -> None:
     (tmp_path / "run" / "cam_report.html").mkdir(parents=True)  # a folder stands where the file should be
     with own_warnings() as said:
-        fit(tmp_path, CAMMonitor(num_probes=4, num_audit_images=12, report=True))
+        fit(tmp_path, CAMMonitor(num_probes=4, audit=Audit(num_images=12), report=True))
     (warning,) = [text for text in said if "could not write the report" in text]
     assert "Traceback" in warning
 
@@ -52,4 +52,4 @@ def test_a_report_that_cannot_be_written_ends_no_run(tmp_path: Path) -> None:
 def test_those_who_want_it_get_the_error_of_a_report_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "run" / "cam_report.html").mkdir(parents=True)
     with pytest.raises(OSError, match=r"cam_report\.html"):
-        fit(tmp_path, CAMMonitor(num_probes=4, audit=False, report=True, on_error="raise"))
+        fit(tmp_path, CAMMonitor(num_probes=4, audit=None, report=True, on_error="raise"))

@@ -31,7 +31,7 @@ def address(browser: Any, logs: Path, tmp_path_factory: pytest.TempPathFactory) 
     """Where a TensorBoard shows three runs, the third without an audit."""
     folder = tmp_path_factory.mktemp("shown") / "logs"
     shutil.copytree(logs, folder)
-    write_logs(folder, ["plain"], looks=1, probes=PROBES, audit=False)
+    write_logs(folder, ["plain"], looks=1, probes=PROBES, audit=None)
     command = [sys.executable, "-m", "tensorboard.main", "--logdir", str(folder), "--host", "127.0.0.1", "--port", "0"]
     server = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     try:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from cam_callbacks.callback.auditor import Auditor
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.loggers.logger import DummyLogger
 from lightning_runs import TinyModule, fit, loader
@@ -24,7 +25,6 @@ from torch import Tensor, nn
 
 from cam_callbacks import CAMMonitor, ProbeSet, RegressionTarget, ScoreCAM
 from cam_callbacks.audit import attention
-from cam_callbacks.callback.auditor import Auditor
 from cam_callbacks.review import reader, schema
 from cam_callbacks.review.event_files import FileSeries, read
 from cam_callbacks.review.json_values import readable
@@ -310,7 +310,7 @@ def test_an_audit_is_written_with_all_its_measures(tmp_path: Path) -> None:
 
 def test_a_test_run_has_records_of_its_own(tmp_path: Path) -> None:
     val = loader(Scenes(False, 12), batch_size=12)
-    trainer = fit(tmp_path, CAMMonitor(num_probes=3, audit=False), train=val, val=val)
+    trainer = fit(tmp_path, CAMMonitor(num_probes=3, audit=None), train=val, val=val)
     trainer.test(trainer.lightning_module, val)
     trainer.logger.finalize("success")
     assert list(series(tmp_path / "run").steps(schema.TAB_PROBES)) == [0]

@@ -1,0 +1,192 @@
+"""Audit of one evaluation: from labeled images picked out of its batches to numbers, a verdict and pictures."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+
+from cam_callbacks import tags
+from cam_callbacks.audit.foreground import can_estimate, with_estimated_masks
+from cam_callbacks.audit.measuring import measures_of
+from cam_callbacks.audit.observations import Observations
+from cam_callbacks.audit.result import Verdict
+from cam_callbacks.audit.settings import Audit
+from cam_callbacks.audit.statistics import Measure, measure
+from cam_callbacks.audit.verdict import judge
+from cam_callbacks.callback import trainer as of_trainer
+from cam_callbacks.callback.stage import MonitorParts, Stage
+from cam_callbacks.callback.watched_images import WatchedImages
+from cam_callbacks.data.probes import ProbeSet
+from cam_callbacks.explain import faithfulness
+from cam_callbacks.explain.isolation import random_state_kept
+from cam_callbacks.figures.drawing import Picture
+from cam_callbacks.figures.logged import audit_pictures
+from cam_callbacks.snapshot import AuditShare, AuditSnapshot, Snapshot
+
+if TYPE_CHECKING:
+    from pytorch_lightning import LightningModule, Trainer
+
+_PASSES_OF_FAITHFULNESS = 2  # an image
+_CLASS_AGNOSTIC = 0.95
+_CLASS_AGNOSTIC_MAPS = (
+    "CAMMonitor: the heatmaps are nearly the plain mean of the layer's channels (their correlation with it is above "
+    f"{_CLASS_AGNOSTIC}). They show where the layer is active, and those of two classes hardly differ; where that "
+    'matters, GradCAM() and ScoreCAM("increase") tell classes apart better'
+)
+
+
+class AuditStage(Stage):
+    """Audits the model on a fixed set of images, and judges.
+
+    Args:
+        parts: Those of the monitor.
+        trainer: The trainer of either Lightning.
+        pl_module: The module that it trains.
+        audit: What the user wants.
+        watched: The images.
+    """
+
+    def __init__(
+        self, parts: MonitorParts, trainer: Trainer, pl_module: LightningModule, audit: Audit, watched: WatchedImages
+    ) -> None:
+        super().__init__(parts, trainer, pl_module)
+        self._audit, self._watched = audit, watched
+        self._began = time.perf_counter()
+
+    def settle_images(self) -> ProbeSet | None:
+        """Return the images of this evaluation, the same on all ranks; None where there is nothing to audit.
+
+        Raises:
+            StepFailedError: Where it fails on any rank.
+        """
+        images = self.agreed(self._choose_images)
+        return self.agreed(self._share_images, images)
+
+    def observe(self, images: ProbeSet, snapshot: Snapshot) -> AuditSnapshot:
+        """Run the model on the images and on what becomes of them, and judge; ranks that can split the work do so.
+
+        Raises:
+            StepFailedError: Where it fails on any rank.
+        """
+        share = self.agreed(self._observe_share, images, snapshot)
+        return self.agreed(self._join, images, share, snapshot)
+
+    def log(self, found: AuditSnapshot) -> dict[str, Picture | str]:
+        """Log the numbers, do what an alarm calls for, and return pictures and text by name: on the first rank.
+
+        Raises:
+            StepFailedError: Where it fails on any rank.
+        """
+        return self.agreed(self._log, found)
+
+    def _choose_images(self) -> ProbeSet | None:
+        watched = self._watched
+        if not watched.is_picking:
+            return watched.images
+        if not self.trainer.is_global_zero:
+            return None
+        picked = watched.picked
+        if picked is None or picked.labels is None or len(set(picked.labels.tolist())) < 2:
+            self.notices.warn_once(
+                "CAMMonitor skips the audit: no labels of two or more classes came with the images; audit=None says "
+                "that none is wanted"
+            )
+            return None
+        images = with_estimated_masks(self.parts.data.described(ProbeSet.of(picked), self.trainer))
+        if images.masks is None and images.images.ndim == 4 and not can_estimate():
+            self.notices.warn_once(
+                "CAMMonitor: no masks came with the images, and without OpenCV none are estimated: the audit exchanges "
+                "only the outer ring, a weak test that never gives an alarm. Give masks, or "
+                "pip install opencv-python-headless"
+            )
+        return images
+
+    def _share_images(self, images: ProbeSet | None) -> ProbeSet | None:
+        if self._watched.is_settled:
+            return images
+        shared = of_trainer.broadcast(self.trainer, images)
+        if shared is not None and not self.trainer.testing and not self._watched.keep(shared):
+            self.memory.verdict = None
+            self.notices.warn_once("The images of the audit are not those of the earlier run: suspicions reset")
+        return shared
+
+    def _observe_share(self, images: ProbeSet, snapshot: Snapshot) -> AuditShare:
+        """Run the model on this rank's share of the images, and on that of the probes."""
+        method, forward_fn = self.settings.method, self.forward_fn
+        rows, probe_rows = self.rows_of_rank(len(images)), self.rows_of_rank(len(snapshot.probes))
+        answers, trust = None, {}
+        if len(rows):
+            answers = Observations(images).observe(
+                self.pl_module, rows, self.memory.layer, forward_fn, method.multi_label, method.batch_size
+            )
+        if len(probe_rows):
+            trust = faithfulness.trust(
+                self.pl_module,
+                snapshot.probes.images[probe_rows],
+                snapshot.explanation[probe_rows],
+                forward_fn,
+                method.multi_label,
+                method.batch_size,
+            )
+        return AuditShare(answers, probe_rows, trust)
+
+    def _join(self, images: ProbeSet, share: AuditShare, snapshot: Snapshot) -> AuditSnapshot:
+        """Join the shares of all ranks, and judge, on all of them."""
+        shares = self.gather(share)
+        result = measures_of(Observations(images), [each.answers for each in shares if each.answers is not None])
+        # Outside of a fit the weights are those of the last look: finding the same again would tell nothing.
+        is_fitting = of_trainer.is_fitting(self.trainer)
+        verdict = judge(result, self.memory.verdict if is_fitting else None, self._audit.threshold)
+        if is_fitting:
+            self.memory.verdict = verdict
+        passes = result.passes + _PASSES_OF_FAITHFULNESS * len(snapshot.probes)
+        return AuditSnapshot(images, result, verdict, _joined_trust(shares, snapshot), passes)
+
+    def _log(self, found: AuditSnapshot) -> dict[str, Picture | str]:
+        before = None if self.memory.audit is None else self.memory.audit.verdict
+        self.memory.audit = found
+        seconds = {tags.AUDIT_SECONDS: time.perf_counter() - self._began}
+        self.log_scalars(found.scalars() | seconds)
+        self._announce(found, before)
+        media: dict[str, Picture | str] = {}
+        if self.draws_pictures:
+            media = {**audit_pictures(found), tags.VERDICT: found.verdict.text}
+        if found.verdict.state == "alarm":
+            self._act_on(found.verdict)
+        return media
+
+    def _announce(self, found: AuditSnapshot, before: Verdict | None) -> None:
+        """Say what has changed since the look before, and once that maps tell no classes apart."""
+        verdict = found.verdict
+        similarity = found.trust.get("mean_activation_correlation")
+        has_learned = verdict.state != "not learned"
+        if has_learned and similarity is not None and similarity.overall.value > _CLASS_AGNOSTIC:
+            self.notices.inform_once(_CLASS_AGNOSTIC_MAPS)
+        known = ("not learned", False, ()) if before is None else (before.state, before.overall, before.classes)
+        if known != (verdict.state, verdict.overall, verdict.classes):
+            headline = verdict.text.split("\n")[0].replace("**", "")
+            self.notices.announce(
+                f"CAMMonitor, epoch {self.trainer.current_epoch}: {headline}",
+                is_warning=verdict.state in ("alarm", "warning"),
+            )
+
+    def _act_on(self, alarm: Verdict) -> None:
+        if self._audit.on_alarm == "stop":
+            self.trainer.should_stop = True
+        elif callable(self._audit.on_alarm):
+            with random_state_kept():
+                self._audit.on_alarm(alarm)
+
+
+def _joined_trust(shares: Sequence[AuditShare], snapshot: Snapshot) -> dict[str, Measure]:
+    """Return the measures of the probes' heatmaps, by name."""
+    assert snapshot.explanation.targets is not None
+    order = torch.cat([share.probe_rows for share in shares]).argsort()
+    parts = [share.trust for share in shares if share.trust]
+    return {
+        name: measure(torch.cat([part[name] for part in parts])[order], snapshot.explanation.targets)
+        for name in parts[0]
+    }

@@ -1,0 +1,190 @@
+"""Evaluation: one validation or test, from its batches to what is sent to the loggers, agreed on by all ranks."""
+
+from __future__ import annotations
+
+import traceback
+import warnings
+from collections.abc import Callable, Hashable, Mapping
+from enum import Enum
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+
+import torch
+
+from cam_callbacks.callback import trainer as of_trainer
+from cam_callbacks.callback.audit_stage import AuditStage
+from cam_callbacks.callback.heatmap_stage import HeatmapStage
+from cam_callbacks.callback.progress_bar import progress_in_bar
+from cam_callbacks.callback.stage import MonitorParts, Stage, StepFailedError
+from cam_callbacks.callback.trainer import Misconfiguration
+from cam_callbacks.data.probes import ProbeSet
+from cam_callbacks.figures.drawing import Picture
+from cam_callbacks.snapshot import AuditSnapshot, Snapshot
+
+if TYPE_CHECKING:
+    from pytorch_lightning import LightningModule, Trainer
+
+P = ParamSpec("P")
+T = TypeVar("T")
+Media = dict[str, Picture | str]
+
+
+class Part(Enum):
+    """A part of an evaluation that may fail while the others go on; its value says so."""
+
+    PROBES = "CAMMonitor failed to settle its probes"
+    HEATMAPS = "CAMMonitor failed"
+    AUDIT = "CAMMonitor failed to audit"
+    LOGGING = "CAMMonitor failed to log"
+
+
+class Evaluation(Stage):
+    """Picks images from the batches; after the last one explains, audits and logs.
+
+    Args:
+        parts: Those of the monitor.
+        trainer: The trainer of either Lightning.
+        pl_module: The module that it trains.
+    """
+
+    def __init__(self, parts: MonitorParts, trainer: Trainer, pl_module: LightningModule) -> None:
+        super().__init__(parts, trainer, pl_module)
+        self._error: Exception | None = None  # of a batch; raised when all ranks can leave together
+        self._heatmaps = HeatmapStage(parts, trainer, pl_module)
+        self.memory.begin(anew=trainer.testing)
+
+    @property
+    def _is_disabled(self) -> bool:
+        return any(self.parts.retries.is_disabled(part) for part in (Part.PROBES, Part.HEATMAPS))
+
+    @property
+    def _looks(self) -> bool:
+        """Whether this evaluation explains its probes, or only settles them."""
+        trainer = self.trainer
+        if trainer.sanity_checking:
+            return False
+        if not of_trainer.is_fitting(trainer) or trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return True
+        return bool((trainer.current_epoch + 1) % self.settings.every_n_epochs == 0)
+
+    def collect(self, batch: Any) -> None:
+        """Pick images from a batch."""
+        if self._error is not None or self._is_disabled:
+            return
+        try:
+            with torch.inference_mode(False), torch.no_grad():
+                self._collect(batch)
+        except Exception as error:
+            self._error = error
+
+    def finish(self) -> None:
+        """After the last batch: explain the probes, audit, and log.
+
+        Raises:
+            MisconfigurationException: In the sanity check, what can be known to be wrong.
+            Exception: Any, in the sanity check, or where the user wants errors raised.
+        """
+        if self._is_disabled:
+            return
+        probes = self._attempt(Part.PROBES, self._settle_probes)
+        if probes is None or not self._looks:
+            return
+        with progress_in_bar(self.trainer):
+            explained = self._attempt(Part.HEATMAPS, self._explain, probes)
+            if explained is None:
+                return
+            snapshot, media = explained
+            audited = self._attempt(Part.AUDIT, self._audit, snapshot)
+            audit, more = (None, {}) if audited is None else audited
+        self._attempt(Part.LOGGING, self._send, snapshot, audit, media | more)
+
+    def _collect(self, batch: Any) -> None:
+        memory, data = self.memory, self.parts.data
+        if memory.unread is not None:
+            memory.probes.images, memory.unread = data.read_probes(memory.unread, self.trainer, batch), None
+        watched = [each for each in (memory.probes, memory.audit_images) if each is not None and each.is_picking]
+        if not watched:
+            return
+        try:
+            samples = data.samples(batch)
+        except (TypeError, ValueError) as error:
+            if memory.probes.is_picking:
+                raise
+            # The probes are given: nothing but the audit depends on the batches.
+            self.notices.warn_once(f"CAMMonitor skips the audit: {error}")
+            memory.turn_audit_off()
+            return
+        memory.probes.offer(samples)
+        if memory.audit_images is not None and samples.labels is not None:
+            memory.audit_images.offer(samples)
+
+    def _settle_probes(self) -> ProbeSet:
+        self.agreed(self._raise_what_a_batch_raised)
+        probes = self._heatmaps.settle_probes()
+        if self.trainer.sanity_checking:
+            self._heatmaps.check(probes)
+        return probes
+
+    def _raise_what_a_batch_raised(self) -> None:
+        if self._error is not None:
+            raise self._error
+
+    def _explain(self, probes: ProbeSet) -> tuple[Snapshot, Media]:
+        snapshot = self._heatmaps.explain(probes)
+        return snapshot, self._heatmaps.log(snapshot)
+
+    def _audit(self, snapshot: Snapshot) -> tuple[AuditSnapshot, Media] | None:
+        audit, watched = self.settings.audit, self.memory.audit_images
+        if audit is None or watched is None:
+            return None
+        stage = AuditStage(self.parts, self.trainer, self.pl_module, audit, watched)
+        images = stage.settle_images()
+        if images is None:
+            return None
+        found = stage.observe(images, snapshot)
+        return found, stage.log(found)
+
+    def _send(self, snapshot: Snapshot, audit: AuditSnapshot | None, media: Media) -> None:
+        self.agreed(self._send_from_first_rank, snapshot, audit, media)
+
+    def _send_from_first_rank(
+        self, snapshot: Snapshot, audit: AuditSnapshot | None, media: Mapping[str, Picture | str]
+    ) -> None:
+        folder = of_trainer.log_folder(self.trainer)
+        if not media:
+            return
+        for failed in self.parts.outlet.send(self.trainer, folder, media, snapshot, audit):
+            if self.settings.on_error == "raise":
+                raise failed.error
+            self._warn(f"CAMMonitor: {failed.what} failed", failed.what, failed.error)
+
+    def _attempt(self, part: Part, act: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | None:
+        """Act, unless that has failed three times in a row; on all ranks, raise or say what has failed."""
+        retries = self.parts.retries
+        if retries.is_disabled(part):
+            return None
+        try:
+            with retries.attempt(part):
+                return act(*args, **kwargs)
+        except StepFailedError as failed:
+            self._fail(part, failed.error)
+            return None
+
+    def _fail(self, part: Part, own: Exception | None) -> None:
+        trainer = self.trainer
+        error = own or RuntimeError(f"{part.value} on another rank")
+        if trainer.sanity_checking and isinstance(error, (TypeError, ValueError)):
+            raise Misconfiguration(f"CAMMonitor: {error}") from error
+        if trainer.sanity_checking or self.settings.on_error == "raise":
+            raise error
+        if own is not None or trainer.is_global_zero:
+            self._warn(part.value, part, error)
+
+    def _warn(self, what: str, part: Hashable, error: Exception) -> None:
+        at = f"at the evaluation of epoch {self.trainer.current_epoch}, step {of_trainer.log_step(self.trainer)}"
+        outlook = self.parts.retries.outlook(part)
+        if part is Part.AUDIT:
+            logged = "Heatmaps are logged. "
+        else:
+            logged = "" if part in (Part.PROBES, Part.HEATMAPS) else "The rest is logged. "
+        trace = "".join(traceback.format_exception(error))
+        warnings.warn(f"{what} {at}; {outlook}. {logged}Training continues.\n{trace}", stacklevel=2)

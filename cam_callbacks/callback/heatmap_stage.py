@@ -1,0 +1,183 @@
+"""Heatmaps of one evaluation: from the images picked out of its batches to a snapshot and its pictures."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+
+from torch import Tensor
+
+from cam_callbacks.callback import trainer as of_trainer
+from cam_callbacks.callback.stage import Stage
+from cam_callbacks.data.batches import LABEL_KEYS
+from cam_callbacks.data.class_names import ClassNames
+from cam_callbacks.data.probes import ProbeSet
+from cam_callbacks.explain.explanation import Explanation
+from cam_callbacks.explain.targets import TargetFn
+from cam_callbacks.figures.drawing import Picture
+from cam_callbacks.figures.logged import snapshot_pictures
+from cam_callbacks.history import PastMaps
+from cam_callbacks.snapshot import Snapshot, SnapshotShare
+
+_LOOKS_IN_HISTORY = 5
+_MIN_POSITIONS = 16  # of a map that is not called coarse
+
+
+class HeatmapStage(Stage):
+    """Settles the probes, and explains them."""
+
+    def settle_probes(self) -> ProbeSet:
+        """Return the probes of this evaluation, the same on all ranks; the first one chooses.
+
+        Raises:
+            StepFailedError: There are none, or they cannot be described.
+        """
+        probes = self.agreed(self._choose_probes)
+        return self.agreed(self._share_probes, probes)
+
+    def check(self, probes: ProbeSet) -> None:
+        """Raise on bad input whatever an explanation would raise, at the price of one pass an image; settle the layer.
+
+        Raises:
+            StepFailedError: With that error.
+        """
+        self.agreed(self._check, probes)
+
+    def explain(self, probes: ProbeSet) -> Snapshot:
+        """Explain the probes; ranks that can split the work do so.
+
+        Raises:
+            StepFailedError: Where it fails on any rank.
+        """
+        if self.memory.layer is None:
+            # Without a sanity check the layer is chosen only now: by all ranks from the same images.
+            self.check(probes)
+        share = self.agreed(self._explain_share, probes)
+        return self.agreed(self._join, probes, share)
+
+    def log(self, snapshot: Snapshot) -> dict[str, Picture | str]:
+        """Log the numbers, remember the maps, and return the pictures by name: on the first rank, else none.
+
+        Raises:
+            StepFailedError: Where it fails on any rank.
+        """
+        return self.agreed(self._log, snapshot)
+
+    def targets_of(self, probes: ProbeSet) -> int | Tensor | TargetFn | None:
+        """Return what is explained of the probes, as `Method.__call__` takes it."""
+        explain = self.settings.explain
+        if isinstance(explain, int) or callable(explain):
+            return explain
+        if explain == "prediction":
+            return None
+        if probes.labels is None:
+            raise ValueError(
+                f"explain={explain!r} needs labels, but none came with the images (in a mapping they are found under "
+                f"{', '.join(map(repr, LABEL_KEYS))}; in a folder, by subfolders named like the classes); give "
+                'explain="prediction", ProbeSet(images, labels), or batch_fn, a callable (batch) -> (images, labels)'
+            )
+        return probes.labels
+
+    def _choose_probes(self) -> ProbeSet | None:
+        watched = self.memory.probes
+        if watched.is_settled or not watched.is_picking:
+            return watched.images
+        if not self.trainer.is_global_zero:
+            return None
+        picked = watched.picked
+        if picked is None:
+            raise ValueError("no probes: no image passed by that is finite and whose label, if any, is a class")
+        if watched.ignored:
+            self.notices.warn_once(
+                f"CAMMonitor left out {watched.ignored} images that are not finite, or whose size, labels or masks are "
+                f"unlike those of the first one, {tuple(picked.images.shape[1:])}"
+            )
+        return self.parts.data.described(ProbeSet.of(picked), self.trainer)
+
+    def _share_probes(self, probes: ProbeSet | None) -> ProbeSet:
+        watched = self.memory.probes
+        if watched.is_settled and watched.images is not None:
+            return watched.images
+        shared = of_trainer.broadcast(self.trainer, probes)
+        if shared is None:
+            raise ValueError("no probes: the first rank has none")
+        if not (self.trainer.sanity_checking or self.trainer.testing) and not watched.keep(shared):
+            self.memory.history.clear()
+            self.notices.warn_once("The probes are not those of the earlier run: starting a new history")
+        return shared
+
+    def _check(self, probes: ProbeSet) -> None:
+        layer = self.settings.method.check(
+            self.pl_module, probes.images, self.memory.layer, self.targets_of(probes), forward_fn=self.forward_fn
+        )
+        if self.memory.layer is None:
+            self.memory.layer = layer
+            self.notices.inform_once(
+                f"CAMMonitor explains the layer {layer!r}, the last with positions; target_layer overrides it"
+            )
+
+    def _explain_share(self, probes: ProbeSet) -> SnapshotShare:
+        """Explain this rank's share of the probes, and the predicted class of mistakes where that is wanted."""
+        began = time.perf_counter()
+        rows, targets = self.rows_of_rank(len(probes)), self.targets_of(probes)
+        explanation, mistaken, of_predicted = None, rows[:0], None
+        if len(rows):
+            explanation = self._explain(probes.images[rows], targets[rows] if isinstance(targets, Tensor) else targets)
+            if self.settings.explain == "both" and explanation.predicted is not None:
+                is_mistake = (explanation.predicted != explanation.targets) & ~explanation.skipped
+                mistaken = rows[is_mistake]
+                if len(mistaken):
+                    of_predicted = self._explain(probes.images[mistaken], explanation.predicted[is_mistake])
+        return SnapshotShare(rows, explanation, mistaken, of_predicted, time.perf_counter() - began)
+
+    def _explain(self, images: Tensor, targets: int | Tensor | TargetFn | None) -> Explanation:
+        explanation = self.settings.method(
+            self.pl_module,
+            images,
+            self.memory.layer,
+            targets,
+            forward_fn=self.forward_fn,
+            compiled=self.memory.compiled,
+        )
+        return explanation.to("cpu")
+
+    def _join(self, probes: ProbeSet, share: SnapshotShare) -> Snapshot:
+        """Join the shares of all ranks, on all of them."""
+        snapshot = Snapshot.joined(probes, self.gather(share))
+        self.memory.snapshot = snapshot = replace(snapshot, probes=self._with_matching_names(snapshot))
+        explanation = snapshot.explanation
+        if explanation.layer_maps[0].numel() < _MIN_POSITIONS and probes.images.ndim > 3:
+            self.notices.warn_once(
+                f"The layer {explanation.target_layer!r} has only {tuple(explanation.layer_maps.shape[1:])} positions: "
+                "its maps are coarse; an earlier target_layer shows more"
+            )
+        return snapshot
+
+    def _with_matching_names(self, snapshot: Snapshot) -> ProbeSet:
+        """Return the probes, without class names if the model has another number of classes."""
+        probes, logits = snapshot.probes, snapshot.explanation.logits
+        if logits is None or not probes.class_names or len(probes.class_names) == logits.shape[1]:
+            return probes
+        self.notices.warn_once(
+            f"there are {len(probes.class_names)} class names, found or given, but the model has {logits.shape[1]} "
+            "classes: they are shown by number. Give CAMMonitor(class_names=...)"
+        )
+        return replace(probes, class_names=ClassNames())
+
+    def _log(self, snapshot: Snapshot) -> dict[str, Picture | str]:
+        explanation, history, settings = snapshot.explanation, self.memory.history, self.settings
+        self.log_scalars(snapshot.scalars())
+        now = PastMaps(of_trainer.log_step(self.trainer), self.trainer.current_epoch, explanation.layer_maps)
+        if of_trainer.is_fitting(self.trainer):
+            if history.reset_if_changed(f"{settings.method.name} of {explanation.target_layer}"):
+                self.notices.warn_once(
+                    "The heatmaps of the earlier run were made in another way: starting a new history"
+                )
+            history.add(now)
+        if not self.draws_pictures:
+            return {}
+        past = [] if self.trainer.testing else history.selected(_LOOKS_IN_HISTORY, now)
+        brightest = None
+        if settings.figures.heat_scale == "run":
+            brightest = max(history.brightest(), float(explanation.layer_maps.nan_to_num().max()))
+        return dict(snapshot_pictures(snapshot, past, settings.figures, brightest))

@@ -1,0 +1,87 @@
+"""Memory: what a CAMMonitor keeps from one look to the next, and saves in checkpoints."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from cam_callbacks.audit.result import Verdict
+from cam_callbacks.callback.settings import MonitorSettings, ProbeSource
+from cam_callbacks.callback.watched_images import WatchedImages
+from cam_callbacks.data.probes import ProbeSet
+from cam_callbacks.explain.compilation import CompiledModel
+from cam_callbacks.history import History
+from cam_callbacks.snapshot import AuditSnapshot, Snapshot
+
+_MAX_BYTES_IN_CHECKPOINT = 10 * 2**20
+
+
+class Memory:
+    """Images, layer, earlier maps and the last verdict of a monitor, and its latest results.
+
+    Attributes:
+        layer: The layer that is explained; None until it is chosen.
+        unread: The folder or data set of the probes, until they are read.
+        probes: The images that are explained.
+        audit_images: The images that are audited; None without an audit.
+        is_audit_off: Whether the batches of this run cannot be audited.
+        history: Maps of earlier looks.
+        compiled: A compiled copy of the model, if the method makes one.
+        verdict: Of the last look of a fit, which the next one is judged with.
+        snapshot: The latest one.
+        audit: The latest one.
+    """
+
+    def __init__(self, settings: MonitorSettings) -> None:
+        given = settings.probes
+        self._settings = settings
+        self.layer: str | Sequence[str] | None = settings.target_layer
+        self.unread: ProbeSource | None = None if isinstance(given, ProbeSet) else given
+        self.probes = WatchedImages(
+            settings.num_probes, given if isinstance(given, ProbeSet) else None, are_given=given is not None
+        )
+        self.audit_images: WatchedImages | None = None
+        if settings.audit is not None and settings.audits:
+            self.audit_images = WatchedImages(settings.audit.num_images)
+        self.is_audit_off = False
+        self.history = History()
+        self.compiled = CompiledModel()
+        self.verdict: Verdict | None = None
+        self.snapshot: Snapshot | None = None
+        self.audit: AuditSnapshot | None = None
+
+    def begin(self, anew: bool) -> None:
+        """Begin to pick the images that are not known yet; `anew` for images of this evaluation alone."""
+        self.probes.begin(anew)
+        if self.audit_images is not None and not self.is_audit_off:
+            self.audit_images.begin(anew)
+
+    def turn_audit_off(self) -> None:
+        """Pick no images for the audit any more in this run."""
+        self.is_audit_off = True
+        if self.audit_images is not None:
+            self.audit_images.stop_picking()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return tensors and primitives, as far as they fit into 10 MB, so that it loads with `weights_only`."""
+        room = _MAX_BYTES_IN_CHECKPOINT
+        probes = self.probes.state_dict(room)
+        room -= 0 if probes["images"] is None else self.probes.nbytes
+        history = self.history.state_dict(room)
+        room -= sum(look["layer_maps"].nbytes for look in history["looks"])
+        audit = None
+        if self.audit_images is not None:
+            verdict = None if self.verdict is None else self.verdict.state_dict()
+            audit = {"images": self.audit_images.state_dict(room), "verdict": verdict}
+        return {"layer": self.layer, "probes": probes, "history": history, "audit": audit}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on with the layer, the images, the maps and the verdict of an earlier run."""
+        if self._settings.target_layer is None:
+            self.layer = state["layer"]
+        self.probes.load_state_dict(state["probes"])
+        self.history.load_state_dict(state["history"])
+        if self.audit_images is not None and state["audit"] is not None:
+            self.audit_images.load_state_dict(state["audit"]["images"])
+            verdict = state["audit"]["verdict"]
+            self.verdict = None if verdict is None else Verdict.from_state_dict(verdict)

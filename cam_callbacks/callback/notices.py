@@ -1,0 +1,31 @@
+"""Notices: what a monitor tells the user."""
+
+from __future__ import annotations
+
+from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_warn
+
+
+class Notices:
+    """Gives warnings and information, on the first rank only."""
+
+    def __init__(self) -> None:
+        self._given: set[str] = set()
+
+    def warn_once(self, message: str) -> None:
+        """Give a warning, unless it was given before."""
+        if self._is_new(message):
+            rank_zero_warn(message)
+
+    def inform_once(self, message: str) -> None:
+        """Give information, unless it was given before."""
+        if self._is_new(message):
+            rank_zero_info(message)
+
+    def announce(self, message: str, *, is_warning: bool) -> None:
+        """Give a warning, or information, each time."""
+        (rank_zero_warn if is_warning else rank_zero_info)(message)
+
+    def _is_new(self, message: str) -> bool:
+        is_new = message not in self._given
+        self._given.add(message)
+        return is_new

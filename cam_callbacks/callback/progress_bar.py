@@ -1,0 +1,58 @@
+"""Progress of a look, in the description of Lightning's own progress bar."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from cam_callbacks.explain import progress
+
+if TYPE_CHECKING:
+    from pytorch_lightning import Trainer
+
+
+@contextmanager
+def progress_in_bar(trainer: Trainer) -> Iterator[None]:
+    """Show `CAMMonitor 192 of at most 1600` in Lightning's progress bar, if there is one, while a look is under way."""
+    describe = _description_setter(trainer)
+    before = describe(None)
+    try:
+
+        def show(done: int, total: int) -> None:
+            describe(f"CAMMonitor {done} of at most {total}")
+
+        with progress.shown(show):
+            yield
+    finally:
+        describe(before)
+
+
+def _description_setter(trainer: Trainer) -> Callable[[str | None], str | None]:
+    """Return a function that sets the description of the bar, and returns the one before; None sets nothing."""
+    bar: Any = trainer.progress_bar_callback
+    which = "test_progress_bar" if trainer.testing else "val_progress_bar"
+    if bar is None or not getattr(bar, "is_enabled", False) or not trainer.is_global_zero:
+        return lambda text: None
+    if getattr(bar, "progress", None) is not None and getattr(bar, f"{which}_id", None) is not None:  # rich
+
+        def describe_rich(text: str | None) -> str | None:
+            task = getattr(bar, which)
+            before = str(task.description)
+            if text is not None:
+                bar.progress.update(task.id, description=text)
+                bar.progress.refresh()  # at once: a chunk may take long
+            return before
+
+        return describe_rich
+    if hasattr(bar, f"_{which}") and hasattr(getattr(bar, f"_{which}"), "set_description_str"):  # tqdm
+
+        def describe_tqdm(text: str | None) -> str | None:
+            shown = getattr(bar, which)
+            before = str(shown.desc)
+            if text is not None:
+                shown.set_description_str(text)
+            return before
+
+        return describe_tqdm
+    return lambda text: None

@@ -1,0 +1,131 @@
+"""Settings of a CAMMonitor: its arguments, checked and brought into one form."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from numbers import Integral
+from pathlib import Path
+from typing import Any, Literal
+
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from cam_callbacks._checks import check_callable, check_choice, check_positive, check_type, is_list
+from cam_callbacks.audit.settings import Audit
+from cam_callbacks.callback.trainer import Misconfiguration
+from cam_callbacks.data.batches import BatchFn
+from cam_callbacks.data.class_names import ClassNames
+from cam_callbacks.data.normalization import Normalization, as_normalization
+from cam_callbacks.data.probes import ProbeSet
+from cam_callbacks.explain.method import Method
+from cam_callbacks.explain.model_outputs import ForwardFn
+from cam_callbacks.explain.targets import TargetFn
+from cam_callbacks.figures.settings import Figures
+
+ProbeSource = str | Path | Dataset[Any]
+"""A folder of photos, or a map-style data set."""
+
+
+@dataclass(frozen=True, eq=False)
+class MonitorSettings:
+    """The arguments of `CAMMonitor`; its docstring explains each.
+
+    Raises:
+        MisconfigurationException: An argument out of range; the message names it, its value and the remedy.
+    """
+
+    target_layer: str | Sequence[str] | None
+    method: Method
+    probes: ProbeSource | ProbeSet | None
+    num_probes: int
+    explain: Literal["label", "prediction", "both"] | int | TargetFn
+    every_n_epochs: int
+    audit: Audit | None
+    figures: Figures
+    class_names: ClassNames
+    normalization: Normalization | None
+    batch_fn: BatchFn | None
+    forward_fn: ForwardFn | None
+    report: bool
+    on_error: Literal["warn", "raise"]
+    name: str
+
+    @classmethod
+    def of(cls, **arguments: Any) -> MonitorSettings:
+        """Check arguments, and bring what may be given in several forms into one."""
+        target_layer, explain, audit = (arguments[name] for name in ("target_layer", "explain", "audit"))
+        try:
+            return cls(
+                **arguments
+                | {
+                    "target_layer": tuple(target_layer) if is_list(target_layer) and target_layer else target_layer,
+                    "explain": int(explain) if _is_index(explain) else explain,
+                    "audit": None if audit is False else audit,
+                    "class_names": ClassNames(arguments["class_names"]),
+                    "normalization": as_normalization(arguments["normalization"]),
+                }
+            )
+        except (TypeError, ValueError) as error:
+            raise Misconfiguration(str(error)) from error
+
+    @property
+    def audits(self) -> bool:
+        """Whether there is an audit: one is asked for, and classes are explained."""
+        return self.audit is not None and not callable(self.explain)
+
+    def __post_init__(self) -> None:
+        _check_layer_names(self.target_layer)
+        check_type("method", self.method, Method, "a method such as ScoreCAM()")
+        _check_probes(self.probes)
+        check_positive("num_probes", self.num_probes)
+        check_positive("every_n_epochs", self.every_n_epochs)
+        _check_explain(self.explain)
+        check_type("audit", self.audit, (Audit, type(None)), "Audit(...), or None for no audit")
+        check_type("figures", self.figures, Figures, "Figures(...)")
+        check_callable("batch_fn", self.batch_fn, "a callable: batch -> (images, labels)", takes=1)
+        check_callable("forward_fn", self.forward_fn, "a callable: (pl_module, images) -> logits", takes=2)
+        check_type("report", self.report, bool, "True or False")
+        check_choice("on_error", self.on_error, ("warn", "raise"))
+        _check_name(self.name)
+
+
+def _check_layer_names(target_layer: Any) -> None:
+    if isinstance(target_layer, nn.Module):
+        raise TypeError(
+            f"target_layer={type(target_layer).__name__}(...) must be the dotted name of a layer in the "
+            "LightningModule, so that it is found again after a resume"
+        )
+    several = is_list(target_layer) and target_layer and all(isinstance(name, str) for name in target_layer)
+    if not several:
+        check_type(
+            "target_layer", target_layer, (str, type(None)), "the dotted name of a layer, a list of them, or None"
+        )
+
+
+def _check_probes(probes: Any) -> None:
+    if not isinstance(probes, (str, Path, ProbeSet, type(None))) and not _is_dataset(probes):
+        raise TypeError(
+            f"probes={type(probes).__name__}(...) is not understood; give a folder of photos, a map-style data set, or "
+            "a ProbeSet(images, labels)"
+        )
+
+
+def _is_dataset(value: Any) -> bool:
+    """Return whether a value is a map-style data set."""
+    return hasattr(value, "__getitem__") and hasattr(value, "__len__") and not isinstance(value, (tuple, list, Tensor))
+
+
+def _is_index(explain: Any) -> bool:
+    return isinstance(explain, Integral) and not isinstance(explain, bool) and int(explain) >= 0
+
+
+def _check_explain(explain: Any) -> None:
+    if not _is_index(explain) and not callable(explain):
+        check_choice("explain", explain, ("label", "prediction", "both"), "or a class index, or a callable")
+
+
+def _check_name(name: Any) -> None:
+    check_type("name", name, str, "a string")
+    if not name or "/" in name:
+        raise ValueError(f"name={name!r} is the first part of every tag; it must not be empty or contain '/'")

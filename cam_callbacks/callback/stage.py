@@ -1,0 +1,117 @@
+"""Stage: one part of an evaluation, in steps that all ranks take together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
+
+import torch
+from torch import Tensor
+
+from cam_callbacks import tags
+from cam_callbacks.callback import trainer as of_trainer
+from cam_callbacks.callback.data_source import DataSource
+from cam_callbacks.callback.memory import Memory
+from cam_callbacks.callback.notices import Notices
+from cam_callbacks.callback.outlet import Outlet
+from cam_callbacks.callback.retries import Retries
+from cam_callbacks.callback.settings import MonitorSettings
+from cam_callbacks.explain.model_outputs import ForwardFn
+
+if TYPE_CHECKING:
+    from pytorch_lightning import LightningModule, Trainer
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class StepFailedError(Exception):
+    """A step has failed on some rank; raised on all of them.
+
+    Attributes:
+        error: The error of this rank; None where another one has failed.
+    """
+
+    def __init__(self, error: Exception | None) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
+@dataclass(frozen=True, eq=False)
+class MonitorParts:
+    """The parts of a CAMMonitor that outlive an evaluation."""
+
+    settings: MonitorSettings
+    memory: Memory
+    data: DataSource
+    outlet: Outlet
+    retries: Retries
+    notices: Notices
+
+
+class Stage:
+    """What the stages of an evaluation share.
+
+    Args:
+        parts: Those of the monitor.
+        trainer: The trainer of either Lightning.
+        pl_module: The module that it trains.
+    """
+
+    def __init__(self, parts: MonitorParts, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.parts, self.trainer, self.pl_module = parts, trainer, pl_module
+        self.settings, self.memory, self.notices = parts.settings, parts.memory, parts.notices
+
+    def agreed(self, step: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Take a step on all ranks. None of them goes on where it has failed on any.
+
+        What one rank does alone and what the ranks send each other are steps of their own: so an error in the one
+        never leaves the others waiting in the other.
+
+        Raises:
+            StepFailedError: On all ranks.
+        """
+        error: Exception | None = None
+        try:
+            # What is kept from `validate()` must serve in a later `fit`: no inference tensors.
+            with torch.inference_mode(False), torch.no_grad():
+                result = step(*args, **kwargs)
+        except Exception as caught:
+            error = caught
+        if not of_trainer.all_ranks_ok(self.trainer, error is None):
+            raise StepFailedError(error) from error
+        return result
+
+    @property
+    def forward_fn(self) -> ForwardFn:
+        """The model's forward, in the precision of the trainer."""
+        return of_trainer.forward_in_precision(self.trainer, self.settings.forward_fn)
+
+    @property
+    def draws_pictures(self) -> bool:
+        """Whether this rank draws what is logged."""
+        return bool(self.trainer.is_global_zero) and not self.trainer.barebones
+
+    def rows_of_rank(self, count: int) -> Tensor:
+        """Return the indices (n,) of those of `count` images that this rank handles."""
+        return of_trainer.indices_of_rank(self.trainer, self.pl_module, count)
+
+    def gather(self, value: T) -> list[T]:
+        """Return the values of all ranks that handle images."""
+        return of_trainer.gather(self.trainer, self.pl_module, value)
+
+    def log_scalars(self, scalars: dict[str, float]) -> None:
+        """Log numbers by name, on all ranks, so that all callbacks can monitor them."""
+        if self.trainer.barebones:
+            return
+        for name, value in scalars.items():
+            self.pl_module.log(
+                tags.tag(self.settings.name, name, self.trainer.testing),
+                value,
+                on_step=False,
+                on_epoch=True,
+                batch_size=1,
+                add_dataloader_idx=False,
+                sync_dist=self.trainer.world_size > 1,
+            )
