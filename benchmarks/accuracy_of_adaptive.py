@@ -16,8 +16,8 @@ from cam_callbacks.explain.faithfulness import correlation, rank_correlation
 from cam_callbacks.explain.isolation import isolated
 from cam_callbacks.explain.model_outputs import class_scores
 from cam_callbacks.explain.network import Network
+from cam_callbacks.explain.score_readers import ScoreReader
 from cam_callbacks.explain.surrogate import Scale, Surrogate
-from cam_callbacks.explain.targets import ScoreReader
 
 PASSES = (32, 64, 128)
 TOLERANCES = (0.05, 0.02, 0.01, 0.005)

@@ -14,7 +14,7 @@ from cam_callbacks.explain import layers
 from cam_callbacks.explain.layouts import to_maps
 from cam_callbacks.explain.model_outputs import ClassScores
 from cam_callbacks.explain.runner import Runner
-from cam_callbacks.explain.targets import Resolved, Score, ScoreReader, TargetRequest
+from cam_callbacks.explain.score_readers import Resolved, Score, ScoreReader, TargetRequest
 
 _HALF_PRECISION_SCALE = 2.0**14
 

@@ -9,7 +9,8 @@ from cam_callbacks._checks import check_choice
 from cam_callbacks.explain.forward_pass import ForwardPass
 from cam_callbacks.explain.method import Method
 from cam_callbacks.explain.network import Network, TargetLayer
-from cam_callbacks.explain.targets import Score, Targets
+from cam_callbacks.explain.score_readers import Score
+from cam_callbacks.explain.targets import Targets
 
 
 @dataclass(frozen=True)

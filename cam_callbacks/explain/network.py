@@ -16,7 +16,8 @@ from cam_callbacks.explain.explanation import min_max, upsample
 from cam_callbacks.explain.forward_pass import ForwardPass
 from cam_callbacks.explain.model_outputs import ClassScores
 from cam_callbacks.explain.runner import Runner
-from cam_callbacks.explain.targets import Score, ScoreReader, TargetRequest, Targets
+from cam_callbacks.explain.score_readers import Score, ScoreReader, TargetRequest
+from cam_callbacks.explain.targets import Targets
 
 TargetLayer: TypeAlias = str | nn.Module | Sequence[str | nn.Module] | None
 """A layer by its dotted name, or the module itself; several of them; None for the one that is chosen."""

@@ -15,8 +15,9 @@ from cam_callbacks.explain.forward_pass import ForwardPass
 from cam_callbacks.explain.method import LayerMap, Method
 from cam_callbacks.explain.network import Network, TargetLayer
 from cam_callbacks.explain.runner import Options
+from cam_callbacks.explain.score_readers import ScoreReader
 from cam_callbacks.explain.surrogate import Scale, Surrogate
-from cam_callbacks.explain.targets import ScoreReader, Targets
+from cam_callbacks.explain.targets import Targets
 
 _LANDMARKS = 16
 _CHANNELS_A_ROUND = 8

@@ -6,7 +6,7 @@ from torch import nn
 
 from cam_callbacks import RegressionTarget, ScoreCAM, SegmentationTarget
 from cam_callbacks.explain.model_outputs import class_scores
-from cam_callbacks.explain.targets import CallableScoreReader, ClassScoreReader, TargetRequest
+from cam_callbacks.explain.score_readers import CallableScoreReader, ClassScoreReader, TargetRequest
 
 LOGITS = torch.tensor([[2.0, -1.0, 0.5], [0.0, 1.0, 3.0]])
 SCORES = class_scores(LOGITS)
