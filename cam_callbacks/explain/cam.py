@@ -24,7 +24,7 @@ _HALF_PRECISION = 0.02  # relative: two values of a model in half precision may 
 
 @dataclass(frozen=True)
 class CAM(Method):
-    r"""CAM, for networks that end in a spatial mean and one linear layer; one pass per image, nothing else.
+    r"""CAM, for networks that end in a spatial mean and one linear layer; it takes one pass per image.
 
     The score of class c is linear in the means of the activations A_k, with weights w_k^c (the paper's M_c):
 
@@ -32,9 +32,9 @@ class CAM(Method):
 
     then upsampled and scaled to [0, 1] for each image. Networks whose last convolution *is* the class map (SqueezeNet)
     are read directly: heat = ReLU(A_c). Where the network applies a ReLU between layer and mean (DenseNet), it is
-    applied to A_k too. The paper does not cut negative values; here they are cut, as in all later methods.
+    applied to A_k too. The paper keeps negative values; here they are cut off, as in all later methods.
 
-    It is checked on the first image that the network is of this kind. Classes and `RegressionTarget` can be explained.
+    Whether the network is of this kind is checked on the first image. Classes and `RegressionTarget` can be explained.
 
     Attributes:
         upsampling: See `Method`.
@@ -44,7 +44,7 @@ class CAM(Method):
 
     Raises:
         ValueError: An unknown upsampling. When called: a model that does not end in a spatial mean and one linear
-            layer, such as AlexNet or VGG; the message says why, and what explains it instead.
+            layer, such as AlexNet or VGG; the message says why, and which methods explain it instead.
 
     Example::
 
@@ -80,7 +80,7 @@ class CAM(Method):
 
 @contextmanager
 def _linear_calls(model: nn.Module) -> Iterator[list[tuple[nn.Linear, Tensor]]]:
-    """Collect the linear layers that vectors (n, features) run through, with the vectors."""
+    """Collect the linear layers whose input is vectors (n, features), each with its input."""
     calls: list[tuple[nn.Linear, Tensor]] = []
 
     def keep(module: nn.Module, inputs: tuple[Tensor, ...], named: dict[str, Tensor], _output: Tensor) -> None:
@@ -101,9 +101,9 @@ def _head(
     Args:
         model: Name of the model, for messages.
         layer: Name of the layer, for messages.
-        maps: (N, K, *spatial), its activations.
+        maps: (N, K, *spatial), the activations of the layer.
         output: (1, outputs), the model's output for the first image.
-        calls: The linear layers that were run for that image, with their inputs.
+        calls: The linear layers that ran on that image, with their inputs.
     """
     means_lead_on = False
     for linear, features in reversed(calls):
@@ -154,7 +154,7 @@ def _as_list(targets: Targets) -> list[Any]:
 
 
 def _follows(logits: Tensor, output: Tensor) -> bool:
-    """Whether an output is these logits, or their softmax, its logarithm, or their sigmoid."""
+    """Whether an output is these logits, their softmax, its logarithm, or their sigmoid."""
     forms = (logits, logits.softmax(dim=1), logits.log_softmax(dim=1), logits.sigmoid())
     return any(_is_close(values, output) for values in forms)
 

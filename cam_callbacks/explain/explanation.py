@@ -1,4 +1,4 @@
-"""Explanation: the heatmaps of a batch of images, and what they were computed from."""
+"""Explanation: the heatmaps of a batch of images, and what they are computed from."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ class Channels:
     """The channels of largest weight, C of them for each explained target, heaviest first.
 
     Attributes:
-        index: (N, C) or (N, T, C) int64, their numbers in the layer.
-        weight: (N, C) or (N, T, C) float32, what they weigh in the heatmap.
+        index: (N, C) or (N, T, C) int64, their indices in the layer.
+        weight: (N, C) or (N, T, C) float32, their weights in the heatmap.
         activations: (N, C, *spatial of the layer) or (N, T, C, *spatial of the layer) float32.
     """
 
@@ -48,21 +48,22 @@ class Explanation:
             several layers, the mean of their maps, each scaled to [0, 1], at the resolution of the finest layer.
         size: The spatial size of the images.
         upsampling: How `heatmaps` are brought to that size, as in `Method`.
-        targets: (*leading) int64, the class that was explained; None where a callable said what to explain.
+        targets: (*leading) int64, the class that was explained; None if a callable was.
         score_kind: Which score was explained: `"logit"`, `"probability"`, or the name of the callable.
         target_scores: (*leading) float32, that score for the unmasked images.
-        logits: (N, classes) float32, of the unmasked images; None where a callable said what to explain.
-        probabilities: (N, classes) float32, their softmax (a one-logit head, several labels: their sigmoid), or None.
+        logits: (N, classes) float32, for the unmasked images; None if a callable was explained.
+        probabilities: (N, classes) float32, the softmax of the logits (the sigmoid for a single logit, and with
+            `multi_label`); None if a callable was explained.
         target_layer: Dotted name of the layer whose activations were used; of several, all names.
         passes: (N,) int64, forward samples spent on each image: its unmasked pass and one for each mask. A pass that
-            all images share is counted with each of them. Not counted are up to four passes of the first image, that a
-            call may spend to get to know the model.
+            all images share is counted with each of them. Up to four passes of the first image, which a call may spend
+            to get to know the model, are not counted.
         estimated_error: (*leading) float32, estimated relative error of the heatmap against its exact form; 0 where
             every mask was forwarded. Of several layers the largest.
-        skipped: (*leading) bool, True where activations or scores were not finite, so that no map exists.
-        channels: The channels of largest weight; None where several layers were fused.
+        skipped: (*leading) bool, True if activations or scores were not finite, so that there is no map.
+        channels: The channels of largest weight; None for several layers.
         mean_activation: (N, *spatial of the layer) float32, the plain mean of the channels: a map that equals it says
-            nothing of the target. None where several layers were fused.
+            nothing about the target. None for several layers.
     """
 
     layer_maps: Tensor
@@ -111,12 +112,12 @@ class Explanation:
 
     @property
     def predicted(self) -> Tensor | None:
-        """(N,) int64, the most probable class of each image; None where a callable said what to explain."""
+        """(N,) int64, the most probable class of each image; None if a callable was explained."""
         return None if self.probabilities is None else self.probabilities.argmax(dim=1)
 
     @property
     def blank(self) -> Tensor:
-        """(*leading) bool, True where the map has no contrast: it is one constant. Skipped maps are not blank."""
+        """(*leading) bool, True if the map is constant, and so has no contrast. Skipped maps are not blank."""
         return (self.heatmaps == 0).flatten(self.estimated_error.ndim).all(dim=-1)
 
     def to(self, device: torch.device | str) -> Explanation:
@@ -206,19 +207,19 @@ def upsample(maps: Tensor, size: Sequence[int], mode: Interpolation = "bilinear"
 
 
 def has_contrast(maps: Tensor) -> Tensor:
-    """Whether the last spatial dimensions of maps (N, K, *spatial) vary by more than rounding: (N, K) bool."""
-    return _vary(*torch.aminmax(maps.flatten(2), dim=2))
+    """Return (N, K) bool, whether each of maps (N, K, *spatial) varies by more than rounding."""
+    return _differs(*torch.aminmax(maps.flatten(2), dim=2))
 
 
 def min_max(maps: Tensor) -> Tensor:
-    """Scale each of (N, *spatial) maps to [0, 1]; one that is constant up to rounding becomes 0."""
+    """Scale each of maps (N, *spatial) to [0, 1]; one that is constant up to rounding becomes 0."""
     flat = maps.flatten(1)
     low, high = torch.aminmax(flat, dim=1, keepdim=True)
-    varies = _vary(low, high)
+    varies = _differs(low, high)
     scaled = (flat - low) / torch.where(varies, high - low, 1)
     return torch.where(varies, scaled, 0).view_as(maps)
 
 
-def _vary(low: Tensor, high: Tensor) -> Tensor:
-    """Whether values between `low` and `high` differ by more than rounding."""
+def _differs(low: Tensor, high: Tensor) -> Tensor:
+    """Whether the least and the largest value of a map differ by more than rounding."""
     return high - low > _ROUNDING * torch.maximum(low.abs(), high.abs())

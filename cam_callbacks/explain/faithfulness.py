@@ -1,4 +1,4 @@
-"""Whether the heatmap itself is to be trusted."""
+"""Faithfulness: measures of how far a heatmap deserves trust."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from cam_callbacks.explain.targets import Targets
 
 
 def hottest_half(heatmaps: Tensor) -> Tensor:
-    """(N, *spatial) bool, the half of the positions that each map ranks highest."""
+    """Return (N, *spatial) bool, the half of the positions that each map ranks highest."""
     flat = heatmaps.flatten(1).nan_to_num()
     order = flat.argsort(dim=1, descending=True, stable=True)
     kept = torch.zeros_like(flat, dtype=torch.bool)
@@ -33,20 +33,20 @@ def trust(
     multi_label: bool = False,
     batch_size: int | None = None,
 ) -> dict[str, Tensor]:
-    """How far heatmaps of classes deserve trust: two forward passes per image.
+    """Measure how far heatmaps of classes deserve trust, with two forward passes per image.
 
     Args:
         model: The model; it is left as it was.
-        images: (N, C, *spatial), those that were explained.
-        explanation: One class for each.
+        images: (N, C, *spatial), the images that were explained.
+        explanation: Their explanation, one class for each.
         forward_fn: As in `Method.__call__`.
         multi_label: As in `Method`.
         batch_size: As in `Method`.
 
     Returns:
         (N,) `average_drop` and `increase_in_confidence` of the probability when only the hottest half of each image is
-        kept, the rest set to 0, and `mean_activation_correlation`, how alike the map is to the plain mean of the
-        layer's channels: near 1 it says nothing of the class. NaN for maps that are blank or were skipped.
+        kept and the rest is set to 0, and `mean_activation_correlation`, the correlation of the map with the plain mean
+        of the layer's channels: near 1 the map says nothing about the class. NaN for blank and skipped maps.
     """
     assert explanation.targets is not None
     targets = explanation.targets.cpu()
@@ -71,20 +71,24 @@ def trust(
 
 
 def average_drop(whole: Tensor, kept: Tensor) -> Tensor:
-    """(N,) max(0, p - p') / p: how much of the probability p (N,) is lost when only the hottest half is kept, p' (N,).
+    """Return (N,) max(0, p - p') / p, the share of the probability that is lost when only the hottest half is kept.
 
-    Chattopadhay et al. 2018, arXiv 1710.11063; lower is better.
+    Lower is better (Chattopadhay et al. 2018, arXiv 1710.11063).
+
+    Args:
+        whole: (N,), p, the probability for the whole image.
+        kept: (N,), p', the probability for its hottest half.
     """
     return (whole - kept).clamp_min(0) / whole
 
 
 def increase_in_confidence(whole: Tensor, kept: Tensor) -> Tensor:
-    """(N,) 1 where the probability rises when only the hottest half is kept (Chattopadhay et al. 2018), else 0."""
+    """Return (N,) 1 if the probability rises when only the hottest half is kept (Chattopadhay et al. 2018), else 0."""
     return torch.where(whole.isfinite() & kept.isfinite(), (kept > whole).float(), torch.nan)
 
 
 def correlation(a: Tensor, b: Tensor) -> Tensor:
-    """(N,) Pearson correlation of maps (N, *spatial); NaN where one of the two has no contrast."""
+    """Return the (N,) Pearson correlation of maps (N, *spatial); NaN if one of the two has no contrast."""
     a, b = (maps.flatten(1).double() for maps in (a, b))
     a, b = (maps - maps.mean(dim=1, keepdim=True) for maps in (a, b))
     norm = a.norm(dim=1) * b.norm(dim=1)
@@ -92,12 +96,12 @@ def correlation(a: Tensor, b: Tensor) -> Tensor:
 
 
 def rank_correlation(a: Tensor, b: Tensor) -> Tensor:
-    """(N,) Spearman correlation of maps (N, *spatial); NaN where one of the two has no contrast."""
+    """Return the (N,) Spearman correlation of maps (N, *spatial); NaN if one of the two has no contrast."""
     return correlation(_ranks(a), _ranks(b))
 
 
 def _ranks(maps: Tensor) -> Tensor:
-    """(N, positions) the rank of each position; equal ones, such as the zeros a ReLU leaves, share their mean rank."""
+    """Return (N, positions), ranks; equal values, such as the zeros that a ReLU leaves, share their mean rank."""
     flat = maps.flatten(1).contiguous()
     ordered = flat.sort(dim=1).values
     below, up_to = (torch.searchsorted(ordered, flat, right=right) for right in (False, True))
@@ -113,27 +117,28 @@ def randomization(
     targets: Targets = None,
     forward_fn: ForwardFn | None = None,
 ) -> Tensor:
-    """How alike the maps are to those of the same network with random weights; near 0 for a map that reads the network.
+    """Correlate the maps with those of the same network with random weights; near 0 the maps reflect the network.
 
-    The model parameter randomization test of Adebayo et al. 2018 (arXiv 1810.03292), of all layers at once, on a copy.
+    This is the model parameter randomization test of Adebayo et al. 2018 (arXiv 1810.03292), for all layers at once, on
+    a copy of the model.
 
     Args:
         model: The model; it is copied.
         images: (N, C, *spatial).
-        explanation: Of these images by the model, one target for each.
+        explanation: The explanation of these images by the model, one target for each.
         method: The method that made it.
         target_layer: The layer that was explained; None for that of the explanation.
-        targets: What was explained; None for the classes of the explanation. A callable has to be given again.
+        targets: What was explained; None for the classes of the explanation. Callables have to be given again.
         forward_fn: As in `Method.__call__`.
 
     Returns:
-        (N,) Spearman correlation, NaN where one of the maps is blank or was skipped.
+        (N,) Spearman correlation, NaN if one of the maps is blank or was skipped.
 
     Raises:
-        ValueError: No `targets` for an explanation of a callable.
+        ValueError: `targets` is missing for an explanation of a callable.
     """
     if explanation.targets is None and targets is None:
-        raise ValueError(f"targets is missing: the explanation is of {explanation.score_kind}, to be explained again")
+        raise ValueError(f"targets is missing; give the callable that was explained, {explanation.score_kind}")
     other = copy.deepcopy(model)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():

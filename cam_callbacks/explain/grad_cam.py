@@ -15,19 +15,19 @@ from cam_callbacks.explain.targets import Targets
 
 @dataclass(frozen=True)
 class GradCAM(Method):
-    r"""Grad-CAM: one forward and, for each target, one backward pass from the score to the layer.
+    r"""Grad-CAM: one forward pass and, for each target, one backward pass from the score to the layer.
 
     For the score y of a class and activations A_k (equations 1 and 2 of the paper):
 
         w_k  = mean over all positions of dy / dA_k
         heat = ReLU(sum_k w_k A_k)
 
-    then upsampled and scaled to [0, 1] for each image. Gradients are taken with respect to the activations only: those
-    of the parameters are neither needed (they may be frozen) nor touched, and nothing before the layer is kept.
+    then upsampled and scaled to [0, 1] for each image. Gradients are taken with respect to the activations only:
+    parameters may be frozen, their gradients are not touched, and nothing before the layer is kept.
 
     Attributes:
-        score: The gradient of a class's `"logit"`, as in the paper, or of its `"probability"`: then what speaks
-            against the other classes counts too, and where the model is sure the gradients are tiny.
+        score: Whose gradient is taken: that of the class's `"logit"`, as in the paper, or of its `"probability"`. With
+            the latter, evidence against other classes counts too, and gradients are tiny if the model is sure.
         upsampling: See `Method`.
         multi_label: See `Method`.
         reshape_transform: See `Method`.

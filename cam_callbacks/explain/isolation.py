@@ -1,4 +1,4 @@
-"""Run a model without leaving a trace: one context manager that puts everything back, also after an error."""
+"""Context manager that restores a model and the random number generators after it ran."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -16,29 +17,32 @@ from torch.nn.parameter import is_lazy
 
 from cam_callbacks._checks import check_type, is_kind
 
-_OF_EVERY_MODULE = frozenset(vars(nn.Module()))
-_WATCHED: ContextVar[frozenset[int]] = ContextVar("models whose writings are watched already", default=frozenset())
+_NAMES_OF_EVERY_MODULE = frozenset(vars(nn.Module()))
+_ISOLATED: ContextVar[frozenset[int]] = ContextVar("identities of the models that are isolated", default=frozenset())
 
 
 @contextmanager
 def isolated(model: nn.Module) -> Iterator[None]:
     """Evaluate `model` inside, find it and the process outside as they were.
 
-    Inside: every module is in eval mode, gradients are off, backward hooks of modules are silent, and compiled parts
-        run eagerly, so that forward hooks fire and nothing is recompiled. On the way out, whatever happened: all that
-        and the random number generators (Python, NumPy, torch on every device in use) are put back; and, of what the
-        model's own forward has written into its modules: buffers, the states of torchmetrics' metrics, and attributes
-        that are numbers or tensors. What it writes elsewhere (parameters, lists, flags, globals) stays.
+    Inside, every module is in eval mode, gradients are off, backward hooks of modules are silent, and compiled parts
+    run eagerly, so that forward hooks fire and nothing is recompiled.
 
-    Gradients are off by `no_grad`, not by `inference_mode`, which is left where the caller is in it: a tensor that a
-    model caches during its forward would become an inference tensor, and the next training step would fail on it.
+    On the way out, whatever happened, all that is restored, as are the random number generators (Python, NumPy, torch
+    on every device in use) and what the model's own forward has written into its modules: buffers, the states of
+    torchmetrics' metrics, and attributes that are numbers or tensors. What it writes elsewhere (parameters, lists,
+    flags, globals) stays.
+
+    Gradients are off by `no_grad`, not by `inference_mode`, and if the caller is in inference mode, it is left: a
+    tensor that a model caches during its forward would become an inference tensor, and the next training step would
+    fail on it.
     """
     check_type("model", model, nn.Module, "a torch.nn.Module")
     training = [(module, module.training) for module in model.modules()]
     backward_hooks = [(module, module._backward_hooks, module._backward_pre_hooks) for module, _ in training]
-    watched = _WATCHED.get()
-    written = None if id(model) in watched else _ModuleState(model)
-    token = _WATCHED.set(watched | {id(model)})
+    outer = _ISOLATED.get()
+    states = [] if id(model) in outer else _ModuleState.capture(model)
+    token = _ISOLATED.set(outer | {id(model)})
     try:
         with (
             random_state_kept(),
@@ -56,43 +60,70 @@ def isolated(model: nn.Module) -> Iterator[None]:
             module.training = flag
         for module, hooks, pre_hooks in backward_hooks:
             module._backward_hooks, module._backward_pre_hooks = hooks, pre_hooks
-        _WATCHED.reset(token)
-        if written is not None:
-            written.put_back()
+        _ISOLATED.reset(token)
+        for state in states:
+            state.restore_names()
+        for state in states:
+            state.restore_values()
 
 
+@dataclass(frozen=True, eq=False)
 class _ModuleState:
-    """What a model's own forward may write into its modules, as it is before: see `isolated`.
+    """What a forward may write into one module, as it was when captured.
 
-    Where a forward makes modules, parameters or buffers, as lazy ones do, that module is left as it is then: to put
-    back but a part of it would be worse.
+    Attributes:
+        module: The module.
+        structure: What `_structure` said of it.
+        attributes: Its numbers and tensors, by name.
+        buffers: Its buffers, by name.
+        lists: Each list among the states of a torchmetrics metric, with its entries.
+        values: Each tensor that a forward may write to in place, with a copy of its values.
     """
 
-    def __init__(self, model: nn.Module) -> None:
-        self._modules: list[tuple[nn.Module, object, dict[str, Any], dict[str, Tensor | None]]] = []
-        self._states: list[tuple[list[Any], list[Any]]] = []
-        self._values: list[tuple[Tensor, Tensor]] = []
-        for module in model.modules():
-            own = {name: value for name, value in vars(module).items() if name not in _OF_EVERY_MODULE}
-            attributes = {name: value for name, value in own.items() if type(value) in (int, float, Tensor)}
-            buffers = dict(module._buffers.items())
-            self._modules.append((module, _made_of(module), attributes, buffers))
-            states = list(own.values()) if is_kind(module, "Metric") else []
-            self._states += [(state, list(state)) for state in states if type(state) is list]
-            tensors = [each for each in (*buffers.values(), *states) if isinstance(each, Tensor)]
-            self._values += [(tensor, tensor.detach().clone()) for tensor in tensors if _can_be_written(tensor)]
+    module: nn.Module
+    structure: object
+    attributes: dict[str, Any]
+    buffers: dict[str, Tensor | None]
+    lists: list[tuple[list[Any], list[Any]]] = field(default_factory=list)
+    values: list[tuple[Tensor, Tensor]] = field(default_factory=list)
 
-    def put_back(self) -> None:
-        """Put back what is another now."""
-        for module, made_of, attributes, buffers in self._modules:
-            if _made_of(module) != made_of:
-                continue
-            _restore(vars(module), attributes)
-            if isinstance(module._buffers, dict):  # else it is scripted, and makes other tensors of them each time
-                _restore(module._buffers, buffers)
-        for state, before in self._states:
-            state[:] = before
-        for tensor, value in self._values:
+    @classmethod
+    def capture(cls, model: nn.Module) -> list[_ModuleState]:
+        """Capture the state of all modules of a model."""
+        return [cls._of(module) for module in model.modules()]
+
+    @classmethod
+    def _of(cls, module: nn.Module) -> _ModuleState:
+        own = {name: value for name, value in vars(module).items() if name not in _NAMES_OF_EVERY_MODULE}
+        buffers = dict(module._buffers.items())
+        metric_states = list(own.values()) if is_kind(module, "Metric") else []
+        tensors = [each for each in (*buffers.values(), *metric_states) if isinstance(each, Tensor)]
+        return cls(
+            module,
+            _structure(module),
+            {name: value for name, value in own.items() if type(value) in (int, float, Tensor)},
+            buffers,
+            [(state, list(state)) for state in metric_states if type(state) is list],
+            [(tensor, tensor.detach().clone()) for tensor in tensors if _is_writable(tensor)],
+        )
+
+    def restore_names(self) -> None:
+        """Let attributes and buffers be the objects again that they were.
+
+        A forward that creates modules, parameters or buffers, as lazy modules do, has changed the structure of its
+        module, which is then left as it is: restoring a part of it would be worse.
+        """
+        if _structure(self.module) != self.structure:
+            return
+        _restore(vars(self.module), self.attributes)
+        if isinstance(self.module._buffers, dict):  # else it is scripted, and makes new tensors of them each time
+            _restore(self.module._buffers, self.buffers)
+
+    def restore_values(self) -> None:
+        """Write back the contents of lists and tensors that have changed."""
+        for entries, before in self.lists:
+            entries[:] = before
+        for tensor, value in self.values:
             if tensor.shape != value.shape:
                 tensor.data = value
             elif not torch.equal(tensor, value):
@@ -101,26 +132,26 @@ class _ModuleState:
 
 
 def _restore(names: dict[str, Any], before: dict[str, Any]) -> None:
-    """Let the names that stand for something else now stand for what they did."""
+    """Bind names again to the objects that they were bound to before, if they are bound to others now."""
     names.update({name: value for name, value in before.items() if names[name] is not value})
 
 
-def _made_of(module: nn.Module) -> object:
-    """Its class, and the names of what it has."""
+def _structure(module: nn.Module) -> object:
+    """Return the class of a module and the names of all that it has; equal as long as nothing is added or removed."""
     parts = (module._parameters, module._buffers, module._modules, vars(module))
     return type(module), *(tuple(part.keys()) for part in parts)
 
 
-def _can_be_written(tensor: Tensor) -> bool:
-    """Whether it has values of its own: not before it is initialized, nor where it is a view with repeated values."""
+def _is_writable(tensor: Tensor) -> bool:
+    """Whether a tensor has values of its own: it is initialized, and not a view that repeats values."""
     return not (is_lazy(tensor) or tensor.is_meta) and tensor.layout == torch.strided and 0 not in tensor.stride()
 
 
 @contextmanager
 def random_state_kept() -> Iterator[None]:
-    """Put the random number generators back on the way out."""
+    """Restore the random number generators on the way out."""
     python_state = random.getstate()
-    numpy_state = np.random.get_state()  # noqa: NPY002 - the global generator is what must be put back
+    numpy_state = np.random.get_state()  # noqa: NPY002 - the global generator is what must be restored
     torch_state = torch.get_rng_state()
     cuda_used = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
     cuda_states = torch.cuda.get_rng_state_all() if cuda_used else None

@@ -11,21 +11,32 @@ ReshapeTransform = Callable[[Tensor], Tensor]
 """Called with a layer's output; returns it as (N, channels, *spatial). It may only rearrange and leave out."""
 
 _PREFIX_TOKENS = (0, 1, 2, 5)  # none; class token; class and distillation token; class token and four registers
+_MIN_TOKENS = 4
+
+_MAX_DISTORTION = 8.0  # of maps with the channels first
+_MAX_DISTORTION_OF_CHANNELS_LAST = 1.5
+_MAX_DISTORTION_OF_VIDEOS = 4.0  # with the channels last: videos shrink less in time than in space
+_MAX_DISTORTION_OF_TOKENS = 1.1
+_DISTORTION_OF_A_LINE = 4.0  # assumed of one row or column, whose proportions tell nothing
+_MAX_ENLARGEMENT = 8.0  # of an output in comparison with the images
 
 
 def to_maps(output: Tensor, size: Sequence[int], reshape_transform: ReshapeTransform | None = None) -> Tensor | None:
-    """A layer's output as maps (N, channels, *spatial); None if it has no positions that fit images of `size`.
+    """Return a layer's output as maps (N, channels, *spatial); None if it has no positions that fit images of `size`.
 
-    Understood are (N, channels, *spatial), (N, *spatial, channels), and for images with two spatial dimensions tokens
-    (N, tokens, channels): row by row, with one, two or five tokens before them that belong to no position (class token,
-    registers). The grid of tokens is the one with the proportions of the image. Where two readings are possible, the
-    one that keeps the proportions of the image better is taken; for sequences always (N, channels, time), because
-    nothing tells the two apart there.
+    Understood are (N, channels, *spatial), (N, *spatial, channels), and, for images with two spatial dimensions, tokens
+    (N, tokens, channels): row by row, with up to five tokens before them that belong to no position (class token,
+    registers). The grid of tokens is the one with the proportions of the image. If two readings are possible, the one
+    that keeps the proportions of the image better is taken; for sequences it is always (N, channels, time), because
+    nothing tells the two apart.
 
     Args:
-        output: What the layer put out.
+        output: The output.
         size: Spatial size of the images.
-        reshape_transform: What the user says instead.
+        reshape_transform: The user's own way to bring it to (N, channels, *spatial).
+
+    Raises:
+        TypeError: `reshape_transform` does not return a tensor.
     """
     if reshape_transform is not None:
         maps = reshape_transform(output)
@@ -37,8 +48,8 @@ def to_maps(output: Tensor, size: Sequence[int], reshape_transform: ReshapeTrans
     if output.ndim == len(size) + 2:
         first, last = _distortion(output.shape[2:], size), _distortion(output.shape[1:-1], size)
         if first <= last:
-            return output if first <= 8 and output.shape[2:].numel() > 1 else None
-        most = 1.5 if len(size) == 2 else 4  # videos shrink less in time than in space
+            return output if first <= _MAX_DISTORTION and output.shape[2:].numel() > 1 else None
+        most = _MAX_DISTORTION_OF_CHANNELS_LAST if len(size) == 2 else _MAX_DISTORTION_OF_VIDEOS
         return output.movedim(-1, 1) if last <= most and output.shape[1:-1].numel() > 1 else None
     if output.ndim == 3 and len(size) == 2:
         grid = token_grid(output.shape[1], size)
@@ -55,22 +66,25 @@ def is_channels_first(output: Tensor, size: Sequence[int]) -> bool:
 
 
 def token_grid(tokens: int, size: Sequence[int]) -> tuple[int, int] | None:
-    """Height and width of the grid that so many tokens form for images of `size`, with the fewest tokens left over."""
+    """Return height and width of the grid that tokens form for images of `size`, with the fewest tokens left over."""
     for prefix in _PREFIX_TOKENS:
         positions = tokens - prefix
-        if positions < 4:
+        if positions < _MIN_TOKENS:
             return None
         height = round(math.sqrt(positions * size[0] / size[1]))
-        if height and positions % height == 0 and _distortion((height, positions // height), size) < 1.1:
-            return height, positions // height
+        if not height or positions % height:
+            continue
+        grid = (height, positions // height)
+        if _distortion(grid, size) < _MAX_DISTORTION_OF_TOKENS:
+            return grid
     return None
 
 
 def _distortion(output: Sequence[int], size: Sequence[int]) -> float:
-    """How much more an output shrinks in one dimension than in another; 1 for the proportions of the image."""
-    if min(output) == 0 or max(out / side for out, side in zip(output, size, strict=True)) > 8:
+    """Return how much more an output shrinks in one dimension than in another; 1 for the proportions of the image."""
+    ratios = [out / side for out, side in zip(output, size, strict=True)]
+    if min(output) == 0 or max(ratios) > _MAX_ENLARGEMENT:
         return math.inf
     if min(output) == 1 and len(output) > 1:
-        return 4.0  # one row or column: its proportions tell nothing
-    ratios = [out / side for out, side in zip(output, size, strict=True)]
+        return _DISTORTION_OF_A_LINE
     return max(ratios) / min(ratios)
