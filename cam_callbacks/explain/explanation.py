@@ -142,7 +142,7 @@ class Explanation:
         return _combined([self], lambda parts: parts[0][rows])
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave out `heatmaps`, which are computed anew when asked for."""
+        """Leave out `heatmaps`, which are computed again when asked for."""
         return {field.name: getattr(self, field.name) for field in fields(self)}
 
 

@@ -171,7 +171,7 @@ def test_settings_out_of_range_are_refused(arguments, message):
 
 
 @pytest.mark.slow
-def test_on_photos_and_trained_weights_few_passes_are_enough_and_the_error_is_honest(data_folder):
+def test_on_photos_few_passes_are_enough_and_the_error_is_honest(data_folder):
     state = torch.load(data_folder / "weights" / "squeezenet1_1_imagenet_fp16.pth", weights_only=True)
     network = torchvision.models.squeezenet1_1()
     network.load_state_dict({name: weight.float() for name, weight in state.items()})
@@ -208,7 +208,7 @@ class TestSurrogate:
         assert len(chosen.unique()) == 12
         assert 7 not in chosen
 
-    def test_keeps_the_scores_that_it_saw_and_predicts_a_smooth_function_of_the_masks(self, maps):
+    def test_keeps_seen_scores_and_predicts_a_smooth_function_of_the_masks(self, maps):
         scores = torch.sin(torch.linspace(0, 3, 60)) - 2
         surrogate = Surrogate(maps)
         seen = surrogate.landmarks(15)

@@ -46,7 +46,7 @@ def test_a_map_of_a_callable_is_compared_with_one_of_the_same_callable(small_cnn
     model, images, target = small_cnn(), blobs(4, 32, 32), RegressionTarget(2)
     explanation = GradCAM()(model, images, "features", target)
     of_class = GradCAM()(model, images, "features", 2)
-    with pytest.raises(ValueError, match="targets is missing; give the callable .* RegressionTarget"):
+    with pytest.raises(ValueError, match=r"targets is missing; give the callable .* RegressionTarget"):
         faithfulness.randomization(model, images, explanation, GradCAM())
     alike = faithfulness.randomization(model, images, explanation, GradCAM(), targets=target)
     same = faithfulness.randomization(model, images, of_class, GradCAM())

@@ -236,7 +236,7 @@ def test_buffers_that_were_made_in_inference_mode_are_put_back():
         assert what_is_in(module) == before
 
 
-def test_a_buffer_that_changes_its_shape_in_place_is_put_back_and_so_are_the_flags():
+def test_a_buffer_that_changes_its_shape_in_place_is_restored():
     module = Writes().train()
     with isolated(module):
         module.in_place.resize_(5).fill_(1)

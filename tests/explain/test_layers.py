@@ -69,7 +69,7 @@ class TestChoose:
     def test_finds_layers_of_signals_and_volumes(self, small_cnn, size):
         assert chosen(small_cnn(dimensions=len(size)), torch.zeros(1, 3, *size)) == "features"
 
-    def test_keeps_features_that_happen_to_have_as_many_channels_as_there_are_classes(self, small_cnn):
+    def test_keeps_features_with_as_many_channels_as_there_are_classes(self, small_cnn):
         network = small_cnn(channels=12, classes=12)
         assert chosen(network, torch.zeros(1, 3, 16, 16)) == "features"
 

@@ -86,22 +86,20 @@ def test_does_not_grow_with_the_channels_of_the_layer(network, blobs, weighting)
     assert few <= many <= 1.1 * few
 
 
-@pytest.mark.parametrize("weighting", WEIGHTINGS)
-def test_does_not_grow_with_the_images_beyond_themselves_and_their_maps(network, blobs, weighting):
+def test_does_not_grow_with_the_images_beyond_themselves_and_their_maps(network, blobs):
     model, few, many = network(16), blobs(4, 64, 64), blobs(16, 64, 64)
-    peak_of_few, kept_of_few = peak(weighting, model, few)
-    peak_of_many, kept_of_many = peak(weighting, model, many)
+    peak_of_few, kept_of_few = peak("probability", model, few)
+    peak_of_many, kept_of_many = peak("probability", model, many)
     images = many.nbytes - few.nbytes
     activations = 12 * 16 * 4 * 4 * 4  # 12 images more, 16 channels of 4*4 positions, float32
     maps = activations + kept_of_many - kept_of_few
     assert peak_of_many - peak_of_few <= images + maps + 0.01 * peak_of_few
 
 
-@pytest.mark.parametrize("weighting", WEIGHTINGS)
-def test_no_more_than_a_batch_of_images_is_forwarded_at_once(small_cnn, blobs, forwarded, weighting):
+def test_no_more_than_a_batch_of_images_is_forwarded_at_once(small_cnn, blobs, forwarded):
     model = small_cnn()
     sizes = forwarded(model)
-    exact(weighting, batch_size=8)(model, blobs(19, 24, 24), "features")
+    exact(batch_size=8)(model, blobs(19, 24, 24), "features")
     assert max(sizes) == 8
 
 

@@ -160,7 +160,7 @@ class TestEndsInSigmoid:
         assert ends_in_sigmoid(lambda: logits.sigmoid().clamp(1e-6, 1 - 1e-6).double())
         assert not ends_in_sigmoid(lambda: logits * 1.0)
 
-    def test_several_sigmoids_are_warned_of_where_classes_are_taken_to_exclude_each_other(self, small_cnn, blobs):
+    def test_several_sigmoids_without_multi_label_are_warned_of(self, small_cnn, blobs):
         network, images = nn.Sequential(small_cnn(), nn.Sigmoid()), blobs(2, 24, 24)
         with pytest.warns(UserWarning, match=r"a sigmoid for each of several classes.* multi_label=True"):
             ScoreCAM()(network, images, "0.features")
@@ -185,7 +185,7 @@ class TestEndsInSigmoid:
                 expected = method(network.net, images[:count], "features", 1)
                 torch.testing.assert_close(explained.layer_maps, expected.layer_maps)
 
-    def test_a_binary_head_that_returns_probabilities_gives_the_maps_of_its_logits(self, small_cnn, blobs):
+    def test_a_binary_head_with_a_sigmoid_gives_the_maps_of_its_logits(self, small_cnn, blobs):
         network, images = small_cnn(classes=1), blobs(3, 24, 24)
         with pytest.warns(UserWarning, match="the model returns probabilities"):
             explanation = ScoreCAM()(nn.Sequential(network, nn.Sigmoid()), images, "0.features")

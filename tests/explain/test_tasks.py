@@ -81,7 +81,7 @@ def test_regression(method, small_cnn, images):
     assert explanation.score_kind == "RegressionTarget(index=2)"
 
 
-def test_score_cam_of_a_regression_weighs_what_each_mask_adds_to_the_empty_image(small_cnn, images):
+def test_score_cam_of_a_regression_weighs_what_masks_add(small_cnn, images):
     network = small_cnn()
     explanation = ScoreCAM(tolerance=0)(network, images, "features", RegressionTarget(2))
     activations = network.features(images).detach()
