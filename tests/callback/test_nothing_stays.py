@@ -14,8 +14,9 @@ import pytest
 import torch
 from lightning.pytorch import Callback, Trainer
 from lightning_runs import Squares, TinyModule, fit, loader, looks, quiet
+from states import state_of
 from torch import Tensor, nn
-from traces import around, state_of
+from traces import around
 
 from cam_callbacks import CAM, Audit, CAMMonitor, GradCAM, Method, ScoreCAM
 

@@ -4,11 +4,11 @@ import random
 
 import numpy as np
 import pytest
+import states
 import torch
 import torch.nn.functional as F
-import traces
+from states import as_bytes
 from torch import nn
-from traces import as_bytes
 
 from cam_callbacks import GradCAM, ScoreCAM
 from cam_callbacks.explain import progress
@@ -77,7 +77,7 @@ def network(images):
 
 def state_of(network, images):
     """All that an explanation could change, in values that compare with `==`."""
-    return traces.state_of(network) | {"images": (as_bytes(images), images.requires_grad, images.grad)}
+    return states.state_of(network) | {"images": (as_bytes(images), images.requires_grad, images.grad)}
 
 
 @pytest.mark.parametrize("layer", [None, "7", "5"])
