@@ -4,7 +4,8 @@ import { decoded, el } from './elements.js';
 import { isByClass, term } from './glossary.js';
 import { digits, interval, judged, markdown, moment, plural } from './words.js';
 
-export function verdict(run, look, name, whole) {
+/** The verdict on a run at a look: in short, or whole. */
+export function verdict(run, look, whole = false) {
   const { audit } = look;
   const blocks = audit ? markdown(audit.verdict.text) : [];
   const meaning = audit && term(UNJUDGED.includes(audit.verdict.state) ? 'verdict' : audit.gap, 'What it means');
@@ -13,7 +14,7 @@ export function verdict(run, look, name, whole) {
     'section',
     { class: `verdict ${audit?.verdict.state.replaceAll(' ', '-') ?? ''}`, 'aria-label': `Verdict on ${run.name}` },
     el('header',
-      el('h2', { class: `key run-${name}` }, run.title),
+      el('h2', { class: `key run-${run.side}` }, run.title),
       el('span.state', audit?.verdict.state ?? 'no audit'),
       el('span.facts', [moment(look), ...(audit ? [plural(audit.images, 'image'), masks] : [])].join(' · ')),
     ),

@@ -8,7 +8,7 @@ import { judged, overall, short } from './words.js';
  *
  * Lines are stretched with their box; strokes and points, drawn as strokes of no length, are not.
  *
- * @param lines [{name: 'a' or 'b', points: [{x, value, low, high, chance, state}]}], x counted in looks
+ * @param lines [{name: the side of its run, points: [{x, value, low, high, chance, state}]}], x counted in looks
  * @param count how many looks there are
  * @param threshold a level to mark, or null
  */
@@ -91,12 +91,12 @@ export const CURVES = [
 
 /** The chart of a curve for some runs over the steps of all of them. */
 export function curveOf(curve, runs, steps) {
-  const lines = runs.map((run, index) => {
+  const lines = runs.map((run) => {
     const points = run.looks.map(({ step, audit }) => {
       const estimate = curve.estimate(audit, curve.measure(audit));
       return estimate && { ...estimate, x: steps.indexOf(step), state: curve.state?.(audit) };
     });
-    return { name: 'ab'[index], points: points.filter((point) => point?.value != null) };
+    return { name: run.side, points: points.filter((point) => point?.value != null) };
   });
   const { audit } = runs.flatMap((run) => run.looks).find((look) => look.audit) ?? {};
   return chart(lines, steps.length, (audit && curve.threshold?.(audit)) ?? null);

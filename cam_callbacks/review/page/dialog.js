@@ -20,12 +20,15 @@ function whenSeen(node, callback, root = null) {
 
 /** One probe over all looks, its channels now, the swaps of the audit. */
 export class ProbeDialog {
+  node;
   #title = el('h2', { id: 'probe-title' });
   #content = el('div.content');
   #shown = '';
+  #sections = [];
+  #goTo;
 
   constructor(onClose, goTo) {
-    this.goTo = goTo;
+    this.#goTo = goTo;
     this.node = el('dialog.probe', { 'aria-labelledby': 'probe-title', onclose: onClose },
       el('header', this.#title, el('button', { type: 'button', onclick: () => this.node.close() }, 'Close (Esc)')),
       this.#content,
@@ -33,7 +36,7 @@ export class ProbeDialog {
     this.node.addEventListener('click', (event) => event.target === this.node && this.node.close());
   }
 
-  /** Show probe `index` of some runs, each with the look that is current: [{run, name, look}]. */
+  /** Show probe `index` of some runs, each with the look that is current: [{run, look}]. */
   show(sides, index, colors) {
     const probe = sides[0].look.probes[index];
     if (!probe) return this.hide();
@@ -41,23 +44,23 @@ export class ProbeDialog {
     const what = [index, colors, ...sides.map(({ run }) => `${run.name}/${run.looks.length}`)].join('\n');
     if (what !== this.#shown) {
       this.#shown = what;
-      this.sections = sides.map((side) => this.#section(side, index, colors));
-      this.#content.replaceChildren(...this.sections.map(({ node }) => node));
+      this.#sections = sides.map((side) => this.#section(side, index, colors));
+      this.#content.replaceChildren(...this.#sections.map(({ node }) => node));
     }
     if (!this.node.open) this.node.showModal();
-    this.sections.forEach((section, at) => this.#mark(section, sides[at], index, colors));
+    this.#sections.forEach((section, at) => this.#mark(section, sides[at], index, colors));
   }
 
   hide() {
     if (this.node.open) this.node.close();
   }
 
-  #section({ run, name }, index, colors) {
+  #section({ run }, index, colors) {
     const strip = el('div.strip');
     const tiles = run.looks.map(({ step, epoch }) => this.#tile(run, step, epoch, index, colors, strip));
     strip.append(...tiles);
     const now = el('div.now');
-    const node = el('section', el('h3', { class: `key run-${name}` }, run.title), strip, now);
+    const node = el('section', el('h3', { class: `key run-${run.side}` }, run.title), strip, now);
     return { node, strip, tiles, now };
   }
 
@@ -65,7 +68,7 @@ export class ProbeDialog {
     const words = el('span.number', '…');
     const when = epoch == null ? `step ${step}` : `epoch ${epoch}`;
     const empty = el('span.picture');
-    const tile = el('button.tile', { type: 'button', onclick: () => this.goTo(step) }, empty, words, el('small', when));
+    const tile = el('button.tile', { type: 'button', onclick: () => this.#goTo(step) }, empty, words, el('small', when));
     whenSeen(tile, async () => {
       const look = await run.look(step).catch(() => null);
       const probe = look?.probes[index];
@@ -84,7 +87,8 @@ export class ProbeDialog {
     const at = run.steps.indexOf(look.step);
     tiles.forEach((tile, place) => tile.setAttribute('aria-current', place === at));
     if (now.dataset.step === String(look.step) && now.dataset.colors === colors) return;
-    Object.assign(now.dataset, { step: look.step, colors });
+    now.dataset.step = look.step;
+    now.dataset.colors = colors;
     const tile = tiles[at];
     strip.scrollLeft = tile.offsetLeft - strip.offsetLeft - (strip.clientWidth - tile.offsetWidth) / 2;
     const probe = look.probes[index];

@@ -4,7 +4,7 @@ import { HashAddress } from './address.js';
 import { HttpSource } from './sources.js';
 import { show } from './view.js';
 
-const PLUGIN = 'cam_callbacks';
+const PLUGIN = new URL('.', import.meta.url).pathname.split('/').at(-2); // .../data/plugin/cam_callbacks/
 const POLL_MS = 10_000;
 
 /** Called by TensorBoard in the iframe of the tab. */

@@ -37,6 +37,7 @@ export function paint(canvas, map, colors) {
 
 /** A photo with a heatmap as a layer of its own; its opacity is the style `--heat`. */
 export class Picture {
+  node;
   #canvas = el('canvas');
   #note = el('span.note');
 

@@ -5,7 +5,8 @@ import { curveOf, CURVES } from './curves.js';
 import { el } from './elements.js';
 import { Glossary } from './glossary.js';
 import { Picture } from './picture.js';
-import { Run, skippedFiles } from './sources.js';
+import { Run } from './run.js';
+import { skippedFiles } from './skipped.js';
 import { className, digits, moment } from './words.js';
 
 const TILES_PRINTED = 24;
@@ -40,7 +41,7 @@ async function printedRun(run, manyMonitors) {
   ]) : [];
   return el('article',
     el('h2.title', manyMonitors ? `${run.name}, ${run.monitor}` : run.name),
-    verdict(run, latest, 'a', true),
+    verdict(run, latest, true),
     curves,
     el('h3', 'Heatmaps'),
     await printedProbes(run),

@@ -37,9 +37,7 @@ const cardOf = new WeakMap();
 const CARDS_IN_VIEW = new IntersectionObserver(
   (entries) => {
     for (const { target, isIntersecting } of entries) {
-      const card = cardOf.get(target);
-      card.inView = isIntersecting;
-      if (isIntersecting) card.paint?.();
+      cardOf.get(target).setInView(isIntersecting);
     }
   },
   { rootMargin: '200px' },
@@ -47,14 +45,19 @@ const CARDS_IN_VIEW = new IntersectionObserver(
 
 /** A probe at a look: photo and heat (painted while in view), labels with probabilities, heat on the object beside chance. */
 class Card {
+  node;
   #labels = el('span.labels');
   #extra = el('span.extra');
+  #index;
+  #picture;
+  #isInView = false;
+  #paint = () => {};
 
   constructor(index, photo, open) {
-    this.index = index;
-    this.picture = new Picture(photo);
+    this.#index = index;
+    this.#picture = new Picture(photo);
     this.node = el('button.card', { type: 'button', 'data-probe': index, onclick: open },
-      this.picture.node,
+      this.#picture.node,
       this.#labels,
       this.#extra,
     );
@@ -62,10 +65,15 @@ class Card {
     CARDS_IN_VIEW.observe(this.node);
   }
 
+  setInView(isInView) {
+    this.#isInView = isInView;
+    if (isInView) this.#paint();
+  }
+
   show(look, colors) {
-    const probe = look.probes[this.index];
-    this.paint = () => this.picture.show(probe, look.maps[this.index], colors);
-    if (this.inView) this.paint();
+    const probe = look.probes[this.#index];
+    this.#paint = () => this.#picture.show(probe, look.maps[this.#index], colors);
+    if (this.#isInView) this.#paint();
     const { label, predicted } = probe;
     const wrong = isMistake(probe);
     const said = wrong ? '✗ said' : 'said';
@@ -105,18 +113,25 @@ function heatBar({ heat_on_object: heat, heat_on_object_chance: chance }) {
 
 /** The probes of one run, and below them its tables. */
 export class Pane {
+  node;
   #cards = [];
   #facts = el('span.facts');
   #grid = el('div.cards');
   #none = el('p.none');
   #appendix = el('div.appendix');
+  #run;
+  #open;
+  #photos = null;
+  #shownAppendix = '';
 
-  constructor(run, name, open) {
-    Object.assign(this, { run, open });
+  /** @param open called with the index of a probe */
+  constructor(run, open) {
+    this.#run = run;
+    this.#open = open;
     this.node = el(
       'section',
       { class: 'pane', 'aria-label': `Probes of ${run.name}` },
-      el('header', el('h2', { class: `key run-${name}` }, run.title), this.#facts),
+      el('header', el('h2', { class: `key run-${run.side}` }, run.title), this.#facts),
       this.#grid,
       this.#none,
       this.#appendix,
@@ -142,18 +157,19 @@ export class Pane {
   }
 
   #makeCards({ probes, photos }) {
-    if (this.#cards.length === probes.length && this.photos === photos) return;
-    this.photos = photos;
+    if (this.#cards.length === probes.length && this.#photos === photos) return;
+    this.#photos = photos;
     for (const { node } of this.#cards) CARDS_IN_VIEW.unobserve(node);
-    this.#cards = probes.map((_, index) => new Card(index, photos[index], () => this.open(index)));
+    this.#cards = probes.map((_, index) => new Card(index, photos[index], () => this.#open(index)));
   }
 
   /** Tables and the picture of swaps, each staying open or closed as it was, and made when it is open. */
   #showAppendix(step) {
-    if (this.shown === `${step}/${this.run.looks.length}`) return;
-    this.shown = `${step}/${this.run.looks.length}`;
+    const shown = `${step}/${this.#run.looks.length}`;
+    if (this.#shownAppendix === shown) return;
+    this.#shownAppendix = shown;
     const open = [...this.#appendix.querySelectorAll('details[open]')].map((each) => each.dataset.title);
-    const sections = appendix(this.run, this.run.at(step)).map(([title, make]) => {
+    const sections = appendix(this.#run, this.#run.at(step)).map(([title, make]) => {
       const content = el('div.scroll');
       const fillIn = () => content.childElementCount === 0 && content.append(make());
       const attributes = { 'data-title': title, open: open.includes(title), ontoggle: fillIn };
