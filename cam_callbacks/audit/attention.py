@@ -56,7 +56,7 @@ def heat_by_chance(heatmaps: Tensor, masks: Tensor, labels: Tensor) -> Tensor:
 
 
 def mean_heat_by_chance(heatmaps: Tensor, masks: Tensor) -> Tensor:
-    """Return (200,) means of `heat_on_object` that arise by chance: with the masks shuffled, so that none keeps its own.
+    """Return (200,) means of `heat_on_object` that arise by chance: with shuffled masks, none of which stays in place.
 
     Args:
         heatmaps: (n, *spatial), of one class; maps without heat are left out.
@@ -83,7 +83,7 @@ def _shares_with_all_masks(heatmaps: Tensor, masks: Tensor) -> Tensor:
 
 
 def is_informative(masks: Tensor) -> Tensor:
-    """Return (N,) whether a mask (N, *spatial) bool says where the object is: it is not empty and does not cover all."""
+    """Return (N,) whether a mask (N, *spatial) bool says where the object is: not empty, and not covering all."""
     flat = masks.flatten(1).bool()
     return flat.any(dim=1) & ~flat.all(dim=1)
 
@@ -134,7 +134,7 @@ def pointing(heatmaps: Tensor, masks: Tensor) -> Tensor:
 
 
 def border_share(heatmaps: Tensor) -> Tensor:
-    """Return the share of the heat in the outer ring (`interventions.ring`), (N,); chance is the ring's share of the area."""
+    """Return (N,) the share of the heat in the outer ring (`interventions.ring`); chance is the ring's area."""
     border = ring(heatmaps.shape[1:]).to(heatmaps.device)
     return heat_on_object(heatmaps, border.expand_as(heatmaps))
 

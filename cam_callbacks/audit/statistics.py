@@ -88,7 +88,7 @@ def _estimate(values: Tensor, chance: Tensor | float | None) -> Estimate:
 
 
 def bootstrap(values: Tensor) -> tuple[float, float]:
-    """Return the percentile bootstrap 95 % interval of the mean (Efron & Tibshirani 1993, chapter 13); NaN for no values.
+    """Return the percentile bootstrap 95 % interval of the mean (Efron & Tibshirani 1993, chapter 13); NaN if empty.
 
     It draws from a generator of its own: the same values give the same interval, and no global generator is touched.
 

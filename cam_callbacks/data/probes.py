@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -25,7 +25,7 @@ MaskSource = Literal["given", "estimated", "none"]
 _WHOLE_NUMBERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, init=False)
 class ProbeSet:
     """N images with what is known about them.
 
@@ -46,28 +46,43 @@ class ProbeSet:
     """
 
     images: Tensor
-    labels: Tensor | None = None
-    masks: Tensor | None = None
-    class_names: ClassNames = field(default_factory=ClassNames)
-    normalization: Normalization | None = None
-    masks_estimated: bool = False
-    groups: Tensor | None = None
+    labels: Tensor | None
+    masks: Tensor | None
+    class_names: ClassNames
+    normalization: Normalization | None
+    masks_estimated: bool
+    groups: Tensor | None
 
-    def __post_init__(self) -> None:
-        images = self.images
+    def __init__(
+        self,
+        images: Tensor,
+        labels: Tensor | None = None,
+        masks: Tensor | None = None,
+        class_names: Sequence[str] | None = None,
+        normalization: Literal["imagenet"] | tuple[Sequence[float], Sequence[float]] | None = None,
+        masks_estimated: bool = False,
+        groups: Tensor | None = None,
+    ) -> None:
         if not isinstance(images, Tensor) or not images.is_floating_point():
             raise TypeError(f"images must be floating point, as the model is fed (normalized); got {_type_of(images)}")
         if images.ndim < 3 or len(images) == 0:
             raise ValueError(f"images has shape {tuple(images.shape)}; at least one of (C, *spatial) is needed")
-        object.__setattr__(self, "labels", _as_int64("labels", self.labels, len(images)))
-        object.__setattr__(self, "groups", _as_int64("groups", self.groups, len(images)))
         expected = (len(images), *images.shape[2:])
-        if self.masks is not None and (not isinstance(self.masks, Tensor) or self.masks.dtype != torch.bool):
-            raise TypeError(f"masks must be bool, True on the object; got {_type_of(self.masks)}")
-        if self.masks is not None and self.masks.shape != expected:
-            raise ValueError(f"masks has shape {tuple(self.masks.shape)}; images {tuple(images.shape)} need {expected}")
-        object.__setattr__(self, "class_names", ClassNames(self.class_names))
-        object.__setattr__(self, "normalization", as_normalization(self.normalization))
+        if masks is not None and (not isinstance(masks, Tensor) or masks.dtype != torch.bool):
+            raise TypeError(f"masks must be bool, True on the object; got {_type_of(masks)}")
+        if masks is not None and masks.shape != expected:
+            raise ValueError(f"masks has shape {tuple(masks.shape)}; images {tuple(images.shape)} need {expected}")
+        fields = {
+            "images": images,
+            "labels": _as_int64("labels", labels, len(images)),
+            "masks": masks,
+            "class_names": ClassNames(class_names),
+            "normalization": as_normalization(normalization),
+            "masks_estimated": masks_estimated,
+            "groups": _as_int64("groups", groups, len(images)),
+        }
+        for name, value in fields.items():
+            object.__setattr__(self, name, value)
 
     def __len__(self) -> int:
         """Return the number of probes, N."""
