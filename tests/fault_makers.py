@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, TensorDataset
 from torch.utils.tensorboard import SummaryWriter
 
-from cam_callbacks import CAMMonitor, GradCAM, ScoreCAM
+from cam_callbacks import CAMMonitor, Figures, GradCAM, ScoreCAM
 
 STEPS = 3
 """Of an epoch."""
@@ -182,7 +182,10 @@ class SetsStyle(Callback):
         self.monitor = monitor
 
     def on_validation_start(self, trainer: Trainer, pl_module: Any) -> None:
-        self.monitor.style = "rainbow" if in_epoch_1(pl_module) else "blend"
+        figures = Figures()
+        if in_epoch_1(pl_module):
+            object.__setattr__(figures, "overlay_style", "rainbow")  # around its check
+        object.__setattr__(self.monitor.settings, "figures", figures)
 
 
 def answers_not_finite(module: Any, images: Tensor) -> Any:

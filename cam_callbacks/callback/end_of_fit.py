@@ -35,12 +35,13 @@ class EndOfFit(HeatmapStage):
         try:
             return self.agreed(act)
         except StepFailedError as failed:
-            if self.settings.on_error == "raise":
-                raise failed.error or RuntimeError(f"CAMMonitor could not {what} on another rank") from failed
-            if failed.error is not None:
-                trace = "".join(traceback.format_exception(failed.error))
-                warnings.warn(f"CAMMonitor could not {what}.\n{trace}", stacklevel=2)
-            return None
+            own = failed.error
+        if self.settings.on_error == "raise":
+            raise own or RuntimeError(f"CAMMonitor could not {what} on another rank")
+        if own is not None:
+            trace = "".join(traceback.format_exception(own))
+            warnings.warn(f"CAMMonitor could not {what}.\n{trace}", stacklevel=2)
+        return None
 
     def _randomization(self, snapshot: Snapshot) -> float:
         similarity = randomization(

@@ -166,8 +166,9 @@ class Evaluation(Stage):
             with retries.attempt(part):
                 return act(*args, **kwargs)
         except StepFailedError as failed:
-            self._fail(part, failed.error)
-            return None
+            own = failed.error
+        self._fail(part, own)
+        return None
 
     def _fail(self, part: Part, own: Exception | None) -> None:
         trainer = self.trainer

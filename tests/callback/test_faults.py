@@ -30,7 +30,7 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning_runs import BATCH, Squares, TinyModule, fit, image_steps, loader, own_warnings, scalars, when
 from traces import around, assert_equal, state_of
 
-from cam_callbacks import CAM, CAMMonitor
+from cam_callbacks import CAM, Audit, CAMMonitor
 
 LOOKS_FAIL = [name for name, fault in FAULTS.items() if fault.outcome is not PASSES_THROUGH]
 
@@ -65,7 +65,7 @@ def run(maker: Maker, folder: Path, callbacks: list[Callback], epochs: int = 3) 
 
 def watched(maker: Maker, **arguments: Any) -> CAMMonitor:
     """The monitor of a run with a fault; it audits, on all images that there are."""
-    return CAMMonitor(**({"num_probes": PROBES, "num_audit_images": AUDITED} | maker.monitor() | arguments))
+    return CAMMonitor(**({"num_probes": PROBES, "audit": Audit(num_images=AUDITED)} | maker.monitor() | arguments))
 
 
 def meddlers(maker: Maker, monitor: CAMMonitor) -> list[Callback]:
@@ -111,9 +111,9 @@ def test_the_run_goes_on_as_without_the_monitor(name: str, tmp_path: Path) -> No
         assert len(own) - len(with_traceback) == outcome.remarks
     assert all(says in text for text in own)
     if outcome.tracebacks == 3:
-        assert ["gives up" in text for text in with_traceback] == [False, False, True]
+        assert ["disabled" in text for text in with_traceback] == [False, False, True]
     else:
-        assert not any("gives up" in text for text in own)
+        assert not any("disabled" in text for text in own)
 
 
 @pytest.mark.parametrize("name", [name for name in LOOKS_FAIL if FAULTS[name].outcome.error])
@@ -161,7 +161,7 @@ def test_ctrl_c_passes_through_and_all_is_put_back(on_error: Any, tmp_path: Path
 @pytest.mark.parametrize("logger", [TensorBoardLogger, CSVLogger])
 def test_a_class_name_that_a_logger_cannot_write_ends_no_run(logger: Any, tmp_path: Path) -> None:
     """As that of a folder whose name is not UTF-8, which Python reads with surrogates."""
-    monitor = CAMMonitor(num_probes=PROBES, num_audit_images=AUDITED, class_names=["cat", "d\udce4chs", "owl"])
+    monitor = CAMMonitor(num_probes=PROBES, audit=Audit(num_images=AUDITED), class_names=["cat", "d\udce4chs", "owl"])
     trainer = fit(tmp_path, monitor, max_epochs=2, logger=logger(tmp_path, "", "run"))
     assert trainer.current_epoch == 2
 
@@ -170,7 +170,7 @@ def test_a_class_name_that_a_logger_cannot_write_ends_no_run(logger: Any, tmp_pa
 def test_the_tags_of_all_numbers_are_names_that_mlflow_takes(names: tuple[str, ...], tmp_path: Path) -> None:
     """Lightning hands it only those letters of a tag that MLflow takes: of `cam/bg_gap/ネコ` no name is left."""
     validation = pytest.importorskip("mlflow.utils.validation")
-    fit(tmp_path, CAMMonitor(num_probes=PROBES, num_audit_images=AUDITED, class_names=names))
+    fit(tmp_path, CAMMonitor(num_probes=PROBES, audit=Audit(num_images=AUDITED), class_names=names))
     tags = [tag for tag in scalars(tmp_path) if "_by_class" in tag]
     handed_over = [re.sub("[^a-zA-Z0-9_/. -]+", "", tag) for tag in tags]
     assert len(set(handed_over)) == len(tags) > 9
@@ -183,7 +183,7 @@ def test_validations_without_a_look_do_not_count_as_successes(tmp_path: Path) ->
     with own_warnings() as said:
         fit(tmp_path, CAMMonitor(num_probes=PROBES, every_n_epochs=2, forward_fn=broken), max_epochs=10)
     assert len(said) == 3
-    assert "gives up" in said[2]
+    assert "disabled" in said[2]
 
 
 def test_an_audit_that_was_given_up_is_tried_again_in_the_next_fit(tmp_path: Path) -> None:
@@ -194,7 +194,9 @@ def test_an_audit_that_was_given_up_is_tried_again_in_the_next_fit(tmp_path: Pat
             raise OSError("gone")
         return module(images)
 
-    monitor = CAMMonitor("features", num_probes=PROBES, num_audit_images=AUDITED, forward_fn=forward, method=CAM())
+    monitor = CAMMonitor(
+        "features", num_probes=PROBES, audit=Audit(num_images=AUDITED), forward_fn=forward, method=CAM()
+    )
     fit(tmp_path / "first", monitor, max_epochs=4)
     assert monitor.audit_result is None
     fails[0] = False
