@@ -16,10 +16,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command.
 
     Args:
-        arguments: Of the command line; None for those of this process.
+        arguments: The arguments on the command line; None for those of this process.
 
     Returns:
-        0; or 1 where there is nothing to report on, or something cannot be read or written.
+        0; or 1 if there is nothing to report on, or something cannot be read or written.
     """
     options = _parser().parse_args(arguments)
     path = Path(options.output)
@@ -45,17 +45,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="cam-callbacks", description="What CAMMonitor has seen in your trainings.")
+    parser = argparse.ArgumentParser(
+        prog="cam-callbacks", description="Show what CAMMonitor has seen in your trainings."
+    )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(required=True, metavar="command")
     report = commands.add_parser(
         "report",
         help="write one HTML page to hand over, from the event files of one or several runs",
-        description="Write one HTML page with all looks of all runs that are found; it needs no network.",
+        description="Write one HTML page with all looks of all runs in the log folders; it needs no network.",
     )
     report.add_argument("logdir", nargs="+", help="log folder, searched at any depth, e.g. lightning_logs")
     report.add_argument("-o", "--output", default="report.html", metavar="FILE", help="default: %(default)s")
-    report.add_argument("-q", "--quiet", action="store_true", help="no progress bar, nothing said but errors")
+    report.add_argument("-q", "--quiet", action="store_true", help="show nothing but errors")
     return parser
 
 

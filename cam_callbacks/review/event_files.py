@@ -1,7 +1,7 @@
-"""What monitors have recorded, read from event files.
+"""Read what monitors have recorded from event files.
 
-TensorBoard's own reader computes a checksum of every byte in Python, some 3 MB a second; here only the lengths of the
-messages are checked, and only our own are parsed.
+TensorBoard's own reader computes a checksum of every byte in Python, at some 3 MB a second; here only the lengths of
+the messages are checked, and only our own messages are parsed.
 """
 
 from __future__ import annotations
@@ -22,36 +22,35 @@ _HEADER, _FOOTER = 12, 4  # length and its checksum, before each message; checks
 
 
 class BrokenFileError(ValueError):
-    """An event file that cannot be read, or not to its end.
+    """An event file cannot be read, or not to its end.
 
     Args:
-        why: What is wrong with it.
+        why: What is wrong with the file.
         partly: Whether something of ours was read before the broken place.
     """
 
     def __init__(self, why: str, partly: bool = False) -> None:
-        super().__init__(f"{why}; what stands before that was read" if partly else why)
+        super().__init__(f"{why}; everything before that was read" if partly else why)
         self.partly = partly
 
 
 class _DamagedError(ValueError):
-    """A place in an event file that cannot be read."""
+    """There is a place in an event file that cannot be read."""
 
 
 @dataclass
 class FileSeries:
     """What one monitor has recorded in one run, as a `cam_callbacks.review.reader.Series`.
 
-    After a resume from an earlier step, what was written last counts: of several blobs for one step the last, and of
-    the training that was given up nothing after the step from which another went on; as TensorBoard's fast reader
-    does.
+    After a resume from an earlier step, what was written last counts, as in TensorBoard's fast reader: of several blobs
+    for one step the last one; and of the training that was given up nothing after the step at which the other resumed.
     """
 
     found: dict[str, dict[int, tuple[float, bytes]]] = field(default_factory=dict)
-    """By record and step its wall time and blob."""
+    """Wall time and blob, by record and step."""
 
     def add(self, record: str, step: int, wall_time: float, blob: bytes) -> None:
-        """Take in a blob."""
+        """Add a blob."""
         of_record = self.found.setdefault(record, {})
         for later in [each for each, (written, _) in of_record.items() if each > step and written <= wall_time]:
             del of_record[later]
@@ -59,23 +58,23 @@ class FileSeries:
             of_record[step] = (wall_time, blob)
 
     def steps(self, record: str) -> Mapping[int, float]:
-        """As `Series.steps`."""
+        """Return what `Series.steps` promises."""
         return {step: wall_time for step, (wall_time, _) in self.found.get(record, {}).items()}
 
     def blob(self, record: str, step: int) -> bytes:
-        """As `Series.blob`."""
+        """Return what `Series.blob` promises."""
         return self.found[record][step][1]
 
 
 def read(path: Path, into: dict[str, FileSeries]) -> Iterator[int]:
-    """Read an event file; yields how many bytes it has read, from time to time.
+    """Read an event file, and yield the number of bytes of each message that was read.
 
     Args:
         path: The file.
-        into: By monitor; taken in is what stands before a broken place, too.
+        into: The series by monitor, to which everything is added, up to a broken place.
 
     Raises:
-        BrokenFileError: The file is not one of TensorBoard's, is cut off, or holds nothing of ours.
+        BrokenFileError: The file is not an event file, is cut off, or has nothing of ours.
     """
     ours = False
     try:
@@ -91,7 +90,7 @@ def read(path: Path, into: dict[str, FileSeries]) -> Iterator[int]:
     except _DamagedError as error:
         raise BrokenFileError(str(error), ours) from error
     if not ours:
-        raise BrokenFileError("holds nothing that CAMMonitor has recorded for the report")
+        raise BrokenFileError("has nothing that CAMMonitor recorded for the report")
 
 
 def _messages(file: BinaryIO, size: int) -> Iterator[bytes]:
@@ -101,7 +100,7 @@ def _messages(file: BinaryIO, size: int) -> Iterator[bytes]:
         if len(header) == _HEADER:
             length, checksum = struct.unpack("<QI", header)
             if masked_crc32c(header[:8]) != checksum:
-                raise _DamagedError("is damaged" if at else "is no event file")
+                raise _DamagedError("is damaged" if at else "is not an event file")
             at += _HEADER + length + _FOOTER
         if len(header) < _HEADER or at > size:
             raise _DamagedError("is cut off")
@@ -110,7 +109,7 @@ def _messages(file: BinaryIO, size: int) -> Iterator[bytes]:
 
 
 def _take(event: Event, into: dict[str, FileSeries]) -> bool:
-    """Take in what an event holds of ours; whether it does."""
+    """Add what an event has of ours, and return whether it has anything."""
     ours = False
     for value in event.summary.value:
         if value.metadata.plugin_data.plugin_name == schema.PLUGIN and len(value.tensor.string_val) == 1:

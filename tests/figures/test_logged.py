@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from cam_callbacks.callback.auditor import AuditSnapshot
 from torch import Tensor, nn
 
 from cam_callbacks import audit_model, judge, tags
@@ -19,6 +18,7 @@ from cam_callbacks.explain.explanation import Explanation
 from cam_callbacks.figures.colors import ALERT
 from cam_callbacks.figures.logged import audit_pictures, class_mean_picture, heatmaps_picture, history_picture
 from cam_callbacks.history import PastMaps
+from cam_callbacks.snapshot import AuditSnapshot
 
 SIZE = 12
 

@@ -178,10 +178,10 @@ BREAKS: dict[str, tuple[Callable[[Path], Any], str]] = {
     "cut off in a message": (lambda file: cut(file, file.stat().st_size - 7), "is cut off"),
     "cut off in a header": (lambda file: cut(file, 5), "is cut off"),
     "damaged": (overwritten, "is damaged"),
-    "a message that is no event": (with_a_message_that_is_none, "is damaged; what stands before that was read"),
-    "foreign": (lambda file: file.write_bytes(b"PK\x03\x04" * 99), "is no event file"),
+    "a message that is no event": (with_a_message_that_is_none, "is damaged; everything before that was read"),
+    "foreign": (lambda file: file.write_bytes(b"PK\x03\x04" * 99), "is not an event file"),
     "text": (lambda file: file.write_text("a note"), "is cut off"),
-    "empty": (lambda file: file.write_bytes(b""), "holds nothing"),
+    "empty": (lambda file: file.write_bytes(b""), "has nothing"),
     "a link to itself": (lambda file: (file.unlink(), file.symlink_to(file)), ""),
 }
 
@@ -195,7 +195,7 @@ def test_a_broken_file_is_named_and_the_others_are_read(logs: Path, damage: Call
         (skipped,) = found["skipped"]
         assert skipped["file"] == str(file.relative_to(logs))
         assert why in skipped["why"]
-        assert not skipped["partly"] or "what stands before that was read" in skipped["why"]
+        assert not skipped["partly"] or "everything before that was read" in skipped["why"]
     assert len(found["runs"][-1]["looks"]) == LOOKS
 
 
@@ -229,7 +229,7 @@ def test_what_stands_before_the_end_of_a_file_that_is_cut_off_is_shown(tmp_path:
     collected = collect([tmp_path])
     (found,) = collected["runs"]
     assert collected["skipped"] == [
-        {"file": file.name, "why": "is cut off; what stands before that was read", "partly": True}
+        {"file": file.name, "why": "is cut off; everything before that was read", "partly": True}
     ]
     steps = [int(step) for step in found["looks"]]
     assert 2 <= len(steps) <= 8
@@ -243,7 +243,7 @@ def test_event_files_of_others_are_named(logs: Path) -> None:
         writer.add_scalar("loss", 1.0, 0)
     (skipped,) = collect([logs])["skipped"]
     assert skipped["file"] == str(event_file(logs / "other").relative_to(logs))
-    assert "holds nothing that CAMMonitor has recorded" in skipped["why"]
+    assert "has nothing that CAMMonitor recorded" in skipped["why"]
 
 
 def test_names_are_escaped(logs: Path, tmp_path: Path) -> None:
@@ -310,7 +310,9 @@ def test_a_report_that_cannot_be_written_leaves_nothing(logs: Path, tmp_path: Pa
 
 def test_without_looks_there_is_no_report(tmp_path: Path) -> None:
     (tmp_path / "events.out.tfevents.1").write_bytes(b"not one of TensorBoard's")
-    with pytest.raises(NothingRecordedError, match=r"no looks of a CAMMonitor in .*\n.*tfevents.1 is no event file"):
+    with pytest.raises(
+        NothingRecordedError, match=r"no looks of a CAMMonitor in .*\n.*tfevents.1 is not an event file"
+    ):
         write_report([tmp_path], tmp_path / "report.html")
     assert not (tmp_path / "report.html").exists()
 

@@ -214,7 +214,7 @@ def test_files_that_were_left_out_are_named(page: Report) -> None:
     page.open()
     assert page.texts(".skipped summary") == ["Left out: 1 event file"]
     page.one(".skipped summary").click()
-    assert page.texts(".skipped li") == ["events.out.tfevents.foreign is no event file"]
+    assert page.texts(".skipped li") == ["events.out.tfevents.foreign is not an event file"]
 
 
 def test_what_the_classes_are_called_is_only_text(page: Report) -> None:

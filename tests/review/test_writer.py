@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from cam_callbacks.callback.auditor import Auditor
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.loggers.logger import DummyLogger
 from lightning_runs import TinyModule, fit, loader
@@ -23,13 +22,15 @@ from PIL import Image
 from tab_logs import Scenes
 from torch import Tensor, nn
 
-from cam_callbacks import CAMMonitor, ProbeSet, RegressionTarget, ScoreCAM
+from cam_callbacks import CAMMonitor, ProbeSet, RegressionTarget, ScoreCAM, audit_model, judge
 from cam_callbacks.audit import attention
+from cam_callbacks.audit.statistics import measure
+from cam_callbacks.explain import faithfulness
 from cam_callbacks.review import reader, schema
 from cam_callbacks.review.event_files import FileSeries, read
 from cam_callbacks.review.json_values import readable
 from cam_callbacks.review.writer import TabWriter
-from cam_callbacks.snapshot import Snapshot
+from cam_callbacks.snapshot import AuditSnapshot, Snapshot
 
 
 def board(folder: Path) -> TensorBoardLogger:
@@ -281,15 +282,12 @@ def test_an_audit_is_written_with_all_its_measures(tmp_path: Path) -> None:
     module, scenes = TinyModule(), Scenes(biased=True, count=48)
     images = ProbeSet(scenes.images, scenes.labels, scenes.masks, ("same", "same", "owl"))
     explanation = ScoreCAM()(module, images.images, "features", images.labels)
-
-    def forward(model: nn.Module, inputs: Tensor) -> Tensor:
-        return model(inputs)
-
-    auditor = Auditor(48)
-    part = auditor.observe(
-        module, images, "features", forward, ScoreCAM(), images.images, explanation, lambda count: torch.arange(count)
-    )
-    audited = auditor.conclude(images, [part], explanation, remember=True)
+    trust = {
+        name: measure(values, images.labels)
+        for name, values in faithfulness.trust(module, images.images, explanation).items()
+    }
+    result = audit_model(module, images, "features")
+    audited = AuditSnapshot(images, result, judge(result), trust, result.passes)
     logger = board(tmp_path)
     swaps = np.full((4, 5, 3), 9, dtype=np.uint8)
     TabWriter("cam", {}).write_audit([logger], 7, audited, swaps, testing=True)
