@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from cam_callbacks.callback import trainer as asked
 from cam_callbacks.callback.trainer import Misconfiguration
 
 SCRIPT = """
-import sys
+import json, os, sys
 from pathlib import Path
 import torch
 from lightning.pytorch import Trainer
@@ -28,20 +29,19 @@ from torch.distributed.fsdp import fully_shard
 from lightning_runs import Squares, TinyModule, loader, quiet
 from cam_callbacks import CAM, Audit, CAMMonitor, GradCAM, ScoreCAM
 
-folder, strategy, devices, method = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), sys.argv[4]
-failing = [int(epoch) for epoch in sys.argv[5].split(",") if epoch]
+METHODS = {"score": ScoreCAM(tolerance=0.05), "grad": GradCAM(), "cam": CAM()}
 
 
 class Fails:
     "Raises on the second rank only, in some epochs; counts the forward passes of the rank otherwise."
 
-    def __init__(self):
-        self.calls, self.samples = 0, 0
+    def __init__(self, epochs):
+        self.epochs, self.calls, self.samples = epochs, 0, 0
 
     def __call__(self, module, images):
         if module.trainer.sanity_checking:
             return module(images)
-        if module.global_rank == 1 and module.current_epoch in failing:
+        if module.global_rank == 1 and module.current_epoch in self.epochs:
             raise OSError("rank 1 is out of luck")
         self.calls += 1
         self.samples += len(images)
@@ -67,8 +67,8 @@ class Sharded(Fixed):
 class Reports(Callback):
     "Writes what each rank knows."
 
-    def __init__(self, monitor):
-        self.monitor, self.logged = monitor, []
+    def __init__(self, folder, monitor, forward_fn):
+        self.folder, self.monitor, self.forward_fn, self.logged = folder, monitor, forward_fn, []
 
     def on_validation_end(self, trainer, module):
         if not trainer.sanity_checking:
@@ -90,48 +90,88 @@ class Reports(Callback):
             "weights": [float(p.detach().full_tensor().sum() if hasattr(p, "full_tensor") else p.detach().sum())
                         for p in module.parameters()],
             "gradients": [p.grad is not None for p in module.parameters()],
-            "calls": monitor.forward_fn.calls,
-            "samples": monitor.forward_fn.samples,
+            "calls": self.forward_fn.calls,
+            "samples": self.forward_fn.samples,
         }
-        torch.save(report, folder / f"rank{trainer.global_rank}.pt")
+        torch.save(report, self.folder / f"rank{trainer.global_rank}.pt")
 
 
-if __name__ == "__main__":
+def run(folder, strategy="ddp", devices=2, method="score", failing=()):
     torch.manual_seed(0)
-    methods = {"score": ScoreCAM(tolerance=0.05), "grad": GradCAM(), "cam": CAM()}
     sharded = strategy == "fully_shard"
     # Every process sees all batches, so that all picks are those of one process.
     options = quiet(folder, max_epochs=4 if failing else 2, strategy=strategy, devices=devices)
     options |= {"use_distributed_sampler": False, "enable_checkpointing": True, "num_sanity_val_steps": 0}
     if sharded:
         options |= {"strategy": ModelParallelStrategy(data_parallel_size=devices, tensor_parallel_size=1)}
+    forward_fn = Fails(failing)
     monitor = CAMMonitor(
-        num_probes=5, audit=Audit(num_images=9), explain="both", method=methods[method], forward_fn=Fails()
+        num_probes=5, audit=Audit(num_images=9), explain="both", method=METHODS[method], forward_fn=forward_fn
     )
     checkpoint = ModelCheckpoint(folder, monitor=None if failing or sharded else "cam/passes")
-    trainer = Trainer(callbacks=[monitor, Reports(monitor), checkpoint], **options)
+    trainer = Trainer(callbacks=[monitor, Reports(folder, monitor, forward_fn), checkpoint], **options)
     trainer.fit(Sharded() if sharded else Fixed(), loader(Squares(16)), loader(Squares(16, seed=1)))
+
+
+if __name__ == "__main__":
+    for name, settings in json.loads(sys.argv[2]).items():
+        print(f"RUN {name}", flush=True)
+        if settings.get("strategy") == "ddp_fork":
+            os.environ.pop("MASTER_PORT", None)  # that of the run before, whose processes have ended
+        run(Path(sys.argv[1]) / name, **settings)
 """
+
+
+FORKED = {
+    "six ranks": {"strategy": "ddp_fork", "devices": 6},
+    "one look fails": {"strategy": "ddp_fork", "failing": [1]},
+    "all looks fail": {"strategy": "ddp_fork", "failing": [0, 1, 2, 3]},
+    # The last: a process that has back-propagated cannot be forked.
+    "alone": {"strategy": "auto", "devices": 1},
+}
+LAUNCHED = {"ddp": {}} | {
+    f"sharded, {method}": {"strategy": "fully_shard", "method": method} for method in ("score", "grad", "cam")
+}
+"""Runs that start one after the other from one process, or pair of processes: importing takes longest."""
 
 
 @dataclass
 class Ran:
-    """What each rank reports, and what was printed."""
+    """The folder of a run, what each rank reports, and what was printed."""
 
+    folder: Path
     ranks: list[dict[str, Any]]
     printed: str
 
 
-def run(folder: Path, strategy: str, devices: int = 2, method: str = "score", failing: str = "") -> Ran:
-    ended = run_script(folder, SCRIPT, str(folder), strategy, str(devices), method, failing)
+def run(folder: Path, runs: dict[str, dict[str, Any]]) -> dict[str, Ran]:
+    ended = run_script(folder, SCRIPT, str(folder), json.dumps(runs))
     assert ended.code == 0, ended.printed[-4000:]
-    return Ran([torch.load(folder / f"rank{rank}.pt") for rank in range(devices)], ended.printed)
+    printed = dict(part.split("\n", 1) for part in ended.printed.split("RUN ")[1:])
+    return {
+        name: Ran(
+            folder / name,
+            [torch.load(folder / name / f"rank{rank}.pt") for rank in range(settings.get("devices", 2))],
+            printed[name],
+        )
+        for name, settings in runs.items()
+    }
 
 
 @pytest.fixture(scope="module")
-def alone(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def forked(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Ran]:
+    return run(tmp_path_factory.mktemp("forked"), FORKED)
+
+
+@pytest.fixture(scope="module")
+def launched(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Ran]:
+    return run(tmp_path_factory.mktemp("launched"), LAUNCHED)
+
+
+@pytest.fixture(scope="module")
+def alone(forked: dict[str, Ran]) -> dict[str, Any]:
     """What one process reports."""
-    return run(tmp_path_factory.mktemp("alone"), "auto", devices=1).ranks[0]
+    return forked["alone"].ranks[0]
 
 
 def assert_same(a: Any, b: Any, but: tuple[str, ...] = (), within: float = 1e-4) -> None:
@@ -156,11 +196,8 @@ def assert_same(a: Any, b: Any, but: tuple[str, ...] = (), within: float = 1e-4)
 OWN = ("calls", "samples", "cam/seconds", "cam/audit_seconds")
 
 
-@pytest.mark.parametrize("strategy", ["ddp", "ddp_spawn"])
-def test_processes_share_out_the_work_and_see_what_one_process_sees(
-    tmp_path: Path, strategy: str, alone: dict[str, Any]
-) -> None:
-    ran = run(tmp_path, strategy)
+def assert_shared_out(ran: Ran, alone: dict[str, Any]) -> None:
+    """Two processes see what one process sees, and each makes half of the passes."""
     first, second = ran.ranks
     assert_same(first, second, but=("calls", "samples"))
     assert_same(first, alone, but=OWN)
@@ -169,14 +206,25 @@ def test_processes_share_out_the_work_and_see_what_one_process_sees(
         assert rank["samples"] <= 0.6 * alone["samples"] + extra
     assert first["samples"] + second["samples"] >= alone["samples"] - extra
     assert "CAMMonitor failed" not in ran.printed
-    if strategy == "ddp":
-        assert [value for _, value in scalars(tmp_path)["cam/passes"]] == [at["cam/passes"] for at in first["logged"]]
-        assert image_steps(tmp_path)["cam/heatmaps"] == [step for step, _ in scalars(tmp_path)["val_loss"]]
-        assert ran.printed.count("CAMMonitor explains the layer") == 1
 
 
-def test_more_processes_than_probes(tmp_path: Path, alone: dict[str, Any]) -> None:
-    ran = run(tmp_path, "ddp_fork", devices=6)
+def test_processes_share_out_the_work_and_see_what_one_process_sees(
+    launched: dict[str, Ran], alone: dict[str, Any]
+) -> None:
+    ran = launched["ddp"]
+    assert_shared_out(ran, alone)
+    logged = scalars(ran.folder)
+    assert [value for _, value in logged["cam/passes"]] == [at["cam/passes"] for at in ran.ranks[0]["logged"]]
+    assert image_steps(ran.folder)["cam/heatmaps"] == [step for step, _ in logged["val_loss"]]
+    assert ran.printed.count("CAMMonitor explains the layer") == 1
+
+
+def test_so_do_processes_that_are_spawned(tmp_path: Path, alone: dict[str, Any]) -> None:
+    assert_shared_out(run(tmp_path, {"spawned": {"strategy": "ddp_spawn"}})["spawned"], alone)
+
+
+def test_more_processes_than_probes(forked: dict[str, Ran], alone: dict[str, Any]) -> None:
+    ran = forked["six ranks"]
     for rank in ran.ranks:
         assert_same(rank, ran.ranks[0], but=("calls", "samples"))
     assert_same(ran.ranks[0], alone, but=OWN)
@@ -184,8 +232,10 @@ def test_more_processes_than_probes(tmp_path: Path, alone: dict[str, Any]) -> No
 
 
 @pytest.mark.parametrize("method", ["score", "grad", "cam"])
-def test_ranks_that_share_the_weights_make_the_same_passes(tmp_path: Path, method: str, alone: dict[str, Any]) -> None:
-    ran = run(tmp_path, "fully_shard", method=method)
+def test_ranks_that_share_the_weights_make_the_same_passes(
+    launched: dict[str, Ran], method: str, alone: dict[str, Any]
+) -> None:
+    ran = launched[f"sharded, {method}"]
     first, second = ran.ranks
     assert "CAMMonitor failed" not in ran.printed, ran.printed[-3000:]
     assert first["calls"] == second["calls"] > 0
@@ -196,14 +246,22 @@ def test_ranks_that_share_the_weights_make_the_same_passes(tmp_path: Path, metho
         assert_same(first, alone, but=OWN)
 
 
-def test_an_error_on_one_rank_makes_all_ranks_skip_this_look(tmp_path: Path) -> None:
-    ran = run(tmp_path, "ddp_fork", failing="1")
+def test_an_error_on_one_rank_makes_all_ranks_skip_this_look(forked: dict[str, Ran]) -> None:
+    ran = forked["one look fails"]
     first, second = ran.ranks
     assert first["epochs"] == second["epochs"] == 4
     assert first["weights"] == second["weights"]
-    assert [step for step, _ in scalars(tmp_path)["cam/passes"]] == [3, 11, 15]
+    assert [step for step, _ in scalars(ran.folder)["cam/passes"]] == [3, 11, 15]
     assert "rank 1 is out of luck" in ran.printed
     assert ran.printed.count("CAMMonitor failed at the evaluation of epoch 1") == 2  # one a rank
+
+
+def test_all_ranks_give_up_together(forked: dict[str, Ran]) -> None:
+    ran = forked["all looks fail"]
+    first, second = ran.ranks
+    assert first["epochs"] == second["epochs"] == 4
+    assert "cam/passes" not in scalars(ran.folder)
+    assert ran.printed.count("disabled") == 2
 
 
 LOGS_NOTHING = """
@@ -232,14 +290,6 @@ def test_where_errors_are_wanted_that_of_a_logger_ends_all_ranks(tmp_path: Path)
     assert ended.code != 0
     assert "ConnectionError: the tracker is gone" in ended.printed
     assert "RuntimeError: CAMMonitor failed to log on another rank" in ended.printed
-
-
-def test_all_ranks_give_up_together(tmp_path: Path) -> None:
-    ran = run(tmp_path, "ddp_fork", failing="0,1,2,3")
-    first, second = ran.ranks
-    assert first["epochs"] == second["epochs"] == 4
-    assert "cam/passes" not in scalars(tmp_path)
-    assert ran.printed.count("disabled") == 2
 
 
 class FlattensWeights(FSDPStrategy):
