@@ -118,7 +118,7 @@ class LogsOutsideTheGraph(TinyModule):
 
 @needs_cuda
 @pytest.mark.parametrize("part", ["whole module", "inner network", "module in place"])
-def test_a_model_compiled_by_inductor_is_explained_and_nothing_is_compiled_for_it(tmp_path: Path, part: str) -> None:
+def test_a_model_compiled_by_inductor_is_explained_without_compiling(tmp_path: Path, part: str) -> None:
     during = []
 
     class Watches(ScoreCAM):

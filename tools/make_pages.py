@@ -17,7 +17,11 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 from faults import FAULTS, ON_TWO_RANKS, PASSES_THROUGH  # noqa: E402
 from model_zoo import METHODS, ZOO, Entry  # noqa: E402
 
+from cam_callbacks.audit.measures import MEASURES, MeasureSpec  # noqa: E402
+
 MADE = "<!-- `make pages` makes this {}; change {} instead -->"
+END = "<!-- end of the table -->"
+MASKS = {"needed": "needed", "optional": "used", "excluded": "only without", "unused": ""}
 
 
 def faults(_before: str) -> str:
@@ -71,7 +75,28 @@ def _cell(entry: Entry, method: str) -> str:
     return f"yes, at `{entry.layers[method]}`" if method in entry.layers else "yes"
 
 
-GENERATED: dict[str, Callable[[str], str]] = {"docs/faults.md": faults, "docs/models.md": models}
+def logged(before: str) -> str:
+    """Return docs/logged.md, with the table of the audit's measures made anew."""
+    begin = MADE.format("table", "cam_callbacks/audit/measures.py")
+    rows = [
+        [f"`cam/{spec.name}`", spec.title, MASKS[spec.masks], "; ".join(_endings(spec))] for spec in MEASURES.values()
+    ]
+    table = markdown_table(["tag", "what it is", "masks", "endings that it has"], rows)
+    head, rest = before.split(begin)
+    return "\n".join([f"{head}{begin}", "", *table, "", END + rest.split(END)[1]])
+
+
+def _endings(spec: MeasureSpec) -> list[str]:
+    ends = ["`_by_class/<name>`"] if spec.is_logged_per_class else []
+    ends += ["`_low`, `_high`"] if spec.has_interval else []
+    return ends + (["`_chance`"] if spec.chance.split(",")[0] not in ("", "0") else [])
+
+
+GENERATED: dict[str, Callable[[str], str]] = {
+    "docs/faults.md": faults,
+    "docs/logged.md": logged,
+    "docs/models.md": models,
+}
 """The function that makes each page from what it holds now."""
 
 
