@@ -254,7 +254,7 @@ def test_a_buffer_that_is_a_view_of_another_is_put_back_with_it():
 
 
 @pytest.mark.parametrize("buffer", [torch.eye(3).to_sparse(), torch.zeros(2, device="meta"), torch.zeros(0), None])
-def test_buffers_of_any_kind_are_no_hindrance(buffer):
+def test_buffers_of_any_kind_are_tolerated(buffer):
     module = nn.Module()
     module.register_buffer("buffer", buffer)
     with isolated(module):
@@ -287,7 +287,7 @@ def test_a_module_that_is_made_inside_stays_made(make):
     assert all(parameter is made[name] for name, parameter in module.named_parameters())
 
 
-def test_parts_that_are_scripted_are_no_hindrance():
+def test_scripted_parts_are_tolerated():
     scripted = torch.jit.trace(nn.BatchNorm1d(2).eval(), torch.rand(3, 2))
     with isolated(nn.Sequential(scripted)):
         scripted(torch.rand(3, 2))

@@ -261,11 +261,11 @@ class TestOtherLayouts:
         assert chosen(network, blobs(1, 16, 16)) == "norm"
         assert ScoreCAM()(network, blobs(1, 16, 16), "mix").layer_maps.shape == (1, 4, 4)
 
-    def test_of_a_transformer_with_a_class_token_the_last_that_its_answer_depends_on_is_chosen(self, blobs):
+    def test_of_a_transformer_with_a_class_token_the_last_read_is_chosen(self, blobs):
         network = timm.create_model("vit_tiny_patch16_224", img_size=64)
         assert chosen(network, blobs(1, 64, 64)) == "blocks.11.norm1"
 
-    def test_of_a_transformer_that_takes_the_mean_of_its_tokens_the_last_is_chosen(self, blobs):
+    def test_of_a_transformer_that_averages_its_tokens_the_last_is_chosen(self, blobs):
         network = timm.create_model("vit_tiny_patch16_224", img_size=64, global_pool="avg", class_token=False)
         assert chosen(network, blobs(1, 64, 64)) == "blocks"
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from cam_callbacks import GradCAM, ScoreCAM
+from cam_callbacks import GradCAM, Method, ScoreCAM
 
 
 @pytest.fixture(autouse=True)
@@ -30,7 +30,7 @@ def images(blobs):
 
 class TestImages:
     @pytest.mark.parametrize("wrong", [None, [1.0, 2.0], "photo.jpg"], ids=["None", "list", "path"])
-    def test_that_are_no_tensor_are_refused(self, ask, network, wrong):
+    def test_that_are_not_a_tensor_are_refused(self, ask, network, wrong):
         with pytest.raises(TypeError, match=f"images must be a floating point tensor.*got {type(wrong).__name__}"):
             ask(network, wrong, "features")
 
@@ -202,3 +202,20 @@ class TestCheck:
 
         with pytest.raises(TypeError, match="keys"):
             ScoreCAM().check(network, images, "features", forward_fn=forward_fn)
+
+
+class TestName:
+    def test_is_that_of_the_class_if_it_gives_none(self, network, images):
+        class MeanGradients(Method):
+            def forward_pass(self, network, target_layer, targets):
+                return network.forward_pass(target_layer, targets, "logit", gradients=True)
+
+        assert MeanGradients.name == "MeanGradients"
+        own, reference = (method(network, images, "features") for method in (MeanGradients(), GradCAM()))
+        assert torch.equal(own.layer_maps, reference.layer_maps)
+
+    def test_is_inherited(self):
+        class Mine(ScoreCAM):
+            pass
+
+        assert Mine().name == "Score-CAM"

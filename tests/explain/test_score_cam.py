@@ -258,6 +258,6 @@ class TestValue:
             ScoreCAM("prob")
 
     @pytest.mark.parametrize("batch_size", [0, -4, 2.5, True])
-    def test_a_batch_size_that_is_no_whole_number_of_at_least_one_is_refused(self, batch_size):
+    def test_a_batch_size_that_is_not_a_positive_whole_number_is_refused(self, batch_size):
         with pytest.raises(ValueError, match=f"batch_size={batch_size} must be a whole number of at least 1"):
             ScoreCAM(batch_size=batch_size)

@@ -39,7 +39,7 @@ class TestTargetRequest:
         assert given.tolist() == [0, 1]
 
     @pytest.mark.parametrize("targets", [0.0, [0.0, 1.0], True, torch.tensor([True, False])])
-    def test_refuses_what_is_no_whole_number(self, targets):
+    def test_refuses_what_is_not_a_whole_number(self, targets):
         with pytest.raises(TypeError, match=r"targets must be whole numbers, .*, or callables; got torch\."):
             TargetRequest(targets, 2)
 
