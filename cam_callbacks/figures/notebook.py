@@ -1,6 +1,6 @@
-"""Figures of explanations, for notebooks and scripts; uint8 pictures (height, width, 3).
+"""Figures of explanations for notebooks and scripts: uint8 pictures (height, width, 3).
 
-`PIL.Image.fromarray(picture).save("figure.png")` writes one.
+`PIL.Image.fromarray(picture).save("figure.png")` writes one to a file.
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ def strongest_channels(
     count: int = 12,
     columns: int = 3,
 ) -> Picture:
-    """What a heatmap is made of: the channels of largest weight, each as feature map and as the image seen through it.
+    """Draw what a heatmap is made of: its heaviest channels, each as feature map and as the image seen through it.
 
     Args:
         image: (C, *spatial), the image that was explained, as the model was fed it.
-        explanation: Of one layer.
-        index: Which image of the explanation it is.
-        normalization: Mean and standard deviation that it was normalized with.
-        count: How many channels, at most 16, and none whose weight is not above 0.
-        columns: Channels in a row.
+        explanation: An explanation with one layer; of several targets, the first is shown.
+        index: The index of the image in the explanation.
+        normalization: Mean and standard deviation that the image was normalized with.
+        count: The number of channels, at most 16; channels without a positive weight are left out.
+        columns: How many channels make a row.
 
     Raises:
-        ValueError: An explanation of several layers, or several images.
+        ValueError: The explanation has several layers, or `image` is not one image.
     """
     return grid(channel_cells(image, explanation, index, normalization, count), columns, _SIDE)
 
@@ -47,7 +47,7 @@ def strongest_channels(
 def channel_cells(
     image: Tensor, explanation: Explanation, index: int, normalization: Normalization | None, count: int
 ) -> list[Cell]:
-    """The cells of `strongest_channels`; of several targets those of the first."""
+    """Return the cells of `strongest_channels`."""
     channels = explanation.channels
     if channels is None:
         raise ValueError("an explanation of several layers has no channels to show; explain one layer")
@@ -56,7 +56,7 @@ def channel_cells(
     parts = [part[index].cpu() for part in (channels.index, channels.weight, channels.activations)]
     if explanation.estimated_error.ndim == 2:
         parts = [part[0] for part in parts]
-    count = max(1, min(count, int((parts[1] > 0).sum())))  # those that weigh nothing show nothing
+    count = max(1, min(count, int((parts[1] > 0).sum())))  # channels that weigh nothing show nothing
     numbers, weights, activations = (part[:count] for part in parts)
     masks = min_max(upsample(activations, image.shape[1:]))
     image = image.detach().cpu().float()
@@ -80,23 +80,25 @@ def classes_side_by_side(
     style: OverlayStyle = "blend",
     size: int = _SIDE,
 ) -> Picture:
-    """One row an image: the image, then the heatmap of each target, under its class with the probability.
+    """Draw one row per image: the image, then the heatmap of each target, below its class and probability.
 
     Args:
         images: (N, C, *spatial), as the model was fed them.
-        explanation: Of these, with T targets for each: `targets` of shape (N, T).
-        class_names: Names of the classes.
+        explanation: An explanation of the images with T targets each: `targets` of shape (N, T).
+        class_names: The names of the classes; None shows their indices.
         normalization: Mean and standard deviation that the images were normalized with.
-        style: As in `cam_callbacks.figures.drawing.overlay`.
+        style: The style of the overlays, as in `cam_callbacks.overlay`.
         size: Longer side of each picture, in pixels.
 
     Raises:
-        ValueError: An explanation without several classes for each image.
+        ValueError: The explanation is of other images, or does not have several classes for each.
     """
     if explanation.targets is None or explanation.targets.ndim != 2 or explanation.probabilities is None:
         raise ValueError("explanation has one target for each image; explain several, with targets of shape (N, T)")
     if len(images) != len(explanation):
-        raise ValueError(f"the explanation is of {len(explanation)} images, {len(images)} are given")
+        raise ValueError(
+            f"explanation has {len(explanation)} images, images has {len(images)}; give the same images to both"
+        )
     rows, heatmaps = [], explanation.scaled_to(None).cpu()
     for index, picture in enumerate(to_pictures(images, normalization)):
         targets = explanation.targets[index].tolist()
@@ -115,17 +117,17 @@ def methods_side_by_side(
     style: OverlayStyle = "blend",
     size: int = _SIDE,
 ) -> Picture:
-    """One row an image: the image, then its heatmap by each method, under the method's name.
+    """Draw one row per image: the image, then its heatmap by each method, below the method's name.
 
     Args:
         images: (N, C, *spatial), as the model was fed them.
-        explanations: By the name to show, each of these images, one target for each.
+        explanations: Explanations of the images with one target each, by the name to show.
         normalization: Mean and standard deviation that the images were normalized with.
-        style: As in `cam_callbacks.figures.drawing.overlay`.
+        style: The style of the overlays, as in `cam_callbacks.overlay`.
         size: Longer side of each picture, in pixels.
 
     Raises:
-        ValueError: An explanation of several targets for each image, or not of these images.
+        ValueError: An explanation is of other images, or has several targets for each.
     """
     for name, explanation in explanations.items():
         if explanation.estimated_error.shape != (len(images),):

@@ -1,1 +1,1 @@
-"""The CAM tab in TensorBoard. Imports neither torch nor Lightning, so that TensorBoard starts as fast as without it."""
+"""The CAM tab in TensorBoard, and the report: what the training writes for them, and what reads it, without torch."""

@@ -73,7 +73,7 @@ def test_classes_stand_side_by_side(network, images):
     assert figure.shape[0] > 2 * SIDE
     with pytest.raises(ValueError, match=r"one target for each image; explain several, with targets of shape \(N, T\)"):
         classes_side_by_side(images, ScoreCAM(tolerance=0)(network, images, "features"))
-    with pytest.raises(ValueError, match="the explanation is of 2 images, 1 are given"):
+    with pytest.raises(ValueError, match="explanation has 2 images, images has 1; give the same"):
         classes_side_by_side(images[:1], explanation)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,3 +24,17 @@ def server(request: pytest.FixtureRequest, logs: Path) -> Iterator[Server]:
     """A TensorBoard that has read both runs."""
     with serving(logs, "--load_fast", request.param) as server:
         yield read_in(server, runs=2, last=14)
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of one small training: two looks at three probes."""
+    return write_logs(tmp_path_factory.mktemp("trained"), ["biased"], looks=2, probes=3)[0]
+
+
+@pytest.fixture
+def two_runs(trained: Path, tmp_path: Path) -> Path:
+    """A log folder with two copies of that training, to be changed."""
+    for run in ("one/version_0", "two/version_0"):
+        shutil.copytree(trained, tmp_path / "logs" / run)
+    return tmp_path / "logs"

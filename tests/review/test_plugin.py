@@ -40,17 +40,16 @@ def test_the_tab_is_there_by_itself(server: Server) -> None:
     assert tab["loading_mechanism"] == {"type": "IFRAME", "module_path": "/data/plugin/cam_callbacks/index.js"}
 
 
-STATIC = Path(cam_callbacks.review.__file__).parent / "page"
+PAGE = Path(cam_callbacks.review.__file__).parent / "page"
 KINDS = {".js": "text/javascript", ".css": "text/css"}
 
 
-@pytest.mark.parametrize(
-    ("name", "kind"), [(path.name, KINDS[path.suffix]) for path in sorted(STATIC.iterdir()) if path.suffix in KINDS]
-)
-def test_the_files_of_the_tab_are_served(server: Server, name: str, kind: str) -> None:
-    answer = server.ours(name)
-    assert (answer.code, answer.kind) == (200, kind)
-    assert answer.body
+def test_the_files_of_the_tab_are_served(server: Server) -> None:
+    for path in PAGE.iterdir():
+        if path.suffix in KINDS:
+            answer = server.ours(path.name)
+            assert (answer.code, answer.kind) == (200, KINDS[path.suffix]), path.name
+            assert answer.body == path.read_bytes()
 
 
 def test_the_glossary_explains_all_measures(server: Server) -> None:
@@ -128,7 +127,7 @@ def test_the_swaps_are_the_logged_picture(server: Server) -> None:
     assert np.array_equal(shown, np.asarray(Image.open(io.BytesIO(image))))
 
 
-def test_names_come_as_they_are_in_json_that_no_browser_takes_for_a_page(server: Server) -> None:
+def test_names_are_unchanged_in_json_that_no_browser_takes_for_a_page(server: Server) -> None:
     answer = server.ours("look", **BIASED, step=steps(server)[0])
     assert HOSTILE in answer.json["class_names"]
     assert answer.kind == "application/json"
@@ -204,13 +203,13 @@ def answer_of(provider: Unwell, route: str) -> TestResponse:
     return answer
 
 
-@pytest.mark.parametrize("route", ["runs", "timeline", "look", "swaps"])
 @pytest.mark.parametrize(
-    ("error", "code"),
+    ("route", "error", "code"),
     [
-        (errors.NotFoundError("no experiment"), 404),
-        (errors.PermissionDeniedError("not yours"), 403),
-        (errors.UnauthenticatedError("who are you", challenge='Basic realm="logs"'), 401),
+        ("runs", errors.NotFoundError("no experiment"), 404),
+        ("timeline", errors.NotFoundError("no experiment"), 404),
+        ("look", errors.PermissionDeniedError("not yours"), 403),
+        ("swaps", errors.UnauthenticatedError("who are you", challenge='Basic realm="logs"'), 401),
     ],
 )
 def test_what_tensorboard_cannot_read_is_said_in_its_words(route: str, error: errors.PublicError, code: int) -> None:
@@ -221,7 +220,7 @@ def test_what_tensorboard_cannot_read_is_said_in_its_words(route: str, error: er
 
 
 @pytest.mark.parametrize("route", ["runs", "timeline", "look", "swaps"])
-def test_an_error_that_nobody_expects_is_told_to_the_terminal_and_ends_no_server(
+def test_an_unexpected_error_is_told_to_the_terminal_and_ends_no_server(
     route: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     answer = answer_of(Unwell(OSError("/home/me/logs is gone")), route)

@@ -32,7 +32,7 @@ def test_fast_dev_run_writes_none(tmp_path: Path) -> None:
     assert list(tmp_path.rglob("*.html")) == []
 
 
-def test_where_there_was_no_look_there_is_no_report(tmp_path: Path) -> None:
+def test_without_a_look_there_is_no_report(tmp_path: Path) -> None:
     monitor = CAMMonitor(report=True, on_error="raise")
     with own_warnings() as said:
         fit(tmp_path, monitor, limit_val_batches=0)
@@ -49,7 +49,7 @@ def test_a_report_that_cannot_be_written_ends_no_run(tmp_path: Path) -> None:
     assert "Traceback" in warning
 
 
-def test_those_who_want_it_get_the_error_of_a_report_that_cannot_be_written(tmp_path: Path) -> None:
+def test_on_error_raise_also_raises_errors_of_the_report(tmp_path: Path) -> None:
     (tmp_path / "run" / "cam_report.html").mkdir(parents=True)
     with pytest.raises(OSError, match=r"cam_report\.html"):
         fit(tmp_path, CAMMonitor(num_probes=4, audit=None, report=True, on_error="raise"))

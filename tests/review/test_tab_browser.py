@@ -105,7 +105,7 @@ def test_the_tab_is_there_by_itself(tab: Tab) -> None:
     assert tab.choices("run") == [BALANCED, BIASED, PLAIN]
 
 
-def test_the_verdict_stands_at_the_top_in_words_and_leads_to_what_they_mean(tab: Tab) -> None:
+def test_the_verdict_is_in_words_and_leads_to_what_they_mean(tab: Tab) -> None:
     tab.open(run=BIASED)
     assert "ALARM" in tab.one(".verdict").text
     assert "of 100 answers" in tab.one(".verdict").text

@@ -1,4 +1,4 @@
-"""What is written for the tab, into real event files, from looks and audits of real methods."""
+"""What is written for the tab into real event files, from looks and audits with real methods."""
 
 from __future__ import annotations
 
@@ -150,7 +150,7 @@ def test_without_masks_and_labels_what_follows_from_them_is_null(
     assert look["class_names"] is None
 
 
-def test_what_is_no_class_has_a_score_only(tmp_path: Path, model: nn.Module, probes: ProbeSet) -> None:
+def test_a_target_that_is_not_a_class_has_a_score_only(tmp_path: Path, model: nn.Module, probes: ProbeSet) -> None:
     look = written(tmp_path, look_at(model, ProbeSet(probes.images), RegressionTarget(2)))
     for probe in look["probes"]:
         assert [probe[name] for name in ("explained", "predicted", "probability_predicted")] == [None] * 3
@@ -226,7 +226,7 @@ def test_photos_have_the_colors_from_before_the_normalization(tmp_path: Path, mo
     assert photo[0, -1].tolist() == [51, 102, 153]
 
 
-def test_photos_and_settings_are_written_once_and_photos_again_when_they_change(
+def test_photos_and_settings_are_written_once_unless_photos_change(
     tmp_path: Path, model: nn.Module, probes: ProbeSet
 ) -> None:
     data, logger = TabWriter("cam", {"num_probes": 4}), board(tmp_path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -82,6 +83,11 @@ def event_file(folder: Path) -> Path:
     """The one event file of a run."""
     (file,) = folder.glob("*tfevents*")
     return file
+
+
+def cut(file: Path, size: int) -> None:
+    """Cut a file off after so many bytes."""
+    os.truncate(file, size)
 
 
 def write_big_run(folder: Path, looks: int = 200, probes: int = 64) -> None:
