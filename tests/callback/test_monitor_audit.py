@@ -99,7 +99,7 @@ def test_reading_the_background_raises_the_alarm_at_the_second_look(tmp_path: Pa
         assert len(logged[tag]) == 2
         assert logged[tag][-1][1] > 0.9
     assert logged["cam/audit_passes"][0][1] <= 11 * 80 + 2 * 4
-    assert 0 < logged["cam/audit_seconds"][0][1] < 600
+    assert logged["cam/audit_seconds"][0][1] > 0
 
 
 @pytest.mark.parametrize("biased", [True, False], ids=["biased data", "unbiased data"])
