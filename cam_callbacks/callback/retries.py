@@ -32,7 +32,7 @@ class Retries:
     def outlook(self, part: Hashable) -> str:
         """Say what becomes of a part that has just failed."""
         if self.is_disabled(part):
-            return f"failed {_MAX_IN_A_ROW} times in a row; disabled"
+            return f"{_MAX_IN_A_ROW} failures in a row: disabled for this run"
         return "will retry at the next validation"
 
     def reset(self) -> None:
