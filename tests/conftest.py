@@ -26,6 +26,7 @@ SLOW = {
     "many trainings": (
         "callback/test_everywhere.py",
         "callback/test_faults.py",
+        "callback/test_compiled_models.py",
         "callback/test_monitor_audit.py",
         "callback/test_monitor_explains.py",
         "callback/test_monitor_outputs.py",
@@ -33,6 +34,7 @@ SLOW = {
         "callback/test_monitor_resume.py",
         "callback/test_nothing_stays.py",
         "callback/test_precisions.py",
+        "callback/test_randomization.py",
         "callback/test_training_is_not_harmed.py",
         "review/test_report_of_a_run.py",
         "test_cuda.py",

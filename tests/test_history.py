@@ -44,7 +44,7 @@ def test_the_first_the_current_and_evenly_spaced_looks_are_selected() -> None:
     assert epochs(history_of(7), 2) == [0, 6]
 
 
-def test_a_long_history_is_thinned_evenly_but_never_forgets_the_first_nor_the_last() -> None:
+def test_a_long_history_is_thinned_but_keeps_the_first_and_last() -> None:
     for count in range(1, 300):
         kept = epochs(history_of(count, (1, 1, 1)))
         assert kept[0] == 0
@@ -59,7 +59,7 @@ def test_the_gaps_of_a_long_history_differ_by_a_small_factor_only() -> None:
     assert max(gaps) <= 3 * min(gaps)
 
 
-def test_the_brightest_value_is_that_of_all_looks_and_skips_what_is_not_a_number() -> None:
+def test_the_brightest_value_is_that_of_all_looks_but_nan() -> None:
     history = history_of(3)
     history.add(PastMaps(1000, 9, torch.full_like(history.looks[0].layer_maps, torch.nan)))
     assert history.brightest() == 2
@@ -73,7 +73,7 @@ def test_the_state_is_taken_over() -> None:
     assert all(torch.equal(a.layer_maps, b.layer_maps) for a, b in zip(history.looks, other.looks, strict=True))
 
 
-def test_the_state_keeps_as_many_looks_as_there_is_room_for_the_first_and_the_last_among_them() -> None:
+def test_the_state_keeps_as_many_looks_as_there_is_room_for() -> None:
     history = History()
     for step in range(9):
         history.add(PastMaps(step, step, torch.zeros(2, 4, 4)))

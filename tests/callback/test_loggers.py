@@ -137,7 +137,7 @@ def test_a_registered_logger_and_its_subclasses_get_pictures_and_texts(tmp_path:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_is_registered_goes_before_what_is_built_in_and_before_a_guess(tmp_path: Path) -> None:
+def test_what_is_registered_goes_before_what_is_built_in(tmp_path: Path) -> None:
     class OwnBoard(lightning.pytorch.loggers.TensorBoardLogger):
         kept: list[Any] = []  # noqa: RUF012
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
 import sys
-import threading
 import warnings
 from pathlib import Path
 from typing import Any
@@ -19,7 +17,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
-from cam_callbacks import Audit, CAMMonitor, GradCAM, Method, ProbeSet, RegressionTarget, ScoreCAM, Verdict
+from cam_callbacks import Audit, CAMMonitor, Method, ProbeSet, RegressionTarget, ScoreCAM, Verdict
 
 SIZE, OBJECT = 24, 10
 
@@ -347,67 +345,6 @@ def test_how_far_the_heatmaps_deserve_trust_is_logged(tmp_path: Path) -> None:
     assert 0 <= logged["cam/average_drop"][0][1] <= 1
     assert 0 <= logged["cam/increase_in_confidence"][0][1] <= 1
     assert -1 <= logged["cam/mean_activation_correlation"][0][1] <= 1
-
-
-def test_on_request_the_heatmaps_are_compared_with_those_of_random_weights(tmp_path: Path) -> None:
-    module = TinyModule()
-    monitor = CAMMonitor(num_probes=6, audit=Audit(randomization=True), on_error="raise")
-    with infos() as told:
-        fit(tmp_path, monitor, module, max_epochs=2)
-    weights = {key: value.clone() for key, value in module.state_dict().items()}
-    assert -1 <= monitor.randomization <= 1
-    assert len([text for text in told if "with random weights in the model" in text]) == 1
-    without = TinyModule()
-    fit(tmp_path / "without", None, without, max_epochs=2)
-    assert all(torch.equal(weights[key], value) for key, value in without.state_dict().items())
-
-
-def test_maps_of_a_number_are_compared_with_those_of_random_weights_too(tmp_path: Path) -> None:
-    options = {"num_probes": 4, "audit": Audit(randomization=True), "on_error": "raise"}
-    monitor = CAMMonitor("features", explain=RegressionTarget(2), **options)
-    fit(tmp_path, monitor, TinyModule())
-    assert -1 <= monitor.randomization <= 1
-
-
-class Deaf(TinyModule):
-    """Its answers depend on no position of the images."""
-
-    def forward(self, images: Tensor) -> Tensor:
-        return 0 * super().forward(images)
-
-
-def test_without_contrast_there_is_nothing_to_compare(tmp_path: Path) -> None:
-    options = {"num_probes": 4, "audit": Audit(randomization=True), "on_error": "raise"}
-    monitor = CAMMonitor(method=GradCAM(), **options)
-    with infos() as told:
-        fit(tmp_path, monitor, Deaf())
-    assert monitor.randomization is not None
-    assert math.isnan(monitor.randomization)
-    assert [text for text in told if "those shown is not defined: no image has" in text]
-
-
-class KeepsALock(TinyModule):
-    """Cannot be copied."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.lock = threading.Lock()
-
-
-def test_a_model_that_cannot_be_copied_ends_no_run(tmp_path: Path) -> None:
-    monitor = CAMMonitor(num_probes=4, audit=Audit(randomization=True))
-    with own_warnings() as said:
-        trainer = fit(tmp_path, monitor, KeepsALock())
-    assert trainer.state.finished
-    assert monitor.randomization is None
-    (warning,) = said
-    assert warning.startswith("CAMMonitor could not check randomization.\nTraceback")
-
-
-def test_those_who_want_it_get_the_error_of_a_model_that_cannot_be_copied(tmp_path: Path) -> None:
-    monitor = CAMMonitor(num_probes=4, audit=Audit(randomization=True), on_error="raise")
-    with pytest.raises(TypeError, match="lock"):
-        fit(tmp_path, monitor, KeepsALock())
 
 
 @pytest.mark.parametrize(

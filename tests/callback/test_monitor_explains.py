@@ -243,7 +243,7 @@ def compiled_fit(folder: Path, monitor: CAMMonitor | None, part: str) -> tuple[n
 
 
 @pytest.mark.parametrize("part", ["module", "features", "in place"])
-def test_a_compiled_model_is_explained_and_nothing_is_compiled_again_for_it(tmp_path: Path, part: str) -> None:
+def test_a_compiled_model_is_explained_without_compiling_again(tmp_path: Path, part: str) -> None:
     monitor = CAMMonitor(num_probes=5)
     with own_warnings() as said:
         module, graphs = compiled_fit(tmp_path / "with", monitor, part)
@@ -298,7 +298,7 @@ def test_a_model_with_a_layer_that_views_its_input_is_explained(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("explain", ["prediction", 1])
-def test_where_no_true_class_is_needed_multi_label_targets_are_no_hindrance(tmp_path: Path, explain: Any) -> None:
+def test_multi_label_targets_do_not_matter_without_need_of_labels(tmp_path: Path, explain: Any) -> None:
     class MultiLabel(TinyModule):
         def loss(self, output: Any, targets: Tensor) -> Tensor:
             return F.binary_cross_entropy_with_logits(output, targets)
