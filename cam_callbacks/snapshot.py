@@ -27,7 +27,7 @@ class SnapshotShare:
 
     Attributes:
         rows: (n,) int64, the indices of the probes that it explained.
-        explanation: Of these n; None where n is 0.
+        explanation: The explanation of these n probes; None where n is 0.
         mistaken: (m,) int64, the indices of those whose predicted class is not the explained one.
         of_predicted: The predicted class of these m explained; None where that was not asked for, or m is 0.
         seconds: Time that it took.
@@ -46,7 +46,7 @@ class Snapshot:
 
     Attributes:
         probes: N images.
-        explanation: Of the N images.
+        explanation: The explanation of the N images.
         mistaken: (m,) int64, the indices of the probes whose predicted class is not the explained one.
         of_predicted: The predicted class of these m explained; None where that was not asked for, or m is 0.
         seconds: Time that it took; of several ranks, that of the slowest.
@@ -94,7 +94,7 @@ class AuditShare:
     """What one rank has found in its share of an audit.
 
     Attributes:
-        answers: Of the model to its share of the audited images; None where that is empty.
+        answers: The model's answers to its share of the audited images; None where that is empty.
         probe_rows: (n,) int64, its share of the probes.
         trust: Faithfulness measures of their heatmaps, by name, (n,) each.
     """

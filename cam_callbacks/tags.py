@@ -28,13 +28,13 @@ AUDIT_PASSES = "audit_passes"
 """Scalar: forward samples spent on the audit, without its heatmaps."""
 
 AUDIT_SECONDS = "audit_seconds"
-"""Scalar: wall-clock seconds of the audit until the verdict, without its pictures; the mean over the processes."""
+"""Scalar: wall-clock seconds of the audit until the verdict, without its pictures; the mean over the ranks."""
 
 PASSES = "passes"
 """Scalar: forward samples spent on the heatmaps."""
 
 SECONDS = "seconds"
-"""Scalar: wall-clock seconds of the heatmaps, without the audit; of several processes those of the slowest."""
+"""Scalar: wall-clock seconds of the heatmaps, without the audit; of several ranks, those of the slowest."""
 
 BLANK = "blank"
 """Scalar: probes whose map has no contrast."""
@@ -44,7 +44,7 @@ SKIPPED = "skipped"
 
 
 def tag(name: str, record: str, testing: bool = False) -> str:
-    """The full tag of a record of the monitor called `name`: `cam/heatmaps`, in a test run `cam_test/heatmaps`."""
+    """Return the full tag of a record of the monitor `name`: `cam/heatmaps`, in a test run `cam_test/heatmaps`."""
     return f"{name}_test/{record}" if testing else f"{name}/{record}"
 
 

@@ -87,13 +87,13 @@ def measures_of(observations: Observations, parts: Sequence[Answers]) -> AuditRe
 
 
 def _joined(parts: Sequence[Answers]) -> Answers:
-    """Put the answers of all processes together, in the order of the images."""
+    """Put the answers of all ranks together, in the order of the images."""
     order = torch.cat([part.rows for part in parts]).argsort()
     changes = [name for name in parts[0].correct if all(name in part.correct for part in parts)]
     layer_maps = [part.layer_maps for part in parts if part.layer_maps is not None]
     notes = [note for part in parts for note in part.notes]
     if len({part.heat_method for part in parts}) > 1:
-        notes.append("Heat is not measured: not all processes could use the same method")
+        notes.append("Heat is not measured: not all ranks could use the same method")
         layer_maps = []
     return Answers(
         rows=torch.arange(len(order)),

@@ -19,7 +19,7 @@ State = Literal["alarm", "suspicion", "warning", "no alarm", "too few images", "
 HeatState = Literal["on the object", "indistinguishable from chance", "off the object"]
 
 MIN_IMAGES = 30
-"""The fewest images that are judged, all classes together; also what each class needs for numbers to rely on."""
+"""The fewest images that are judged, all classes together; also what each class needs for reliable numbers."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -72,7 +72,7 @@ def _what_is_used(result: AuditResult, verdict: Verdict) -> str:
     pairs += [(gap.per_class[index], recolored.per_class[index]) for index in verdict.classes]
     share = sum(color.value / whole.value if whole.value > 0 else 0.0 for whole, color in pairs) / len(pairs)
     if share > _MOST_OF_THE_EFFECT:
-        return "Moving only the background's *color* has most of the effect: its color is what is used."
+        return "Moving only the background's *color* accounts for most of the effect: the model uses its color."
     if share >= _LITTLE_OF_THE_EFFECT:
         return "Moving only the background's color has part of the effect: color and content or texture are both used."
     little = "Moving only the background's color has little effect: its *content or texture* is what is used"
@@ -133,7 +133,7 @@ def _missing_images(result: AuditResult) -> str:
     listed = [f"{result.class_names.name(i)} {MIN_IMAGES - per_class[i].count}" for i in few[:_MAX_CLASSES]]
     more = f" and {len(few) - _MAX_CLASSES} others" if len(few) > _MAX_CLASSES else ""
     return (
-        f"Few images: numbers to rely on need {MIN_IMAGES} of each class; missing: {', '.join(listed)}{more}. If the "
+        f"Few images: reliable numbers need {MIN_IMAGES} of each class; missing: {', '.join(listed)}{more}. If the "
         f"validation data has them, Audit(num_images={MIN_IMAGES * len(per_class)}) takes them."
     )
 
@@ -149,7 +149,7 @@ def _next_step(result: AuditResult, verdict: Verdict) -> str:
     if verdict.state == "too few images":
         return "give more labeled validation images."
     if result.mask_source != "given":
-        return "masks of the objects, even of some fifty validation images, make this test sharper."
+        return "object masks, even for about fifty validation images, make this test more sensitive."
     return "look at the heatmaps of mistakes, and at images from another source."
 
 

@@ -42,7 +42,7 @@ class AuditStage(Stage):
     """Audits the model on a fixed set of images, and judges.
 
     Args:
-        parts: Those of the monitor.
+        parts: The long-lived parts of the monitor.
         trainer: The trainer of either Lightning.
         pl_module: The module that it trains.
         audit: What the user wants.
@@ -62,8 +62,12 @@ class AuditStage(Stage):
         Raises:
             StepFailedError: Where it fails on any rank.
         """
-        images = self.agreed(self._choose_images)
-        return self.agreed(self._share_images, images)
+        images = self.agreed(self._broadcast_images, self.agreed(self._choose_images))
+        is_new = images is not None and not self.trainer.testing and not self._watched.is_settled
+        if images is not None and is_new and not self._watched.keep(images):
+            self.memory.previous_verdict = None
+            self.notices.warn_once("The images of the audit are not those of the earlier run: suspicions reset")
+        return images
 
     def observe(self, images: ProbeSet, snapshot: Snapshot) -> AuditSnapshot:
         """Run the model on the images and on what becomes of them, and judge; ranks that can split the work do so.
@@ -71,8 +75,9 @@ class AuditStage(Stage):
         Raises:
             StepFailedError: Where it fails on any rank.
         """
-        share = self.agreed(self._observe_share, images, snapshot)
-        return self.agreed(self._join, images, share, snapshot)
+        observations = self.agreed(Observations, images)
+        share = self.agreed(self._observe_share, observations, snapshot)
+        return self.agreed(self._join, images, observations, share, snapshot)
 
     def log(self, found: AuditSnapshot) -> dict[str, Picture | str]:
         """Log the numbers, do what an alarm calls for, and return pictures and text by name: on the first rank.
@@ -91,8 +96,8 @@ class AuditStage(Stage):
         picked = watched.picked
         if picked is None or picked.labels is None or len(set(picked.labels.tolist())) < 2:
             self.notices.warn_once(
-                "CAMMonitor skips the audit: no labels of two or more classes came with the images; audit=None says "
-                "that none is wanted"
+                "CAMMonitor skips the audit: no labels of two or more classes came with the images; pass audit=None "
+                "to silence this warning"
             )
             return None
         images = with_estimated_masks(self.parts.data.described(ProbeSet.of(picked), self.trainer))
@@ -104,22 +109,16 @@ class AuditStage(Stage):
             )
         return images
 
-    def _share_images(self, images: ProbeSet | None) -> ProbeSet | None:
-        if self._watched.is_settled:
-            return images
-        shared = of_trainer.broadcast(self.trainer, images)
-        if shared is not None and not self.trainer.testing and not self._watched.keep(shared):
-            self.memory.verdict = None
-            self.notices.warn_once("The images of the audit are not those of the earlier run: suspicions reset")
-        return shared
+    def _broadcast_images(self, images: ProbeSet | None) -> ProbeSet | None:
+        return images if self._watched.is_settled else of_trainer.broadcast(self.trainer, images)
 
-    def _observe_share(self, images: ProbeSet, snapshot: Snapshot) -> AuditShare:
+    def _observe_share(self, observations: Observations, snapshot: Snapshot) -> AuditShare:
         """Run the model on this rank's share of the images, and on that of the probes."""
         method, forward_fn = self.settings.method, self.forward_fn
-        rows, probe_rows = self.rows_of_rank(len(images)), self.rows_of_rank(len(snapshot.probes))
+        rows, probe_rows = self.rows_of_rank(len(observations.probes)), self.rows_of_rank(len(snapshot.probes))
         answers, trust = None, {}
         if len(rows):
-            answers = Observations(images).observe(
+            answers = observations.observe(
                 self.pl_module, rows, self.memory.layer, forward_fn, method.multi_label, method.batch_size
             )
         if len(probe_rows):
@@ -133,15 +132,17 @@ class AuditStage(Stage):
             )
         return AuditShare(answers, probe_rows, trust)
 
-    def _join(self, images: ProbeSet, share: AuditShare, snapshot: Snapshot) -> AuditSnapshot:
+    def _join(
+        self, images: ProbeSet, observations: Observations, share: AuditShare, snapshot: Snapshot
+    ) -> AuditSnapshot:
         """Join the shares of all ranks, and judge, on all of them."""
         shares = self.gather(share)
-        result = measures_of(Observations(images), [each.answers for each in shares if each.answers is not None])
+        result = measures_of(observations, [each.answers for each in shares if each.answers is not None])
         # Outside of a fit the weights are those of the last look: finding the same again would tell nothing.
         is_fitting = of_trainer.is_fitting(self.trainer)
-        verdict = judge(result, self.memory.verdict if is_fitting else None, self._audit.threshold)
+        verdict = judge(result, self.memory.previous_verdict if is_fitting else None, self._audit.threshold)
         if is_fitting:
-            self.memory.verdict = verdict
+            self.memory.previous_verdict = verdict
         passes = result.passes + _PASSES_OF_FAITHFULNESS * len(snapshot.probes)
         return AuditSnapshot(images, result, verdict, _joined_trust(shares, snapshot), passes)
 

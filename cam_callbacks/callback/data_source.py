@@ -51,7 +51,8 @@ class DataSource:
                 batch, self._settings.batch_fn, self._label_use, None if audit is None else audit.foreground_values
             )
         if samples.note is not None:
-            self._warn_once(f"CAMMonitor: {samples.note}")
+            note = samples.note.replace("foreground_values", "Audit(foreground_values=[...])")
+            self._warn_once(f"CAMMonitor: {note}")
         return samples
 
     def read_probes(self, source: ProbeSource, trainer: Trainer, batch: Any) -> ProbeSet:

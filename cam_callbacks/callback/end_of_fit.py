@@ -10,8 +10,7 @@ from typing import TypeVar
 from lightning_utilities.core.rank_zero import rank_zero_info
 
 from cam_callbacks.audit.statistics import bootstrap
-from cam_callbacks.callback.heatmap_stage import HeatmapStage
-from cam_callbacks.callback.stage import StepFailedError
+from cam_callbacks.callback.stage import Stage, StepFailedError
 from cam_callbacks.explain.faithfulness import randomization
 from cam_callbacks.review.report import write_report
 from cam_callbacks.snapshot import Snapshot
@@ -19,10 +18,10 @@ from cam_callbacks.snapshot import Snapshot
 T = TypeVar("T")
 
 
-class EndOfFit(HeatmapStage):
+class EndOfFit(Stage):
     """Compares heatmaps with those of random weights, and writes the report."""
 
-    def check_randomization(self, snapshot: Snapshot) -> float | None:
+    def compare_with_random_weights(self, snapshot: Snapshot) -> float | None:
         """Return the mean rank correlation of the heatmaps with those of random weights; None where it fails."""
         return self._once("check randomization", lambda: self._randomization(snapshot))
 
@@ -40,6 +39,7 @@ class EndOfFit(HeatmapStage):
             raise own or RuntimeError(f"CAMMonitor could not {what} on another rank")
         if own is not None:
             trace = "".join(traceback.format_exception(own))
+            traceback.clear_frames(own.__traceback__)  # they hold the model's tensors
             warnings.warn(f"CAMMonitor could not {what}.\n{trace}", stacklevel=2)
         return None
 
@@ -56,12 +56,12 @@ class EndOfFit(HeatmapStage):
         known = similarity[~similarity.isnan()]
         mean, (low, high) = float(known.mean()), bootstrap(known)
         found = (
-            f"{mean:.2f} [{low:.2f}, {high:.2f}] over {len(known)} images; near 0 they read the model, near 1 they "
-            "would be the same whatever it has learned"
+            f"{mean:.2f} [{low:.2f}, {high:.2f}] over {len(known)} images; near 0 the maps depend on the model, "
+            "near 1 they would be the same whatever it has learned"
         )
         unknown = "not defined: no image has a heatmap with contrast both before and after"
         rank_zero_info(
-            "CAMMonitor: with random weights in the model the heatmaps' rank correlation with those shown is "
+            "CAMMonitor: the rank correlation of the heatmaps with those of a copy with random weights is "
             f"{found if len(known) else unknown}"
         )
         return mean

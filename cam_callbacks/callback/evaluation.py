@@ -31,7 +31,7 @@ Media = dict[str, Picture | str]
 class Part(Enum):
     """A part of an evaluation that may fail while the others go on; its value says so."""
 
-    PROBES = "CAMMonitor failed to settle its probes"
+    PROBES = "CAMMonitor could not pick its probes"
     HEATMAPS = "CAMMonitor failed"
     AUDIT = "CAMMonitor failed to audit"
     LOGGING = "CAMMonitor failed to log"
@@ -41,7 +41,7 @@ class Evaluation(Stage):
     """Picks images from the batches; after the last one explains, audits and logs.
 
     Args:
-        parts: Those of the monitor.
+        parts: The long-lived parts of the monitor.
         trainer: The trainer of either Lightning.
         pl_module: The module that it trains.
     """
@@ -100,7 +100,8 @@ class Evaluation(Stage):
     def _collect(self, batch: Any) -> None:
         memory, data = self.memory, self.parts.data
         if memory.unread is not None:
-            memory.probes.images, memory.unread = data.read_probes(memory.unread, self.trainer, batch), None
+            memory.probes.give(data.read_probes(memory.unread, self.trainer, batch))
+            memory.unread = None
         watched = [each for each in (memory.probes, memory.audit_images) if each is not None and each.is_picking]
         if not watched:
             return
@@ -125,8 +126,9 @@ class Evaluation(Stage):
         return probes
 
     def _raise_what_a_batch_raised(self) -> None:
-        if self._error is not None:
-            raise self._error
+        error, self._error = self._error, None
+        if error is not None:
+            raise error
 
     def _explain(self, probes: ProbeSet) -> tuple[Snapshot, Media]:
         snapshot = self._heatmaps.explain(probes)
@@ -144,12 +146,12 @@ class Evaluation(Stage):
         return found, stage.log(found)
 
     def _send(self, snapshot: Snapshot, audit: AuditSnapshot | None, media: Media) -> None:
-        self.agreed(self._send_from_first_rank, snapshot, audit, media)
+        folder = self.agreed(of_trainer.log_folder, self.trainer)
+        self.agreed(self._send_from_first_rank, folder, snapshot, audit, media)
 
     def _send_from_first_rank(
-        self, snapshot: Snapshot, audit: AuditSnapshot | None, media: Mapping[str, Picture | str]
+        self, folder: str, snapshot: Snapshot, audit: AuditSnapshot | None, media: Mapping[str, Picture | str]
     ) -> None:
-        folder = of_trainer.log_folder(self.trainer)
         if not media:
             return
         for failed in self.parts.outlet.send(self.trainer, folder, media, snapshot, audit):
@@ -184,8 +186,11 @@ class Evaluation(Stage):
         at = f"at the evaluation of epoch {self.trainer.current_epoch}, step {of_trainer.log_step(self.trainer)}"
         outlook = self.parts.retries.outlook(part)
         if part is Part.AUDIT:
-            logged = "Heatmaps are logged. "
+            rest = "Heatmaps are not affected. "
+        elif part is Part.LOGGING:
+            rest = "Scalars are logged. "
         else:
-            logged = "" if part in (Part.PROBES, Part.HEATMAPS) else "The rest is logged. "
+            rest = "" if isinstance(part, Part) else "Everything else is logged. "
         trace = "".join(traceback.format_exception(error))
-        warnings.warn(f"{what} {at}; {outlook}. {logged}Training continues.\n{trace}", stacklevel=2)
+        traceback.clear_frames(error.__traceback__)  # they hold the model's tensors
+        warnings.warn(f"{what} {at}; {outlook}. {rest}Training continues.\n{trace}", stacklevel=2)

@@ -9,7 +9,6 @@ from torch import Tensor
 
 from cam_callbacks.callback import trainer as of_trainer
 from cam_callbacks.callback.stage import Stage
-from cam_callbacks.data.batches import LABEL_KEYS
 from cam_callbacks.data.class_names import ClassNames
 from cam_callbacks.data.probes import ProbeSet
 from cam_callbacks.explain.explanation import Explanation
@@ -32,8 +31,13 @@ class HeatmapStage(Stage):
         Raises:
             StepFailedError: There are none, or they cannot be described.
         """
-        probes = self.agreed(self._choose_probes)
-        return self.agreed(self._share_probes, probes)
+        watched = self.memory.probes
+        probes = self.agreed(self._broadcast_probes, self.agreed(self._choose_probes))
+        is_kept = not (self.trainer.sanity_checking or self.trainer.testing)
+        if is_kept and not watched.is_settled and not watched.keep(probes):
+            self.memory.history.clear()
+            self.notices.warn_once("The probes are not those of the earlier run: starting a new history")
+        return probes
 
     def check(self, probes: ProbeSet) -> None:
         """Raise on bad input whatever an explanation would raise, at the price of one pass an image; settle the layer.
@@ -41,7 +45,12 @@ class HeatmapStage(Stage):
         Raises:
             StepFailedError: With that error.
         """
-        self.agreed(self._check, probes)
+        layer = self.agreed(self._check, probes)
+        if self.memory.layer is None:
+            self.memory.layer = layer
+            self.notices.inform_once(
+                f"CAMMonitor explains the layer {layer!r}, the last with positions; target_layer overrides it"
+            )
 
     def explain(self, probes: ProbeSet) -> Snapshot:
         """Explain the probes; ranks that can split the work do so.
@@ -63,30 +72,15 @@ class HeatmapStage(Stage):
         """
         return self.agreed(self._log, snapshot)
 
-    def targets_of(self, probes: ProbeSet) -> int | Tensor | TargetFn | None:
-        """Return what is explained of the probes, as `Method.__call__` takes it."""
-        explain = self.settings.explain
-        if isinstance(explain, int) or callable(explain):
-            return explain
-        if explain == "prediction":
-            return None
-        if probes.labels is None:
-            raise ValueError(
-                f"explain={explain!r} needs labels, but none came with the images (in a mapping they are found under "
-                f"{', '.join(map(repr, LABEL_KEYS))}; in a folder, by subfolders named like the classes); give "
-                'explain="prediction", ProbeSet(images, labels), or batch_fn, a callable (batch) -> (images, labels)'
-            )
-        return probes.labels
-
     def _choose_probes(self) -> ProbeSet | None:
         watched = self.memory.probes
-        if watched.is_settled or not watched.is_picking:
+        if not watched.is_picking:
             return watched.images
         if not self.trainer.is_global_zero:
             return None
         picked = watched.picked
         if picked is None:
-            raise ValueError("no probes: no image passed by that is finite and whose label, if any, is a class")
+            raise ValueError("no probes: no batch had a finite image with a valid label")
         if watched.ignored:
             self.notices.warn_once(
                 f"CAMMonitor left out {watched.ignored} images that are not finite, or whose size, labels or masks are "
@@ -94,27 +88,17 @@ class HeatmapStage(Stage):
             )
         return self.parts.data.described(ProbeSet.of(picked), self.trainer)
 
-    def _share_probes(self, probes: ProbeSet | None) -> ProbeSet:
-        watched = self.memory.probes
-        if watched.is_settled and watched.images is not None:
-            return watched.images
-        shared = of_trainer.broadcast(self.trainer, probes)
-        if shared is None:
+    def _broadcast_probes(self, probes: ProbeSet | None) -> ProbeSet:
+        if not self.memory.probes.is_settled:
+            probes = of_trainer.broadcast(self.trainer, probes)
+        if probes is None:
             raise ValueError("no probes: the first rank has none")
-        if not (self.trainer.sanity_checking or self.trainer.testing) and not watched.keep(shared):
-            self.memory.history.clear()
-            self.notices.warn_once("The probes are not those of the earlier run: starting a new history")
-        return shared
+        return probes
 
-    def _check(self, probes: ProbeSet) -> None:
-        layer = self.settings.method.check(
+    def _check(self, probes: ProbeSet) -> str | tuple[str, ...]:
+        return self.settings.method.check(
             self.pl_module, probes.images, self.memory.layer, self.targets_of(probes), forward_fn=self.forward_fn
         )
-        if self.memory.layer is None:
-            self.memory.layer = layer
-            self.notices.inform_once(
-                f"CAMMonitor explains the layer {layer!r}, the last with positions; target_layer overrides it"
-            )
 
     def _explain_share(self, probes: ProbeSet) -> SnapshotShare:
         """Explain this rank's share of the probes, and the predicted class of mistakes where that is wanted."""

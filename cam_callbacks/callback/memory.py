@@ -27,9 +27,9 @@ class Memory:
         is_audit_off: Whether the batches of this run cannot be audited.
         history: Maps of earlier looks.
         compiled: A compiled copy of the model, if the method makes one.
-        verdict: Of the last look of a fit, which the next one is judged with.
-        snapshot: The latest one.
-        audit: The latest one.
+        previous_verdict: The verdict of the last look in `fit`, which the next one is judged with.
+        snapshot: The latest snapshot.
+        audit: The latest audit.
     """
 
     def __init__(self, settings: MonitorSettings) -> None:
@@ -41,14 +41,18 @@ class Memory:
             settings.num_probes, given if isinstance(given, ProbeSet) else None, are_given=given is not None
         )
         self.audit_images: WatchedImages | None = None
-        if settings.audit is not None and settings.audits:
+        if settings.audit is not None and settings.has_audit:
             self.audit_images = WatchedImages(settings.audit.num_images)
         self.is_audit_off = False
         self.history = History()
         self.compiled = CompiledModel()
-        self.verdict: Verdict | None = None
+        self.previous_verdict: Verdict | None = None
         self.snapshot: Snapshot | None = None
         self.audit: AuditSnapshot | None = None
+
+    def begin_run(self) -> None:
+        """Audit again, whatever the batches of the last run were."""
+        self.is_audit_off = False
 
     def begin(self, anew: bool) -> None:
         """Begin to pick the images that are not known yet; `anew` for images of this evaluation alone."""
@@ -71,7 +75,7 @@ class Memory:
         room -= sum(look["layer_maps"].nbytes for look in history["looks"])
         audit = None
         if self.audit_images is not None:
-            verdict = None if self.verdict is None else self.verdict.state_dict()
+            verdict = None if self.previous_verdict is None else self.previous_verdict.state_dict()
             audit = {"images": self.audit_images.state_dict(room), "verdict": verdict}
         return {"layer": self.layer, "probes": probes, "history": history, "audit": audit}
 
@@ -84,4 +88,4 @@ class Memory:
         if self.audit_images is not None and state["audit"] is not None:
             self.audit_images.load_state_dict(state["audit"]["images"])
             verdict = state["audit"]["verdict"]
-            self.verdict = None if verdict is None else Verdict.from_state_dict(verdict)
+            self.previous_verdict = None if verdict is None else Verdict.from_state_dict(verdict)

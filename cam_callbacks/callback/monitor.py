@@ -77,7 +77,8 @@ class CAMMonitor(CallbackBase):
             `RegressionTarget()` or `SegmentationTarget(class_index)`; see `cam_callbacks.explain.targets`.
         every_n_epochs: Look after the validations of every n-th epoch of `fit`. `validate()` and `test()` always look.
         audit: Measure at each look how much the answers depend on the background, and give a verdict; its settings are
-            those of `Audit`. None or False turns it off. There is none if `explain` is a callable.
+            those of `Audit`. None or False turns it off. There is none if `explain` is a callable; but the
+            masks' `foreground_values` and the check of `randomization` hold there too.
         figures: How pictures are drawn, see `Figures`.
         class_names: Names of the classes. None takes them from the data set or the datamodule, if they have them.
         normalization: Mean and standard deviation per channel that the images were normalized with, or `"imagenet"`.
@@ -206,13 +207,13 @@ class CAMMonitor(CallbackBase):
         return self._memory.state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on with what an earlier run has saved."""
+        """Restore what an earlier run saved."""
         self._memory.load_state_dict(state_dict)
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Start with no failures; check the strategy, and that no other monitor writes to the same tags."""
+        """Reset failure counts; check the strategy, and that no other monitor writes to the same tags."""
         self._parts.retries.reset()
-        self._memory.is_audit_off = False
+        self._memory.begin_run()
         of_trainer.check_strategy(trainer)
         name = self.settings.name
         monitors = [other for other in trainer.callbacks if isinstance(other, CAMMonitor)]  # type: ignore[attr-defined]
@@ -279,7 +280,7 @@ class CAMMonitor(CallbackBase):
         audit, snapshot = self.settings.audit, self._memory.snapshot
         if audit is not None and audit.randomization and snapshot is not None:
             end = EndOfFit(self._parts, trainer, pl_module)
-            self._randomization = end.check_randomization(snapshot)
+            self._randomization = end.compare_with_random_weights(snapshot)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the report, if asked to."""
@@ -318,7 +319,9 @@ class CAMMonitor(CallbackBase):
         except ValueError as error:
             if self.settings.target_layer is not None:
                 raise Misconfiguration(str(error)) from error
-            self._parts.notices.warn_once(f"The layer of the earlier run is gone ({error}): CAMMonitor chooses anew")
+            self._parts.notices.warn_once(
+                f"The target layer of the earlier run no longer exists ({error}); choosing another one"
+            )
             self._memory.layer = None
 
     def _release(self) -> None:

@@ -31,7 +31,7 @@ class Outlet:
     def __init__(self, settings: MonitorSettings, retries: Retries) -> None:
         self._name, self._method = settings.name, settings.method.name
         self._media = MediaLogger(retries)
-        self._tab = TabWriter(settings.name, readable(vars(settings)))
+        self._tab = TabWriter(settings.name, readable(vars(settings) | {"class_names": settings.class_names or None}))
 
     def send(
         self,

@@ -14,18 +14,30 @@ if TYPE_CHECKING:
 
 @contextmanager
 def progress_in_bar(trainer: Trainer) -> Iterator[None]:
-    """Show `CAMMonitor 192 of at most 1600` in Lightning's progress bar, if there is one, while a look is under way."""
-    describe = _description_setter(trainer)
+    """Show `CAMMonitor 192 of 1600` in Lightning's progress bar, if there is one, while a look is under way."""
+    describe = _harmless(trainer)
     before = describe(None)
     try:
 
         def show(done: int, total: int) -> None:
-            describe(f"CAMMonitor {done} of at most {total}")
+            describe(f"CAMMonitor {done} of {total}")
 
         with progress.shown(show):
             yield
     finally:
         describe(before)
+
+
+def _harmless(trainer: Trainer) -> Callable[[str | None], str | None]:
+    """Return the function that sets the description; where the bar fails, nothing is shown."""
+
+    def describe(text: str | None) -> str | None:
+        try:
+            return _description_setter(trainer)(text)
+        except Exception:  # a bar of a kind that we do not know must not end the run
+            return None
+
+    return describe
 
 
 def _description_setter(trainer: Trainer) -> Callable[[str | None], str | None]:

@@ -70,7 +70,7 @@ class MonitorSettings:
             raise Misconfiguration(str(error)) from error
 
     @property
-    def audits(self) -> bool:
+    def has_audit(self) -> bool:
         """Whether there is an audit: one is asked for, and classes are explained."""
         return self.audit is not None and not callable(self.explain)
 

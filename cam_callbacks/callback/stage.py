@@ -1,4 +1,4 @@
-"""Stage: one part of an evaluation, in steps that all ranks take together."""
+"""Stage: steps that all ranks take together, the base of an evaluation and of its parts."""
 
 from __future__ import annotations
 
@@ -17,7 +17,10 @@ from cam_callbacks.callback.notices import Notices
 from cam_callbacks.callback.outlet import Outlet
 from cam_callbacks.callback.retries import Retries
 from cam_callbacks.callback.settings import MonitorSettings
+from cam_callbacks.data.batches import LABEL_KEYS
+from cam_callbacks.data.probes import ProbeSet
 from cam_callbacks.explain.model_outputs import ForwardFn
+from cam_callbacks.explain.targets import TargetFn
 
 if TYPE_CHECKING:
     from pytorch_lightning import LightningModule, Trainer
@@ -54,7 +57,7 @@ class Stage:
     """What the stages of an evaluation share.
 
     Args:
-        parts: Those of the monitor.
+        parts: The long-lived parts of the monitor.
         trainer: The trainer of either Lightning.
         pl_module: The module that it trains.
     """
@@ -82,6 +85,25 @@ class Stage:
         if not of_trainer.all_ranks_ok(self.trainer, error is None):
             raise StepFailedError(error) from error
         return result
+
+    def targets_of(self, probes: ProbeSet) -> int | Tensor | TargetFn | None:
+        """Return what is explained of the probes, as `Method.__call__` takes it.
+
+        Raises:
+            ValueError: Labels are explained, and the probes have none.
+        """
+        explain = self.settings.explain
+        if isinstance(explain, int) or callable(explain):
+            return explain
+        if explain == "prediction":
+            return None
+        if probes.labels is None:
+            raise ValueError(
+                f"explain={explain!r} needs labels, but none came with the images (in a mapping they are found under "
+                f"{', '.join(map(repr, LABEL_KEYS))}; in a folder, by subfolders named like the classes); give "
+                'explain="prediction", ProbeSet(images, labels), or batch_fn, a callable (batch) -> (images, labels)'
+            )
+        return probes.labels
 
     @property
     def forward_fn(self) -> ForwardFn:

@@ -23,6 +23,7 @@ class WatchedImages:
         self.images = given
         self.are_given = are_given or given is not None
         self._is_synced = False  # whether all ranks hold the same images
+        self._is_settled = False  # whether this evaluation needs no others
         self._fingerprint: str | None = None  # of the images that were kept last, in this run or an earlier one
         self._picker: ImagePicker | None = None
 
@@ -34,6 +35,11 @@ class WatchedImages:
         """
         picks = not self.are_given and (self.images is None or anew)
         self._picker = ImagePicker(self.count) if picks else None
+        self._is_settled = self._is_synced and not picks
+
+    def give(self, images: ProbeSet) -> None:
+        """Take the images that the user gives, now that they are read."""
+        self.images = images
 
     def stop_picking(self) -> None:
         """Pick no images in this evaluation."""
@@ -46,8 +52,8 @@ class WatchedImages:
 
     @property
     def is_settled(self) -> bool:
-        """Whether the images of this evaluation are known, and known to all ranks."""
-        return self._picker is None and self._is_synced
+        """Whether the images of this evaluation are known to all ranks; the same on all of them."""
+        return self._is_settled
 
     def offer(self, samples: Samples) -> None:
         """Consider the samples of a batch."""

@@ -51,7 +51,7 @@ def pick_photos(
         ValueError: The folder cannot be read as described, or another argument is out of range.
     """
     if not folder.is_dir():
-        raise ValueError(f"probes={str(folder)!r} is not a folder: there is none at {str(folder.absolute())!r}")
+        raise ValueError(f"probes={str(folder)!r} is not a folder; looked at {str(folder.absolute())!r}")
     if not is_list(size) or len(size) != 2:
         raise TypeError(f"size={size!r} must be a pair, the height and width that the model is fed")
     check_positive("num_probes", count, or_none=True)

@@ -7,8 +7,8 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 
 Show = Callable[[int, int], None]
-"""Called as `show(done, total)` with counts of forward samples. `total` is the most that may be needed; it grows as
-more work turns up, and never shrinks."""
+"""Called as `show(done, total)` with units of work: forward samples, and masks that are estimated. `total` is the most
+that may be needed; it grows as more work turns up, and never shrinks."""
 
 
 class _Tally:
@@ -34,14 +34,14 @@ def shown(show: Show) -> Iterator[None]:
 
 
 def expect(count: int) -> None:
-    """Add `count` forward samples to the total."""
+    """Add `count` units of work to the total."""
     tally = _CURRENT.get()
     if tally is not None:
         tally.total += count
 
 
 def advance(count: int) -> None:
-    """Report `count` more forward samples as done; samples that turned out not to be needed count as done too."""
+    """Report `count` more units as done; those that turned out not to be needed count as done too."""
     tally = _CURRENT.get()
     if tally is not None and count > 0:
         tally.done += count

@@ -24,7 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     path = Path(options.output)
     if not os.path.isdir(path.absolute().parent):
-        return _fail(f"--output {options.output}: there is no folder {str(path.parent)!r}; make it first")
+        return _fail(f"--output {options.output}: there is no folder {str(path.parent)!r}; create it first")
     if os.path.isdir(path):
         return _fail(f"--output {options.output} is a folder; give the name of a file, such as report.html")
     try:
@@ -52,7 +52,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="command")
     report = commands.add_parser(
         "report",
-        help="write one HTML page to hand over, from the event files of one or several runs",
+        help="write one HTML page to share, from the event files of one or several runs",
         description="Write one HTML page with all looks of all runs in the log folders; it needs no network.",
     )
     report.add_argument("logdir", nargs="+", help="log folder, searched at any depth, e.g. lightning_logs")

@@ -12,7 +12,6 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from cam_callbacks import tags
 from cam_callbacks._version import __version__
 from cam_callbacks.audit.attention import heat_by_chance, heat_on_object
 from cam_callbacks.audit.measures import MEASURES
@@ -119,7 +118,7 @@ def _look(snapshot: Snapshot, epoch: int, method: str) -> LookJson:
         method=method,
         class_names=list(snapshot.probes.class_names) or None,
         seconds=number(snapshot.seconds),
-        passes=int(snapshot.scalars()[tags.PASSES]),
+        passes=snapshot.passes,
         probes=_probes(snapshot),
     )
 

@@ -69,7 +69,7 @@ class CAMPlugin(base_plugin.TBPlugin):  # type: ignore[misc]
 
         def guarded(request: wrappers.Request) -> wrappers.Response:
             if request.method != "GET":
-                return _refusal(request, 405, "only GET is answered", [("Allow", "GET")])
+                return _refusal(request, 405, "only GET is supported", [("Allow", "GET")])
             try:
                 return answer(request)
             except _BadRequestError as error:

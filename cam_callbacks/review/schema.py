@@ -44,7 +44,7 @@ class SettingsJson(TypedDict):
     """What the monitor was made with."""
 
     version: str
-    """Of this package."""
+    """The version of this package."""
     versions: dict[str, str | None]
     """Of torch, lightning and python."""
     settings: dict[str, Readable]

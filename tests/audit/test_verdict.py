@@ -108,8 +108,8 @@ class TestWords:
     @pytest.mark.parametrize(
         ("masks", "of_color", "words"),
         [
-            ("given", 0.4, "has most of the effect: its color is what is used."),
-            ("estimated", 0.4, "has most of the effect: its color is what is used."),
+            ("given", 0.4, "accounts for most of the effect: the model uses its color."),
+            ("estimated", 0.4, "accounts for most of the effect: the model uses its color."),
             ("given", 0.2, "has part of the effect: color and content or texture are both used."),
             ("given", 0.05, "has little effect: its *content or texture* is what is used."),
             ("estimated", 0.05, "is what is used, or parts of objects that the estimated foregrounds left"),

@@ -83,7 +83,7 @@ def test_reading_the_background_raises_the_alarm_at_the_second_look(tmp_path: Pa
     assert set(monitor.verdict.classes) == {0, 1}
     assert monitor.verdict.overall
     assert monitor.audit_result["bg_gap"].overall.low > 0.9
-    assert "its color is what is used" in monitor.verdict.text
+    assert "the model uses its color" in monitor.verdict.text
     assert [verdict.state for verdict in said] == ["alarm"]
     logged = scalars(tmp_path)
     assert [value for _, value in logged["cam/alarm"]] == [0, 1]

@@ -116,7 +116,7 @@ def test_a_photo_that_cannot_be_read_is_named(tmp_path: Path) -> None:
         ({"size": 32}, r"size=32 must be a pair"),
         ({"num_probes": 0}, "num_probes=0 must be a whole number of at least 1"),
         ({"channels": 4}, r"photos have 1 or 3 channels, and the model is fed 4: give ProbeSet\(images\)"),
-        ({"folder": "nowhere"}, r"probes='nowhere' is not a folder: there is none at '/.*nowhere'"),
+        ({"folder": "nowhere"}, r"probes='nowhere' is not a folder; looked at '/.*nowhere'"),
         ({"channels": 1, "normalization": "imagenet"}, "normalization='imagenet' does not have 1 channel"),
         ({"normalization": "12"}, "normalization='12' must be 'imagenet', or a pair"),
     ],

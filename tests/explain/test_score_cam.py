@@ -35,7 +35,7 @@ def live_channels(network, images):
 
 @torch.no_grad()
 def by_the_book(network, image, target):
-    """Score-CAM of one image as design.md writes it, channel after channel: by weighting, the raw map and the
+    """Score-CAM of one image as the paper writes it, channel after channel: by weighting, the raw map and the
     heatmap."""
     activation = network.features(image[None])[0]
     size, mode = image.shape[1:], MODES[image.ndim - 1]

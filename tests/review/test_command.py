@@ -33,7 +33,7 @@ def test_the_command_writes_the_report(two_runs: Path, tmp_path: Path) -> None:
     [
         (["report", "nowhere"], "'nowhere' does not exist; give a log folder"),
         (["report", "."], "no looks of a CAMMonitor in .: the report is made from what it writes to a TensorBoard"),
-        (["report", ".", "-o", "no/such/report.html"], "there is no folder 'no/such'; make it first"),
+        (["report", ".", "-o", "no/such/report.html"], "there is no folder 'no/such'; create it first"),
         (["report", ".", "-o", "."], "--output . is a folder; give the name of a file, such as report.html"),
     ],
 )

@@ -112,7 +112,7 @@ def test_a_run_without_a_whole_look_says_so_and_shows_no_other(page: Report, mad
     made.content["runs"].append(empty | {"looks": {}, "swaps": {}})
     made.open(page, f"run={BIASED}")
     page.choose("run", "empty")
-    page.wait(lambda: page.texts(".message") == ["empty: no whole look is there yet."])
+    page.wait(lambda: page.texts(".message") == ["empty: no complete look yet."])
     assert not page.all(".pane, .verdict")
     page.choose("run", BALANCED)
     page.wait(lambda: page.all(".pane"))

@@ -152,7 +152,7 @@ export class Pane {
       if (nodes.includes(focused)) focused.focus({ preventScroll: true });
     }
     const noPhotos = look.photos.length > 0 ? '' : 'The photos of the probes were not kept: heatmaps only.';
-    this.#none.textContent = nodes.length > 0 ? noPhotos : 'No probe is of this kind at this look.';
+    this.#none.textContent = nodes.length > 0 ? noPhotos : 'No probe matches at this look.';
     this.#showAppendix(look.step);
   }
 

@@ -78,7 +78,7 @@ class View {
       const changed = await Promise.all(runs.map((run) => run.read()));
       if (state !== this.state) return;
       const empty = runs.find((run) => run.looks.length === 0);
-      if (empty) return void this.#showNothing(`${empty.name}: no whole look is there yet.`);
+      if (empty) return void this.#showNothing(`${empty.name}: no complete look yet.`);
       this.#page.showSomething();
       this.#page.say(this.#missing(found, runs[0]));
       const others = String(runs.map(keyOf)) !== String(this.#runs.map(keyOf));

@@ -7,7 +7,7 @@ export const short = (value) => (value == null ? '–' : Number(value.toPrecisio
 export const interval = (estimate) => `[${digits(estimate.low)}, ${digits(estimate.high)}]`;
 export const plural = (count, one) => `${count} ${one}${count === 1 ? '' : 's'}`;
 export const moment = (look) => (look.epoch == null ? `step ${look.step}` : `epoch ${look.epoch} · step ${look.step}`);
-export const className = (look, index) => (index == null ? 'no label' : (look.class_names?.[index] ?? `class ${index}`));
+export const className = (look, index) => (index == null ? 'no label' : (look.class_names?.[index] ?? String(index)));
 export const isMistake = ({ label, predicted }) => label != null && predicted != null && label !== predicted;
 export const overall = (audit, measure) => audit?.measures?.[measure]?.overall ?? null;
 
