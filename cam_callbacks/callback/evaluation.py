@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import traceback
-import warnings
 from collections.abc import Callable, Hashable, Mapping
 from enum import Enum
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import torch
 
+from cam_callbacks._warnings import warn_user
 from cam_callbacks.callback import trainer as of_trainer
 from cam_callbacks.callback.audit_stage import AuditStage
 from cam_callbacks.callback.heatmap_stage import HeatmapStage
@@ -193,4 +193,4 @@ class Evaluation(Stage):
             rest = "" if isinstance(part, Part) else "Everything else is logged. "
         trace = "".join(traceback.format_exception(error))
         traceback.clear_frames(error.__traceback__)  # they hold the model's tensors
-        warnings.warn(f"{what} {at}; {outlook}. {rest}Training continues.\n{trace}", stacklevel=2)
+        warn_user(f"{what} {at}; {outlook}. {rest}Training continues.\n{trace}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -11,6 +10,7 @@ from typing import Any
 
 from PIL import Image
 
+from cam_callbacks._warnings import warn_user
 from cam_callbacks.callback.retries import Retries
 from cam_callbacks.figures.drawing import Picture
 
@@ -144,9 +144,7 @@ class MediaLogger:
                 continue
             self._named.add(name)
             who = "the trainer has no logger" if logger is None else f"{name} takes no {kind}"
-            warnings.warn(
-                f"{who}: heatmaps are written as PNG files, and verdicts as Markdown, to {path.parent}", stacklevel=2
-            )
+            warn_user(f"{who}: heatmaps are written as PNG files, and verdicts as Markdown, to {path.parent}")
 
 
 def _sender(logger: Any) -> Sender:

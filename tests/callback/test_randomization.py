@@ -23,7 +23,7 @@ def test_on_request_the_heatmaps_are_compared_with_those_of_random_weights(tmp_p
         fit(tmp_path, monitor, module, max_epochs=2)
     weights = {key: value.clone() for key, value in module.state_dict().items()}
     assert -1 <= monitor.randomization <= 1
-    assert len([text for text in told if "with random weights in the model" in text]) == 1
+    assert len([text for text in told if "those of a copy with random weights" in text]) == 1
     without = TinyModule()
     fit(tmp_path / "without", None, without, max_epochs=2)
     assert all(torch.equal(weights[key], value) for key, value in without.state_dict().items())
