@@ -50,7 +50,7 @@ def test_without_contrast_there_is_nothing_to_compare(tmp_path: Path) -> None:
         fit(tmp_path, monitor, Deaf())
     assert monitor.randomization is not None
     assert math.isnan(monitor.randomization)
-    assert [text for text in told if "those shown is not defined: no image has" in text]
+    assert [text for text in told if "is not defined: no image has" in text]
 
 
 class KeepsALock(TinyModule):
