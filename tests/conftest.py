@@ -13,53 +13,34 @@ from torch import Tensor, nn
 
 TESTS = Path(__file__).parent
 SLOW = {
-    "a real browser": ("review/test_report_browser.py", "review/test_tab_browser.py"),
-    "servers and trainings in processes of their own": (
-        "callback/test_cli.py",
-        "callback/test_faults_in_processes.py",
-        "callback/test_hydra.py",
-        "callback/test_loggers_real.py",
-        "callback/test_monitor_ddp.py",
-        "review/test_loader.py",
-        "review/test_plugin.py",
-    ),
-    "many trainings": (
-        "callback/test_everywhere.py",
-        "callback/test_faults.py",
-        "callback/test_compiled_models.py",
-        "callback/test_monitor_audit.py",
-        "callback/test_monitor_explains.py",
-        "callback/test_monitor_outputs.py",
-        "callback/test_monitor_probes.py",
-        "callback/test_monitor_resume.py",
-        "callback/test_nothing_stays.py",
-        "callback/test_precisions.py",
-        "callback/test_randomization.py",
-        "callback/test_training_is_not_harmed.py",
-        "review/test_report_of_a_run.py",
-        "test_cuda.py",
-    ),
-    "what is documented, and handed out": (
-        "example_projects/test_color_bias.py",
-        "example_projects/test_investigate_predictions.py",
-        "example_projects/test_live_camera.py",
-        "example_projects/test_pets_background.py",
-        "example_projects/test_rotation_angle.py",
-        "test_commands.py",
-        "test_docs.py",
-        "test_release.py",
-    ),
-    "large models, and other libraries": (
-        "explain/test_gradient_methods_against_peers.py",
-        "explain/test_models.py",
-        "explain/test_score_cam_against_peers.py",
-    ),
+    "callback/": "trainings, many of them in processes of their own",
+    "example_projects/": "what is documented",
+    "test_commands.py": "what is documented",
+    "test_docs.py": "what is documented",
+    "test_release.py": "what is handed out is built",
+    "test_cuda.py": "trainings",
+    "review/test_report_browser.py": "a real browser",
+    "review/test_report_of_a_run.py": "trainings",
+    "review/test_tab_browser.py": "a real browser",
+    "review/test_loader.py": "servers in processes of their own",
+    "review/test_plugin.py": "servers in processes of their own",
+    "explain/test_gradient_methods_against_peers.py": "other libraries",
+    "explain/test_models.py": "large models",
+    "explain/test_score_cam_against_peers.py": "other libraries",
 }
-"""Files all of whose tests are marked `slow`, by the reason; single slow tests of other files are marked there."""
+"""Folders and files all of whose tests are marked `slow`, and why; a slow test elsewhere has the marker itself."""
+FAST = {
+    "callback/test_loggers.py",
+    "callback/test_monitor_errors.py",
+    "callback/test_monitor_tasks.py",
+    "callback/test_monitor_when.py",
+}
+"""Files of those folders that are not slow: a handful of trainings tells whether the callback works at all."""
 
 
 def is_slow(path: Path) -> bool:
-    return any(path == TESTS / file for files in SLOW.values() for file in files)
+    name = path.relative_to(TESTS).as_posix() if path.is_relative_to(TESTS) else ""
+    return path.suffix == ".py" and name.startswith(tuple(SLOW)) and name not in FAST
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
