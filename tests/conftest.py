@@ -32,7 +32,6 @@ SLOW = {
 FAST = {
     "callback/test_loggers.py",
     "callback/test_monitor_errors.py",
-    "callback/test_monitor_tasks.py",
     "callback/test_monitor_when.py",
 }
 """Files of those folders that are not slow: a handful of trainings tells whether the callback works at all."""

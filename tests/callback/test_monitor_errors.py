@@ -124,7 +124,7 @@ def test_an_unknown_layer_is_refused_in_validate_too(tmp_path: Path) -> None:
             r"targets contains \[7\], but the model has 3 classes: 0 to 2",
         ),
         (lambda image, target: image, "explain='label' needs labels.*explain=\"prediction\""),
-        (lambda image, target: (image * torch.nan, target), "no image passed by that is finite"),
+        (lambda image, target: (image * torch.nan, target), "no batch had a finite image"),
         (lambda image, target: (image[0].flatten(), target), "not understood"),
     ],
     ids=["mapping", "order", "targets", "fractions", "bytes", "range", "unlabeled", "nan", "vectors"],
