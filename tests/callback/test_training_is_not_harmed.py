@@ -147,7 +147,7 @@ def test_weights_optimizer_and_metrics_are_those_without_the_monitor(
     assert validations >= OPTIONS[options]["max_epochs"]
     assert len(watched.logged["cam/passes"]) == validations
     assert monitor.audit_result is not None
-    assert len(watched.logged[f"cam/{monitor.audit_result.gap_name}"]) == validations
+    assert len(watched.logged["cam/bg_gap_estimated"]) == validations
 
 
 def test_the_options_are_what_they_are_called(unwatched: Callable[[str], Trained]) -> None:
