@@ -23,7 +23,7 @@ from lightning_runs import Squares, TinyModule, fit, loader, scalars
 from torch import Tensor
 from torchmetrics import MeanMetric
 
-from cam_callbacks import CAM, Audit, CAMMonitor, GradCAM, Method, ScoreCAM
+from cam_callbacks import CAM, Audit, CAMMonitor, GradCAM, Method, ScoreCAM, tags
 
 PLAIN: dict[str, Any] = {"max_epochs": 2}
 OPTIONS = {
@@ -147,7 +147,8 @@ def test_weights_optimizer_and_metrics_are_those_without_the_monitor(
     assert validations >= OPTIONS[options]["max_epochs"]
     assert len(watched.logged["cam/passes"]) == validations
     assert monitor.audit_result is not None
-    assert len(watched.logged["cam/bg_gap_estimated"]) == validations
+    gap = tags.measure("bg_gap", is_estimated=monitor.audit_result.mask_source == "estimated")
+    assert len(watched.logged[f"cam/{gap}"]) == validations
 
 
 def test_the_options_are_what_they_are_called(unwatched: Callable[[str], Trained]) -> None:
