@@ -20,7 +20,7 @@ class MeasureSpec:
         definition: What the number is and how to read it.
         chance: The chance level in words; empty if there is none.
         source: The paper, or "ours".
-        masks: `"needed"`: there is no value without masks. `"optional"`: masks are used if there are any. `"excluded"`:
+        masks: `"needed"`: the value needs masks. `"optional"`: masks are used if there are any. `"excluded"`:
             there is a value only without masks. `"unused"`: masks make no difference.
         per_class: Where values per class are shown. `"logged"`: as a scalar each, and in the tab's table. `"table"`: in
             the tab's table, however many classes there are. `"table of few"`: in it if there are few classes.
@@ -39,7 +39,7 @@ class MeasureSpec:
 
     @property
     def needs_masks(self) -> bool:
-        """Whether there is no value without masks."""
+        """Whether the value needs masks."""
         return self.masks == "needed"
 
     @property

@@ -29,7 +29,7 @@ class Answers:
     Attributes:
         rows: (n,) int64, the indices of the images.
         correct: By change, (n,) whether the answer is right; NaN if there is none.
-        probability: By change, (n,) probability of the true class; NaN if there is no answer.
+        probability: By change, (n,) probability of the true class; NaN without an answer.
         layer_maps: (n, *spatial of the layer) heat of the true class, NaN for skipped images; None if no method of
             heatmaps applies.
         heat_method: The name of the method, or None.

@@ -34,7 +34,7 @@ class AuditResult:
         labels: (N,) int64, the classes of the images.
         class_names: Their names; empty if they are not known. Any list of names is accepted, or None.
         swap_probabilities: (N, 3) probability of the true class: as the image is, on a background of the same class,
-            and on one of another class (without masks: ring); NaN if there is no donor.
+            and on one of another class (without masks: ring); NaN without a donor.
         donors: The images that gave these backgrounds.
         heat_method: The name of the method that made the heatmaps, or None if no method applies.
         heat_chance_distribution: By class, (200,) means of `heat_on_object` that arise by chance.
