@@ -63,8 +63,9 @@ class AuditStage(Stage):
             StepFailedError: Where it fails on any rank.
         """
         images = self.agreed(self._broadcast_images, self.agreed(self._choose_images))
-        is_new = images is not None and not self.trainer.testing and not self._watched.is_settled
-        if images is not None and is_new and not self._watched.keep(images):
+        if images is None or self.trainer.testing or self._watched.is_settled:
+            return images
+        if not self._watched.keep(images):
             self.memory.previous_verdict = None
             self.notices.warn_once("The images of the audit are not those of the earlier run: suspicions reset")
         return images

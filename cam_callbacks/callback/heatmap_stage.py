@@ -33,8 +33,9 @@ class HeatmapStage(Stage):
         """
         watched = self.memory.probes
         probes = self.agreed(self._broadcast_probes, self.agreed(self._choose_probes))
-        is_kept = not (self.trainer.sanity_checking or self.trainer.testing)
-        if is_kept and not watched.is_settled and not watched.keep(probes):
+        if self.trainer.sanity_checking or self.trainer.testing or watched.is_settled:
+            return probes
+        if not watched.keep(probes):
             self.memory.history.clear()
             self.notices.warn_once("The probes are not those of the earlier run: starting a new history")
         return probes
