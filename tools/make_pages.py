@@ -79,9 +79,10 @@ def logged(before: str) -> str:
     """Return docs/logged.md, with the table of the audit's measures made anew."""
     begin = MADE.format("table", "cam_callbacks/audit/measures.py")
     rows = [
-        [f"`cam/{spec.name}`", spec.title, MASKS[spec.masks], "; ".join(_endings(spec))] for spec in MEASURES.values()
+        [f"`cam/{spec.name}`", spec.title, MASKS[spec.masks], "; ".join(_endings(spec)), spec.source]
+        for spec in MEASURES.values()
     ]
-    table = markdown_table(["tag", "what it is", "masks", "endings that it has"], rows)
+    table = markdown_table(["tag", "what it is", "masks", "endings that it has", "source"], rows)
     head, rest = before.split(begin)
     return "\n".join([f"{head}{begin}", "", *table, "", END + rest.split(END)[1]])
 

@@ -17,12 +17,12 @@ from cam_callbacks.audit.settings import Audit
 from cam_callbacks.audit.statistics import Measure, measure
 from cam_callbacks.audit.verdict import judge
 from cam_callbacks.callback import trainer as of_trainer
+from cam_callbacks.callback.loggers import Media
 from cam_callbacks.callback.stage import MonitorParts, Stage
 from cam_callbacks.callback.watched_images import WatchedImages
 from cam_callbacks.data.probes import ProbeSet
 from cam_callbacks.explain import faithfulness
 from cam_callbacks.explain.isolation import random_state_kept
-from cam_callbacks.figures.drawing import Picture
 from cam_callbacks.figures.logged import audit_pictures
 from cam_callbacks.snapshot import AuditShare, AuditSnapshot, Snapshot
 
@@ -80,7 +80,7 @@ class AuditStage(Stage):
         share = self.agreed(self._observe_share, observations, snapshot)
         return self.agreed(self._join, images, observations, share, snapshot)
 
-    def log(self, found: AuditSnapshot) -> dict[str, Picture | str]:
+    def log(self, found: AuditSnapshot) -> Media:
         """Log the numbers, do what an alarm calls for, and return pictures and text by name: on the first rank.
 
         Raises:
@@ -147,13 +147,13 @@ class AuditStage(Stage):
         passes = result.passes + _PASSES_OF_FAITHFULNESS * len(snapshot.probes)
         return AuditSnapshot(images, result, verdict, _joined_trust(shares, snapshot), passes)
 
-    def _log(self, found: AuditSnapshot) -> dict[str, Picture | str]:
+    def _log(self, found: AuditSnapshot) -> Media:
         before = None if self.memory.audit is None else self.memory.audit.verdict
         self.memory.audit = found
         seconds = {tags.AUDIT_SECONDS: time.perf_counter() - self._began}
         self.log_scalars(found.scalars() | seconds)
         self._announce(found, before)
-        media: dict[str, Picture | str] = {}
+        media: Media = {}
         if self.draws_pictures:
             media = {**audit_pictures(found), tags.VERDICT: found.verdict.text}
         if found.verdict.state == "alarm":

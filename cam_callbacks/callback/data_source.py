@@ -68,8 +68,7 @@ class DataSource:
         shape = tuple(images.shape)
         if len(shape) != 4:
             raise ValueError(f"probes={str(folder)!r}: the model's images {shape} are not photos; give a ProbeSet")
-        names = self._settings.class_names or _first(datasets.class_names, of_trainer.datasets(trainer))
-        normalization = self._settings.normalization or _first(datasets.normalization, of_trainer.datasets(trainer))
+        names, normalization = self._class_names(trainer), self._normalization(trainer)
         if normalization is None and not is_displayable(images, None):
             raise ValueError(
                 f"probes={str(folder)!r}: it is not known how to normalize these photos for the model; give "
@@ -91,17 +90,19 @@ class DataSource:
 
     def described(self, probes: ProbeSet, trainer: Trainer) -> ProbeSet:
         """Add class names and normalization: the user's, else those of the images, else those of the data sets."""
-        names = (
-            self._settings.class_names
-            or probes.class_names
-            or _first(datasets.class_names, of_trainer.datasets(trainer))
+        return replace(
+            probes,
+            class_names=ClassNames(self._class_names(trainer, probes)),
+            normalization=self._if_it_fits(self._normalization(trainer, probes), probes),
         )
-        normalization = (
-            self._settings.normalization
-            or probes.normalization
-            or _first(datasets.normalization, of_trainer.datasets(trainer))
-        )
-        return replace(probes, class_names=ClassNames(names), normalization=self._if_it_fits(normalization, probes))
+
+    def _class_names(self, trainer: Trainer, probes: ProbeSet | None = None) -> ClassNames | None:
+        own = None if probes is None else probes.class_names
+        return self._settings.class_names or own or _first(datasets.class_names, of_trainer.datasets(trainer))
+
+    def _normalization(self, trainer: Trainer, probes: ProbeSet | None = None) -> Normalization | None:
+        own = None if probes is None else probes.normalization
+        return self._settings.normalization or own or _first(datasets.normalization, of_trainer.datasets(trainer))
 
     def _if_it_fits(self, normalization: Normalization | None, probes: ProbeSet) -> Normalization | None:
         """Return the normalization if undoing it brings the images into [0, 1], else None."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable
 from enum import Enum
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
@@ -13,11 +13,11 @@ from cam_callbacks._warnings import warn_user
 from cam_callbacks.callback import trainer as of_trainer
 from cam_callbacks.callback.audit_stage import AuditStage
 from cam_callbacks.callback.heatmap_stage import HeatmapStage
+from cam_callbacks.callback.loggers import Media
 from cam_callbacks.callback.progress_bar import progress_in_bar
 from cam_callbacks.callback.stage import MonitorParts, Stage, StepFailedError
 from cam_callbacks.callback.trainer import Misconfiguration
 from cam_callbacks.data.probes import ProbeSet
-from cam_callbacks.figures.drawing import Picture
 from cam_callbacks.snapshot import AuditSnapshot, Snapshot
 
 if TYPE_CHECKING:
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
 P = ParamSpec("P")
 T = TypeVar("T")
-Media = dict[str, Picture | str]
 
 
 class Part(Enum):
@@ -95,7 +94,7 @@ class Evaluation(Stage):
             snapshot, media = explained
             audited = self._attempt(Part.AUDIT, self._audit, snapshot)
             audit, more = (None, {}) if audited is None else audited
-        self._attempt(Part.LOGGING, self._send, snapshot, audit, media | more)
+        self._attempt(Part.LOGGING, self._send, snapshot, audit, {**media, **more})
 
     def _collect(self, batch: Any) -> None:
         memory, data = self.memory, self.parts.data
@@ -149,9 +148,7 @@ class Evaluation(Stage):
         folder = self.agreed(of_trainer.log_folder, self.trainer)
         self.agreed(self._send_from_first_rank, folder, snapshot, audit, media)
 
-    def _send_from_first_rank(
-        self, folder: str, snapshot: Snapshot, audit: AuditSnapshot | None, media: Mapping[str, Picture | str]
-    ) -> None:
+    def _send_from_first_rank(self, folder: str, snapshot: Snapshot, audit: AuditSnapshot | None, media: Media) -> None:
         if not media:
             return
         for failed in self.parts.outlet.send(self.trainer, folder, media, snapshot, audit):

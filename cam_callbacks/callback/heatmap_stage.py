@@ -8,12 +8,12 @@ from dataclasses import replace
 from torch import Tensor
 
 from cam_callbacks.callback import trainer as of_trainer
+from cam_callbacks.callback.loggers import Media
 from cam_callbacks.callback.stage import Stage
 from cam_callbacks.data.class_names import ClassNames
 from cam_callbacks.data.probes import ProbeSet
 from cam_callbacks.explain.explanation import Explanation
 from cam_callbacks.explain.targets import TargetFn
-from cam_callbacks.figures.drawing import Picture
 from cam_callbacks.figures.logged import snapshot_pictures
 from cam_callbacks.history import PastMaps
 from cam_callbacks.snapshot import Snapshot, SnapshotShare
@@ -65,7 +65,7 @@ class HeatmapStage(Stage):
         share = self.agreed(self._explain_share, probes)
         return self.agreed(self._join, probes, share)
 
-    def log(self, snapshot: Snapshot) -> dict[str, Picture | str]:
+    def log(self, snapshot: Snapshot) -> Media:
         """Log the numbers, remember the maps, and return the pictures by name: on the first rank, else none.
 
         Raises:
@@ -149,7 +149,7 @@ class HeatmapStage(Stage):
         )
         return replace(probes, class_names=ClassNames())
 
-    def _log(self, snapshot: Snapshot) -> dict[str, Picture | str]:
+    def _log(self, snapshot: Snapshot) -> Media:
         explanation, history, settings = snapshot.explanation, self.memory.history, self.settings
         self.log_scalars(snapshot.scalars())
         now = PastMaps(of_trainer.log_step(self.trainer), self.trainer.current_epoch, explanation.layer_maps)
@@ -165,4 +165,4 @@ class HeatmapStage(Stage):
         brightest = None
         if settings.figures.heat_scale == "run":
             brightest = max(history.brightest(), float(explanation.layer_maps.nan_to_num().max()))
-        return dict(snapshot_pictures(snapshot, past, settings.figures, brightest))
+        return snapshot_pictures(snapshot, past, settings.figures, brightest)

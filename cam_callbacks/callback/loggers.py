@@ -14,6 +14,9 @@ from cam_callbacks._warnings import warn_user
 from cam_callbacks.callback.retries import Retries
 from cam_callbacks.figures.drawing import Picture
 
+Media = Mapping[str, Picture | str]
+"""Pictures (H, W, 3) uint8 and texts in Markdown, by name or tag."""
+
 PictureSender = Callable[[Any, str, Picture, int], object]
 """Called as `send(logger, tag, picture, step)`; the picture is (H, W, 3) uint8."""
 
@@ -87,9 +90,7 @@ class MediaLogger:
         self._retries = retries
         self._named: set[str] = set()  # loggers of which it was said that their media go to files
 
-    def log(
-        self, loggers: Sequence[Any], folder: str | Path, media: Mapping[str, Picture | str], step: int
-    ) -> list[SendError]:
+    def log(self, loggers: Sequence[Any], folder: str | Path, media: Media, step: int) -> list[SendError]:
         """Log pictures and texts.
 
         A logger that fails is not asked again in this call, so that one that has to be waited for is waited for once;

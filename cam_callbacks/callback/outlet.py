@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cam_callbacks import tags
 from cam_callbacks.callback import trainer as of_trainer
-from cam_callbacks.callback.loggers import MediaLogger, SendError
+from cam_callbacks.callback.loggers import Media, MediaLogger, SendError
 from cam_callbacks.callback.retries import Retries
 from cam_callbacks.callback.settings import MonitorSettings
-from cam_callbacks.figures.drawing import Picture
 from cam_callbacks.review.json_values import readable
 from cam_callbacks.review.writer import TabWriter
 from cam_callbacks.snapshot import AuditSnapshot, Snapshot
@@ -37,7 +36,7 @@ class Outlet:
         self,
         trainer: Trainer,
         folder: str | Path,
-        media: Mapping[str, Picture | str],
+        media: Media,
         snapshot: Snapshot,
         audit: AuditSnapshot | None,
     ) -> list[SendError]:
@@ -61,9 +60,7 @@ class Outlet:
 
         return failed + self._media.attempt("writing for the CAM tab", write_records)
 
-    def _write_records(
-        self, trainer: Trainer, media: Mapping[str, Picture | str], snapshot: Snapshot, audit: AuditSnapshot | None
-    ) -> None:
+    def _write_records(self, trainer: Trainer, media: Media, snapshot: Snapshot, audit: AuditSnapshot | None) -> None:
         loggers, step, testing = trainer.loggers, of_trainer.log_step(trainer), trainer.testing
         epoch = trainer.current_epoch
         self._tab.write_look(loggers, step, snapshot, epoch=epoch, method=self._method, testing=testing)

@@ -115,7 +115,7 @@ class Explanation:
         """(N,) int64, the most probable class of each image; None if a callable was explained."""
         return None if self.probabilities is None else self.probabilities.argmax(dim=1)
 
-    @property
+    @cached_property
     def blank(self) -> Tensor:
         """(*leading) bool, True if the map is constant, and so has no contrast. Skipped maps are not blank."""
         return (self.heatmaps == 0).flatten(self.estimated_error.ndim).all(dim=-1)
