@@ -206,6 +206,33 @@ def test_a_bar_of_another_kind_is_left_alone(tmp_path: Path, capfd: pytest.Captu
     assert "CAMMonitor 32 of" not in shown
 
 
+class Breaks(TQDMProgressBar):
+    """A bar whose terminal is gone as soon as a look is to be described."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.texts: list[str] = []
+
+    def init_validation_tqdm(self) -> Any:
+        bar = super().init_validation_tqdm()
+        bar.set_description_str = self._break
+        return bar
+
+    def _break(self, text: str) -> None:
+        self.texts.append(text)
+        raise OSError("the terminal is gone")
+
+
+def test_a_bar_that_raises_costs_neither_the_look_nor_the_run(tmp_path: Path) -> None:
+    bar = Breaks()
+    with own_warnings() as said:
+        trainer = fit(tmp_path, [CAMMonitor(num_probes=12), bar], enable_progress_bar=True, max_epochs=2)
+    assert any(text.startswith("CAMMonitor") for text in bar.texts)
+    assert trainer.current_epoch == 2
+    assert looks(tmp_path) == 2
+    assert not any("failed" in text for text in said)
+
+
 @pytest.mark.parametrize("bar", [False, True])
 def test_without_a_visible_bar_nothing_is_printed(tmp_path: Path, bar: bool, capfd: pytest.CaptureFixture[str]) -> None:
     callbacks = [CAMMonitor(num_probes=12), *([TQDMProgressBar(refresh_rate=0)] if bar else [])]
