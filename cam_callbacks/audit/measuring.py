@@ -14,7 +14,7 @@ from cam_callbacks.audit.statistics import measure
 from cam_callbacks.data.probes import ProbeSet
 from cam_callbacks.explain import faithfulness
 from cam_callbacks.explain.explanation import upsample
-from cam_callbacks.explain.model_outputs import ForwardFn
+from cam_callbacks.explain.model_outputs import ForwardFn, Outputs
 from cam_callbacks.explain.network import TargetLayer
 
 
@@ -26,6 +26,7 @@ def audit_model(
     forward_fn: ForwardFn | None = None,
     multi_label: bool = False,
     batch_size: int | None = None,
+    outputs: Outputs = "auto",
 ) -> AuditResult:
     """Audit a classifier on labeled images, with their masks, or with estimated ones if they have none.
 
@@ -38,6 +39,7 @@ def audit_model(
         forward_fn: Called in place of the model, as in `Method.__call__`.
         multi_label: Whether an image may have several classes, as in `Method`.
         batch_size: The largest batch that the model is given, as in `Method`.
+        outputs: What the model returns, as in `Method`.
 
     Returns:
         The measures, and what they were made from.
@@ -55,7 +57,7 @@ def audit_model(
     """
     observations = Observations(probes)
     rows = torch.arange(len(probes))
-    answers = observations.observe(model, rows, target_layer, forward_fn, multi_label, batch_size)
+    answers = observations.observe(model, rows, target_layer, forward_fn, multi_label, batch_size, outputs)
     return measures_of(observations, [answers])
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -17,8 +17,8 @@ from cam_callbacks.explain.cam import CAM
 from cam_callbacks.explain.explanation import upsample
 from cam_callbacks.explain.grad_cam import GradCAM
 from cam_callbacks.explain.isolation import isolated
-from cam_callbacks.explain.model_outputs import ForwardFn
-from cam_callbacks.explain.network import Network, TargetLayer
+from cam_callbacks.explain.model_outputs import ForwardFn, Outputs
+from cam_callbacks.explain.network import Network, TargetLayer, output_kind
 from cam_callbacks.explain.runner import Options
 
 
@@ -139,6 +139,7 @@ class Observations:
         forward_fn: ForwardFn | None = None,
         multi_label: bool = False,
         batch_size: int | None = None,
+        outputs: Outputs = "auto",
     ) -> Answers:
         """Run the model on some of the images, and on what they are changed into; the model is left as it was.
 
@@ -149,15 +150,20 @@ class Observations:
             forward_fn: Called in place of the model, as in `Method.__call__`.
             multi_label: Whether an image may have several classes, as in `Method`.
             batch_size: The largest batch that the model is given, as in `Method`.
+            outputs: What the model returns, as in `Method`; `"auto"` decides once, by all images of the audit.
         """
         changes = self._changes(rows)
         progress.expect(len(rows) * (len(changes) + 1))  # one more without the hottest half
         images, labels = self.images[rows], self.labels[rows]
-        ask = partial(_answers, model, labels, forward_fn, Options(batch_size, multi_label))
         with isolated(model):
+            given = Options(batch_size, multi_label, outputs=outputs)
+            kind = output_kind(model, self.images, forward_fn, given)
+            options = replace(given, multi_label=kind.multi_label, outputs=kind.outputs)
+            ask = partial(_answers, model, labels, forward_fn, options)
             answers = {name: ask(change()) for name, change in changes.items()}
-            methods = [
-                kind(upsampling="none", multi_label=multi_label, batch_size=batch_size) for kind in (GradCAM, CAM)
+            methods: list[GradCAM | CAM] = [
+                method(upsampling="none", multi_label=kind.multi_label, outputs=kind.outputs, batch_size=batch_size)
+                for method in (GradCAM, CAM)
             ]
             layer_maps, heat_method, notes = _heat(methods, model, images, labels, target_layer, forward_fn)
             if layer_maps is None:

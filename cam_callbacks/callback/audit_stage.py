@@ -115,12 +115,18 @@ class AuditStage(Stage):
 
     def _observe_share(self, observations: Observations, snapshot: Snapshot) -> AuditShare:
         """Run the model on this rank's share of the images, and on that of the probes."""
-        method, forward_fn = self.settings.method, self.forward_fn
+        method, forward_fn = self.memory.method, self.forward_fn
         rows, probe_rows = self.rows_of_rank(len(observations.probes)), self.rows_of_rank(len(snapshot.probes))
         answers, trust = None, {}
         if len(rows):
             answers = observations.observe(
-                self.pl_module, rows, self.memory.layer, forward_fn, method.multi_label, method.batch_size
+                self.pl_module,
+                rows,
+                self.memory.layer,
+                forward_fn,
+                method.multi_label,
+                method.batch_size,
+                method.outputs,
             )
         if len(probe_rows):
             trust = faithfulness.trust(

@@ -48,7 +48,7 @@ class EndOfFit(Stage):
             self.pl_module,
             snapshot.probes.images,
             snapshot.explanation,
-            self.settings.method,
+            self.memory.method,
             self.memory.layer,
             self.targets_of(snapshot.probes),
             self.forward_fn,

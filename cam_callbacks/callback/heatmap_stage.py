@@ -13,7 +13,11 @@ from cam_callbacks.callback.stage import Stage
 from cam_callbacks.data.class_names import ClassNames
 from cam_callbacks.data.probes import ProbeSet
 from cam_callbacks.explain.explanation import Explanation
-from cam_callbacks.explain.targets import TargetFn
+from cam_callbacks.explain.method import Method
+from cam_callbacks.explain.model_outputs import Outputs
+from cam_callbacks.explain.network import output_kind
+from cam_callbacks.explain.runner import Options
+from cam_callbacks.explain.targets import TargetFn, wants_logits
 from cam_callbacks.figures.logged import snapshot_pictures
 from cam_callbacks.history import PastMaps
 from cam_callbacks.snapshot import Snapshot, SnapshotShare
@@ -62,6 +66,7 @@ class HeatmapStage(Stage):
         if self.memory.layer is None:
             # Without a sanity check the layer is chosen only now: by all ranks from the same images.
             self.check(probes)
+        self.memory.method = self.agreed(self._broadcast_method, self.agreed(self._method_for, probes))
         share = self.agreed(self._explain_share, probes)
         return self.agreed(self._join, probes, share)
 
@@ -101,6 +106,23 @@ class HeatmapStage(Stage):
             self.pl_module, probes.images, self.memory.layer, self.targets_of(probes), forward_fn=self.forward_fn
         )
 
+    def _method_for(self, probes: ProbeSet) -> Method:
+        """Return the method, told what the model's outputs are: decided anew at each look, from all of its probes."""
+        method, explain = self.settings.method, self.settings.explain
+        if method.outputs != "auto" or (callable(explain) and not wants_logits(explain)):
+            return method
+        options = Options(method.batch_size, method.multi_label)
+        kind = output_kind(self.pl_module, probes.images, self.forward_fn, options)
+        if kind.note:
+            say = self.notices.inform_once if kind.is_certain else self.notices.warn_once
+            say(f"CAMMonitor: {kind.note}")
+        return _read_as(method, kind.outputs, kind.multi_label)
+
+    def _broadcast_method(self, method: Method) -> Method:
+        """Return the method of the first rank, of which the others may differ by rounding."""
+        first = of_trainer.broadcast(self.trainer, (method.outputs, method.multi_label))
+        return method if first == (method.outputs, method.multi_label) else _read_as(method, *first)
+
     def _explain_share(self, probes: ProbeSet) -> SnapshotShare:
         """Explain this rank's share of the probes, and the predicted class of mistakes where that is wanted."""
         began = time.perf_counter()
@@ -116,7 +138,7 @@ class HeatmapStage(Stage):
         return SnapshotShare(rows, explanation, mistaken, of_predicted, time.perf_counter() - began)
 
     def _explain(self, images: Tensor, targets: int | Tensor | TargetFn | None) -> Explanation:
-        explanation = self.settings.method(
+        explanation = self.memory.method(
             self.pl_module,
             images,
             self.memory.layer,
@@ -166,3 +188,7 @@ class HeatmapStage(Stage):
         if settings.figures.heat_scale == "run":
             brightest = max(history.brightest(), float(explanation.layer_maps.nan_to_num().max()))
         return snapshot_pictures(snapshot, past, settings.figures, brightest)
+
+
+def _read_as(method: Method, outputs: Outputs, multi_label: bool) -> Method:
+    return replace(method, outputs=outputs, multi_label=multi_label)

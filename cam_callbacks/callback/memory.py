@@ -10,6 +10,7 @@ from cam_callbacks.callback.settings import MonitorSettings, ProbeSource
 from cam_callbacks.callback.watched_images import WatchedImages
 from cam_callbacks.data.probes import ProbeSet
 from cam_callbacks.explain.compilation import CompiledModel
+from cam_callbacks.explain.method import Method
 from cam_callbacks.history import History
 from cam_callbacks.snapshot import AuditSnapshot, Snapshot
 
@@ -21,6 +22,7 @@ class Memory:
 
     Attributes:
         layer: The layer that is explained; None until it is chosen.
+        method: The user's method; from the first look on, with what the model's outputs were taken for.
         unread: The folder or data set of the probes, until they are read.
         probes: The images that are explained.
         audit_images: The images that are audited; None without an audit.
@@ -36,6 +38,7 @@ class Memory:
         given = settings.probes
         self._settings = settings
         self.layer: str | Sequence[str] | None = settings.target_layer
+        self.method: Method = settings.method
         self.unread: ProbeSource | None = None if isinstance(given, ProbeSet) else given
         self.probes = WatchedImages(
             settings.num_probes, given if isinstance(given, ProbeSet) else None, are_given=given is not None

@@ -26,7 +26,7 @@ from cam_callbacks.data.probes import ProbeSet
 from cam_callbacks.explain import layers
 from cam_callbacks.explain.explanation import Explanation
 from cam_callbacks.explain.method import Method
-from cam_callbacks.explain.model_outputs import ForwardFn
+from cam_callbacks.explain.model_outputs import ForwardFn, Outputs
 from cam_callbacks.explain.score_cam import ScoreCAM
 from cam_callbacks.explain.sharding import device_mesh
 from cam_callbacks.explain.targets import Target, TargetFn
@@ -88,6 +88,8 @@ class CAMMonitor(CallbackBase):
             `cam_callbacks.data.batches.read_batch`.
         forward_fn: Called as `forward_fn(pl_module, images)` in place of `pl_module(images)`; returns logits
             (N, classes).
+        outputs: What the model returns: `"logits"` or `"probabilities"`, instead of what `method` says. `"auto"` leaves
+            it to `method`, which decides at each look unless told; what it took is said once.
         report: At the end of `fit`, write `cam_report.html` beside TensorBoard's event files: all looks in one file
             that can be shared, as `cam-callbacks report` does.
         on_error: What to do with an error once training has started. `"warn"`: give one warning with the traceback, and
@@ -121,6 +123,7 @@ class CAMMonitor(CallbackBase):
         normalization: Literal["imagenet"] | tuple[Sequence[float], Sequence[float]] | None = None,
         batch_fn: BatchFn | None = None,
         forward_fn: ForwardFn | None = None,
+        outputs: Outputs = "auto",
         report: bool = False,
         on_error: Literal["warn", "raise"] = "warn",
         name: str = "cam",
@@ -139,6 +142,7 @@ class CAMMonitor(CallbackBase):
             normalization=normalization,
             batch_fn=batch_fn,
             forward_fn=forward_fn,
+            outputs=outputs,
             report=report,
             on_error=on_error,
             name=name,

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from numbers import Integral
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from torch import Tensor, nn
 from torch.utils.data import Dataset
@@ -19,7 +19,7 @@ from cam_callbacks.data.class_names import ClassNames
 from cam_callbacks.data.normalization import Normalization, as_normalization
 from cam_callbacks.data.probes import ProbeSet
 from cam_callbacks.explain.method import Method
-from cam_callbacks.explain.model_outputs import ForwardFn
+from cam_callbacks.explain.model_outputs import ForwardFn, Outputs
 from cam_callbacks.explain.targets import TargetFn
 from cam_callbacks.figures.settings import Figures
 
@@ -37,6 +37,7 @@ class MonitorSettings:
 
     target_layer: str | Sequence[str] | None
     method: Method
+    outputs: Outputs
     probes: ProbeSource | ProbeSet | None
     num_probes: int
     explain: Literal["label", "prediction", "both"] | int | TargetFn
@@ -55,10 +56,15 @@ class MonitorSettings:
     def of(cls, **arguments: Any) -> MonitorSettings:
         """Check arguments, and bring what may be given in several forms into one."""
         target_layer, explain, audit = (arguments[name] for name in ("target_layer", "explain", "audit"))
+        method, outputs = arguments["method"], arguments["outputs"]
         try:
+            check_choice("outputs", outputs, get_args(Outputs))
+            if isinstance(method, Method) and outputs != "auto":
+                method = replace(method, outputs=outputs)
             return cls(
                 **arguments
                 | {
+                    "method": method,
                     "target_layer": tuple(target_layer) if is_list(target_layer) and target_layer else target_layer,
                     "explain": int(explain) if _is_index(explain) else explain,
                     "audit": None if audit is False else audit,

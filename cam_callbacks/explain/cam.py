@@ -39,6 +39,7 @@ class CAM(Method):
     Attributes:
         upsampling: See `Method`.
         multi_label: See `Method`.
+        outputs: See `Method`.
         reshape_transform: See `Method`.
         batch_size: See `Method`.
 

@@ -52,18 +52,22 @@ class Explanation:
         score_kind: Which score was explained: `"logit"`, `"probability"`, or the name of the callable.
         target_scores: (*leading) float32, that score for the unmasked images.
         logits: (N, classes) float32, for the unmasked images; None if a callable was explained.
-        probabilities: (N, classes) float32, the softmax of the logits (the sigmoid for a single logit, and with
-            `multi_label`); None if a callable was explained.
+        probabilities: (N, classes) float32, what the model returned if `outputs` is `"probabilities"`, otherwise the
+            softmax of the logits (the sigmoid for a single logit, and with `multi_label`); None if a callable was
+            explained.
         target_layer: Dotted name of the layer whose activations were used; of several, all names.
         passes: (N,) int64, forward samples spent on each image: its unmasked pass and one for each mask. A pass that
             all images share is counted with each of them. Up to four passes of the first image, which a call may spend
-            to get to know the model, are not counted.
+            to get to know the model, are not counted; nor are those of a model whose outputs all lie in [0, 1], which
+            is asked once more, and for a few extreme images.
         estimated_error: (*leading) float32, estimated relative error of the heatmap against its exact form; 0 where
             every mask was forwarded. Of several layers the largest.
         skipped: (*leading) bool, True if activations or scores were not finite, so that there is no map.
         channels: The channels of largest weight; None for several layers.
         mean_activation: (N, *spatial of the layer) float32, the plain mean of the channels: a map that equals it says
             nothing about the target. None for several layers.
+        outputs: What the numbers that the model returned were taken for; None if it made no difference, because a
+            callable was explained that reads them itself.
     """
 
     layer_maps: Tensor
@@ -80,6 +84,7 @@ class Explanation:
     skipped: Tensor
     channels: Channels | None
     mean_activation: Tensor | None = None
+    outputs: Literal["logits", "probabilities"] | None = None
 
     def __len__(self) -> int:
         """Return the number of images, N."""

@@ -52,10 +52,11 @@ def trust(
     targets = explanation.targets.cpu()
     heatmaps = upsample(explanation.layer_maps.cpu(), images.shape[2:])
     unknown = (explanation.blank | explanation.skipped).cpu()
+    options = Options(batch_size, multi_label, outputs=explanation.outputs or "auto")
     kept_images = images.cpu() * hottest_half(heatmaps).unsqueeze(1)
     with isolated(model):
         whole, kept = (
-            Network(model, part, forward_fn, Options(batch_size, multi_label))
+            Network(model, part, forward_fn, options)
             .scores()
             .probabilities.cpu()
             .gather(1, targets.unsqueeze(1))

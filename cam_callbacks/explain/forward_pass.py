@@ -9,7 +9,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from cam_callbacks._warnings import warn_user
 from cam_callbacks.explain import layers
 from cam_callbacks.explain.layouts import to_maps
 from cam_callbacks.explain.model_outputs import ClassScores
@@ -77,14 +76,12 @@ def record(
     runner.in_chunks(
         len(runner.images), lambda chunk: parts.append(_record(runner, chunk, layer_names, request, score, gradients))
     )
-    if runner.outputs.are_probabilities:
-        warn_user("the model returns probabilities: they are used as they are, and their logarithm as logits")
     scores = [part.scores for part in parts if part.scores is not None]
     return ForwardPass(
         layers=tuple(layer_names),
         activations=[torch.cat(maps) for maps in zip(*(part.activations for part in parts), strict=True)],
         weights=[torch.cat(weights) for weights in zip(*(part.weights for part in parts), strict=True)],
-        reader=request.reader([part.targets for part in parts], score, runner.outputs.class_scores),
+        reader=request.reader([part.targets for part in parts], score, runner.outputs),
         target_scores=torch.cat([part.target_scores for part in parts]),
         scores=ClassScores(*map(torch.cat, zip(*scores, strict=True))) if scores else None,
         several=request.several,
@@ -94,7 +91,7 @@ def record(
 def _record(
     runner: Runner, chunk: slice, layer_names: Sequence[str], request: TargetRequest, score: Score, gradients: bool
 ) -> _Part:
-    images, class_scores, agreed = runner.images[chunk], runner.outputs.class_scores, runner.ranks.agreed
+    images, agreed = runner.images[chunk], runner.ranks.agreed
     modules = [layers.find(runner.model, name) for name in layer_names]
     with torch.set_grad_enabled(gradients):
         with layers.recorded(modules, gradients) as calls:
@@ -105,10 +102,10 @@ def _record(
         ]
         scores = None
         if request.explains_classes:
-            scores = ClassScores(*(agreed(each.detach()) for each in class_scores(output)))
-        targets = request.resolve(chunk, output, scores)
+            scores = ClassScores(*(agreed(each.detach()) for each in runner.outputs.class_scores(output)))
+        targets = request.resolve(chunk, output, scores, runner.outputs)
         rows = torch.arange(len(images), device=images.device)
-        target_scores = request.reader([targets], score, class_scores).read(output, rows)
+        target_scores = request.reader([targets], score, runner.outputs).read(output, rows)
         by_layer = _gradients(target_scores, outputs) if gradients else []
 
     def maps(values: Tensor) -> Tensor:

@@ -30,6 +30,7 @@ class GradCAM(Method):
             the latter, evidence against other classes counts too, and gradients are tiny if the model is sure.
         upsampling: See `Method`.
         multi_label: See `Method`.
+        outputs: See `Method`.
         reshape_transform: See `Method`.
         batch_size: See `Method`.
 

@@ -1,4 +1,4 @@
-"""Forward hooks that cannot stay behind."""
+"""Hooks of a model's forward that cannot stay behind."""
 
 from __future__ import annotations
 
@@ -23,6 +23,25 @@ def hooked(modules: Iterable[nn.Module], hook: Callable[..., Any], *, with_kwarg
     try:
         for module in modules:
             handles.append(module.register_forward_hook(hook, with_kwargs=with_kwargs))
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
+def pre_hooked(modules: Iterable[nn.Module], hook: Callable[..., Any]) -> Iterator[None]:
+    """Register a forward pre-hook on each of `modules`; remove them all on the way out, also after an error.
+
+    Args:
+        modules: The modules.
+        hook: Called as `hook(module, inputs)` before each forward of a module; what it returns, if not None, replaces
+            the inputs.
+    """
+    handles = []
+    try:
+        for module in modules:
+            handles.append(module.register_forward_pre_hook(hook))
         yield
     finally:
         for handle in handles:

@@ -11,12 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from cam_callbacks._checks import check_callable, check_choice, check_positive
+from cam_callbacks._warnings import warn_user
 from cam_callbacks.explain.compilation import CompiledModel
 from cam_callbacks.explain.explanation import Channels, Explanation, Upsampling, has_contrast, min_max, upsample
 from cam_callbacks.explain.forward_pass import ForwardPass
 from cam_callbacks.explain.isolation import isolated
 from cam_callbacks.explain.layouts import ReshapeTransform
-from cam_callbacks.explain.model_outputs import ForwardFn
+from cam_callbacks.explain.model_outputs import ForwardFn, Outputs
 from cam_callbacks.explain.network import Network, TargetLayer
 from cam_callbacks.explain.runner import Options
 from cam_callbacks.explain.targets import Targets
@@ -35,6 +36,9 @@ class Method(ABC):
         upsampling: How heatmaps are brought to the size of the images: `"bilinear"` (linear for one, trilinear for
             three spatial dimensions), `"bicubic"`, `"nearest"`, or `"none"`, which leaves them at that of the layer.
         multi_label: Classes do not exclude each other: the probability of a class is the sigmoid of its logit.
+        outputs: What the model returns: `"logits"`, or `"probabilities"`, which are used as they are. `"auto"` takes it
+            for probabilities if classes sum to 1, or if no number leaves [0, 1], for any of the images and for a few
+            extreme inputs; `Explanation.outputs` says what it took.
         reshape_transform: Called with the layer's output, returns it as (N, channels, *spatial); for layouts that are
             not understood. It may only rearrange and leave out.
         batch_size: Images forwarded at once; None for 32 on a CPU, and as free memory allows on a GPU. It is halved
@@ -42,12 +46,13 @@ class Method(ABC):
 
     Raises:
         TypeError: A `reshape_transform` that cannot be called.
-        ValueError: An unknown `upsampling`, or a `batch_size` below 1.
+        ValueError: An unknown `upsampling` or `outputs`, or a `batch_size` below 1.
     """
 
     _: KW_ONLY
     upsampling: Upsampling = "bilinear"
     multi_label: bool = False
+    outputs: Outputs = "auto"
     reshape_transform: ReshapeTransform | None = None
     batch_size: int | None = None
     name: ClassVar[str]
@@ -60,6 +65,7 @@ class Method(ABC):
 
     def __post_init__(self) -> None:
         check_choice("upsampling", self.upsampling, get_args(Upsampling))
+        check_choice("outputs", self.outputs, get_args(Outputs))
         check_callable(
             "reshape_transform", self.reshape_transform, "a callable from a layer's output to (N, channels, *spatial)"
         )
@@ -109,6 +115,9 @@ class Method(ABC):
             network = Network(model, images, forward_fn, self._options(), compiled)
             self._check_upsampling(network.images)
             forward_pass = self.forward_pass(network, target_layer, targets)
+            kind = network.outputs.kind
+            if kind is not None and not kind.is_certain:
+                warn_user(kind.note)
             maps = [self.layer_map(network, forward_pass, layer) for layer in range(len(forward_pass.layers))]
             return self._explanation(network, forward_pass, maps)
 
@@ -132,7 +141,7 @@ class Method(ABC):
             return _one_or_all(self.forward_pass(network, target_layer, targets).layers)
 
     def _options(self) -> Options:
-        return Options(self.batch_size, self.multi_label, self.reshape_transform)
+        return Options(self.batch_size, self.multi_label, self.reshape_transform, outputs=self.outputs)
 
     @abstractmethod
     def forward_pass(self, network: Network, target_layer: TargetLayer, targets: Targets) -> ForwardPass:
@@ -181,7 +190,7 @@ class Method(ABC):
         def leading(values: Tensor) -> Tensor:
             return values if forward_pass.several else values.squeeze(1)
 
-        scores, reader = forward_pass.scores, forward_pass.reader
+        scores, reader, kind = forward_pass.scores, forward_pass.reader, network.outputs.kind
         return Explanation(
             layer_maps=leading(layer_maps),
             size=tuple(network.images.shape[2:]),
@@ -197,6 +206,7 @@ class Method(ABC):
             skipped=leading(~finite),
             channels=None if only is None else Channels(*map(leading, only.strongest())),
             mean_activation=None if only is None else forward_pass.activations[0].mean(dim=1),
+            outputs=None if kind is None else kind.outputs,
         )
 
 

@@ -3,19 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
-from cam_callbacks._warnings import warn_user
-
-_TOLERANCE, _HALF_TOLERANCE = 1e-5, 1e-2  # of a sum of probabilities
 _MIN_PROBABILITY = 1e-7  # before the logit is taken
 
 ForwardFn = Callable[[nn.Module, Tensor], Any]
 """Called as `forward_fn(model, images)`; returns whatever `class_scores` understands, e.g. logits (N, classes)."""
+
+
+Outputs = Literal["auto", "logits", "probabilities"]
+"""What a model returns; `"auto"` decides by what it returned for all images, and by its loss."""
+
+
+@dataclass(frozen=True)
+class OutputKind:
+    """How what a model returns is read.
+
+    Attributes:
+        outputs: What its numbers are.
+        multi_label: Whether its classes do not exclude each other.
+        note: What to say about the decision; empty for plain logits, and where the user has decided.
+        is_certain: Whether the evidence agrees.
+    """
+
+    outputs: Literal["logits", "probabilities"]
+    multi_label: bool
+    note: str = ""
+    is_certain: bool = True
 
 
 class ClassScores(NamedTuple):
@@ -51,6 +69,16 @@ def forward(model: nn.Module, images: Tensor, forward_fn: ForwardFn | None = Non
         raise
 
 
+def class_columns(output: Any) -> Tensor:
+    """Return the tensor in what a model returned, with the classes in dimension 1: (N,) becomes (N, 1).
+
+    Raises:
+        TypeError: There is no tensor in it, see `logits_of`.
+    """
+    tensor = logits_of(output)
+    return tensor.unsqueeze(1) if tensor.ndim == 1 else tensor
+
+
 def class_scores(output: Any, probabilities: bool = False, multi_label: bool = False) -> ClassScores:
     """Return the class scores in what a model returned.
 
@@ -60,32 +88,53 @@ def class_scores(output: Any, probabilities: bool = False, multi_label: bool = F
 
     Args:
         output: What the model returned for N images.
-        probabilities: The model ends in a softmax (`returns_probabilities`) or a sigmoid (`ends_in_sigmoid`): its
-            output is the probabilities, and logits are computed from them.
+        probabilities: Its numbers are probabilities p, of (N,) or (N, 1) those of class 1. Logits follow from them:
+            log(p) where classes exclude each other, and log(p / (1 - p)) for one column and with `multi_label`.
         multi_label: Classes do not exclude each other: the probability of each is the sigmoid of its logit.
 
     Raises:
         TypeError: The output is none of these.
         ValueError: The tensor does not have the shape (N,) or (N, classes).
     """
-    tensor = logits_of(output)
-    if tensor.ndim == 1:
-        tensor = tensor.unsqueeze(1)
-    if tensor.ndim != 2 or tensor.shape[1] == 0:
+    scores = _checked_columns(output).float()
+    is_binary = scores.shape[1] == 1
+    logits = as_logits(scores, multi_label) if probabilities else scores
+    if is_binary:
+        logits = torch.cat([-logits, logits], dim=1)
+    if probabilities:
+        scores = scores.clamp(0, 1)
+        return ClassScores(logits, torch.cat([1 - scores, scores], dim=1) if is_binary else scores)
+    return ClassScores(logits, logits.sigmoid() if multi_label or is_binary else logits.softmax(dim=1))
+
+
+def _checked_columns(output: Any) -> Tensor:
+    """Return class scores (N, classes) as the model returned them.
+
+    Raises:
+        ValueError: They have another shape.
+    """
+    columns = class_columns(output)
+    if columns.ndim != 2 or columns.shape[1] == 0:
         raise ValueError(
-            f"the model returned a tensor of shape {tuple(tensor.shape)}; class scores of shape (N, classes) or (N, "
+            f"the model returned a tensor of shape {tuple(columns.shape)}; class scores of shape (N, classes) or (N, "
             "1) are needed. Give forward_fn, a callable (model, images) -> logits (N, classes); or, if it is not a "
             "classifier, say what to explain: SegmentationTarget(class_index), or a callable from its output to one "
             "number for each image"
         )
-    scores = tensor.float()
-    if scores.shape[1] == 1:
-        scores = torch.cat([1 - scores if probabilities else -scores, scores], dim=1)
-        multi_label = multi_label or not probabilities  # of both classes: sigmoid(-z) and sigmoid(z)
-    if probabilities:
-        logs = scores.clamp_min(torch.finfo(torch.float32).tiny).log()
-        return ClassScores(scores.logit(_MIN_PROBABILITY) if multi_label else logs, scores)
-    return ClassScores(scores, scores.sigmoid() if multi_label else scores.softmax(dim=1))
+    return columns
+
+
+def as_logits(probabilities: Tensor, multi_label: bool) -> Tensor:
+    """Return logits, float32, of probabilities (N, classes, *spatial): finite also for 0 and 1.
+
+    Args:
+        probabilities: With one class, those of class 1 of 2.
+        multi_label: Whether several classes do not exclude each other.
+    """
+    values = probabilities.float()
+    if multi_label or values.shape[1] == 1:
+        return values.logit(_MIN_PROBABILITY)
+    return values.clamp_min(torch.finfo(torch.float32).tiny).log()
 
 
 def logits_of(output: Any) -> Tensor:
@@ -111,90 +160,33 @@ def logits_of(output: Any) -> Tensor:
 
 
 class OutputReader:
-    """Reads the class scores out of what one model returns; its first output tells whether they are probabilities.
+    """Reads the class scores out of what one model returns.
 
     Attributes:
-        are_probabilities: Whether the model returns probabilities, not logits; None before an output with a finite
-            number was read.
+        kind: How; None before it is decided, at the first output.
 
     Args:
+        outputs: As in `Method`.
         multi_label: As in `Method`.
-        run_again: Runs the model on one image.
+        decide: Decides, given what the model returned first.
     """
 
-    def __init__(self, multi_label: bool, run_again: Callable[[], Any]) -> None:
-        self.are_probabilities: bool | None = None
-        self._multi_label = multi_label
-        self._run_again = run_again
+    def __init__(self, outputs: Outputs, multi_label: bool, decide: Callable[[Tensor], OutputKind]) -> None:
+        self.kind = None if outputs == "auto" else OutputKind(outputs, multi_label)
+        self._decide = decide
 
     def class_scores(self, output: Any) -> ClassScores:
         """Return the class scores in an output, by the rules of the function `class_scores`."""
-        if self.are_probabilities is None and bool(torch.isfinite(logits_of(output)).any()):
-            self.are_probabilities = self._holds_probabilities(output)
-        return class_scores(output, bool(self.are_probabilities), self._multi_label)
+        kind = self._kind_of(_checked_columns(output))
+        return class_scores(output, kind.outputs == "probabilities", kind.multi_label)
 
-    def _holds_probabilities(self, output: Any) -> bool:
-        if not self._multi_label and returns_probabilities(output):
-            return True
-        if not looks_like_probabilities(output) or not ends_in_sigmoid(self._run_again):
-            return False
-        logits = logits_of(output)
-        if logits.ndim == 2 and logits.shape[1] > 1 and not self._multi_label:
-            warn_user(
-                "the model ends in a sigmoid for each of several classes, but its classes are taken to exclude each "
-                "other; give the method multi_label=True"
-            )
-            return False
-        return True
+    def logits(self, output: Any) -> Tensor:
+        """Return logits (N, classes, *spatial), or (N,) or (N, 1, *spatial) as the model returned them."""
+        columns = class_columns(output)
+        kind = self._kind_of(columns)
+        return as_logits(columns, kind.multi_label) if kind.outputs == "probabilities" else columns
 
-
-def looks_like_probabilities(output: Any) -> bool:
-    """Whether all finite numbers of an output are in [0, 1]."""
-    tensor = logits_of(output)
-    finite = tensor[torch.isfinite(tensor)]
-    return bool(((finite >= 0) & (finite <= 1)).all())
-
-
-def returns_probabilities(output: Any) -> bool:
-    """Whether each finite row of a model's output is a distribution over the classes: none negative, sum 1."""
-    tensor = logits_of(output)
-    if tensor.ndim != 2 or tensor.shape[1] < 2:
-        return False
-    rows = tensor[torch.isfinite(tensor).all(dim=1)].float()
-    tolerance = _HALF_TOLERANCE if tensor.dtype in (torch.float16, torch.bfloat16) else _TOLERANCE
-    return len(rows) > 0 and bool((rows >= 0).all() and ((rows.sum(dim=1) - 1).abs() < tolerance).all())
-
-
-def ends_in_sigmoid(run: Callable[[], Any]) -> bool:
-    """Whether the output that `run` returns comes right out of a sigmoid: it is probabilities then, not logits."""
-    watch = _SigmoidWatch()
-    with watch:
-        output = logits_of(run())
-    return watch.saw(output)
-
-
-class _SigmoidWatch(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Notes the results of all sigmoids, and of all operations after them that leave probabilities what they are.
-
-    A view has the memory of the tensor that it shows. So a result is recognized by its memory, and kept alive so that
-    no other tensor takes that memory.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self._results: dict[int, Tensor] = {}
-
-    def saw(self, tensor: Tensor) -> bool:
-        """Whether a tensor, or what it is a view of, is one of the results."""
-        return tensor.untyped_storage().data_ptr() in self._results
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
-        if func.overloadpacket in _SIGMOIDS or (func.overloadpacket in _KEEP_PROBABILITIES and self.saw(args[0])):
-            self._results[result.untyped_storage().data_ptr()] = result
-        return result
-
-
-_ATEN = torch.ops.aten
-_SIGMOIDS = (_ATEN.sigmoid, _ATEN.sigmoid_)
-_KEEP_PROBABILITIES = (_ATEN.clamp, _ATEN.clamp_min, _ATEN.clamp_max, _ATEN._to_copy, _ATEN.clone)
+    def _kind_of(self, columns: Tensor) -> OutputKind:
+        if self.kind is None:
+            self.kind = self._decide(columns)
+        return self.kind

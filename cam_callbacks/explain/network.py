@@ -14,8 +14,10 @@ from cam_callbacks.explain import forward_pass, layers, progress
 from cam_callbacks.explain.batch_norm_folding import equivalent_pairs, folded
 from cam_callbacks.explain.explanation import min_max, upsample
 from cam_callbacks.explain.forward_pass import ForwardPass
-from cam_callbacks.explain.model_outputs import ClassScores
-from cam_callbacks.explain.runner import Runner
+from cam_callbacks.explain.isolation import isolated
+from cam_callbacks.explain.model_outputs import ClassScores, ForwardFn, OutputKind
+from cam_callbacks.explain.output_evidence import decide
+from cam_callbacks.explain.runner import Options, Runner
 from cam_callbacks.explain.score_readers import Score, ScoreReader, TargetRequest
 from cam_callbacks.explain.targets import Targets
 
@@ -119,3 +121,18 @@ class Network(Runner):
         """Return (N, T) explained scores of the image that is 0 everywhere, for the targets of each image."""
         rows = torch.arange(len(self.images), device=self.images.device)
         return self.ranks.agreed(reader.read(self.run(torch.zeros_like(self.images[:1])), rows, shared=True))
+
+
+def output_kind(model: nn.Module, images: Tensor, forward_fn: ForwardFn | None, options: Options) -> OutputKind:
+    """Return how what the model returns is read: as the user says, else decided by all of the images.
+
+    It takes two passes for most logits, and one for each image and a few more where all numbers are in [0, 1].
+
+    Raises:
+        TypeError: As `Method.__call__`.
+        ValueError: As `Method.__call__`.
+    """
+    if options.outputs != "auto":
+        return OutputKind(options.outputs, options.multi_label)
+    with isolated(model):
+        return decide(Network(model, images, forward_fn, options), options.multi_label)

@@ -13,7 +13,8 @@ from cam_callbacks._warnings import warn_user
 from cam_callbacks.explain.compilation import CompiledModel
 from cam_callbacks.explain.hooks import hooked
 from cam_callbacks.explain.layouts import ReshapeTransform
-from cam_callbacks.explain.model_outputs import ForwardFn, OutputReader, forward
+from cam_callbacks.explain.model_outputs import ForwardFn, OutputReader, Outputs, forward
+from cam_callbacks.explain.output_evidence import decide
 from cam_callbacks.explain.sharding import Ranks
 
 _CPU_BATCH_SIZE = 32
@@ -31,12 +32,14 @@ class Options:
         multi_label: As in `Method`.
         reshape_transform: As in `Method`.
         compile: Run masked images through a compiled copy of the model.
+        outputs: As in `Method`.
     """
 
     batch_size: int | None = None
     multi_label: bool = False
     reshape_transform: ReshapeTransform | None = None
     compile: bool = False
+    outputs: Outputs = "auto"
 
     def __post_init__(self) -> None:
         check_positive("batch_size", self.batch_size, or_none=True)
@@ -78,7 +81,9 @@ class Runner:
         self.stored = images.detach().to(device, dtype).movedim(1, -1).clone(memory_format=torch.contiguous_format)
         self.images = self.stored.movedim(-1, 1)
         self.ranks = Ranks(model)
-        self.outputs = OutputReader(options.multi_label, lambda: self.try_run(self.images[:1]))
+        self.outputs = OutputReader(
+            options.outputs, options.multi_label, lambda seen: decide(self, options.multi_label, seen)
+        )
         self.compiled = (compiled or CompiledModel()) if options.compile else None
         self._batch_size = options.batch_size
 

@@ -71,6 +71,7 @@ class ScoreCAM(Method):
             longer; give all calls the same `compiled` for the others to reuse it.
         upsampling: See `Method`; masks are always upsampled linearly.
         multi_label: See `Method`.
+        outputs: See `Method`.
         reshape_transform: See `Method`.
         batch_size: See `Method`.
 

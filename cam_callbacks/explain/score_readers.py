@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor
 
-from cam_callbacks.explain.model_outputs import ClassScores
-from cam_callbacks.explain.targets import ResolvesPerImage, TargetFn, Targets
+from cam_callbacks.explain.model_outputs import ClassScores, OutputReader
+from cam_callbacks.explain.targets import ResolvesPerImage, TargetFn, Targets, wants_logits
 
 Score = Literal["logit", "probability"]
 
@@ -48,17 +48,17 @@ class ClassScoreReader(ScoreReader):
     Args:
         classes: (N, T) int64.
         score: Logit or probability.
-        class_scores: Reads all class scores out of an output.
+        outputs: Reads all class scores out of an output.
     """
 
-    def __init__(self, classes: Tensor, score: Score, class_scores: Callable[[Any], ClassScores]) -> None:
+    def __init__(self, classes: Tensor, score: Score, outputs: OutputReader) -> None:
         self.classes: Tensor = classes
         self.count = classes.shape[1]
         self.score = score
-        self._class_scores = class_scores
+        self._outputs = outputs
 
     def read(self, output: Any, image: Tensor, shared: bool = False) -> Tensor:  # noqa: D102
-        scores = self._class_scores(output)
+        scores = self._outputs.class_scores(output)
         values = scores.logits if self.score == "logit" else scores.probabilities
         return values.expand(len(image), -1).gather(1, self.classes[image])
 
@@ -69,18 +69,28 @@ class CallableScoreReader(ScoreReader):
     Args:
         targets: The callables, N of them.
         score: What to call the score.
+        outputs: Reads the logits out of an output, for callables that want them.
     """
 
-    def __init__(self, targets: Sequence[TargetFn], score: str) -> None:
+    def __init__(self, targets: Sequence[TargetFn], score: str, outputs: OutputReader) -> None:
         self._targets = targets
+        self._outputs = outputs
         self.score = score
 
     def read(self, output: Any, image: Tensor, shared: bool = False) -> Tensor:  # noqa: D102
         asked = [self._targets[index] for index in image.tolist()]
         # There are few different targets: each is called once, with all images, and its own rows are kept.
         count = 1 if shared else len(image)
-        answers = {id(target): _checked(target, output, count).expand(len(image)) for target in asked}
+        answers = {
+            id(target): _checked(target, _given(target, output, self._outputs), count).expand(len(image))
+            for target in asked
+        }
         return torch.stack([answers[id(target)][row] for row, target in enumerate(asked)]).unsqueeze(1)
+
+
+def _given(target: object, output: Any, outputs: OutputReader) -> Any:
+    """Return what a callable is called with: what the model returned, or the logits in it."""
+    return outputs.logits(output) if wants_logits(target) else output
 
 
 def _checked(target: TargetFn, output: Any, count: int) -> Tensor:
@@ -138,19 +148,20 @@ class TargetRequest:
         """Whether classes are explained, not what callables return."""
         return self._callables is None
 
-    def resolve(self, chunk: slice, output: Any, scores: ClassScores | None) -> Resolved:
+    def resolve(self, chunk: slice, output: Any, scores: ClassScores | None, outputs: OutputReader) -> Resolved:
         """Return what is explained for a chunk of the unmasked images, now that the model's output for them is known.
 
         Args:
             chunk: Which of the N images.
             output: What the model returned for them.
             scores: The class scores in it; None if callables are explained.
+            outputs: Reads the logits out of it, for callables that want them.
 
         Raises:
             ValueError: A class index out of range.
         """
         if self._callables is not None:
-            return _per_image(self._callables[chunk], output)
+            return _per_image(self._callables[chunk], output, outputs)
         assert scores is not None
         if self._classes is None:
             return scores.probabilities.argmax(dim=1, keepdim=True)
@@ -165,29 +176,27 @@ class TargetRequest:
             )
         return classes.view(len(classes), -1)
 
-    def reader(
-        self, resolved: Sequence[Resolved], score: Score, class_scores: Callable[[Any], ClassScores]
-    ) -> ScoreReader:
+    def reader(self, resolved: Sequence[Resolved], score: Score, outputs: OutputReader) -> ScoreReader:
         """Return what reads the explained scores.
 
         Args:
             resolved: What is explained, for one chunk of images after the other.
             score: Which score of a class.
-            class_scores: Reads all class scores out of an output.
+            outputs: Reads class scores and logits out of an output.
         """
         if self._callables is None:
-            return ClassScoreReader(torch.cat([p for p in resolved if isinstance(p, Tensor)]), score, class_scores)
+            return ClassScoreReader(torch.cat([p for p in resolved if isinstance(p, Tensor)]), score, outputs)
         names = dict.fromkeys(map(_callable_name, self._callables))
         name = next(iter(names)) if len(names) == 1 else f"{len(names)} callables"
-        return CallableScoreReader([target for part in resolved for target in part], name)
+        return CallableScoreReader([target for part in resolved for target in part], name, outputs)
 
 
-def _per_image(targets: Sequence[TargetFn], output: Any) -> list[TargetFn]:
+def _per_image(targets: Sequence[TargetFn], output: Any, outputs: OutputReader) -> list[TargetFn]:
     """Resolve those of n targets that must see the output for the n images first, each of them once."""
     resolved: dict[int, Sequence[TargetFn]] = {}
     for target in targets:
         if isinstance(target, ResolvesPerImage) and id(target) not in resolved:
-            resolved[id(target)] = target.resolve(output)
+            resolved[id(target)] = target.resolve(_given(target, output, outputs))
     return [resolved[id(target)][row] if id(target) in resolved else target for row, target in enumerate(targets)]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeAlias, runtime_checkable
+from typing import Any, ClassVar, Protocol, TypeAlias, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -22,11 +22,23 @@ Targets: TypeAlias = int | Sequence[int] | Sequence[Sequence[int]] | Tensor | Ta
 
 
 class Target(ABC):
-    """Base class for callables that are written as classes, so that a LightningCLI YAML can name them."""
+    """Base class for callables that are written as classes, so that a LightningCLI YAML can name them.
+
+    Attributes:
+        wants_logits: Called with logits (B, classes, *spatial), also where the model returns probabilities; otherwise
+            with what the model returned.
+    """
+
+    wants_logits: ClassVar[bool] = False
 
     @abstractmethod
     def __call__(self, output: Any) -> Tensor:
         """Return one number for each of the B images whose output is given, (B,)."""
+
+
+def wants_logits(target: object) -> bool:
+    """Return whether a callable is to be called with logits, not with what the model returned."""
+    return bool(getattr(target, "wants_logits", False))
 
 
 @runtime_checkable
@@ -68,7 +80,8 @@ class SegmentationTarget(Target):
     """A class of a segmentation: its logits, summed over a region of the output.
 
     The model returns logits (N, classes, *spatial), or something that holds them as `out` or `logits`. A single channel
-    is the logit of class 1; its negative is that of class 0.
+    is the logit of class 1; its negative is that of class 0. Where a method finds probabilities p instead, their logits
+    are explained: log(p) where the classes of each position sum to 1, otherwise log(p / (1 - p)).
 
     Attributes:
         class_index: The class.
@@ -76,6 +89,7 @@ class SegmentationTarget(Target):
             score is 0 and the map blank); one position, e.g. (row, column); or a bool mask of the output's size.
     """
 
+    wants_logits: ClassVar[bool] = True
     class_index: int
     region: Sequence[int] | Tensor | None = None
 

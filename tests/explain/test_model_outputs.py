@@ -10,11 +10,8 @@ from torch import nn
 from cam_callbacks import CAM, GradCAM, ScoreCAM
 from cam_callbacks.explain.model_outputs import (
     class_scores,
-    ends_in_sigmoid,
     forward,
     logits_of,
-    looks_like_probabilities,
-    returns_probabilities,
 )
 
 LOGITS = torch.tensor([[2.0, -1.0, 0.5], [0.0, 1.0, 3.0]])
@@ -91,36 +88,6 @@ class TestClassScores:
             logits_of(output)
 
 
-class TestReturnsProbabilities:
-    def test_is_true_of_a_softmax(self):
-        assert returns_probabilities(LOGITS.softmax(dim=1))
-        assert returns_probabilities((torch.randn(4, 1000).softmax(dim=1),))
-
-    @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-    def test_is_true_of_a_softmax_in_half_precision(self, dtype):
-        assert returns_probabilities(
-            torch.randn(4, 100, generator=torch.Generator().manual_seed(0)).to(dtype).softmax(1)
-        )
-
-    @pytest.mark.parametrize(
-        "output",
-        [
-            LOGITS,
-            LOGITS.sigmoid(),
-            LOGITS.log_softmax(1),
-            torch.ones(2, 1),
-            torch.ones(2),
-            torch.full((2, 2), torch.nan),
-        ],
-        ids=["logits", "sigmoid", "log-softmax", "one column", "one dimension", "NaN"],
-    )
-    def test_is_false_of(self, output):
-        assert not returns_probabilities(output)
-
-    def test_is_false_where_one_row_is_none(self):
-        assert not returns_probabilities(torch.tensor([[0.5, 0.5], [0.5, 0.6]]))
-
-
 class TestForward:
     class Conditional(nn.Module):
         def forward(self, images, *, condition):
@@ -150,25 +117,7 @@ class TestForward:
             forward(Fails(), torch.ones(2))
 
 
-class TestEndsInSigmoid:
-    @pytest.mark.parametrize("shape", [(4,), (4, 1)])
-    def test_tells_a_sigmoid_from_a_logit_that_happens_to_be_small(self, shape):
-        logits = torch.rand(shape)
-        assert looks_like_probabilities(logits)
-        assert ends_in_sigmoid(lambda: logits.sigmoid())
-        assert ends_in_sigmoid(lambda: {"logits": nn.Sigmoid()(logits).view(shape)})
-        assert ends_in_sigmoid(lambda: logits.sigmoid().clamp(1e-6, 1 - 1e-6).double())
-        assert not ends_in_sigmoid(lambda: logits * 1.0)
-
-    def test_several_sigmoids_without_multi_label_are_warned_of(self, small_cnn, blobs):
-        network, images = nn.Sequential(small_cnn(), nn.Sigmoid()), blobs(2, 24, 24)
-        with pytest.warns(UserWarning, match=r"a sigmoid for each of several classes.* multi_label=True"):
-            ScoreCAM()(network, images, "0.features")
-        with pytest.warns(UserWarning, match="the model returns probabilities"):
-            explanation = ScoreCAM(multi_label=True)(network, images, "0.features", 2)
-        expected = ScoreCAM(multi_label=True)(small_cnn(), images, "features", 2)
-        torch.testing.assert_close(explanation.probabilities, expected.probabilities)
-
+class TestHeads:
     def test_a_head_that_squeezes_its_output_is_understood(self, small_cnn, blobs):
         class Squeezes(nn.Module):
             def __init__(self):
@@ -187,8 +136,7 @@ class TestEndsInSigmoid:
 
     def test_a_binary_head_with_a_sigmoid_gives_the_maps_of_its_logits(self, small_cnn, blobs):
         network, images = small_cnn(classes=1), blobs(3, 24, 24)
-        with pytest.warns(UserWarning, match="the model returns probabilities"):
-            explanation = ScoreCAM()(nn.Sequential(network, nn.Sigmoid()), images, "0.features")
+        explanation = ScoreCAM()(nn.Sequential(network, nn.Sigmoid()), images, "0.features")
         expected = ScoreCAM()(network, images, "features")
         torch.testing.assert_close(explanation.probabilities, expected.probabilities)
         torch.testing.assert_close(explanation.layer_maps, expected.layer_maps, rtol=1e-4, atol=1e-5)
