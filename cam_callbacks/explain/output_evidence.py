@@ -14,9 +14,10 @@ from cam_callbacks.explain.model_outputs import OutputKind, class_columns
 if TYPE_CHECKING:
     from cam_callbacks.explain.runner import Runner
 
-_TOLERANCE = 1e-2  # of a bound and of a sum: what softmax in half precision and a mean of several lose
+_TOLERANCE = 1e-2  # of a sum of probabilities: what softmax in half precision and a mean of several lose
+_ROUNDING = 1e-5  # of a bound
 _LARGEST_CLAMP = 1e-2  # the largest eps of a clamp(eps, 1 - eps)
-_CONSTANT = 1e-6
+_NARROW = 0.05  # probabilities that answer to extreme inputs vary by more
 _FEW = 4  # images that are made extreme
 _LOUD = 1e4
 
@@ -33,12 +34,15 @@ class Evidence:
 
     def add(self, output: Any) -> None:
         """Take in what the model returned for n images; (n, classes, *spatial), (n, classes) or (n,)."""
-        columns = class_columns(output).detach().float()
+        returned = class_columns(output).detach()
+        is_half = returned.dtype in (torch.float16, torch.bfloat16)
+        columns = returned.float()
         rows = columns.movedim(1, -1).reshape(-1, columns.shape[1])
         if not rows.numel() or (self._outside is not None and rows.shape[1] != self.columns):
             return
         finite = torch.isfinite(rows).all(dim=1, keepdim=True)
-        outside = ((rows < -_TOLERANCE) | (rows > 1 + _TOLERANCE)).any()
+        slack = _TOLERANCE if is_half else _ROUNDING
+        outside = ((rows < -slack) | (rows > 1 + slack)).any()
         low = torch.where(finite, rows, torch.inf).amin(dim=0)
         high = torch.where(finite, rows, -torch.inf).amax(dim=0)
         sum_error = torch.where(finite.squeeze(1), _sum_error(rows), -torch.inf).amax()
@@ -62,13 +66,13 @@ class Evidence:
 
     @property
     def is_constant(self) -> bool:
-        """Whether the output was the same for all images."""
-        return bool((self._high - self._low <= _CONSTANT).all())
+        """Whether the output was nearly the same for all images."""
+        return bool((self._high - self._low <= _NARROW).all())
 
     @property
     def is_zero(self) -> bool:
-        """Whether all outputs were 0, as those of a head that begins with zeros."""
-        return bool((self._high <= _CONSTANT).all())
+        """Whether all outputs were about 0, as those of a head that begins with zeros."""
+        return bool((self._high <= _NARROW).all())
 
     @property
     def sums_to_one(self) -> bool:
@@ -130,8 +134,8 @@ def judge(found: Evidence, model: nn.Module, multi_label: bool) -> OutputKind:
         if losses == [nn.BCEWithLogitsLoss] or found.is_zero:
             return OutputKind("logits", multi_label)
         note = (
-            "the model's outputs are the same for all images and lie in [0, 1]: they may be logits or probabilities, "
-            f"and are taken for logits; {override}"
+            "the model's outputs are nearly the same for all images and lie in [0, 1]: they may be logits or "
+            f"probabilities, and are taken for logits; {override}"
         )
         return OutputKind("logits", multi_label, note, is_certain=False)
     what = "one probability for each class" if found.columns > 1 else "probabilities"
@@ -162,8 +166,8 @@ def _extremes(runner: Runner, found: Evidence) -> Iterator[None]:
     """
     few = runner.images[:_FEW]
     last = _last_with_weights(runner, few[:1])
-    for factor in (_LOUD, -_LOUD) if last is not None else ():
-        with pre_hooked([last], lambda _module, inputs, by=factor: _scaled(inputs, by)):
+    for factor in (_LOUD, -_LOUD) if last else ():
+        with pre_hooked(last, lambda _module, inputs, by=factor: _scaled(inputs, by)):
             _try(runner, found, few)
         yield
     noise = torch.randn(few.shape, generator=torch.Generator().manual_seed(0)).to(few) * few.abs().amax()
@@ -180,12 +184,12 @@ def _try(runner: Runner, found: Evidence, images: Tensor) -> None:
         pass
 
 
-def _last_with_weights(runner: Runner, images: Tensor) -> nn.Module | None:
-    """Return the innermost module with weights that runs last."""
+def _last_with_weights(runner: Runner, images: Tensor) -> list[nn.Module]:
+    """Return the innermost module with weights that runs last, in a list that is empty if there is none."""
     calls: list[nn.Module] = []
     with hooked(_innermost(runner.model), lambda module, _inputs, _output: calls.append(module)):
         runner.try_run(images)
-    return calls[-1] if calls else None
+    return calls[-1:]
 
 
 def _innermost(model: nn.Module) -> Iterable[nn.Module]:
