@@ -69,6 +69,7 @@ def every_argument(method: str) -> dict[str, Any]:
             "class_path": "cam_callbacks.Figures",
             "init_args": {"overlay_style": "jet", "heat_scale": "run", "channels": True},
         },
+        "outputs": "probabilities",
         "report": True,
         "on_error": "raise",
         "name": "look",
@@ -115,7 +116,7 @@ def printed_config(path: str, capsys: pytest.CaptureFixture[str]) -> str:
 @pytest.mark.parametrize("method", ["cam_callbacks.ScoreCAM", "cam_callbacks.explain.score_cam.ScoreCAM"])
 def test_every_argument_can_be_set_in_yaml(tmp_path: Path, method: str) -> None:
     settings = monitor_of(cli("--config", config(tmp_path, **every_argument(method)))).settings
-    assert settings.method == ScoreCAM(weighting="increase", batch_size=8)
+    assert settings.method == ScoreCAM(weighting="increase", batch_size=8, outputs="probabilities")
     assert settings.target_layer == "features.0"
     assert settings.num_probes == 3
     assert settings.explain == "both"
