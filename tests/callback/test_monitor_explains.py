@@ -312,3 +312,28 @@ def test_multi_label_targets_do_not_matter_without_need_of_labels(tmp_path: Path
     fit(tmp_path, monitor, MultiLabel(), loader(Labels(12)), loader(Labels(12)))
     assert looks(tmp_path) == 1
     assert monitor.probes.labels is None
+
+
+class TestOutputs:
+    @staticmethod
+    def module(end: nn.Module) -> TinyModule:
+        module = TinyModule()
+        plain = module.forward
+        module.forward = lambda images: end(plain(images))  # type: ignore[method-assign]
+        return module
+
+    def test_that_are_probabilities_are_said_once_and_read_as_such(self, tmp_path: Path) -> None:
+        monitor = CAMMonitor("features.4", num_probes=6, outputs="auto")
+        with infos() as said:
+            fit(tmp_path, monitor, self.module(nn.Softmax(dim=1)), max_epochs=2)
+        assert sum("the model returns probabilities" in each for each in said) == 1
+        explanation = explanation_of(monitor)
+        assert explanation.outputs == "probabilities"
+        assert explanation.probabilities is not None
+        assert explanation.logits is not None
+        torch.testing.assert_close(explanation.logits.exp(), explanation.probabilities)
+
+    def test_are_what_the_user_says(self, tmp_path: Path) -> None:
+        monitor = CAMMonitor("features.4", num_probes=6, outputs="logits")
+        fit(tmp_path, monitor, self.module(nn.Softmax(dim=1)))
+        assert explanation_of(monitor).outputs == "logits"
