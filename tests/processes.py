@@ -9,6 +9,7 @@ import runpy
 import signal
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from multiprocessing import forkserver
 from pathlib import Path
@@ -35,19 +36,28 @@ class Ended:
         return not any(self.codes)
 
 
-def run_script(folder: Path, script: str, *arguments: str, ranks: int = 1) -> Ended:
+def run_script(
+    folder: Path,
+    script: str,
+    *arguments: str,
+    name: str = "script",
+    ranks: int = 1,
+    settings: Mapping[str, str] | None = None,
+) -> Ended:
     """Run a script that may import what the tests share; it is ended, with all its processes, where it hangs.
 
     Args:
-        folder: Where the script and what it prints are written.
+        folder: Where the script and what it prints are written, and where it runs.
         script: Python code.
         *arguments: Arguments of the script.
+        name: Of its file, without `.py`.
         ranks: How many processes run it, to train together; Lightning finds them launched, as by torchrun.
+        settings: More variables of the environment.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / "script.py"
+    path = folder / f"{name}.py"
     path.write_text(script)
-    environment = _environment()
+    environment = _environment() | dict(settings or {})
     if ranks > 1:
         environment["MASTER_PORT"] = str(find_free_network_port())
     printed = [folder / f"printed{rank}.txt" for rank in range(ranks)]
@@ -93,8 +103,9 @@ def _forks() -> multiprocessing.context.ForkServerContext:
 
 
 def _become(script: Path, arguments: tuple[str, ...], environment: dict[str, str], printed: Path) -> None:
-    """Be the process of a script: in a group of its own, with its environment, arguments and output."""
+    """Be the process of a script: in a group of its own, with its folder, environment, arguments and output."""
     os.setsid()
+    os.chdir(script.parent)
     os.environ.clear()
     os.environ.update(environment)
     output = os.open(printed, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND)

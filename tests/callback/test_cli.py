@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import inspect
-import os
 import re
 import runpy
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -17,6 +14,7 @@ import pytorch_lightning.cli
 import yaml
 from lightning.pytorch.cli import LightningCLI
 from lightning_runs import Squares, TinyModule, image_steps, loader, looks, scalars
+from processes import run_script
 from torch import Tensor
 
 from cam_callbacks import Audit, CAMMonitor, Figures, GradCAM, RegressionTarget, ScoreCAM
@@ -255,18 +253,6 @@ class TestTheConfigOfTheDocumentation:
         return tmp_path
 
     @staticmethod
-    def train(folder: Path, *args: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "train.py", "fit", *args],
-            cwd=folder,
-            env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"},
-            capture_output=True,
-            text=True,
-            timeout=300,
-            check=False,
-        )
-
-    @staticmethod
     def arguments() -> dict[str, Any]:
         """Those of the monitor."""
         config = yaml.safe_load((DOCS / "config.yaml").read_text())
@@ -317,11 +303,10 @@ class TestTheConfigOfTheDocumentation:
         found = yaml.safe_load(printed)["trainer"]["callbacks"][0]
         assert found == {"class_path": "cam_callbacks.CAMMonitor", "init_args": self.arguments()}
         (folder / "printed.yaml").write_text(printed)
-        ran = self.train(
-            folder, "--config=printed.yaml", "--trainer.accelerator=cpu", "--trainer.logger.init_args.version=run"
-        )
-        assert ran.returncode == 0, ran.stderr[-3000:]
-        assert "CAMMonitor explains the layer 'features'" in ran.stderr + ran.stdout
+        options = ("--config=printed.yaml", "--trainer.accelerator=cpu", "--trainer.logger.init_args.version=run")
+        ended = run_script(folder, (folder / "train.py").read_text(), "fit", *options, name="train")
+        assert ended.well, ended.printed[-3000:]
+        assert "CAMMonitor explains the layer 'features'" in ended.printed
         logs = folder / "lightning_logs" / "photos"
         assert [step for step, _ in scalars(logs)["cam/passes"]] == [3, 7]
         steps = image_steps(logs)

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import pickle
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +11,7 @@ import pytest
 import yaml
 from direct_calls import assert_explained, assert_logged, recording
 from lightning_runs import Squares, TinyModule, fit, image_steps, loader, scalars
+from processes import run_script
 
 from cam_callbacks import CAM, Audit, CAMMonitor, Figures, GradCAM, RegressionTarget, ScoreCAM
 from cam_callbacks.data.class_names import ClassNames
@@ -172,18 +170,9 @@ def test_the_config_of_the_documentation_trains_in_a_process_of_its_own(tmp_path
         },
     }
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
-    (tmp_path / "train.py").write_text(TRAIN)
-    ran = subprocess.run(
-        [sys.executable, "train.py", "trainer.callbacks.0.num_probes=4"],
-        cwd=tmp_path,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert ran.returncode == 0, ran.stderr[-3000:]
-    assert "PROBES 4 ('cat', 'dog') ScoreCAM(" in ran.stdout
-    assert "weighting='increase', tolerance=0.01" in ran.stdout
+    ended = run_script(tmp_path, TRAIN, "trainer.callbacks.0.num_probes=4", name="train")
+    assert ended.well, ended.printed[-3000:]
+    assert "PROBES 4 ('cat', 'dog') ScoreCAM(" in ended.printed
+    assert "weighting='increase', tolerance=0.01" in ended.printed
     assert [step for step, _ in scalars(tmp_path / "logs")["cam/passes"]] == [1, 3]
     assert image_steps(tmp_path / "logs")["cam/heatmaps"] == [1, 3]

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import subprocess
-import sys
 import zipfile
 from io import BytesIO
 from pathlib import Path
@@ -14,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from processes import run_script
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 for package in ("wandb", "mlflow", "comet_ml"):
@@ -56,17 +54,14 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """The folder in which a training with all loggers has run, and what it said."""
     folder = tmp_path_factory.mktemp("loggers")
     settings = {
-        "PYTHONPATH": str(Path(__file__).parents[1]),
         "COMET_START_ONLINE": "false",
         "COMET_DISABLE_AUTO_LOGGING": "1",  # else it copies what TensorBoard is given
         "WANDB_SILENT": "true",
         "HOME": str(folder),
     }
-    done = subprocess.run(
-        [sys.executable, "-c", TRAINING], cwd=folder, env=os.environ | settings, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    return folder, done.stderr
+    ended = run_script(folder, TRAINING, settings=settings)
+    assert ended.well, ended.printed
+    return folder, ended.printed
 
 
 def pixels(png: Path | bytes) -> np.ndarray:
