@@ -38,7 +38,7 @@ RULES = ("true masks", "estimated masks", "ring", "heat")
 LOOKS_ALLOWED = 3  # so many looks after the warm-up an alarm is still in time
 EFFECTS = (-1, 0.05, 0.1, 0.2, 0.4, 2)
 Look = Run = dict[str, Any]
-Found = dict[str, Any]  # the verdict of each rule; of the heat, the classes whose heat is off the object
+Found = dict[str, Any]  # the verdict of each rule; of the heat, the classes whose heat is away from the object
 
 
 def main() -> None:
@@ -199,7 +199,7 @@ def alarm_at(run: Run, rule: str) -> float:
 
 
 def share(hits: int, count: int) -> str:
-    """A share with its 95 % interval (Wilson)."""
+    """A share with its 95% interval (Wilson)."""
     low, high = wilson(hits, count)
     return f"{hits}/{count} [{low:.2f}, {high:.2f}]"
 

@@ -41,7 +41,7 @@ def with_estimated_masks(probes: ProbeSet) -> ProbeSet:
 
 
 def estimate_masks(images: Tensor) -> Tensor:
-    """Estimate the object in each image: what GrabCut keeps of a rectangle 8 % from the edge.
+    """Estimate the object in each image: what GrabCut keeps of a rectangle 8% from the edge.
 
     Images larger than 128 pixels are reduced to that first. The same images always have the same masks.
 
@@ -49,7 +49,7 @@ def estimate_masks(images: Tensor) -> Tensor:
         images: (N, C, H, W), in any range; each is scaled to its own minimum and maximum.
 
     Returns:
-        (N, H, W) bool on the CPU. A mask is empty if GrabCut took less than 2 % or more than 95 % of the image for the
+        (N, H, W) bool on the CPU. A mask is empty if GrabCut took less than 2% or more than 95% of the image for the
         object: no foreground was found.
 
     Raises:

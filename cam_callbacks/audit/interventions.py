@@ -146,7 +146,7 @@ def on_color(images: Tensor, masks: Tensor, color: Tensor) -> Tensor:
 
 
 def ring(size: torch.Size | tuple[int, ...]) -> Tensor:
-    """Return the outer ring of an image, (*size) bool: an eighth of the side wide, 44 % of a square image."""
+    """Return the outer ring of an image, (*size) bool: an eighth of the side wide, 44% of a square image."""
     inside = torch.zeros(*size, dtype=torch.bool)
     widths = [max(1, side // _RING_WIDTH) for side in size]
     inside[tuple(slice(width, side - width) for width, side in zip(widths, size, strict=True))] = True

@@ -92,8 +92,8 @@ MEASURES: dict[str, MeasureSpec] = {
         MeasureSpec(
             "bg_gap",
             title="Background gap",
-            definition="Accuracy before a background of the same class minus accuracy before one of another class. The "
-            "main number: 0.3 means that 30 of 100 answers depend on the background.",
+            definition="Accuracy against a background of the same class minus accuracy against one of another class. "
+            "The main number: 0.3 means that 30 of 100 answers depend on the background.",
             chance="0",
             source=_XIAO,
             masks="needed",
@@ -130,7 +130,7 @@ MEASURES: dict[str, MeasureSpec] = {
         MeasureSpec(
             "ring_gap",
             title="Ring gap",
-            definition="The background gap if the outer ring (1/8 of the side) is exchanged. Only where there are no "
+            definition="The background gap if the outer ring (1/8 of the side) is swapped. Only where there are no "
             "masks; it matters above 0.15.",
             chance="0",
             masks="excluded",
@@ -167,7 +167,7 @@ MEASURES: dict[str, MeasureSpec] = {
         ),
         MeasureSpec(
             "color_sensitivity_roll",
-            title="Sensitivity to exchanged color channels",
+            title="Sensitivity to swapped color channels",
             definition="Right answers lost by rolled color channels minus those lost by a little brightness. Clean "
             "models use color too: no alarm.",
             chance="0",
@@ -213,7 +213,7 @@ MEASURES: dict[str, MeasureSpec] = {
         MeasureSpec(
             "heat_over_area",
             title="Heat on the object minus its area",
-            definition="heat_on_object minus the object's share of the area. Below 0: off the object.",
+            definition="heat_on_object minus the object's share of the area. Below 0: away from the object.",
             chance="0",
             masks="needed",
         ),

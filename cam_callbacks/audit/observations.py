@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from cam_callbacks.audit import attention, interventions
-from cam_callbacks.audit.foreground import can_estimate, with_estimated_masks
+from cam_callbacks.audit.foreground import with_estimated_masks
 from cam_callbacks.data.probes import MaskSource, ProbeSet
 from cam_callbacks.explain import faithfulness, progress
 from cam_callbacks.explain.cam import CAM
@@ -188,10 +188,15 @@ def _masks(probes: ProbeSet) -> tuple[Tensor | None, MaskSource, tuple[str, ...]
     informative = torch.zeros(0) if masks is None else attention.is_informative(masks)
     if masks is None or (source == "estimated" and not bool(informative.any())):
         remedy = "give masks"
-        if probes.images.ndim == 4 and not can_estimate():
-            remedy += ", or pip install opencv-python-headless, which estimates them"
-        note = "No masks were given, and none could be estimated: only the outer ring is exchanged, a weak test"
-        return None, "none", (f"{note}; {remedy}",)
+        if masks is not None:
+            why = "found no foreground in any image"
+        elif probes.images.ndim != 4:
+            why = "takes two-dimensional images only"
+        else:
+            why = "needs OpenCV"
+            remedy += ", or pip install opencv-python-headless"
+        note = f"No masks were given, and none could be estimated (GrabCut {why})"
+        return None, "none", (f"{note}: only the outer ring is swapped, a weak test; {remedy}",)
     if bool(informative.all()):
         return masks, source, ()
     empty = ~masks.flatten(1).any(dim=1)

@@ -16,7 +16,7 @@ from cam_callbacks.data.class_names import ClassNames
 from cam_callbacks.data.probes import MaskSource
 
 State = Literal["alarm", "suspicion", "warning", "no alarm", "too few images", "not learned"]
-HeatState = Literal["on the object", "indistinguishable from chance", "off the object"]
+HeatState = Literal["on the object", "indistinguishable from chance", "away from the object"]
 
 MIN_IMAGES = 30
 """The fewest images that are judged, all classes together; also what each class needs for reliable numbers."""

@@ -18,8 +18,8 @@ class Estimate:
 
     Attributes:
         value: The mean; NaN without images.
-        low: The lower bound of its 95 % interval.
-        high: The upper bound of its 95 % interval.
+        low: The lower bound of its 95% interval.
+        high: The upper bound of its 95% interval.
         count: How many images it stands on.
         skipped: How many images were left out because the measure is not defined for them.
         chance: What a model that does not look at the object, or a map that says nothing, would get; None if there is
@@ -88,7 +88,7 @@ def _estimate(values: Tensor, chance: Tensor | float | None) -> Estimate:
 
 
 def bootstrap(values: Tensor) -> tuple[float, float]:
-    """Return the percentile bootstrap 95 % interval of the mean (Efron & Tibshirani 1993, chapter 13); NaN if empty.
+    """Return the percentile bootstrap 95% interval of the mean (Efron & Tibshirani 1993, chapter 13); NaN if empty.
 
     It draws from a generator of its own: the same values give the same interval, and no global generator is touched.
 
@@ -133,7 +133,7 @@ def share_of_means_up_to(bound: float, differences: Tensor) -> float:
 
 
 def wilson(hits: int, count: int) -> tuple[float, float]:
-    """Return the 95 % interval of a share (Wilson 1927): it stays within [0, 1], also for few cases."""
+    """Return the 95% interval of a share (Wilson 1927): it stays within [0, 1], also for few cases."""
     if count == 0:
         return 0.0, 1.0
     share = hits / count

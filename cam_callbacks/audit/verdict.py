@@ -12,11 +12,11 @@ from cam_callbacks.audit.result import MIN_IMAGES, AuditResult, HeatState, State
 from cam_callbacks.audit.statistics import Measure, share_of_means_up_to, wilson
 from cam_callbacks.audit.wording import verdict_text
 
-_ALPHA = 0.025  # one-sided: the lower bound of a 95 % interval
+_ALPHA = 0.025  # one-sided: the lower bound of a 95% interval
 _RING_THRESHOLD = 0.15
 _MIN_PER_CLASS = 10
 _MIN_DONORS = 20
-_LACK_OF_HEAT = 0.25  # of the object's area: how much less heat than a flat map it has to have to be called off it
+_LACK_OF_HEAT = 0.25  # of the object's area: how much less heat than on a flat map counts as away from it
 _ROUNDING = 1e-4
 
 
@@ -25,8 +25,8 @@ def judge(result: AuditResult, previous: Verdict | None = None, threshold: float
 
     A class is suspect if the lower bound of its gap is above the threshold: the share of bootstrap means at or below it
     is the p-value of the class, and Holm's procedure (1979) over the classes, and all of them together, keeps the
-    chance of any false suspicion at 2.5 %. A suspicion at two looks in a row, even of different classes, is an alarm.
-    Exchanged rings need at least 0.15, and at two looks in a row they give a warning only. Nothing is judged before the
+    chance of any false suspicion at 2.5%. A suspicion at two looks in a row, even of different classes, is an alarm.
+    Swapped rings need at least 0.15, and at two looks in a row they give a warning only. Nothing is judged before the
     accuracy is clearly above that of always answering the most frequent class.
 
     Args:
@@ -112,7 +112,7 @@ def _heat_states(result: AuditResult) -> dict[int, HeatState]:
         area = value - over_area[index].value
         is_off_a_flat_map = over_area[index].high < -_LACK_OF_HEAT * area
         if is_off_a_flat_map or value < float(by_chance.quantile(_ALPHA)) - _ROUNDING:
-            states[index] = "off the object"
+            states[index] = "away from the object"
         elif value > float(by_chance.quantile(1 - _ALPHA)) + _ROUNDING:
             states[index] = "on the object"
         else:

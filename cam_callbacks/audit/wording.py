@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 from cam_callbacks.audit.result import MIN_IMAGES, AuditResult, Verdict
 from cam_callbacks.audit.statistics import Estimate
 
 _MAX_CLASSES = 10  # that are listed
+_DIGITS, _MAX_DIGITS = 2, 4  # decimals
 _DATA_WARNING = 0.85  # AUC
 _MOST_OF_THE_EFFECT, _LITTLE_OF_THE_EFFECT = 0.6, 0.25
 
@@ -52,10 +54,12 @@ def _headline(result: AuditResult, verdict: Verdict, is_alone: bool) -> str:
     else:
         outlook = f"{'a warning' if is_weak else 'an alarm'} if the next one agrees"
     return {
-        "alarm": f"**ALARM: answers depend on the {what}** ({who}). Suspected at two looks in a row.",
-        "suspicion": f"**Suspicion: answers seem to depend on the {what}** ({who}). Found at this look; {outlook}.",
-        "warning": f"**Warning: answers seem to depend on what lies at the edge** ({who}). Without masks this is a "
-        "weak test.",
+        "alarm": f"**ALARM: answers depend on the {what}** (found in: {who}). Suspected at this look and the one "
+        "before.",
+        "suspicion": f"**Suspicion: answers seem to depend on the {what}** (found in: {who}). Seen at this look; "
+        f"{outlook}.",
+        "warning": f"**Warning: answers seem to depend on what lies at the edge** (found in: {who}). Without masks "
+        "this is a weak test.",
         "no alarm": f"**No alarm.** No dependence on the {what} clearly above {verdict.threshold:g} was found.",
         "too few images": f"**Too few images to say anything**: {result.gap.overall.count} of {MIN_IMAGES}.",
         "not learned": "**Nothing to judge yet**: the accuracy is not clearly above that of always answering the most "
@@ -72,10 +76,12 @@ def _what_is_used(result: AuditResult, verdict: Verdict) -> str:
     pairs += [(gap.per_class[index], recolored.per_class[index]) for index in verdict.classes]
     share = sum(color.value / whole.value if whole.value > 0 else 0.0 for whole, color in pairs) / len(pairs)
     if share > _MOST_OF_THE_EFFECT:
-        return "Moving only the background's *color* accounts for most of the effect: the model uses its color."
+        return "Changing only the background's *color* accounts for most of the effect: the model uses its color."
     if share >= _LITTLE_OF_THE_EFFECT:
-        return "Moving only the background's color has part of the effect: color and content or texture are both used."
-    little = "Moving only the background's color has little effect: its *content or texture* is what is used"
+        return (
+            "Changing only the background's color has part of the effect: color and content or texture are both used."
+        )
+    little = "Changing only the background's color has little effect: its *content or texture* is what is used"
     if result.mask_source == "estimated":
         return (
             f"{little}, or parts of objects that the estimated foregrounds left in the backgrounds; masks would tell."
@@ -88,7 +94,7 @@ def _numbers(result: AuditResult) -> str:
     arms = "ring" if result.mask_source == "none" else "background"
     made = " (foregrounds estimated)" if result.mask_source == "estimated" else ""
     lines = [
-        f"Accuracy with a {arms} of the same class minus accuracy with one of another class{made}, with 95 % "
+        f"Accuracy with a {arms} of the same class minus accuracy with one of another class{made}, with 95% "
         f"intervals: {_shown(gap.overall)} over {gap.overall.count} images.",
         "",
     ]
@@ -109,8 +115,12 @@ def _heat(result: AuditResult, verdict: Verdict) -> str:
     for index in list(verdict.heat)[:_MAX_CLASSES]:
         estimate = heat[index]
         area = estimate.value - over_area[index].value
-        chance = "" if estimate.chance is None else f", chance {estimate.chance:.2f}, area {area:.2f}"
-        lines.append(f"- {result.class_names.name(index)}: {verdict.heat[index]} ({_shown(estimate)}{chance})")
+        levels = {"area": area} if estimate.chance is None else {"chance": estimate.chance, "area": area}
+        where = verdict.heat[index]
+        is_told_apart = where != "indistinguishable from chance"
+        digits = _telling_digits(estimate.value, levels.values()) if is_told_apart else _DIGITS
+        shown = ", ".join(f"{name} {level:.{digits}f}" for name, level in levels.items())
+        lines.append(f"- {result.class_names.name(index)}: {where} ({_shown(estimate, digits)}; {shown})")
     return "\n".join(lines)
 
 
@@ -130,22 +140,29 @@ def _missing_images(result: AuditResult) -> str:
     few = [index for index, estimate in per_class.items() if estimate.count < MIN_IMAGES]
     if not few:
         return ""
-    listed = [f"{result.class_names.name(i)} {MIN_IMAGES - per_class[i].count}" for i in few[:_MAX_CLASSES]]
-    more = f" and {len(few) - _MAX_CLASSES} others" if len(few) > _MAX_CLASSES else ""
+    listed = [f"{_class(result, index)}: {MIN_IMAGES - per_class[index].count} more" for index in few[:_MAX_CLASSES]]
+    if len(few) > _MAX_CLASSES:
+        listed.append(f"and {len(few) - _MAX_CLASSES} other classes")
     return (
-        f"Few images: reliable numbers need {MIN_IMAGES} of each class; missing: {', '.join(listed)}{more}. If the "
-        f"validation data has them, Audit(num_images={MIN_IMAGES * len(per_class)}) takes them."
+        f"Few images: reliable numbers need {MIN_IMAGES} of each class ({', '.join(listed)}). The audit used "
+        f"{len(result.labels)}; if the validation data has more of these classes, a larger Audit(num_images=...) takes "
+        "them."
     )
+
+
+def _class(result: AuditResult, index: int) -> str:
+    name = result.class_names.name(index)
+    return f"class {name}" if name == str(index) else name
 
 
 def _next_step(result: AuditResult, verdict: Verdict) -> str:
     if verdict.found:
         return (
-            "look at the picture of exchanged backgrounds; ask how the images of these classes were collected; collect "
+            "look at the picture of swapped backgrounds; ask how the images of these classes were collected; collect "
             "or augment images whose background does not go with the class, and train again."
         )
     if verdict.state == "not learned":
-        return "wait for the next looks."
+        return "train on; the next look, if there is one, is judged again."
     if verdict.state == "too few images":
         return "give more labeled validation images."
     if result.mask_source != "given":
@@ -153,10 +170,18 @@ def _next_step(result: AuditResult, verdict: Verdict) -> str:
     return "look at the heatmaps of mistakes, and at images from another source."
 
 
-def _shown(estimate: Estimate) -> str:
+def _shown(estimate: Estimate, digits: int = _DIGITS) -> str:
     if estimate.count == 0:
         return "not known"
-    return f"{estimate.value:.2f} [{estimate.low:.2f}, {estimate.high:.2f}]"
+    return f"{estimate.value:.{digits}f} [{estimate.low:.{digits}f}, {estimate.high:.{digits}f}]"
+
+
+def _telling_digits(value: float, levels: Iterable[float]) -> int:
+    """Return how many decimals it takes to see on which side of each level a value lies."""
+    for digits in range(_DIGITS, _MAX_DIGITS):
+        if all(f"{value:.{digits}f}" != f"{level:.{digits}f}" for level in levels):
+            return digits
+    return _MAX_DIGITS
 
 
 def _descending(estimate: Estimate) -> float:

@@ -33,8 +33,8 @@ _PASSES_OF_FAITHFULNESS = 2  # an image
 _CLASS_AGNOSTIC = 0.95
 _CLASS_AGNOSTIC_MAPS = (
     "CAMMonitor: the heatmaps are nearly the plain mean of the layer's channels (their correlation with it is above "
-    f"{_CLASS_AGNOSTIC}). They show where the layer is active, and those of two classes hardly differ; where that "
-    'matters, GradCAM() and ScoreCAM("increase") tell classes apart better'
+    f"{_CLASS_AGNOSTIC}). They show where the layer is active. It matters if you compare the maps of two classes, "
+    'or if an image shows both: GradCAM() and ScoreCAM("increase") tell classes apart better'
 )
 
 
@@ -104,7 +104,7 @@ class AuditStage(Stage):
         images = with_estimated_masks(self.parts.data.described(ProbeSet.of(picked), self.trainer))
         if images.masks is None and images.images.ndim == 4 and not can_estimate():
             self.notices.warn_once(
-                "CAMMonitor: no masks came with the images, and without OpenCV none are estimated: the audit exchanges "
+                "CAMMonitor: no masks came with the images, and without OpenCV none are estimated: the audit swaps "
                 "only the outer ring, a weak test that never gives an alarm. Give masks, or "
                 "pip install opencv-python-headless"
             )

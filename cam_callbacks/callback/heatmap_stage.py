@@ -54,7 +54,7 @@ class HeatmapStage(Stage):
         if self.memory.layer is None:
             self.memory.layer = layer
             self.notices.inform_once(
-                f"CAMMonitor explains the layer {layer!r}, the last with positions; target_layer overrides it"
+                f"CAMMonitor explains {layer!r}, the last layer with spatial positions; target_layer overrides it"
             )
 
     def explain(self, probes: ProbeSet) -> Snapshot:

@@ -87,10 +87,10 @@ class Method(ABC):
             model: Any module, on any device, in any floating type.
             images: (N, C, *spatial) floating point, as the model is fed, one to three spatial dimensions. They are
                 moved to the model's device and type.
-            target_layer: Dotted name of a submodule, or the submodule itself; None chooses the last with positions
-                that the answer is read from. `"name[0]"` is the first call of a module that is called several times
-                in one forward; without it the last call is used. Of several layers, in a list, the heatmap is the
-                mean of their maps, each scaled to [0, 1].
+            target_layer: Dotted name of a submodule, or the submodule itself; None chooses the last layer with spatial
+                positions that the answer is read from. `"name[0]"` is the first call of a module that is called several
+                times in one forward; without it the last call is used. Of several layers, in a list, the heatmap is
+                the mean of their maps, each scaled to [0, 1].
             targets: What to explain. None: the predicted class of each image. A class: one for all images, one for
                 each (N,), or T for each (N, T). A callable, or one for each image: it is called with what the model
                 returns for B images and returns one number for each, (B,); `cam_callbacks.explain.targets` has

@@ -230,7 +230,7 @@ def swaps_picture(audited: AuditSnapshot) -> Picture | None:
     """Draw the images that lose most on another class's background: unchanged, and on both kinds of backgrounds.
 
     Returns:
-        The picture; None if nothing could be exchanged.
+        The picture; None if nothing could be swapped.
     """
     images, result = audited.images, audited.result
     shown = most_affected(result, _MAX_SWAPS)

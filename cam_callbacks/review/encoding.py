@@ -188,7 +188,7 @@ def _channel_weights(explanation: Explanation) -> list[list[tuple[int, float | N
 
 
 def audit_blobs(audited: AuditSnapshot, swaps: Picture | None) -> dict[str, bytes]:
-    """Encode an audit, and the picture of exchanged backgrounds if there is one, by record."""
+    """Encode an audit, and the picture of swapped backgrounds if there is one, by record."""
     blobs = {} if swaps is None else {schema.TAB_SWAPS: _png(Image.fromarray(swaps))}
     blobs[schema.TAB_AUDIT] = as_json(_audit(audited))
     return blobs

@@ -13,7 +13,7 @@ _BEFORE_MEASURES = {
         "accuracy is not yet clearly above that of always answering the most frequent class, nothing is judged."
     ),
     "interval": (
-        "In square brackets: 95 % bootstrap interval over images. With few images, [0, 0] does not mean that the "
+        "In square brackets: 95% bootstrap interval over images. With few images, [0, 0] does not mean that the "
         "number is certain."
     ),
 }

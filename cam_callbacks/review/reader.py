@@ -82,7 +82,7 @@ def look(series: Series, step: int) -> ShownLookJson:
 
 
 def swaps(series: Series, step: int) -> SwapsJson:
-    """Return the picture of exchanged backgrounds, if the look has one.
+    """Return the picture of swapped backgrounds, if the look has one.
 
     Raises:
         RecordNotFoundError: There is no look at this step.

@@ -32,7 +32,7 @@ TAB_AUDIT = "tab_audit"
 """`AuditJson`, at each look with an audit."""
 
 TAB_SWAPS = "tab_swaps"
-"""PNG, at each look with an audit in which something could be exchanged: the picture of `cam_callbacks.tags.SWAPS`."""
+"""PNG, at each look with an audit in which something could be swapped: the picture of `cam_callbacks.tags.SWAPS`."""
 
 RECORDS = (TAB_SETTINGS, TAB_PHOTOS, TAB_MAPS, TAB_CHANNELS, TAB_PROBES, TAB_AUDIT, TAB_SWAPS)
 
@@ -183,7 +183,7 @@ class ShownLookJson(LookJson, _OwnPhotos):
 
 
 class SwapsJson(TypedDict):
-    """The picture of exchanged backgrounds, as a data URI, if the look has one."""
+    """The picture of swapped backgrounds, as a data URI, if the look has one."""
 
     swaps: str | None
 

@@ -64,7 +64,7 @@ class TabWriter:
             loggers: The loggers of the trainer.
             step: The step of the look.
             audited: What the audit found.
-            swaps: The picture of exchanged backgrounds, if there is one.
+            swaps: The picture of swapped backgrounds, if there is one.
             testing: Whether this is a test run.
         """
         writers = _tensorboard_writers(loggers)

@@ -52,7 +52,7 @@ class Run:
     def looks_at(self) -> str:
         """Where the heat lies: on a flat map, the digit's share of the heat is its share of the area."""
         low, high = self.excess
-        return "at the digit" if low > 0 else "beside the digit" if high < 0 else "nowhere special"
+        return "at the digit" if low > 0 else "away from the digit" if high < 0 else "nowhere special"
 
 
 def main() -> None:
@@ -136,7 +136,7 @@ def draw(runs: dict[str, Run], data: ColorBiasData) -> Picture:
                 f"heat on the digit: {run.heat_on_digit:.0%}, the digit covers {run.digit_area:.0%} of the area", MUTED
             ),
             Line(
-                f"verdict: {run.verdict.state}; exchanging backgrounds costs {run.gap}",
+                f"verdict: {run.verdict.state}; swapping backgrounds costs {run.gap}",
                 ALERT if run.verdict.state == "alarm" else MUTED,
             ),
         ]

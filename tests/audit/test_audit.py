@@ -103,14 +103,21 @@ class TestDegenerate:
         assert overall(result, "data_color_auc").skipped == 5
         assert "3 masks are empty and 2 cover all: left out" in result.notes
 
-    def test_if_no_foreground_could_be_estimated_the_ring_is_exchanged(self):
+    def test_if_no_foreground_could_be_estimated_the_ring_is_swapped(self):
         probes = scenes()
         nothing = torch.zeros_like(probes.masks)
         result = audit_model(Reader(1), replace(probes, masks=nothing, masks_estimated=True))
         assert result.mask_source == "none"
         assert "bg_gap" not in result.measures
         assert overall(result, "ring_gap").count == len(probes)
-        assert "only the outer ring is exchanged, a weak test; give masks" in result.notes[0]
+        assert "GrabCut found no foreground in any image" in result.notes[0]
+        assert "only the outer ring is swapped, a weak test; give masks" in result.notes[0]
+
+    def test_without_opencv_it_is_said_what_is_lacking(self, monkeypatch):
+        monkeypatch.setitem(sys.modules, "cv2", None)
+        note = audit_model(Reader(1), scenes(masks=False)).notes[0]
+        assert "none could be estimated (GrabCut needs OpenCV)" in note
+        assert "pip install opencv-python-headless" in note
 
     def test_a_class_of_a_single_image_is_counted_not_averaged(self):
         probes = scenes()

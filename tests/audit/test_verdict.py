@@ -52,7 +52,10 @@ class TestStates:
         second = judge(look, first)
         assert (second.state, second.classes, second.overall, second.found) == ("alarm", (0,), True, True)
         assert "ALARM" in second.text
-        assert "(all classes together, cat)" in second.text.split("\n")[0]
+        assert (
+            "(found in: all classes together, cat). Suspected at this look and the one before."
+            in second.text.split("\n")[0]
+        )
         assert "0.50 [" in second.text
 
     def test_a_suspicion_of_another_class_than_before_is_an_alarm_too(self):
@@ -66,7 +69,7 @@ class TestStates:
         assert "one look alone gives no alarm" in alone.text
         assert "an alarm if the next one agrees" in next_one.text
 
-    def test_exchanged_rings_warn_and_never_alarm(self):
+    def test_swapped_rings_warn_and_never_alarm(self):
         look = result(gap_of(0.9, 60), classes_of(60), "none")
         before = judge(result(torch.zeros(120), classes_of(60), "none"))
         first = judge(look, before)
@@ -95,8 +98,15 @@ class TestStates:
         assert verdict.state == "too few images"
         assert nothing_found(verdict)
         assert "24 of 30" in verdict.text
-        assert "missing: cat 18, dog 18" in verdict.text
-        assert "Audit(num_images=60)" in verdict.text
+        assert "reliable numbers need 30 of each class (cat: 18 more, dog: 18 more). The audit used 24;" in verdict.text
+
+    def test_no_number_of_images_is_advised_that_may_be_below_the_one_set(self):
+        differences = torch.zeros(64)
+        differences[:3] = torch.nan  # without a donor
+        look = replace(result(differences, classes_of(32)), class_names=())
+        text = judge(look).text
+        assert "(class 0: 1 more). The audit used 64; if the validation data has more" in text
+        assert "a larger Audit(num_images=...)" in text
 
     def test_a_class_without_numbers_is_not_known(self):
         differences = torch.cat([torch.zeros(40), torch.full((5,), torch.nan)])
@@ -121,6 +131,26 @@ class TestWords:
         assert verdict.state == "suspicion"
         assert words in verdict.text
 
+    @pytest.mark.parametrize(
+        ("heat", "area", "chance", "state", "words"),
+        [
+            (0.0697, 0.0702, 0.0712, "away from the object", "0.0697 [0.0697, 0.0697]; chance 0.0712, area 0.0702"),
+            (0.071, 0.07, 0.07, "on the object", "0.071 [0.071, 0.071]; chance 0.070, area 0.070"),
+            (0.2, 0.1, 0.3, "away from the object", "0.20 [0.20, 0.20]; chance 0.30, area 0.10"),
+            (0.2, 0.1, 0.2, "indistinguishable from chance", "0.20 [0.20, 0.20]; chance 0.20, area 0.10"),
+        ],
+    )
+    def test_heat_is_shown_with_the_digits_that_tell_it_from_chance(self, heat, area, chance, state, words):
+        labels = classes_of(60)
+        measured = {
+            "heat_on_object": measure(torch.full((120,), heat), labels, chance),
+            "heat_over_area": measure(torch.full((120,), heat - area), labels, 0.0),
+        }
+        look = result(torch.zeros(120), labels, **measured)
+        by_chance = torch.full((200,), chance)
+        verdict = judge(replace(look, heat_chance_distribution={0: by_chance, 1: by_chance}))
+        assert f"- cat: {state} ({words})" in verdict.text
+
     def test_of_many_classes_the_largest_gaps_are_named_and_others_counted(self):
         gaps = torch.stack([(torch.arange(40) < index).float() for index in range(13)])  # a mean of index / 40
         text = judge(result(gaps.flatten(), classes_of(40, 13))).text
@@ -143,7 +173,7 @@ class TestHolm:
 class TestErrorRates:
     @staticmethod
     def looks(size: int, gap: float, times: int, seed: int) -> list[tuple[tuple[int, ...], bool]]:
-        """Suspects among two classes; each arm flips 10 % of the answers; of the first, `gap` follow the background."""
+        """Suspects among two classes; each arm flips 10% of the answers; of the first, `gap` follow the background."""
         draw = torch.Generator().manual_seed(seed)
         follows = torch.zeros(times, 2 * size, dtype=torch.bool)
         follows[:, :size] = torch.rand(times, size, generator=draw) < gap
@@ -172,7 +202,9 @@ def test_a_class_with_few_different_donors_is_not_tested():
 
 
 def test_a_verdict_survives_a_checkpoint_that_holds_primitives_only(tmp_path):
-    verdict = replace(judge(result(gap_of(0.5, 60), classes_of(60))), heat={0: "on the object", 1: "off the object"})
+    verdict = replace(
+        judge(result(gap_of(0.5, 60), classes_of(60))), heat={0: "on the object", 1: "away from the object"}
+    )
     torch.save(verdict.state_dict(), tmp_path / "verdict.pt")
     state = torch.load(tmp_path / "verdict.pt", weights_only=True)
     assert Verdict.from_state_dict(state) == verdict

@@ -94,11 +94,9 @@ def test_a_text_goes_to_a_file_if_a_logger_takes_images_only(tmp_path: Path) -> 
         UserWarning,
         match="takes no texts: heatmaps are written as PNG files, and verdicts as Markdown, to",
     ):
-        MediaLogger(Retries()).log(
-            [tracker], tmp_path, {"cam/heatmaps": PICTURE, "cam/verdict": "No alarm, 95 % ±3"}, 3
-        )
+        MediaLogger(Retries()).log([tracker], tmp_path, {"cam/heatmaps": PICTURE, "cam/verdict": "No alarm, 95% ±3"}, 3)
     assert len(tracker.got) == 1
-    assert (tmp_path / "cam" / "verdict_step=000003.md").read_text(encoding="utf-8") == "No alarm, 95 % ±3"
+    assert (tmp_path / "cam" / "verdict_step=000003.md").read_text(encoding="utf-8") == "No alarm, 95% ±3"
 
 
 @pytest.mark.parametrize("package", [lightning.pytorch.loggers, pytorch_lightning.loggers])

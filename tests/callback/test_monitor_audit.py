@@ -123,8 +123,8 @@ def test_the_console_hears_of_a_change_of_the_verdict_once(tmp_path: Path) -> No
     with own_warnings() as warned, infos() as told:
         run(tmp_path, True, samples(True), epochs=4)
     assert [text for text in warned if "ALARM" in text] == [
-        "CAMMonitor, epoch 1: ALARM: answers depend on the background (all classes together, 0, 1). "
-        "Suspected at two looks in a row."
+        "CAMMonitor, epoch 1: ALARM: answers depend on the background (found in: all classes together, 0, 1). "
+        "Suspected at this look and the one before."
     ]
     assert len([text for text in told if "Suspicion" in text]) == 1
 

@@ -160,7 +160,7 @@ def colors_along(row: np.ndarray) -> list[tuple[int, ...]]:
     return [color for color in colors if color in (RED, GREEN, BLUE)]
 
 
-def test_without_masks_the_rings_are_shown_that_were_exchanged(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_masks_the_rings_are_shown_that_were_swapped(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "cv2", None)
     picture = audit_pictures(audited(masks=False))[tags.SWAPS]
     top = next(index for index, row in enumerate(picture) if colors_along(row))

@@ -170,7 +170,7 @@ def test_it_has_all_that_is_known_of_a_run(page: Report) -> None:
     assert page.texts(".appendix summary") == [
         "The whole verdict",
         "Numbers by class",
-        "Exchanged backgrounds",
+        "Swapped backgrounds",
         "All numbers",
         "Settings and versions",
     ]

@@ -1,4 +1,4 @@
-// What is said of an audit: the verdict, tables, the picture of exchanged backgrounds.
+// What is said of an audit: the verdict, tables, the picture of swapped backgrounds.
 
 import { decoded, el } from './elements.js';
 import { isByClass, term } from './glossary.js';
@@ -83,13 +83,13 @@ function settingsTable({ version, versions, settings }) {
 
 const notes = (audit) => (audit.notes ?? []).map((note) => el('p', note));
 
-/** The picture of exchanged backgrounds of a look. */
+/** The picture of swapped backgrounds of a look. */
 export function swaps(run, step) {
   const node = el('div.swaps', '…');
   run.swaps(step).then(decoded).then(
     (picture) => {
       if (picture) picture.alt = 'Objects on backgrounds of their own and of another class';
-      node.replaceChildren(picture ?? 'No picture of exchanged backgrounds at this look.');
+      node.replaceChildren(picture ?? 'No picture of swapped backgrounds at this look.');
     },
     (error) => node.replaceChildren(error.message),
   );
@@ -103,7 +103,7 @@ export function appendix(run, look) {
   const ofAudit = [
     ['The whole verdict', () => el('div.words', markdown(audit.verdict.text), notes(audit))],
     ['Numbers by class', () => classTable(audit)],
-    ['Exchanged backgrounds', () => swaps(run, look.step)],
+    ['Swapped backgrounds', () => swaps(run, look.step)],
     ['All numbers', () => measureTable(audit)],
   ];
   return [...(audit ? ofAudit : []), ...(settings ? [['Settings and versions', () => settingsTable(settings)]] : [])];

@@ -92,11 +92,11 @@ export class ProbeDialog {
     const tile = tiles[at];
     strip.scrollLeft = tile.offsetLeft - strip.offsetLeft - (strip.clientWidth - tile.offsetWidth) / 2;
     const probe = look.probes[index];
-    const exchanged = run.at(look.step).audit ? swaps(run, look.step) : 'No audit at this look.';
+    const swapped = run.at(look.step).audit ? swaps(run, look.step) : 'No audit at this look.';
     now.replaceChildren(
       el('div', el('h4', 'This look'), facts(look, probe)),
       el('div', el('h4', 'Channels of largest weight'), channels(look, index, colors)),
-      el('div.whole', el('h4', 'Exchanged backgrounds: other images, those of the audit that lose most'), exchanged),
+      el('div.whole', el('h4', 'Swapped backgrounds: other images, those of the audit that lose most'), swapped),
     );
   }
 }
