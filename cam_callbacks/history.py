@@ -41,7 +41,7 @@ class History:
         """Forget all maps if they were made in another way.
 
         Args:
-            made_by: Method and layer of the maps to come.
+            made_by: How the maps to come are made: method, layer and what is explained.
 
         Returns:
             Whether they were.

@@ -22,7 +22,6 @@ from cam_callbacks.callback.stage import MonitorParts, Stage
 from cam_callbacks.callback.watched_images import WatchedImages
 from cam_callbacks.data.probes import ProbeSet
 from cam_callbacks.explain import faithfulness
-from cam_callbacks.explain.isolation import random_state_kept
 from cam_callbacks.figures.logged import audit_pictures
 from cam_callbacks.snapshot import AuditShare, AuditSnapshot, Snapshot
 
@@ -81,7 +80,7 @@ class AuditStage(Stage):
         return self.agreed(self._join, images, observations, share, snapshot)
 
     def log(self, found: AuditSnapshot) -> Media:
-        """Log the numbers, do what an alarm calls for, and return pictures and text by name: on the first rank.
+        """Log the numbers, stop at an alarm if that is wanted, and return pictures and text by name: on the first rank.
 
         Raises:
             StepFailedError: Where it fails on any rank.
@@ -162,8 +161,8 @@ class AuditStage(Stage):
         media: Media = {}
         if self.draws_pictures:
             media = {**audit_pictures(found), tags.VERDICT: found.verdict.text}
-        if found.verdict.state == "alarm":
-            self._act_on(found.verdict)
+        if found.verdict.state == "alarm" and self._audit.on_alarm == "stop":
+            self.trainer.should_stop = True
         return media
 
     def _announce(self, found: AuditSnapshot, before: Verdict | None) -> None:
@@ -180,13 +179,6 @@ class AuditStage(Stage):
                 f"CAMMonitor, epoch {self.trainer.current_epoch}: {headline}",
                 is_warning=verdict.state in ("alarm", "warning"),
             )
-
-    def _act_on(self, alarm: Verdict) -> None:
-        if self._audit.on_alarm == "stop":
-            self.trainer.should_stop = True
-        elif callable(self._audit.on_alarm):
-            with random_state_kept():
-                self._audit.on_alarm(alarm)
 
 
 def _joined_trust(shares: Sequence[AuditShare], snapshot: Snapshot) -> dict[str, Measure]:

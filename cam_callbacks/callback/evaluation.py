@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 import torch
 
 from cam_callbacks._warnings import warn_user
+from cam_callbacks.audit.result import Verdict
 from cam_callbacks.callback import trainer as of_trainer
 from cam_callbacks.callback.audit_stage import AuditStage
 from cam_callbacks.callback.heatmap_stage import HeatmapStage
@@ -18,6 +19,7 @@ from cam_callbacks.callback.progress_bar import progress_in_bar
 from cam_callbacks.callback.stage import MonitorParts, Stage, StepFailedError
 from cam_callbacks.callback.trainer import Misconfiguration
 from cam_callbacks.data.probes import ProbeSet
+from cam_callbacks.explain.isolation import random_state_kept
 from cam_callbacks.snapshot import AuditSnapshot, Snapshot
 
 if TYPE_CHECKING:
@@ -34,6 +36,7 @@ class Part(Enum):
     HEATMAPS = "CAMMonitor failed"
     AUDIT = "CAMMonitor failed to audit"
     LOGGING = "CAMMonitor failed to log"
+    ON_ALARM = "CAMMonitor: on_alarm failed"
 
 
 class Evaluation(Stage):
@@ -95,6 +98,8 @@ class Evaluation(Stage):
             audited = self._attempt(Part.AUDIT, self._audit, snapshot)
             audit, more = (None, {}) if audited is None else audited
         self._attempt(Part.LOGGING, self._send, snapshot, audit, {**media, **more})
+        if audit is not None and audit.verdict.state == "alarm":
+            self._attempt(Part.ON_ALARM, self.agreed, self._call_on_alarm, audit.verdict)
 
     def _collect(self, batch: Any) -> None:
         memory, data = self.memory, self.parts.data
@@ -156,6 +161,13 @@ class Evaluation(Stage):
                 raise failed.error
             self._warn(f"CAMMonitor: {failed.what} failed", failed.what, failed.error)
 
+    def _call_on_alarm(self, alarm: Verdict) -> None:
+        """Call the user's function, last of all: what was found is logged, whatever becomes of it."""
+        audit = self.settings.audit
+        if audit is not None and callable(audit.on_alarm):
+            with random_state_kept():
+                audit.on_alarm(alarm)
+
     def _attempt(self, part: Part, act: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | None:
         """Act, unless that has failed three times in a row; on all ranks, raise or say what has failed."""
         retries = self.parts.retries
@@ -187,7 +199,7 @@ class Evaluation(Stage):
         elif part is Part.LOGGING:
             rest = "Scalars are logged. "
         else:
-            rest = "" if isinstance(part, Part) else "Everything else is logged. "
+            rest = "" if part in (Part.PROBES, Part.HEATMAPS) else "Everything else is logged. "
         trace = "".join(traceback.format_exception(error))
         traceback.clear_frames(error.__traceback__)  # they hold the model's tensors
         warn_user(f"{what} {at}; {outlook}. {rest}Training continues.\n{trace}")

@@ -176,7 +176,7 @@ class HeatmapStage(Stage):
         self.log_scalars(snapshot.scalars())
         now = PastMaps(of_trainer.log_step(self.trainer), self.trainer.current_epoch, explanation.layer_maps)
         if of_trainer.is_fitting(self.trainer):
-            if history.reset_if_changed(f"{settings.method.name} of {explanation.target_layer}"):
+            if history.reset_if_changed(settings.way_of_explaining(explanation.target_layer)):
                 self.notices.warn_once(
                     "The heatmaps of the earlier run were made in another way: starting a new history"
                 )

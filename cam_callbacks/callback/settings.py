@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from numbers import Integral
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -22,6 +22,9 @@ from cam_callbacks.explain.method import Method
 from cam_callbacks.explain.model_outputs import ForwardFn, Outputs
 from cam_callbacks.explain.targets import TargetFn
 from cam_callbacks.figures.settings import Figures
+from cam_callbacks.review.json_values import in_words
+
+_WITHOUT_EFFECT_ON_MAPS = ("upsampling", "batch_size", "compile")  # on those of the layer, that is
 
 ProbeSource = str | Path | Dataset[Any]
 """A folder of photos, or a map-style data set."""
@@ -79,6 +82,13 @@ class MonitorSettings:
     def has_audit(self) -> bool:
         """Whether there is an audit: one is asked for, and classes are explained."""
         return self.audit is not None and not callable(self.explain)
+
+    def way_of_explaining(self, layer: str | Sequence[str]) -> str:
+        """Say all that decides how maps are made: only maps made in one way can be compared."""
+        method, explain = self.method, "label" if self.explain == "both" else self.explain
+        how = {field.name: getattr(method, field.name) for field in fields(method) if field.compare}
+        chosen = [f"{name}={in_words(value)}" for name, value in how.items() if name not in _WITHOUT_EFFECT_ON_MAPS]
+        return f"{type(method).__qualname__}({', '.join(chosen)}) of {layer}, {in_words(explain)}"
 
     def __post_init__(self) -> None:
         _check_layer_names(self.target_layer)

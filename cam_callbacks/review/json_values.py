@@ -38,10 +38,10 @@ def _readable(value: Any) -> Readable:
         return value
     if isinstance(value, float):
         return value if math.isfinite(value) else str(value)
-    return _truncated(value if isinstance(value, str) else _in_words(value))
+    return _truncated(value if isinstance(value, str) else in_words(value))
 
 
-def _in_words(value: Any) -> str:
+def in_words(value: Any) -> str:
     """Describe a value, without the addresses in memory that `repr` shows for functions and plain objects."""
     if isinstance(value, Path):
         return str(value)
@@ -57,7 +57,7 @@ def _in_words(value: Any) -> str:
     if " at 0x" not in text:
         return text
     if is_dataclass(value):
-        parts = [f"{field.name}={_in_words(getattr(value, field.name))}" for field in fields(value)]
+        parts = [f"{field.name}={in_words(getattr(value, field.name))}" for field in fields(value)]
         return f"{type(value).__name__}({', '.join(parts)})"
     return type(value).__name__
 

@@ -177,20 +177,6 @@ def test_other_given_probes_are_noticed_by_a_monitor_used_before(tmp_path: Path)
     assert [look.epoch for look in looked(monitor)] == [1]
 
 
-@pytest.mark.parametrize("other", [{"target_layer": "features.3"}, {"method": GradCAM()}])
-def test_maps_of_another_layer_or_method_are_no_continuation(tmp_path: Path, other: dict[str, Any]) -> None:
-    usual: dict[str, Any] = {"target_layer": "features.4", "num_probes": 6}
-    trainer = fit(tmp_path / "first", CAMMonitor(**usual))
-    trainer.save_checkpoint(tmp_path / "last.ckpt")
-    same, changed = CAMMonitor(**usual), CAMMonitor(**usual | other)
-    resumed(tmp_path / "same", same, tmp_path / "last.ckpt", max_epochs=2)
-    with own_warnings() as said:
-        resumed(tmp_path / "changed", changed, tmp_path / "last.ckpt", max_epochs=2)
-    assert [look.epoch for look in looked(same)] == [0, 1]
-    assert [look.epoch for look in looked(changed)] == [1]
-    assert any("starting a new history" in text for text in said)
-
-
 @pytest.mark.parametrize("same", [True, False])
 def test_probes_missing_in_the_checkpoint_are_picked_and_compared(
     tmp_path: Path, same: bool, monkeypatch: pytest.MonkeyPatch

@@ -214,8 +214,15 @@ class TestName:
         own, reference = (method(network, images, "features") for method in (MeanGradients(), GradCAM()))
         assert torch.equal(own.layer_maps, reference.layer_maps)
 
-    def test_is_inherited(self):
+    def test_is_not_that_of_the_class_it_derives_from(self):
         class Mine(ScoreCAM):
             pass
 
-        assert Mine().name == "Score-CAM"
+        class Nameless(Method):
+            def forward_pass(self, network, target_layer, targets):
+                return network.forward_pass(target_layer, targets, "logit", gradients=True)
+
+        class Derived(Nameless):
+            pass
+
+        assert (ScoreCAM().name, Mine().name, Derived().name) == ("Score-CAM", "Mine", "Derived")

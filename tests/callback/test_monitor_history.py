@@ -1,0 +1,66 @@
+"""Maps of a resumed run go on with those of the run before only if they are made in the same way."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from lightning_runs import CountingCAM, fit, own_warnings
+from torch import Tensor
+
+from cam_callbacks import CAMMonitor, GradCAM, RegressionTarget, ScoreCAM
+
+
+def resumed(folder: Path, monitor: CAMMonitor, checkpoint: Path) -> None:
+    fit(folder, monitor, ckpt_path=str(checkpoint), max_epochs=2)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"target_layer": "features.3"},
+        {"method": GradCAM()},
+        {"method": ScoreCAM("increase")},
+        {"method": CountingCAM()},
+        {"method": ScoreCAM(multi_label=True)},
+        {"explain": "prediction"},
+        {"explain": 1},
+    ],
+    ids=str,
+)
+def test_maps_made_in_another_way_are_no_continuation(tmp_path: Path, other: dict[str, Any]) -> None:
+    usual: dict[str, Any] = {"target_layer": "features.4", "num_probes": 6}
+    trainer = fit(tmp_path / "first", CAMMonitor(**usual))
+    trainer.save_checkpoint(tmp_path / "last.ckpt")
+    same, changed = CAMMonitor(**usual), CAMMonitor(**usual | other)
+    resumed(tmp_path / "same", same, tmp_path / "last.ckpt")
+    with own_warnings() as said:
+        resumed(tmp_path / "changed", changed, tmp_path / "last.ckpt")
+    assert [look.epoch for look in same.history] == [0, 1]
+    assert [look.epoch for look in changed.history] == [1]
+    assert any("starting a new history" in text for text in said)
+
+
+def by_reshape(output: Tensor) -> Tensor:
+    return output
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ({"method": ScoreCAM(batch_size=3)}, {"method": ScoreCAM(batch_size=5, upsampling="nearest")}),
+        ({"explain": "label"}, {"explain": "both"}),
+        ({"method": CountingCAM()}, {"method": CountingCAM()}),
+        ({"method": ScoreCAM(reshape_transform=by_reshape)}, {"method": ScoreCAM(reshape_transform=by_reshape)}),
+        ({"explain": RegressionTarget(1)}, {"explain": RegressionTarget(1)}),
+    ],
+    ids=str,
+)
+def test_maps_that_would_be_the_same_go_on(tmp_path: Path, before: dict[str, Any], after: dict[str, Any]) -> None:
+    fit(tmp_path / "first", CAMMonitor(num_probes=6, **before)).save_checkpoint(tmp_path / "last.ckpt")
+    monitor = CAMMonitor(num_probes=6, **after)
+    with own_warnings() as said:
+        resumed(tmp_path / "second", monitor, tmp_path / "last.ckpt")
+    assert said == []
+    assert [look.epoch for look in monitor.history] == [0, 1]
