@@ -3,9 +3,24 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from numbers import Integral, Real
 from typing import Any, TypeGuard
+
+
+@contextmanager
+def errors_of(what: str) -> Iterator[None]:
+    """Put before the message of an error to what it belongs, such as `Audit(...)`."""
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"{what}: {error}") from None
+
+
+def check_bool(argument: str, value: object) -> None:
+    """Raise a TypeError unless the value is True or False."""
+    check_type(argument, value, bool, "True or False")
 
 
 def check_type(argument: str, value: object, kind: type | tuple[type, ...], expected: str) -> None:

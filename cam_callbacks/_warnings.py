@@ -3,16 +3,33 @@
 from __future__ import annotations
 
 import inspect
-import os
 import warnings
-from pathlib import Path
+from types import FrameType
 
-_PACKAGE = str(Path(__file__).parent) + os.sep
+_NOT_THE_USERS = frozenset(
+    [
+        "cam_callbacks",
+        "contextlib",
+        "functools",
+        "lightning",
+        "lightning_fabric",
+        "lightning_utilities",
+        "pytorch_lightning",
+        "torch",
+    ]
+)
 
 
 def warn_user(message: str) -> None:
-    """Raise a UserWarning at the line outside of this package from which the package was called."""
+    """Raise a UserWarning at the line of the user that led here: a call of this package, or `trainer.fit(...)`.
+
+    Where there is none, as in a process that Lightning has started, it shows the outermost line there is.
+    """
     level, frame = 1, inspect.currentframe()
-    while frame is not None and frame.f_code.co_filename.startswith(_PACKAGE):
+    while frame is not None and frame.f_back is not None and _package(frame) in _NOT_THE_USERS:
         level, frame = level + 1, frame.f_back
     warnings.warn(message, UserWarning, stacklevel=level)
+
+
+def _package(frame: FrameType) -> str:
+    return str(frame.f_globals.get("__name__", "")).partition(".")[0]

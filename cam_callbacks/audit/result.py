@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from torch import Tensor
 
+from cam_callbacks._checks import check_type
 from cam_callbacks.audit.interventions import Donors
 from cam_callbacks.audit.measures import MEASURES
 from cam_callbacks.audit.statistics import Measure
@@ -61,10 +62,20 @@ class AuditResult:
 
         Raises:
             KeyError: There is no such measure, or it could not be computed; the message says why.
+            TypeError: The name is not a string.
         """
+        check_type("name", name, str, "the name of a measure")
         if name not in self.measures:
             raise KeyError(f"{name!r} is not in this result: {self._why_missing(name)}")
         return self.measures[name]
+
+    def __contains__(self, name: object) -> bool:
+        """Return whether there is a measure of that name."""
+        return name in self.measures
+
+    def __iter__(self) -> Iterator[str]:
+        """Iterate over the names of the measures."""
+        return iter(self.measures)
 
     def _why_missing(self, name: str) -> str:
         if name not in MEASURES:
@@ -114,7 +125,7 @@ class Verdict:
     state: State
     classes: tuple[int, ...]
     overall: bool
-    heat: Mapping[int, HeatState]
+    heat: Mapping[int, HeatState] = field(hash=False)
     text: str
     threshold: float
 
@@ -124,10 +135,11 @@ class Verdict:
         return self.state in ("alarm", "suspicion", "warning")
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the verdict as primitives, e.g. for a checkpoint."""
+        """Return the verdict as primitives, e.g. for a checkpoint or as JSON."""
         return {**vars(self), "classes": list(self.classes), "heat": dict(self.heat)}
 
     @classmethod
     def from_state_dict(cls, state: Mapping[str, Any]) -> Verdict:
         """Make a verdict from its `state_dict`."""
-        return cls(**{**state, "classes": tuple(state["classes"])})
+        heat = {int(index): found for index, found in state["heat"].items()}  # the keys of JSON are strings
+        return cls(**{**state, "classes": tuple(state["classes"]), "heat": heat})

@@ -7,7 +7,15 @@ from dataclasses import dataclass
 from numbers import Integral
 from typing import Any, Literal
 
-from cam_callbacks._checks import check_choice, check_fraction, check_list, check_positive, check_type
+from cam_callbacks._checks import (
+    check_bool,
+    check_callable,
+    check_choice,
+    check_fraction,
+    check_list,
+    check_positive,
+    errors_of,
+)
 from cam_callbacks.audit.result import Verdict
 
 OnAlarm = Literal["warn", "stop"] | Callable[[Verdict], Any]
@@ -35,7 +43,8 @@ class Audit:
 
     Raises:
         ValueError: `num_images` or `threshold` is out of range, or `on_alarm` is unknown.
-        TypeError: `foreground_values` is not a list of whole numbers, or `randomization` is not a bool.
+        TypeError: `on_alarm` does not take a verdict, `foreground_values` is not a list of whole numbers, or
+            `randomization` is not a bool.
 
     Example::
 
@@ -51,17 +60,22 @@ class Audit:
     randomization: bool = False
 
     def __post_init__(self) -> None:
-        try:
-            self._check()
-        except (TypeError, ValueError) as error:
-            raise type(error)(f"Audit(...): {error}") from None
-        if self.foreground_values is not None:
-            object.__setattr__(self, "foreground_values", tuple(int(value) for value in self.foreground_values))
+        values: Any = self.foreground_values
+        if hasattr(values, "tolist"):  # of an array or a tensor
+            values = values.tolist()
+        with errors_of("Audit(...)"):
+            self._check(values)
+        if values is not None:
+            object.__setattr__(self, "foreground_values", tuple(int(value) for value in values))
 
-    def _check(self) -> None:
+    def _check(self, values: Any) -> None:
         check_positive("num_images", self.num_images)
         check_fraction("threshold", self.threshold, "a number of at least 0 and below 1")
         if not callable(self.on_alarm):
             check_choice("on_alarm", self.on_alarm, ("warn", "stop"), "or a callable")
-        check_list("foreground_values", self.foreground_values, Integral, "a list of whole numbers")
-        check_type("randomization", self.randomization, bool, "True or False")
+        else:
+            check_callable("on_alarm", self.on_alarm, "'warn', 'stop', or a callable: verdict -> anything", takes=1)
+        check_list("foreground_values", values, Integral, "a list of whole numbers")
+        if values is not None and (not values or any(isinstance(value, bool) for value in values)):
+            raise TypeError(f"foreground_values={values!r} must be a list of whole numbers, at least one, or None")
+        check_bool("randomization", self.randomization)

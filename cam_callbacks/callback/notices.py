@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_warn
+from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_only
+
+from cam_callbacks._warnings import warn_user
+
+_warn = rank_zero_only(warn_user)
 
 
 class Notices:
@@ -14,7 +18,7 @@ class Notices:
     def warn_once(self, message: str) -> None:
         """Give a warning, unless it was given before."""
         if self._is_new(message):
-            rank_zero_warn(message)
+            _warn(message)
 
     def inform_once(self, message: str) -> None:
         """Give information, unless it was given before."""
@@ -23,7 +27,7 @@ class Notices:
 
     def announce(self, message: str, *, is_warning: bool) -> None:
         """Give a warning, or information, each time."""
-        (rank_zero_warn if is_warning else rank_zero_info)(message)
+        (_warn if is_warning else rank_zero_info)(message)
 
     def _is_new(self, message: str) -> bool:
         is_new = message not in self._given

@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from cam_callbacks._checks import check_callable, check_choice, check_positive, check_type, is_list
+from cam_callbacks._checks import check_bool, check_callable, check_choice, check_positive, check_type, is_list
 from cam_callbacks.audit.settings import Audit
 from cam_callbacks.callback.trainer import Misconfiguration
 from cam_callbacks.data.batches import BatchFn
@@ -101,7 +101,7 @@ class MonitorSettings:
         check_type("figures", self.figures, Figures, "Figures(...)")
         check_callable("batch_fn", self.batch_fn, "a callable: batch -> (images, labels)", takes=1)
         check_callable("forward_fn", self.forward_fn, "a callable: (pl_module, images) -> logits", takes=2)
-        check_type("report", self.report, bool, "True or False")
+        check_bool("report", self.report)
         check_choice("on_error", self.on_error, ("warn", "raise"))
         _check_name(self.name)
 
@@ -137,11 +137,16 @@ def _is_index(explain: Any) -> bool:
 
 
 def _check_explain(explain: Any) -> None:
+    if isinstance(explain, type):
+        raise TypeError(f"explain={explain.__name__} is a class; give {explain.__name__}(...), with brackets")
     if not _is_index(explain) and not callable(explain):
         check_choice("explain", explain, ("label", "prediction", "both"), "or a class index, or a callable")
 
 
 def _check_name(name: Any) -> None:
     check_type("name", name, str, "a string")
-    if not name or "/" in name:
-        raise ValueError(f"name={name!r} is the first part of every tag; it must not be empty or contain '/'")
+    if not name.strip() or "/" in name or name in (".", ".."):
+        raise ValueError(
+            f"name={name!r} is the first part of every tag, and the name of a folder; it must not be empty or contain "
+            "'/'"
+        )

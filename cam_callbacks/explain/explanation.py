@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
-from numbers import Integral
 from typing import Any, Literal, TypeVar
 
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
 _ROUNDING = 1e-6
@@ -129,26 +129,49 @@ class Explanation:
         """Return the same explanation with its tensors on `device`."""
         return _combined([self], lambda parts: parts[0].to(device))
 
-    def __getitem__(self, rows: int | slice | Tensor) -> Explanation:
+    def __getitem__(self, rows: int | slice | Tensor | Sequence[int] | NDArray[Any]) -> Explanation:
         """Return the explanation of some of the images; `explanation[3]` is the same as `explanation[3:4]`.
 
         Args:
-            rows: The index of an image, a slice, or a tensor (n,) of indices.
+            rows: The index of an image, a slice, or indices (n,), or a bool for each image (N,), in a list, an array or
+                a tensor.
 
         Raises:
             IndexError: There is no image with that index.
             TypeError: `rows` is none of these.
         """
-        if isinstance(rows, Integral):
-            index = range(len(self))[int(rows)]
-            rows = slice(index, index + 1)
-        if not isinstance(rows, (Tensor, slice)):
-            raise TypeError(f"explanation[{rows!r}]: give an index, a slice, or a tensor of indices")
-        return _combined([self], lambda parts: parts[0][rows])
+        if isinstance(rows, slice) and (rows.step is None or rows.step > 0):
+            return _combined([self], lambda parts: parts[0][rows])
+        index = _as_index(rows, len(self))
+        return _combined([self], lambda parts: parts[0][index.to(parts[0].device)])
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out `heatmaps`, which are computed again when asked for."""
         return {field.name: getattr(self, field.name) for field in fields(self)}
+
+
+def _as_index(rows: Any, count: int) -> Tensor:
+    """Return the indices (n,) int64 of the images that a user asks for, of `count` that there are."""
+    asked = range(count)[rows] if isinstance(rows, slice) else rows
+    try:
+        if isinstance(rows, tuple):  # explanation[0, 1]: of an image, or of a target?
+            raise TypeError
+        index = torch.as_tensor(asked).detach()
+    except (TypeError, ValueError, RuntimeError):
+        index = torch.empty(0, 0)
+    if index.dtype == torch.bool and index.shape == (count,):
+        return index.nonzero().flatten()
+    if index.shape == (0,):
+        index = index.long()
+    if index.ndim > 1 or index.dtype == torch.bool or index.is_floating_point() or index.is_complex():
+        raise TypeError(
+            f"explanation[{rows!r}]: give an index, a slice, indices (n,), or a bool for each of the {count} images"
+        )
+    index = index.long().reshape(-1)
+    missing = index[(index < -count) | (index >= count)].tolist()
+    if missing:
+        raise IndexError(f"explanation[{missing[0]}]: there are {count} images")
+    return index
 
 
 def concatenated(parts: Sequence[Explanation]) -> Explanation:

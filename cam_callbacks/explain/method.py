@@ -10,7 +10,7 @@ from typing import Any, ClassVar, get_args
 import torch
 from torch import Tensor, nn
 
-from cam_callbacks._checks import check_callable, check_choice, check_positive
+from cam_callbacks._checks import check_bool, check_callable, check_choice, check_positive
 from cam_callbacks._warnings import warn_user
 from cam_callbacks.explain.compilation import CompiledModel
 from cam_callbacks.explain.explanation import Channels, Explanation, Upsampling, has_contrast, min_max, upsample
@@ -45,7 +45,7 @@ class Method(ABC):
             whenever memory runs out.
 
     Raises:
-        TypeError: A `reshape_transform` that cannot be called.
+        TypeError: A `reshape_transform` that cannot be called, or a `multi_label` that is not a bool.
         ValueError: An unknown `upsampling` or `outputs`, or a `batch_size` below 1.
     """
 
@@ -69,6 +69,7 @@ class Method(ABC):
         check_callable(
             "reshape_transform", self.reshape_transform, "a callable from a layer's output to (N, channels, *spatial)"
         )
+        check_bool("multi_label", self.multi_label)
         check_positive("batch_size", self.batch_size, or_none=True)
 
     def __call__(

@@ -8,7 +8,7 @@ from typing import ClassVar, Literal, get_args
 import torch
 from torch import Tensor
 
-from cam_callbacks._checks import check_choice, check_fraction, check_positive
+from cam_callbacks._checks import check_bool, check_choice, check_fraction, check_positive
 from cam_callbacks.explain import progress
 from cam_callbacks.explain.explanation import has_contrast, min_max
 from cam_callbacks.explain.forward_pass import ForwardPass
@@ -100,6 +100,7 @@ class ScoreCAM(Method):
         check_choice("weighting", self.weighting, get_args(Weighting))
         check_fraction("tolerance", self.tolerance, "a number of at least 0 (exact) and below 1")
         check_positive("max_passes", self.max_passes, or_none=True)
+        check_bool("compile", self.compile)
         if self.weighting == "matlab" and self.max_passes is not None:
             raise ValueError(
                 f'max_passes={self.max_passes} cannot be kept with weighting="matlab", which is always exact'

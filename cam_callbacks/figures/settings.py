@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from cam_callbacks._checks import check_choice, check_type
+from cam_callbacks._checks import check_bool, check_choice, errors_of
 
 OverlayStyle = Literal["blend", "jet", "heatmap"]
 HeatScale = Literal["image", "run"]
@@ -39,6 +39,7 @@ class Figures:
     channels: bool = False
 
     def __post_init__(self) -> None:
-        check_choice("overlay_style", self.overlay_style, get_args(OverlayStyle))
-        check_choice("heat_scale", self.heat_scale, get_args(HeatScale))
-        check_type("channels", self.channels, bool, "True or False")
+        with errors_of("Figures(...)"):
+            check_choice("overlay_style", self.overlay_style, get_args(OverlayStyle))
+            check_choice("heat_scale", self.heat_scale, get_args(HeatScale))
+            check_bool("channels", self.channels)

@@ -2,7 +2,9 @@
 
 import pickle
 
+import numpy as np
 import pytest
+import torch
 from jsonargparse import ArgumentParser
 
 from cam_callbacks import Audit
@@ -21,6 +23,8 @@ def test_the_defaults_are_those_of_the_documentation():
 def test_it_is_a_value():
     assert Audit(foreground_values=[1, 3]) == Audit(foreground_values=(1, 3))
     assert hash(Audit(foreground_values=[1, 3])) == hash(Audit(foreground_values=(1, 3)))
+    for values in (np.array([1, 3]), torch.tensor([1, 3])):
+        assert Audit(foreground_values=values) == Audit(foreground_values=[1, 3])
     assert pickle.loads(pickle.dumps(Audit(64, on_alarm="stop"))) == Audit(64, on_alarm="stop")
 
 
@@ -39,6 +43,11 @@ def test_an_alarm_may_warn_stop_or_call(on_alarm):
         ({"on_alarm": "shout"}, ValueError, "on_alarm='shout' is unknown; choose one of 'warn', 'stop' or a callable"),
         ({"foreground_values": [0.5]}, TypeError, "foreground_values=.* must be a list of whole numbers, or None"),
         ({"foreground_values": 1}, TypeError, "foreground_values=1 must be a list of whole numbers, or None"),
+        ({"foreground_values": []}, TypeError, r"foreground_values=\[\] must be a list of whole numbers, at least one"),
+        ({"foreground_values": [True]}, TypeError, r"foreground_values=\[True\] must be a list of whole numbers"),
+        ({"foreground_values": np.array([0.5])}, TypeError, r"foreground_values=\[0.5\] must be a list of whole"),
+        ({"foreground_values": torch.tensor(1)}, TypeError, "foreground_values=1 must be a list of whole numbers"),
+        ({"on_alarm": lambda: 1}, TypeError, "on_alarm must be .*a callable: .*this one does not take 1 arguments"),
         ({"randomization": "yes"}, TypeError, "randomization='yes' must be True or False"),
     ],
 )

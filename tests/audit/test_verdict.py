@@ -1,5 +1,6 @@
 """The verdict says what was found, with numbers, and never clears; it seldom errs, and seldom misses a strong bias."""
 
+import json
 from dataclasses import replace
 
 import pytest
@@ -251,3 +252,20 @@ class TestResult:
 def test_arguments_that_make_no_sense_are_refused(wrong, message):
     with pytest.raises((TypeError, ValueError), match=message):
         judge(result(torch.zeros(60), classes_of(30, 2)), **wrong)
+
+
+class TestValues:
+    def test_a_result_is_asked_for_measures_by_name(self):
+        look = result(torch.zeros(120), classes_of(60))
+        assert list(look) == ["accuracy", "bg_gap"]
+        assert "bg_gap" in look
+        assert "ring_gap" not in look
+        assert 3 not in look
+        with pytest.raises(TypeError, match="name=3 must be the name of a measure"):
+            look[3]
+
+    def test_a_verdict_is_the_same_after_json_and_can_be_hashed(self):
+        verdict = Verdict("alarm", (0, 2), True, {0: "on the object", 2: "off the object"}, "ALARM", 0.05)
+        again = Verdict.from_state_dict(json.loads(json.dumps(verdict.state_dict())))
+        assert again == verdict
+        assert {again, verdict} == {verdict}

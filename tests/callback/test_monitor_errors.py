@@ -16,7 +16,7 @@ from lightning_runs import BATCH, Squares, TinyModule, fit, loader, quiet
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from cam_callbacks import CAMMonitor, ProbeSet
+from cam_callbacks import CAMMonitor, ProbeSet, RegressionTarget
 from cam_callbacks.callback.data_source import DataSource
 
 MISCONFIGURATIONS = (
@@ -80,6 +80,9 @@ def test_a_refusal_is_the_exception_of_both_lightning_packages(kind: type[Except
         ({"explain": True}, "explain=True is unknown"),
         ({"name": ""}, "must not be empty"),
         ({"name": "a/b"}, "name='a/b'"),
+        ({"name": ".."}, "name='..' is the first part of every tag, and the name of a folder"),
+        ({"name": " "}, "must not be empty"),
+        ({"explain": RegressionTarget}, r"explain=RegressionTarget is a class; give RegressionTarget\(...\)"),
         ({"normalization": "cifar"}, "normalization='cifar' must be 'imagenet', or a pair"),
         ({"normalization": ((0.5, 0.5), (0.2,))}, "normalization=.*the means and the standard deviations"),
         ({"normalization": ((0.5,), (0.0,))}, "normalization=.*the means and the standard deviations"),

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from biased_runs import ReadsOneThing, run, samples
 from lightning_runs import fit, image_steps, own_warnings, scalars
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from test_monitor_audit import ReadsOneThing, run, samples
 
 from cam_callbacks import Audit, CAMMonitor
 

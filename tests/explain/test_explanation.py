@@ -3,6 +3,7 @@
 import dataclasses
 import pickle
 
+import numpy as np
 import pytest
 import torch
 
@@ -46,7 +47,8 @@ class TestExplanation:
         assert explanation.targets[:2].tolist() == [0, 0]
 
     def test_some_of_it_is_an_explanation_of_those_images(self, explanation):
-        for rows in (slice(1, 3), torch.tensor([1, 2])):
+        mask = [False, True, True]
+        for rows in (slice(1, 3), torch.tensor([1, 2]), [1, -1], np.array([1, 2]), range(1, 3), mask, np.array(mask)):
             some = explanation[rows]
             assert len(some) == 2
             torch.testing.assert_close(some.layer_maps, explanation.layer_maps[1:], equal_nan=True)
@@ -54,7 +56,7 @@ class TestExplanation:
             assert len(some.channels.weight) == 2
 
     def test_an_index_is_a_slice_of_one_image(self, explanation):
-        for index, rows in ((0, slice(0, 1)), (-1, slice(2, 3))):
+        for index, rows in ((0, slice(0, 1)), (-1, slice(2, 3)), (torch.tensor(1), [1]), (np.int64(2), [2])):
             one, same = explanation[index], explanation[rows]
             assert one.layer_maps.shape == (1, 2, 2)
             torch.testing.assert_close(one.layer_maps, same.layer_maps, equal_nan=True)
@@ -64,10 +66,17 @@ class TestExplanation:
         assert [bool(each.skipped) for each in explanation] == [False, False, True]
 
     def test_refuses_what_is_not_an_index(self, explanation):
-        with pytest.raises(IndexError):
-            explanation[3]
-        with pytest.raises(TypeError, match=r"explanation\['cat'\]: give an index, a slice"):
-            explanation["cat"]
+        for beyond in (3, -4, [0, 3], torch.tensor(-4)):
+            with pytest.raises(IndexError, match=r"explanation\[(3|-4)\]: there are 3 images"):
+                explanation[beyond]
+        for wrong in ("cat", True, None, 1.0, (0, 1), [[0, 1]], [True, False], torch.tensor([0.0])):
+            with pytest.raises(TypeError, match=r"explanation\[.*\]: give an index, a slice"):
+                explanation[wrong]
+
+    def test_may_be_turned_around_or_empty(self, explanation):
+        assert explanation[::-1].skipped.tolist() == [True, False, False]
+        for nothing in ([], slice(0, 0), torch.zeros(3, dtype=torch.bool)):
+            assert len(explanation[nothing]) == 0
 
     def test_tells_blank_from_skipped(self, explanation):
         assert explanation.blank.tolist() == [False, True, False]

@@ -119,6 +119,16 @@ class TestReshapeTransform:
             method(reshape_transform=3)
 
 
+class TestSwitches:
+    @pytest.mark.parametrize(
+        ("method", "name"), [(ScoreCAM, "multi_label"), (GradCAM, "multi_label"), (ScoreCAM, "compile")]
+    )
+    @pytest.mark.parametrize("wrong", ["yes", 1, None])
+    def test_that_are_not_bools_are_refused(self, method, name, wrong):
+        with pytest.raises(TypeError, match=f"{name}={wrong!r} must be True or False"):
+            method(**{name: wrong})
+
+
 class TestTargets:
     @pytest.mark.parametrize("wrong", [0.5, [0.0, 1.0, 2.0], True, torch.tensor([1.0, 2.0, 0.0])])
     def test_that_are_not_whole_numbers_are_refused(self, ask, network, images, wrong):
