@@ -24,6 +24,11 @@ def shuffled(seed: int = 1) -> Any:
     return loader(Squares(24, seed=seed), shuffle=True)
 
 
+def small(*arguments: Any, **options: Any) -> CAMMonitor:
+    """A monitor without an audit, which takes longer than all the rest of a look."""
+    return CAMMonitor(*arguments, **({"num_probes": 4, "audit": None} | options))
+
+
 def looked(monitor: CAMMonitor) -> list[PastMaps]:
     return monitor.history
 
@@ -33,14 +38,15 @@ def fingerprint(monitor: CAMMonitor) -> str:
     return monitor.probes.fingerprint
 
 
-@pytest.fixture
-def stopped(tmp_path: Path) -> tuple[CAMMonitor, Path]:
-    """A monitor after two epochs, and the checkpoint that was saved then."""
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory: pytest.TempPathFactory) -> tuple[CAMMonitor, Path]:
+    """A monitor after two epochs, and the checkpoint that was saved then; they are only read."""
+    folder = tmp_path_factory.mktemp("stopped")
     seed_everything(1)
     monitor = CAMMonitor(num_probes=6)
-    trainer = fit(tmp_path / "first", monitor, val=shuffled(), max_epochs=2)
-    trainer.save_checkpoint(tmp_path / "stopped.ckpt")
-    return monitor, tmp_path / "stopped.ckpt"
+    trainer = fit(folder, monitor, val=shuffled(), max_epochs=2)
+    trainer.save_checkpoint(folder / "stopped.ckpt")
+    return monitor, folder / "stopped.ckpt"
 
 
 def resumed(folder: Path, monitor: CAMMonitor, checkpoint: Path, **options: Any) -> Trainer:
@@ -58,9 +64,9 @@ def test_the_same_images_are_explained_though_the_loader_shuffles(tmp_path: Path
                 seen.append(fingerprint(self))
 
     with own_warnings() as said:
-        fit(tmp_path, Keeps(num_probes=6), val=shuffled(), max_epochs=4)
+        fit(tmp_path, Keeps(num_probes=6, audit=Audit(num_images=10)), val=shuffled(), max_epochs=3)
     assert said == []
-    assert len(seen) == 4
+    assert len(seen) == 3
     assert len(set(seen)) == 1
 
 
@@ -68,7 +74,7 @@ def test_the_probes_are_balanced_over_the_classes(tmp_path: Path) -> None:
     data = Squares(30)
     order = data.labels.argsort(stable=True)  # an unshuffled folder: one class after the other
     data.images, data.labels = data.images[order], data.labels[order]
-    monitor = CAMMonitor(num_probes=7)
+    monitor = small(num_probes=7)
     fit(tmp_path, monitor, val=loader(data))
     assert monitor.probes is not None
     assert monitor.probes.labels is not None
@@ -84,7 +90,7 @@ def test_a_resumed_run_goes_on_with_the_same_probes_layer_and_history(
         trainer = resumed(tmp_path / "second", monitor, checkpoint)
     assert trainer.current_epoch == 4
     assert warned == []
-    assert not [text for text in said if "CAMMonitor explains the layer" in text]
+    assert not [text for text in said if "the last layer with spatial positions" in text]
     assert fingerprint(monitor) == fingerprint(before)
     assert [look.epoch for look in looked(monitor)] == [0, 1, 2, 3]
     assert [look.step for look in looked(monitor)] == [2, 5, 8, 11]
@@ -131,7 +137,10 @@ def test_the_checkpoint_loads_with_weights_only(
 
 
 def test_a_checkpoint_saved_after_validate_and_fit_loads_with_weights_only(tmp_path: Path) -> None:
-    monitor, module = CAMMonitor(num_probes=6, class_names=["a", "b", "c"], normalization="imagenet"), TinyModule()
+    monitor = CAMMonitor(
+        num_probes=6, class_names=["a", "b", "c"], normalization="imagenet", audit=Audit(num_images=10)
+    )
+    module = TinyModule()
     trainer = Trainer(callbacks=[monitor], **quiet(tmp_path))
     trainer.validate(module, shuffled(), verbose=False)
     trainer.fit(module, loader(Squares(12)), shuffled())
@@ -141,9 +150,9 @@ def test_a_checkpoint_saved_after_validate_and_fit_loads_with_weights_only(tmp_p
 
 
 def test_a_checkpoint_saved_before_the_first_look_can_be_resumed(tmp_path: Path) -> None:
-    trainer = fit(tmp_path / "first", CAMMonitor(num_probes=6), limit_val_batches=0)
+    trainer = fit(tmp_path / "first", CAMMonitor(num_probes=6, audit=Audit(num_images=10)), limit_val_batches=0)
     trainer.save_checkpoint(tmp_path / "early.ckpt")
-    monitor = CAMMonitor(num_probes=6)
+    monitor = CAMMonitor(num_probes=6, audit=Audit(num_images=10))
     resumed(tmp_path / "second", monitor, tmp_path / "early.ckpt", max_epochs=2)
     assert [look.epoch for look in looked(monitor)] == [1]
 
@@ -169,9 +178,9 @@ def test_given_probes_are_not_saved() -> None:
 
 def test_other_given_probes_are_noticed_by_a_monitor_used_before(tmp_path: Path) -> None:
     first, others = (ProbeSet(data.images[:3], data.labels[:3]) for data in (Squares(), Squares(seed=5)))
-    trainer = fit(tmp_path / "first", CAMMonitor(probes=first))
+    trainer = fit(tmp_path / "first", small(probes=first))
     trainer.save_checkpoint(tmp_path / "last.ckpt")
-    monitor = CAMMonitor(probes=others)
+    monitor = small(probes=others)
     Trainer(callbacks=[monitor], **quiet(tmp_path / "before")).validate(TinyModule(), shuffled(), verbose=False)
     resumed(tmp_path / "second", monitor, tmp_path / "last.ckpt", max_epochs=2)
     assert [look.epoch for look in looked(monitor)] == [1]
@@ -182,9 +191,9 @@ def test_probes_missing_in_the_checkpoint_are_picked_and_compared(
     tmp_path: Path, same: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("cam_callbacks.callback.memory._MAX_BYTES_IN_CHECKPOINT", 7000)  # enough for the history
-    trainer = fit(tmp_path / "first", CAMMonitor(num_probes=6))
+    trainer = fit(tmp_path / "first", small(num_probes=6))
     trainer.save_checkpoint(tmp_path / "last.ckpt")
-    monitor = CAMMonitor(num_probes=6)
+    monitor = small(num_probes=6)
     with own_warnings() as said:
         resumed(
             tmp_path / "second",
@@ -199,8 +208,8 @@ def test_probes_missing_in_the_checkpoint_are_picked_and_compared(
 
 def test_a_checkpoint_grows_by_ten_megabytes_at_most(tmp_path: Path) -> None:
     sizes = []
-    large = loader(Squares(48, size=224))
-    for monitor in (None, CAMMonitor(num_probes=12, audit=Audit(num_images=48), method=GradCAM())):
+    large = loader(Squares(24, size=224))
+    for monitor in (None, CAMMonitor(num_probes=12, audit=Audit(num_images=24), method=GradCAM())):
         trainer = fit(tmp_path / str(len(sizes)), monitor, train=large, val=large, limit_train_batches=1)
         trainer.save_checkpoint(tmp_path / "last.ckpt")
         sizes.append((tmp_path / "last.ckpt").stat().st_size)
@@ -225,7 +234,7 @@ def test_other_probes_than_before_start_a_new_history_with_a_warning(
 ) -> None:
     _, checkpoint = stopped
     data = Squares(6, seed=9)
-    monitor = CAMMonitor(probes=ProbeSet(data.images, data.labels))
+    monitor = small(probes=ProbeSet(data.images, data.labels))
     with own_warnings() as said:
         resumed(tmp_path / "second", monitor, checkpoint)
     assert len(said) == 1
@@ -251,8 +260,8 @@ def test_a_resumed_run_may_want_another_number_of_probes(tmp_path: Path, stopped
 def test_the_same_given_probes_keep_their_history_on_resuming(tmp_path: Path) -> None:
     data = Squares(6, seed=9)
     probes = ProbeSet(data.images, data.labels)
-    fit(tmp_path / "first", CAMMonitor(probes=probes)).save_checkpoint(tmp_path / "c.ckpt")
-    monitor = CAMMonitor(probes=probes)
+    fit(tmp_path / "first", small(probes=probes)).save_checkpoint(tmp_path / "c.ckpt")
+    monitor = small(probes=probes)
     with own_warnings() as said:
         resumed(tmp_path / "second", monitor, tmp_path / "c.ckpt", max_epochs=2)
     assert said == []
@@ -263,8 +272,8 @@ def test_a_layer_named_by_the_user_goes_before_that_in_the_checkpoint(
     tmp_path: Path, stopped: tuple[CAMMonitor, Path]
 ) -> None:
     _, checkpoint = stopped
-    monitor = CAMMonitor("features.1", num_probes=6)
-    resumed(tmp_path / "second", monitor, checkpoint)
+    monitor = small("features.1", num_probes=6)
+    resumed(tmp_path / "second", monitor, checkpoint, max_epochs=3)
     assert monitor.explanation is not None
     assert monitor.explanation.target_layer == "features.1"
 
@@ -298,7 +307,7 @@ def test_a_layer_that_the_model_no_longer_has_does_not_end_the_run(
 
 def test_each_of_two_monitors_gets_its_own_state_back(tmp_path: Path) -> None:
     def pair() -> list[CAMMonitor]:
-        return [CAMMonitor("features.0", num_probes=3, name="a"), CAMMonitor(num_probes=6, name="b")]
+        return [small("features.0", num_probes=3, name="a"), small(num_probes=6, name="b")]
 
     first, second = pair(), pair()
     fit(tmp_path / "first", first).save_checkpoint(tmp_path / "c.ckpt")
@@ -307,7 +316,7 @@ def test_each_of_two_monitors_gets_its_own_state_back(tmp_path: Path) -> None:
 
 
 def test_it_can_be_copied_and_pickled_after_fit(tmp_path: Path) -> None:
-    monitor = CAMMonitor(num_probes=4)
+    monitor = CAMMonitor(num_probes=4, audit=Audit(num_images=10))
     fit(tmp_path, monitor)
     for twin in (copy.deepcopy(monitor), pickle.loads(pickle.dumps(monitor))):
         assert fingerprint(twin) == fingerprint(monitor)
@@ -317,14 +326,14 @@ def test_it_can_be_copied_and_pickled_after_fit(tmp_path: Path) -> None:
 
 
 def test_it_can_be_copied_and_pickled_after_validate(tmp_path: Path) -> None:
-    monitor = CAMMonitor(num_probes=4)
+    monitor = CAMMonitor(num_probes=4, audit=Audit(num_images=10))
     Trainer(callbacks=[monitor], **quiet(tmp_path)).validate(TinyModule(), loader(Squares(12)), verbose=False)
     for twin in (copy.deepcopy(monitor), pickle.loads(pickle.dumps(monitor))):
         assert fingerprint(twin) == fingerprint(monitor)
 
 
 def test_a_second_fit_with_the_same_monitor_keeps_the_probes(tmp_path: Path) -> None:
-    monitor = CAMMonitor(num_probes=4)
+    monitor = small()
     fit(tmp_path / "first", monitor, val=shuffled())
     before = fingerprint(monitor)
     fit(tmp_path / "second", monitor, val=shuffled(seed=8))
@@ -340,7 +349,7 @@ def test_a_monitor_that_gave_up_looks_again_in_the_next_fit(tmp_path: Path) -> N
             raise OSError("gone")
         return module(images)
 
-    monitor = CAMMonitor(num_probes=4, forward_fn=forward)
+    monitor = small(forward_fn=forward)
     with own_warnings():
         fit(tmp_path / "first", monitor, max_epochs=4)
     broken[0] = False
@@ -376,8 +385,8 @@ def test_the_scale_of_the_run_shows_faint_maps_faintly(tmp_path: Path, heat_scal
 
 
 def test_a_validation_in_another_trainer_does_not_shorten_the_history(tmp_path: Path) -> None:
-    monitor = CAMMonitor(num_probes=4)
-    fit(tmp_path / "fit", monitor, max_epochs=3)
+    monitor = small()
+    fit(tmp_path / "fit", monitor, max_epochs=2)
     kept = monitor.state_dict()["history"]["looks"]
     Trainer(callbacks=[monitor], **quiet(tmp_path / "again")).validate(TinyModule(), loader(Squares(12)), verbose=False)
     assert looks(tmp_path / "again") == 1
