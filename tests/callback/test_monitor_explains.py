@@ -57,7 +57,7 @@ def test_it_gives_the_heatmaps_that_the_method_gives_without_a_trainer(tmp_path:
 
 
 def test_it_keeps_the_explanation_on_the_cpu_with_ordinary_tensors(tmp_path: Path) -> None:
-    monitor = CAMMonitor(num_probes=4)
+    monitor = CAMMonitor(num_probes=4, audit=None)
     lightning.pytorch.Trainer(callbacks=[monitor], **quiet(tmp_path)).validate(
         TinyModule(), loader(Squares(12)), verbose=False
     )
@@ -69,27 +69,27 @@ def test_it_keeps_the_explanation_on_the_cpu_with_ordinary_tensors(tmp_path: Pat
 
 
 def test_the_true_class_is_explained_by_default(tmp_path: Path) -> None:
-    monitor = CAMMonitor(num_probes=6)
+    monitor = CAMMonitor(num_probes=6, audit=None)
     fit(tmp_path, monitor)
     assert explanation_of(monitor).targets.tolist() == [0, 0, 1, 1, 2, 2]
 
 
 def test_the_predicted_class_is_explained_where_it_is_asked_for(tmp_path: Path) -> None:
-    monitor = CAMMonitor(num_probes=6, explain="prediction")
+    monitor = CAMMonitor(num_probes=6, audit=None, explain="prediction")
     fit(tmp_path, monitor)
     explanation = explanation_of(monitor)
     assert torch.equal(explanation.targets, explanation.logits.argmax(dim=1))
 
 
 def test_one_class_is_explained_for_all_images_where_its_number_is_given(tmp_path: Path) -> None:
-    monitor = CAMMonitor(num_probes=6, explain=2)
+    monitor = CAMMonitor(num_probes=6, audit=None, explain=2)
     fit(tmp_path, monitor)
     assert explanation_of(monitor).targets.tolist() == [2] * 6
 
 
 def test_both_explains_the_predicted_class_of_mistakes_too(tmp_path: Path) -> None:
     method = CountingCAM()
-    monitor = CAMMonitor(num_probes=6, explain="both", method=method)
+    monitor = CAMMonitor(num_probes=6, audit=None, explain="both", method=method)
     fit(tmp_path, monitor)
     true_class, of_mistakes = method.explanations
     assert true_class.targets.tolist() == [0, 0, 1, 1, 2, 2]
@@ -123,7 +123,7 @@ def test_a_binary_model_of_one_logit_is_explained_for_both_its_classes(tmp_path:
         def loss(self, output: Tensor, targets: Tensor) -> Tensor:
             return F.binary_cross_entropy_with_logits(output.squeeze(1), targets)
 
-    monitor = CAMMonitor(num_probes=6)
+    monitor = CAMMonitor(num_probes=6, audit=None)
     with own_warnings() as said:
         fit(tmp_path, monitor, Module(), loader(Binary(12)), loader(Binary(12, seed=1)))
     assert said == []
@@ -164,7 +164,7 @@ class Wrapped(TinyModule):
     ids=["tuple", "dictionary", "dataclass"],
 )
 def test_logits_are_found_in_what_the_model_returns(tmp_path: Path, wrap: Any) -> None:
-    module, monitor = Wrapped(wrap), CAMMonitor(num_probes=6)
+    module, monitor = Wrapped(wrap), CAMMonitor(num_probes=6, audit=None)
     fit(tmp_path, monitor, module)
     plain = TinyModule()
     plain.load_state_dict(module.state_dict())
@@ -182,37 +182,36 @@ def test_forward_fn_is_called_in_place_of_the_model(tmp_path: Path) -> None:
             return self.loss(self(batch[0], 1.0), batch[1])
 
     module = Module()
-    monitor = CAMMonitor(num_probes=6, forward_fn=lambda model, images: {"logits": model(images, 2.0)})
+    monitor = CAMMonitor(num_probes=6, audit=None, forward_fn=lambda model, images: {"logits": model(images, 2.0)})
     fit(tmp_path, monitor, module)
     assert torch.allclose(explanation_of(monitor).logits, 2 * scores_by(module.validated[-1], monitor), atol=1e-5)
 
 
 def test_the_layer_that_was_chosen_is_said_once(tmp_path: Path) -> None:
     with infos() as said:
-        fit(tmp_path, CAMMonitor(num_probes=4), max_epochs=3)
-    chosen = [text for text in said if "CAMMonitor explains the layer" in text]
+        fit(tmp_path, CAMMonitor(num_probes=4, audit=None), max_epochs=2)
+    chosen = [text for text in said if "the last layer with spatial positions" in text]
     assert len(chosen) == 1
     assert "'features'" in chosen[0]
 
 
 def test_of_a_layer_that_was_named_nothing_is_said(tmp_path: Path) -> None:
-    monitor = CAMMonitor("features.0", num_probes=4)
+    monitor = CAMMonitor("features.0", num_probes=4, audit=None)
     with infos() as said:
         fit(tmp_path, monitor)
     assert not [text for text in said if "CAMMonitor" in text]
     assert explanation_of(monitor).target_layer == "features.0"
 
 
-@pytest.mark.parametrize("in_list", [True, False])
 @pytest.mark.parametrize(
-    ("package", "module"),
-    [(lightning.pytorch, TinyModule), (pytorch_lightning, TinyModuleOfPytorchLightning)],
-    ids=["lightning", "pytorch_lightning"],
+    ("package", "module", "in_list"),
+    [(lightning.pytorch, TinyModule, True), (pytorch_lightning, TinyModuleOfPytorchLightning, False)],
+    ids=["lightning, in a list", "pytorch_lightning, alone"],
 )
 def test_trainers_of_both_lightning_packages_take_it_alone_and_in_a_list(
     tmp_path: Path, package: Any, module: Any, in_list: bool
 ) -> None:
-    monitor = CAMMonitor(num_probes=4)
+    monitor = CAMMonitor(num_probes=4, audit=None)
     logger = package.loggers.TensorBoardLogger(tmp_path, name="", version="run")
     trainer = package.Trainer(callbacks=[monitor] if in_list else monitor, **quiet(tmp_path, logger=logger))
     trainer.fit(module(), loader(Squares(12)), loader(Squares(12)))
@@ -244,7 +243,7 @@ def compiled_fit(folder: Path, monitor: CAMMonitor | None, part: str) -> tuple[n
 
 @pytest.mark.parametrize("part", ["module", "features", "in place"])
 def test_a_compiled_model_is_explained_without_compiling_again(tmp_path: Path, part: str) -> None:
-    monitor = CAMMonitor(num_probes=5)
+    monitor = CAMMonitor(num_probes=5, audit=None)
     with own_warnings() as said:
         module, graphs = compiled_fit(tmp_path / "with", monitor, part)
     assert said == []
@@ -267,7 +266,7 @@ def test_it_explains_in_the_precision_that_the_trainer_validates_in(tmp_path: Pa
                 seen.add(output.dtype)
             return output
 
-    monitor = CAMMonitor(num_probes=4)
+    monitor = CAMMonitor(num_probes=4, audit=None)
     with own_warnings() as said:
         fit(tmp_path, monitor, Module(), precision=precision, max_epochs=2)
     assert said == []
@@ -291,7 +290,7 @@ def test_a_model_with_a_layer_that_views_its_input_is_explained(tmp_path: Path) 
         def forward(self, images: Tensor) -> Tensor:
             return self.head(self.features(images))
 
-    monitor = CAMMonitor(num_probes=4)
+    monitor = CAMMonitor(num_probes=4, audit=None)
     fit(tmp_path, monitor, Module())
     assert looks(tmp_path) == 1
     assert np.isfinite(explanation_of(monitor).heatmaps.numpy()).all()
@@ -308,7 +307,7 @@ def test_multi_label_targets_do_not_matter_without_need_of_labels(tmp_path: Path
             image, target = super().__getitem__(index)
             return image, torch.tensor([1.0, float(target == 1), 1.0])
 
-    monitor = CAMMonitor(num_probes=4, explain=explain)
+    monitor = CAMMonitor(num_probes=4, audit=None, explain=explain)
     fit(tmp_path, monitor, MultiLabel(), loader(Labels(12)), loader(Labels(12)))
     assert looks(tmp_path) == 1
     assert monitor.probes.labels is None
@@ -334,6 +333,6 @@ class TestOutputs:
         torch.testing.assert_close(explanation.logits.exp(), explanation.probabilities)
 
     def test_are_what_the_user_says(self, tmp_path: Path) -> None:
-        monitor = CAMMonitor("features.4", num_probes=6, outputs="logits")
+        monitor = CAMMonitor("features.4", num_probes=6, audit=None, outputs="logits")
         fit(tmp_path, monitor, self.module(nn.Softmax(dim=1)))
         assert explanation_of(monitor).outputs == "logits"
