@@ -14,13 +14,13 @@ if TYPE_CHECKING:
 
 @contextmanager
 def progress_in_bar(trainer: Trainer) -> Iterator[None]:
-    """Show `CAMMonitor 192 of 1600` in Lightning's progress bar, if there is one, while a look is under way."""
+    """Show `CAMMonitor 192 of 1600 passes` in Lightning's progress bar, if there is one, while a look is under way."""
     describe = _harmless(trainer)
     before = describe(None)
     try:
 
         def show(done: int, total: int) -> None:
-            describe(f"CAMMonitor {done} of {total}")
+            describe(f"CAMMonitor {done} of {total} passes")
 
         with progress.shown(show):
             yield

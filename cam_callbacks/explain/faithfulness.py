@@ -7,6 +7,7 @@ import copy
 import torch
 from torch import Tensor, nn
 
+from cam_callbacks.explain import progress
 from cam_callbacks.explain.explanation import Explanation, upsample
 from cam_callbacks.explain.isolation import isolated
 from cam_callbacks.explain.method import Method
@@ -54,6 +55,7 @@ def trust(
     unknown = (explanation.blank | explanation.skipped).cpu()
     options = Options(batch_size, multi_label, outputs=explanation.outputs or "auto")
     kept_images = images.cpu() * hottest_half(heatmaps).unsqueeze(1)
+    progress.expect(2 * len(images))
     with isolated(model):
         whole, kept = (
             Network(model, part, forward_fn, options)
@@ -63,6 +65,7 @@ def trust(
             .squeeze(1)
             for part in (images, kept_images)
         )
+    progress.advance(2 * len(images))
     values = {"average_drop": average_drop(whole, kept), "increase_in_confidence": increase_in_confidence(whole, kept)}
     if explanation.mean_activation is not None:
         values["mean_activation_correlation"] = correlation(

@@ -162,13 +162,13 @@ def history_picture(
     epochs = [look.epoch for look in looks]
     # Several validations in one epoch are told apart by their steps.
     unit, counts = ("epoch", epochs) if len(set(epochs)) == len(epochs) else ("step", [look.step for look in looks])
-    headings = [unit, *map(str, counts)]
+    headings = ["image", *map(str, counts)]
     cells = []
     for index, image in enumerate(to_pictures(probes.images, probes.normalization)):
         overlays = [overlay(image, maps[index], style) for maps in heatmaps]
         names = [] if probes.labels is None else [probes.class_names.name(int(probes.labels[index]))]
         cells.append(Cell([image, *overlays], [Line(f"true: {name}", MUTED) for name in names], headings))
-    return grid(cells, size=_SIDE_IN_HISTORY[len(size)])
+    return grid(cells, size=_SIDE_IN_HISTORY[len(size)], title=[Line(f"Maps by {unit}", MUTED)])
 
 
 def class_mean_picture(probes: ProbeSet, explanation: Explanation, heatmaps: Tensor, style: OverlayStyle) -> Picture:
@@ -239,10 +239,12 @@ def swaps_picture(audited: AuditSnapshot) -> Picture | None:
     masks = None if result.mask_source == "none" else images.masks
     total = int((~result.swap_probabilities.isnan()).all(dim=1).sum())
     title = [
-        Line(f"The {len(shown)} of {total} images that lose most"),
+        Line(f"{len(shown)} of the {total} images; those that lose most first"),
         Line(f"above each: whose {'ring' if masks is None else 'background'} it has,", MUTED),
         Line("and the probability of the true class", MUTED),
     ]
+    if masks is not None and images.images.ndim == 4:
+        title.append(Line(f"green: the {'estimated ' * (result.mask_source == 'estimated')}mask", MUTED))
     versions = (images.images[shown], *_exchanged(images.images, masks, result, shown))
     trios = zip(*(to_pictures(version, images.normalization) for version in versions), strict=True)
     cells = []
@@ -274,14 +276,25 @@ def heat_over_chance_picture(audited: AuditSnapshot) -> Picture | None:
         over_chance = heat.values_of(index) - (estimate.chance or 0)
         excess[index] = over_chance[~over_chance.isnan()].tolist()
     largest = max((abs(value) for values in excess.values() for value in values), default=1)
-    limit = max(1, math.ceil(10 * largest)) / 10
+    limit = _rounded_up(max(largest, 0.01))
+    over_area = result["heat_over_area"].per_class
     cells = []
     for index, values in excess.items():
         bars = histogram(values, limit, width=_HISTOGRAM_WIDTH)
-        state = Line(f"heat {audited.verdict.heat.get(index, 'not known')}", MUTED)
-        cells.append(Cell([bars], [state], [f"{result.class_names.name(index)}, {len(values)} images"]))
+        mean = sum(values) / len(values) if values else math.nan
+        lines = [
+            Line(f"mean {mean:+.3f}; minus area {over_area[index].value:+.3f}", MUTED),
+            Line(f"heat {audited.verdict.heat.get(index, 'not known')}", MUTED),
+        ]
+        cells.append(Cell([bars], lines, [f"{result.class_names.name(index)}, {len(values)} images"]))
     title = [Line("Heat on the object minus chance (red line)")]
     return grid(cells, columns=2, size=_HISTOGRAM_WIDTH, title=title)
+
+
+def _rounded_up(value: float) -> float:
+    """Return the next larger number of one digit."""
+    unit = 10.0 ** math.floor(math.log10(value))
+    return math.ceil(value / unit) * unit
 
 
 def most_affected(result: AuditResult, count: int) -> Tensor:

@@ -46,7 +46,7 @@ class Run:
     def gap(self) -> str:
         """How much accuracy is lost with backgrounds of the other class, compared with those of the same class."""
         gap = self.audit.gap.overall
-        return f"{gap.value:.2f} [{gap.low:.2f}, {gap.high:.2f}]"
+        return f"{gap.value:.0%} [{gap.low:.0%}, {gap.high:.0%}]"
 
     @property
     def looks_at(self) -> str:
@@ -136,7 +136,7 @@ def draw(runs: dict[str, Run], data: ColorBiasData) -> Picture:
                 f"heat on the digit: {run.heat_on_digit:.0%}, the digit covers {run.digit_area:.0%} of the area", MUTED
             ),
             Line(
-                f"verdict: {run.verdict.state}; swapping backgrounds costs {run.gap}",
+                f"verdict: {run.verdict.state}; swapping backgrounds costs {run.gap} of the answers",
                 ALERT if run.verdict.state == "alarm" else MUTED,
             ),
         ]
@@ -149,8 +149,8 @@ def report(runs: dict[str, Run]) -> str:
     biased, balanced = runs["biased"], runs["balanced"]
     rows = [
         ("trained on", "biased", "balanced"),
-        ("accuracy on its own validation images", f"{biased.val_accuracy:.2f}", f"{balanced.val_accuracy:.2f}"),
-        ("accuracy on balanced test images", f"{biased.balanced_accuracy:.2f}", f"{balanced.balanced_accuracy:.2f}"),
+        ("accuracy on its own validation images", f"{biased.val_accuracy:.0%}", f"{balanced.val_accuracy:.0%}"),
+        ("accuracy on balanced test images", f"{biased.balanced_accuracy:.0%}", f"{balanced.balanced_accuracy:.0%}"),
         ("share of the heat on the digit", f"{biased.heat_on_digit:.0%}", f"{balanced.heat_on_digit:.0%}"),
         ("share of the area that is digit", f"{biased.digit_area:.0%}", f"{balanced.digit_area:.0%}"),
         ("so it looks", biased.looks_at, balanced.looks_at),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -176,14 +177,14 @@ def with_bar(folder: Path, package: Any, bar: Any) -> None:
 def test_the_tqdm_bar_tells_how_far_it_is(tmp_path: Path, package: Any, capfd: pytest.CaptureFixture[str]) -> None:
     with_bar(tmp_path, package, package.callbacks.TQDMProgressBar())
     shown = "".join(capfd.readouterr())
-    assert "CAMMonitor 32 of " in shown
+    assert re.search(r"CAMMonitor 32 of \d+ passes", shown)
     assert "Validation DataLoader 0: 100%" in shown.split("CAMMonitor")[-1]  # the bar's own text is put back
 
 
 def test_the_rich_bar_tells_how_far_it_is(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("rich")
     with_bar(tmp_path, lightning.pytorch, RichProgressBar(console_kwargs={"force_terminal": True, "width": 200}))
-    assert "CAMMonitor 32 of " in "".join(capfd.readouterr())
+    assert re.search(r"CAMMonitor 32 of \d+ passes", "".join(capfd.readouterr()))
 
 
 class Counter(ProgressBar):
@@ -255,7 +256,7 @@ def test_the_bar_is_put_back_where_the_look_fails(tmp_path: Path, capfd: pytest.
         fit(tmp_path, [monitor, TQDMProgressBar()], enable_progress_bar=True)
     shown = "".join(capfd.readouterr())
     assert len(said) == 1
-    assert "CAMMonitor 32 of " in shown
+    assert re.search(r"CAMMonitor 32 of \d+ passes", shown)
     assert "Validation DataLoader 0: 100%" in shown.split("CAMMonitor 32 of ")[-1]
 
 
@@ -264,5 +265,5 @@ def test_in_test_the_bar_of_the_test_is_used(tmp_path: Path, capfd: pytest.Captu
         callbacks=[CAMMonitor(num_probes=12), TQDMProgressBar()], **quiet(tmp_path, enable_progress_bar=True)
     )
     trainer.test(TinyModule(), loader(Squares(12)), verbose=False)
-    assert "CAMMonitor 32 of " in "".join(capfd.readouterr())
+    assert re.search(r"CAMMonitor 32 of \d+ passes", "".join(capfd.readouterr()))
     assert scalars(tmp_path)["cam_test/skipped"][0][1] == 0

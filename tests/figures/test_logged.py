@@ -16,7 +16,13 @@ from cam_callbacks import audit_model, judge, tags
 from cam_callbacks.data.probes import ProbeSet
 from cam_callbacks.explain.explanation import Explanation
 from cam_callbacks.figures.colors import ALERT
-from cam_callbacks.figures.logged import audit_pictures, class_mean_picture, heatmaps_picture, history_picture
+from cam_callbacks.figures.logged import (
+    _rounded_up,
+    audit_pictures,
+    class_mean_picture,
+    heatmaps_picture,
+    history_picture,
+)
 from cam_callbacks.history import PastMaps
 from cam_callbacks.snapshot import AuditSnapshot
 
@@ -105,6 +111,11 @@ def test_the_history_has_a_column_a_look() -> None:
     unlabeled = history_picture(probes(labels=None), looks, "jet", 2.0)
     assert unlabeled.shape[1] == four.shape[1]
     assert 0 < unlabeled.shape[0] < four.shape[0]  # a line less beside each
+
+
+@pytest.mark.parametrize(("value", "limit"), [(0.01, 0.01), (0.071, 0.08), (0.42, 0.5), (0.96, 1.0)])
+def test_a_histogram_is_as_wide_as_its_values_need(value: float, limit: float) -> None:
+    assert _rounded_up(value) == pytest.approx(limit)
 
 
 def test_the_class_mean_has_a_cell_a_class_that_occurs() -> None:
