@@ -108,12 +108,19 @@ class DataSource:
         """Return the normalization if undoing it brings the images into [0, 1], else None."""
         if is_displayable(probes.images, normalization):
             return normalization
-        if not is_displayable(probes.images, None):
+        needs_none, channels = is_displayable(probes.images, None), probes.images.shape[1]
+        given = None if self._settings.normalization is None else len(self._settings.normalization[0])
+        if given not in (None, 1, channels):
+            why = f"{normalization} is for {given} channels, and they have {channels}"
+        elif needs_none:
+            return None
+        else:
             why = f"{normalization} does not bring them into [0, 1]" if normalization else "it is not known"
-            self._warn_once(
-                f"How the images were normalized: {why}. They are shown scaled to their own minimum and maximum; "
-                'give CAMMonitor(normalization=(mean, std)) or normalization="imagenet"'
-            )
+        self._warn_once(
+            f"How the images were normalized: {why}. They are shown "
+            f"{'as they are' if needs_none else 'scaled to their own minimum and maximum'}; "
+            'give CAMMonitor(normalization=(mean, std)) or normalization="imagenet"'
+        )
         return None
 
 

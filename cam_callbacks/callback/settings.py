@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from numbers import Integral
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+import numpy as np
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
@@ -120,6 +121,8 @@ def _check_layer_names(target_layer: Any) -> None:
 
 
 def _check_probes(probes: Any) -> None:
+    if isinstance(probes, str) and not probes:
+        raise ValueError("probes='' names no folder; leave probes out, and they are picked from the batches")
     if not isinstance(probes, (str, Path, ProbeSet, type(None))) and not _is_dataset(probes):
         raise TypeError(
             f"probes={type(probes).__name__}(...) is not understood; give a folder of photos, a map-style data set, or "
@@ -129,7 +132,8 @@ def _check_probes(probes: Any) -> None:
 
 def _is_dataset(value: Any) -> bool:
     """Return whether a value is a map-style data set."""
-    return hasattr(value, "__getitem__") and hasattr(value, "__len__") and not isinstance(value, (tuple, list, Tensor))
+    is_indexed = hasattr(value, "__getitem__") and hasattr(value, "__len__")
+    return is_indexed and not isinstance(value, (tuple, list, Mapping, Tensor, np.ndarray))
 
 
 def _is_index(explain: Any) -> bool:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from dataclasses import KW_ONLY, dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import KW_ONLY, dataclass, fields
 from typing import Any, ClassVar, get_args
 
 import torch
@@ -64,6 +64,13 @@ class Method(ABC):
             cls.name = cls.__name__
 
     def __post_init__(self) -> None:
+        model = next((value for value in self._positional() if isinstance(value, nn.Module)), None)
+        if model is not None:
+            name = type(self).__name__
+            raise TypeError(
+                f"{name}({type(model).__name__}(...)): a method takes its settings first, and the model with each "
+                f"call; write {name}()(model, images)"
+            )
         check_choice("upsampling", self.upsampling, get_args(Upsampling))
         check_choice("outputs", self.outputs, get_args(Outputs))
         check_callable(
@@ -140,6 +147,9 @@ class Method(ABC):
             network = Network(model, images, forward_fn, self._options())
             self._check_upsampling(network.images)
             return _one_or_all(self.forward_pass(network, target_layer, targets).layers)
+
+    def _positional(self) -> Iterator[Any]:
+        return (getattr(self, field.name) for field in fields(self) if not field.kw_only)
 
     def _options(self) -> Options:
         return Options(self.batch_size, self.multi_label, self.reshape_transform, outputs=self.outputs)

@@ -50,7 +50,10 @@ def forward(model: nn.Module, images: Tensor, forward_fn: ForwardFn | None = Non
         TypeError: The model has no `forward`, or its `forward` needs more than the images.
     """
     if forward_fn is not None:
-        return forward_fn(model, images)
+        output = forward_fn(model, images)
+        if output is None:
+            raise TypeError("forward_fn returned None; it must return what the model returns, e.g. logits (N, classes)")
+        return output
     try:
         return model(images)
     except TypeError as error:

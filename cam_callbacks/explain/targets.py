@@ -5,12 +5,15 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any, ClassVar, Protocol, TypeAlias, runtime_checkable
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from cam_callbacks._checks import check_index
+from cam_callbacks._checks import check_index, check_list
 from cam_callbacks.explain.model_outputs import logits_of
 
 TargetFn: TypeAlias = Callable[[Any], Tensor]
@@ -91,10 +94,15 @@ class SegmentationTarget(Target):
 
     wants_logits: ClassVar[bool] = True
     class_index: int
-    region: Sequence[int] | Tensor | None = None
+    region: Sequence[int] | Tensor | NDArray[np.bool_] | None = None
 
     def __post_init__(self) -> None:
         check_index("class_index", self.class_index)
+        region = self.region
+        if isinstance(region, np.ndarray):
+            object.__setattr__(self, "region", torch.from_numpy(region))
+        elif region is not None and not isinstance(region, Tensor):
+            check_list("region", region, Integral, "a position, e.g. (row, column), a bool mask")
 
     def resolve(self, output: Any) -> list[SegmentationTarget]:
         """Return, for each image, this class over the region in which it is predicted now."""

@@ -118,8 +118,11 @@ def overlay(image: Picture, heatmap: Tensor | NDArray[np.float32], style: Overla
 
     Raises:
         ValueError: An unknown style, or a heatmap of another size than the image.
+        TypeError: `image` is not such an array.
     """
     check_choice("style", style, get_args(OverlayStyle))
+    if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+        raise TypeError(f"image must be an array (H, W, 3) uint8, as made by to_pictures; got {type(image).__name__}")
     heat = np.asarray(heatmap, dtype=np.float32)
     if heat.ndim == 1:
         return _with_strip(image, heat, style)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch.utilities.exceptions
+import numpy as np
 import pytest
 import pytorch_lightning.utilities.exceptions
 import torch
@@ -80,6 +81,9 @@ def test_a_refusal_is_the_exception_of_both_lightning_packages(kind: type[Except
         ({"explain": True}, "explain=True is unknown"),
         ({"name": ""}, "must not be empty"),
         ({"name": "a/b"}, "name='a/b'"),
+        ({"probes": {}}, r"probes=dict\(...\) is not understood"),
+        ({"probes": np.zeros(3)}, r"probes=ndarray\(...\) is not understood"),
+        ({"probes": ""}, "probes='' names no folder"),
         ({"name": ".."}, "name='..' is the first part of every tag, and the name of a folder"),
         ({"name": " "}, "must not be empty"),
         ({"explain": RegressionTarget}, r"explain=RegressionTarget is a class; give RegressionTarget\(...\)"),

@@ -297,3 +297,8 @@ def test_a_folder_of_unknown_classes_is_refused_before_training(tmp_path: Path) 
     assert monitor.probes is not None
     assert monitor.probes.labels is not None
     assert monitor.probes.labels.tolist() == [1]
+
+
+def test_a_given_normalization_of_other_channels_is_named(tmp_path: Path) -> None:
+    with pytest.warns(UserWarning, match="is for 2 channels, and they have 3. They are shown as they are"):
+        fit(tmp_path, CAMMonitor(num_probes=3, audit=None, normalization=([0.5] * 2, [0.5] * 2)))

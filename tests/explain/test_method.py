@@ -119,6 +119,16 @@ class TestReshapeTransform:
             method(reshape_transform=3)
 
 
+class TestSettings:
+    @pytest.mark.parametrize("method", [ScoreCAM, GradCAM])
+    def test_refuse_a_model_and_show_the_call(self, method):
+        with pytest.raises(TypeError, match=rf"takes its settings first.*write {method.__name__}\(\)\(model, images\)"):
+            method(nn.Linear(2, 2))
+
+    def test_may_be_a_module_that_rearranges(self):
+        assert isinstance(ScoreCAM(reshape_transform=nn.Identity()).reshape_transform, nn.Identity)
+
+
 class TestSwitches:
     @pytest.mark.parametrize(
         ("method", "name"), [(ScoreCAM, "multi_label"), (GradCAM, "multi_label"), (ScoreCAM, "compile")]
@@ -179,6 +189,11 @@ class TestModel:
     def test_whose_output_is_not_understood_is_refused(self, ask, images, layer):
         with pytest.raises(TypeError, match=r"the model returned dict with the keys \['scores'\].* Give forward_fn"):
             ask(self.Answers(lambda x: {"scores": x}), images, layer)
+
+    @pytest.mark.parametrize("layer", ["conv", None])
+    def test_whose_forward_fn_returns_nothing_is_refused(self, ask, images, layer):
+        with pytest.raises(TypeError, match="forward_fn returned None"):
+            ask(self.Answers(lambda x: x), images, layer, forward_fn=lambda model, images: None)
 
     def test_whose_output_has_space_is_refused(self, ask, images):
         with pytest.raises(

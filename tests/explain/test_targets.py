@@ -169,6 +169,15 @@ class TestSegmentationTarget:
             mask = self.output[image].argmax(dim=0) == 1
             torch.testing.assert_close(target(other)[0], other[0, 1][mask].sum())
 
+    @pytest.mark.parametrize("wrong", ["x", 5, [0.5, 1]])
+    def test_refuses_what_is_no_region(self, wrong):
+        with pytest.raises(TypeError, match=r"region=.* must be a position"):
+            SegmentationTarget(1, region=wrong)
+
+    def test_takes_a_mask_of_numpy(self):
+        output, mask = torch.rand(2, 3, 4, 5), torch.rand(4, 5) > 0.5
+        assert torch.equal(SegmentationTarget(1, mask.numpy())(output), SegmentationTarget(1, mask)(output))
+
     def test_sums_a_region_or_reads_one_position(self):
         mask = torch.zeros(4, 5, dtype=torch.bool)
         mask[1, 2:4] = True

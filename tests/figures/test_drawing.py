@@ -163,6 +163,9 @@ def test_an_unknown_style_and_a_map_of_another_size_are_refused() -> None:
         overlay(GRAY, heat(), "rainbow")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"heatmap has shape \(4, 4\), the image \(8, 8\)"):
         overlay(GRAY, torch.zeros(4, 4))
+    for wrong in (1, GRAY[..., 0], GRAY / 255, torch.from_numpy(GRAY.copy())):
+        with pytest.raises(TypeError, match=r"image must be an array \(H, W, 3\) uint8"):
+            overlay(wrong, heat())  # type: ignore[arg-type]
 
 
 def test_cells_are_laid_out_in_rows_as_high_as_their_highest_cell() -> None:
