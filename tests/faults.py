@@ -99,7 +99,7 @@ FAULTS = {
     "other batch": Fault(
         "probe capture",
         "each validation has a batch of another kind than those of the sanity check",
-        LOOKS_DISABLED,
+        replace(REMARKED, words="The look goes on without this batch, with one warning that says what it is."),
         "the batch is not understood",
     ),
     "larger images": Fault(

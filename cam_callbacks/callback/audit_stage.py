@@ -69,7 +69,7 @@ class AuditStage(Stage):
             self.notices.warn_once("The images of the audit are not those of the earlier run: suspicions reset")
         return images
 
-    def observe(self, images: ProbeSet, snapshot: Snapshot) -> AuditSnapshot:
+    def observe(self, images: ProbeSet, snapshot: Snapshot | None) -> AuditSnapshot:
         """Run the model on the images and on what becomes of them, and judge; ranks that can split the work do so.
 
         Raises:
@@ -112,10 +112,11 @@ class AuditStage(Stage):
     def _broadcast_images(self, images: ProbeSet | None) -> ProbeSet | None:
         return images if self._watched.is_settled else of_trainer.broadcast(self.trainer, images)
 
-    def _observe_share(self, observations: Observations, snapshot: Snapshot) -> AuditShare:
+    def _observe_share(self, observations: Observations, snapshot: Snapshot | None) -> AuditShare:
         """Run the model on this rank's share of the images, and on that of the probes."""
         method, forward_fn = self.memory.method, self.forward_fn
-        rows, probe_rows = self.rows_of_rank(len(observations.probes)), self.rows_of_rank(len(snapshot.probes))
+        rows = self.rows_of_rank(len(observations.probes))
+        probe_rows = self.rows_of_rank(0 if snapshot is None else len(snapshot.probes))
         answers, trust = None, {}
         if len(rows):
             answers = observations.observe(
@@ -127,7 +128,7 @@ class AuditStage(Stage):
                 method.batch_size,
                 method.outputs,
             )
-        if len(probe_rows):
+        if snapshot is not None and len(probe_rows):
             trust = faithfulness.trust(
                 self.pl_module,
                 snapshot.probes.images[probe_rows],
@@ -139,7 +140,7 @@ class AuditStage(Stage):
         return AuditShare(answers, probe_rows, trust)
 
     def _join(
-        self, images: ProbeSet, observations: Observations, share: AuditShare, snapshot: Snapshot
+        self, images: ProbeSet, observations: Observations, share: AuditShare, snapshot: Snapshot | None
     ) -> AuditSnapshot:
         """Join the shares of all ranks, and judge, on all of them."""
         shares = self.gather(share)
@@ -149,6 +150,8 @@ class AuditStage(Stage):
         verdict = judge(result, self.memory.previous_verdict if is_fitting else None, self._audit.threshold)
         if is_fitting:
             self.memory.previous_verdict = verdict
+        if snapshot is None:
+            return AuditSnapshot(images, result, verdict, {}, result.passes)
         passes = result.passes + _PASSES_OF_FAITHFULNESS * len(snapshot.probes)
         return AuditSnapshot(images, result, verdict, _joined_trust(shares, snapshot), passes)
 

@@ -8,6 +8,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import torch
+from torch import Tensor, nn
 
 from cam_callbacks._warnings import warn_user
 from cam_callbacks.audit.result import Verdict
@@ -16,7 +17,7 @@ from cam_callbacks.callback.audit_stage import AuditStage
 from cam_callbacks.callback.heatmap_stage import HeatmapStage
 from cam_callbacks.callback.loggers import Media
 from cam_callbacks.callback.progress_bar import progress_in_bar
-from cam_callbacks.callback.stage import MonitorParts, Stage, StepFailedError
+from cam_callbacks.callback.stage import MonitorParts, NotUnderstoodError, Stage, StepFailedError
 from cam_callbacks.callback.trainer import Misconfiguration
 from cam_callbacks.data.probes import ProbeSet
 from cam_callbacks.explain.isolation import random_state_kept
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+
+_WEIGHTS_COMPARED = 8
 
 
 class Part(Enum):
@@ -50,8 +54,11 @@ class Evaluation(Stage):
 
     def __init__(self, parts: MonitorParts, trainer: Trainer, pl_module: LightningModule) -> None:
         super().__init__(parts, trainer, pl_module)
-        self._error: Exception | None = None  # of a batch; raised when all ranks can leave together
+        self._errors: list[Exception] = []  # of batches, or probes, that could not be read
+        self._weights: list[Tensor] | None = None  # a few of those of the last batch
+        self._has_tried_to_read = False  # the probes that are given
         self._heatmaps = HeatmapStage(parts, trainer, pl_module)
+        self.notices.are_warnings_kept_back = trainer.sanity_checking
         self.memory.begin(anew=trainer.testing)
 
     @property
@@ -69,41 +76,62 @@ class Evaluation(Stage):
         return bool((trainer.current_epoch + 1) % self.settings.every_n_epochs == 0)
 
     def collect(self, batch: Any) -> None:
-        """Pick images from a batch."""
-        if self._error is not None or self._is_disabled:
+        """Pick images from a batch; one that is not understood costs no more than itself."""
+        self._weights = _few_weights(self.pl_module)
+        if self._is_disabled:
             return
         try:
             with torch.inference_mode(False), torch.no_grad():
                 self._collect(batch)
         except Exception as error:
-            self._error = error
+            self._errors.append(error)
+
+    def finish_early(self) -> None:
+        """Do what `finish` does though the last batch has never come, if the weights are still those of the batches."""
+        if self._weights is None:
+            return
+        pairs = zip(self._weights, _few_weights(self.pl_module), strict=True)
+        if of_trainer.all_ranks_ok(self.trainer, all(torch.equal(*pair) for pair in pairs)):
+            self.finish()
+        else:
+            self.notices.warn_once(
+                "CAMMonitor: the loader gave fewer batches than its length says, and before that was noticed another "
+                "callback has changed the weights: no look. Put CAMMonitor before that callback"
+            )
 
     def finish(self) -> None:
         """After the last batch: explain the probes, audit, and log.
 
         Raises:
-            MisconfigurationException: In the sanity check, what can be known to be wrong.
-            Exception: Any, in the sanity check, or where the user wants errors raised.
+            MisconfigurationException: In the sanity check, if what the user states is wrong.
+            Exception: Any, where the user wants errors raised.
         """
         if self._is_disabled:
             return
         probes = self._attempt(Part.PROBES, self._settle_probes)
         if probes is None or not self._looks:
             return
+        snapshot, audit = None, None
+        media: Media = {}
         with progress_in_bar(self.trainer):
-            explained = self._attempt(Part.HEATMAPS, self._explain, probes)
-            if explained is None:
-                return
-            snapshot, media = explained
+            if not self.memory.are_heatmaps_off:
+                explained = self._attempt(Part.HEATMAPS, self._explain, probes)
+                if explained is not None:
+                    snapshot, media = explained
+                elif not self.memory.are_heatmaps_off:
+                    return
             audited = self._attempt(Part.AUDIT, self._audit, snapshot)
-            audit, more = (None, {}) if audited is None else audited
-        self._attempt(Part.LOGGING, self._send, snapshot, audit, {**media, **more})
+            if audited is not None:
+                audit, media = audited[0], {**media, **audited[1]}
+        if snapshot is not None or audit is not None:
+            self._attempt(Part.LOGGING, self._send, snapshot, audit, media)
         if audit is not None and audit.verdict.state == "alarm":
             self._attempt(Part.ON_ALARM, self.agreed, self._call_on_alarm, audit.verdict)
 
     def _collect(self, batch: Any) -> None:
         memory, data = self.memory, self.parts.data
-        if memory.unread is not None:
+        if memory.unread is not None and not self._has_tried_to_read:
+            self._has_tried_to_read = True
             memory.probes.give(data.read_probes(memory.unread, self.trainer, batch))
             memory.unread = None
         watched = [each for each in (memory.probes, memory.audit_images) if each is not None and each.is_picking]
@@ -123,22 +151,16 @@ class Evaluation(Stage):
             memory.audit_images.offer(samples)
 
     def _settle_probes(self) -> ProbeSet:
-        self.agreed(self._raise_what_a_batch_raised)
-        probes = self._heatmaps.settle_probes()
+        probes = self._heatmaps.settle_probes(self._errors)
         if self.trainer.sanity_checking:
             self._heatmaps.check(probes)
         return probes
-
-    def _raise_what_a_batch_raised(self) -> None:
-        error, self._error = self._error, None
-        if error is not None:
-            raise error
 
     def _explain(self, probes: ProbeSet) -> tuple[Snapshot, Media]:
         snapshot = self._heatmaps.explain(probes)
         return snapshot, self._heatmaps.log(snapshot)
 
-    def _audit(self, snapshot: Snapshot) -> tuple[AuditSnapshot, Media] | None:
+    def _audit(self, snapshot: Snapshot | None) -> tuple[AuditSnapshot, Media] | None:
         audit, watched = self.settings.audit, self.memory.audit_images
         if audit is None or watched is None:
             return None
@@ -149,11 +171,13 @@ class Evaluation(Stage):
         found = stage.observe(images, snapshot)
         return found, stage.log(found)
 
-    def _send(self, snapshot: Snapshot, audit: AuditSnapshot | None, media: Media) -> None:
+    def _send(self, snapshot: Snapshot | None, audit: AuditSnapshot | None, media: Media) -> None:
         folder = self.agreed(of_trainer.log_folder, self.trainer)
         self.agreed(self._send_from_first_rank, folder, snapshot, audit, media)
 
-    def _send_from_first_rank(self, folder: str, snapshot: Snapshot, audit: AuditSnapshot | None, media: Media) -> None:
+    def _send_from_first_rank(
+        self, folder: str, snapshot: Snapshot | None, audit: AuditSnapshot | None, media: Media
+    ) -> None:
         if not media:
             return
         for failed in self.parts.outlet.send(self.trainer, folder, media, snapshot, audit):
@@ -178,18 +202,35 @@ class Evaluation(Stage):
                 return act(*args, **kwargs)
         except StepFailedError as failed:
             own = failed.error
-        self._fail(part, own)
+        if of_trainer.all_ranks_ok(self.trainer, not isinstance(own, NotUnderstoodError)):
+            self._fail(part, own)
+        else:
+            self._leave_out(part, own)
         return None
 
     def _fail(self, part: Part, own: Exception | None) -> None:
-        trainer = self.trainer
+        """Raise or say what has failed. In the sanity check only what the user states is judged, not what comes up."""
         error = own or RuntimeError(f"{part.value} on another rank")
-        if trainer.sanity_checking and isinstance(error, (TypeError, ValueError)):
-            raise Misconfiguration(f"CAMMonitor: {error}") from error
-        if trainer.sanity_checking or self.settings.on_error == "raise":
+        if self.settings.on_error == "raise" and self.trainer.sanity_checking:
+            error = self.stated(error)
+        if self.settings.on_error == "raise" or isinstance(error, Misconfiguration):
             raise error
-        if own is not None or trainer.is_global_zero:
+        if not self.trainer.sanity_checking and (own is not None or self.trainer.is_global_zero):
             self._warn(part.value, part, error)
+
+    def _leave_out(self, part: Part, own: Exception | None) -> None:
+        """Do without what could not be found out, and say so; the batches of a sanity check are too few to tell."""
+        error = own if isinstance(own, NotUnderstoodError) else NotUnderstoodError("CAMMonitor shows nothing")
+        if self.settings.on_error == "raise":
+            raise Misconfiguration(str(error)) from error
+        if self.trainer.sanity_checking:
+            return
+        if error.leaves_nothing:
+            self.parts.retries.disable(part)
+        else:
+            self.memory.are_heatmaps_off = True
+        if own is not None:
+            self.notices.warn_once(str(error))
 
     def _warn(self, what: str, part: Hashable, error: Exception) -> None:
         at = f"at the evaluation of epoch {self.trainer.current_epoch}, step {of_trainer.log_step(self.trainer)}"
@@ -203,3 +244,11 @@ class Evaluation(Stage):
         trace = "".join(traceback.format_exception(error))
         traceback.clear_frames(error.__traceback__)  # they hold the model's tensors
         warn_user(f"{what} {at}; {outlook}. {rest}Training continues.\n{trace}")
+
+
+def _few_weights(module: nn.Module) -> list[Tensor]:
+    """Return copies of a few single weights, which tell whether others have been put in their place since."""
+    trained = [parameter.detach() for parameter in module.parameters() if parameter.requires_grad]
+    some = trained[:: max(1, len(trained) // _WEIGHTS_COMPARED)]
+    local = [each.to_local() if hasattr(each, "to_local") else each for each in some]  # where they are sharded
+    return [each.reshape(-1)[:1].clone() for each in local]

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 
+import torch
 from torch import Tensor
 
 from cam_callbacks.callback import trainer as of_trainer
 from cam_callbacks.callback.loggers import Media
-from cam_callbacks.callback.stage import Stage
+from cam_callbacks.callback.stage import NotUnderstoodError, Stage, StepFailedError
 from cam_callbacks.data.class_names import ClassNames
 from cam_callbacks.data.probes import ProbeSet
+from cam_callbacks.explain.diagnosis import Argument, failing_argument
 from cam_callbacks.explain.explanation import Explanation
 from cam_callbacks.explain.method import Method
 from cam_callbacks.explain.model_outputs import Outputs
 from cam_callbacks.explain.network import output_kind
 from cam_callbacks.explain.runner import Options
+from cam_callbacks.explain.score_cam import ScoreCAM
 from cam_callbacks.explain.targets import TargetFn, wants_logits
 from cam_callbacks.figures.logged import snapshot_pictures
 from cam_callbacks.history import PastMaps
@@ -29,14 +33,17 @@ _MIN_POSITIONS = 16  # of a map that is not called coarse
 class HeatmapStage(Stage):
     """Settles the probes, and explains them."""
 
-    def settle_probes(self) -> ProbeSet:
+    def settle_probes(self, errors: Sequence[Exception]) -> ProbeSet:
         """Return the probes of this evaluation, the same on all ranks; the first one chooses.
+
+        Args:
+            errors: Of the batches that this rank could not read.
 
         Raises:
             StepFailedError: There are none, or they cannot be described.
         """
         watched = self.memory.probes
-        probes = self.agreed(self._broadcast_probes, self.agreed(self._choose_probes))
+        probes = self.agreed(self._broadcast_probes, self.agreed(self._choose_probes, errors))
         if self.trainer.sanity_checking or self.trainer.testing or watched.is_settled:
             return probes
         if not watched.keep(probes):
@@ -48,9 +55,12 @@ class HeatmapStage(Stage):
         """Raise on bad input whatever an explanation would raise, at the price of one pass an image; settle the layer.
 
         Raises:
-            StepFailedError: With that error.
+            StepFailedError: With that error; with `NotUnderstoodError` if the user has not stated what fails.
         """
-        layer = self.agreed(self._check, probes)
+        try:
+            layer = self.agreed(self._check, probes)
+        except StepFailedError as failed:
+            raise self._diagnosed(failed, probes) from failed
         if self.memory.layer is None:
             self.memory.layer = layer
             self.notices.inform_once(
@@ -61,14 +71,52 @@ class HeatmapStage(Stage):
         """Explain the probes; ranks that can split the work do so.
 
         Raises:
-            StepFailedError: Where it fails on any rank.
+            StepFailedError: Where it fails on any rank; with `NotUnderstoodError` if it has never worked in this run,
+                and the user has not stated what fails.
         """
         if self.memory.layer is None:
             # Without a sanity check the layer is chosen only now: by all ranks from the same images.
             self.check(probes)
-        self.memory.method = self.agreed(self._broadcast_method, self.agreed(self._method_for, probes))
-        share = self.agreed(self._explain_share, probes)
-        return self.agreed(self._join, probes, share)
+        try:
+            self.memory.method = self.agreed(self._broadcast_method, self.agreed(self._method_for, probes))
+            share = self.agreed(self._explain_share, probes)
+            return self.agreed(self._join, probes, share)
+        except StepFailedError as failed:
+            if self.memory.snapshot is not None:
+                raise
+            raise self._diagnosed(failed, probes) from failed
+
+    def _diagnosed(self, failed: StepFailedError, probes: ProbeSet) -> StepFailedError:
+        """Find out whether a failure is about something that the user states. Call it on all ranks."""
+        ran_out = isinstance(failed.error, torch.OutOfMemoryError)
+        if not of_trainer.all_ranks_ok(self.trainer, not ran_out):
+            return failed
+        argument = of_trainer.broadcast(self.trainer, self.agreed(self._failing_argument, probes))
+        if argument is None:
+            return failed
+        settings, error = self.settings, failed.error
+        is_stated = {
+            "forward_fn": settings.forward_fn is not None or self.memory.probes.are_given,
+            "explain": not isinstance(settings.explain, str),
+            "target_layer": settings.target_layer is not None or settings.method.reshape_transform is not None,
+            "method": settings.method != ScoreCAM(),
+        }
+        if is_stated[argument]:
+            return StepFailedError(None if error is None else self.stated(error))
+        reason = "it fails on another rank" if error is None else f"{error or type(error).__name__}"
+        leaves_nothing = argument == "forward_fn"
+        what = "nothing" if leaves_nothing else "no heatmaps"
+        return StepFailedError(NotUnderstoodError(f"CAMMonitor shows {what}: {reason}", leaves_nothing))
+
+    def _failing_argument(self, probes: ProbeSet) -> Argument | None:
+        return failing_argument(
+            self.settings.method,
+            self.pl_module,
+            probes.images,
+            self.memory.layer,
+            self.targets_of(probes),
+            self.forward_fn,
+        )
 
     def log(self, snapshot: Snapshot) -> Media:
         """Log the numbers, remember the maps, and return the pictures by name: on the first rank, else none.
@@ -78,15 +126,22 @@ class HeatmapStage(Stage):
         """
         return self.agreed(self._log, snapshot)
 
-    def _choose_probes(self) -> ProbeSet | None:
+    def _choose_probes(self, errors: Sequence[Exception]) -> ProbeSet | None:
         watched = self.memory.probes
         if not watched.is_picking:
+            if watched.images is None and errors:
+                raise self.stated(errors[0])  # the probes that are given cannot be read
             return watched.images
         if not self.trainer.is_global_zero:
             return None
+        if errors and self.settings.batch_fn is not None:
+            raise self.stated(errors[0])
         picked = watched.picked
         if picked is None:
-            raise ValueError("no probes: no batch had a finite image with a valid label")
+            reason = str(errors[0]) if errors else "no batch had a finite image with a valid label"
+            raise NotUnderstoodError(f"CAMMonitor shows nothing: {reason}")
+        if errors:
+            self.notices.warn_once(f"CAMMonitor left out batches, {len(errors)} of this validation: {errors[0]}")
         if watched.ignored:
             self.notices.warn_once(
                 f"CAMMonitor left out {watched.ignored} images that are not finite, or whose size, labels or masks are "

@@ -26,6 +26,7 @@ class Memory:
         unread: The folder or data set of the probes, until they are read.
         probes: The images that are explained.
         audit_images: The images that are audited; None without an audit.
+        are_heatmaps_off: Whether the model of this run cannot be explained.
         is_audit_off: Whether the batches of this run cannot be audited.
         history: Maps of earlier looks.
         compiled: A compiled copy of the model, if the method makes one.
@@ -46,7 +47,7 @@ class Memory:
         self.audit_images: WatchedImages | None = None
         if settings.audit is not None and settings.has_audit:
             self.audit_images = WatchedImages(settings.audit.num_images)
-        self.is_audit_off = False
+        self.are_heatmaps_off = self.is_audit_off = False
         self.history = History()
         self.compiled = CompiledModel()
         self.previous_verdict: Verdict | None = None
@@ -54,8 +55,8 @@ class Memory:
         self.audit: AuditSnapshot | None = None
 
     def begin_run(self) -> None:
-        """Audit again, whatever the batches of the last run were."""
-        self.is_audit_off = False
+        """Explain and audit again, whatever was not understood in the last run."""
+        self.are_heatmaps_off = self.is_audit_off = False
 
     def begin(self, anew: bool) -> None:
         """Begin to pick the images that are not known yet; `anew` for images of this evaluation alone."""

@@ -279,6 +279,14 @@ class CAMMonitor(CallbackBase):
         """Pick probes from the batch; after the last batch, look."""
         self._after_batch(trainer, batch, dataloader_idx)
 
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Look, if the loader has given fewer batches than its length says."""
+        self._end_early()
+
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Look, if the loader has given fewer batches than its length says."""
+        self._end_early()
+
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Compare the last heatmaps with those of random weights, if asked to."""
         audit, snapshot = self.settings.audit, self._memory.snapshot
@@ -313,6 +321,11 @@ class CAMMonitor(CallbackBase):
         if of_trainer.is_last_batch(trainer):
             self._evaluation = None
             evaluation.finish()
+
+    def _end_early(self) -> None:
+        evaluation, self._evaluation = self._evaluation, None
+        if evaluation is not None:
+            evaluation.finish_early()
 
     def _check_layer(self, pl_module: LightningModule) -> None:
         """Check that the layer exists: the user's, or that of an earlier run, which is chosen anew if it is gone."""

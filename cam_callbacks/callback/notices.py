@@ -10,14 +10,20 @@ _warn = rank_zero_only(warn_user)
 
 
 class Notices:
-    """Gives warnings and information, on the first rank only."""
+    """Gives warnings and information, on the first rank only.
+
+    Attributes:
+        are_warnings_kept_back: Whether this is a sanity check, whose few batches may not be like the others: what is
+            still true is said at the first look.
+    """
 
     def __init__(self) -> None:
+        self.are_warnings_kept_back = False
         self._given: set[str] = set()
 
     def warn_once(self, message: str) -> None:
         """Give a warning, unless it was given before."""
-        if self._is_new(message):
+        if not self.are_warnings_kept_back and self._is_new(message):
             _warn(message)
 
     def inform_once(self, message: str) -> None:

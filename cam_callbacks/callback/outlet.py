@@ -37,7 +37,7 @@ class Outlet:
         trainer: Trainer,
         folder: str | Path,
         media: Media,
-        snapshot: Snapshot,
+        snapshot: Snapshot | None,
         audit: AuditSnapshot | None,
     ) -> list[SendError]:
         """Send a look, on the first rank.
@@ -46,7 +46,7 @@ class Outlet:
             trainer: Whose loggers get it.
             folder: Place of the files for what no logger takes.
             media: Pictures and texts by name.
-            snapshot: The look.
+            snapshot: The heatmaps of the look, if there are any.
             audit: Its audit, if there is one.
 
         Returns:
@@ -60,10 +60,13 @@ class Outlet:
 
         return failed + self._media.attempt("writing for the CAM tab", write_records)
 
-    def _write_records(self, trainer: Trainer, media: Media, snapshot: Snapshot, audit: AuditSnapshot | None) -> None:
+    def _write_records(
+        self, trainer: Trainer, media: Media, snapshot: Snapshot | None, audit: AuditSnapshot | None
+    ) -> None:
         loggers, step, testing = trainer.loggers, of_trainer.log_step(trainer), trainer.testing
         epoch = trainer.current_epoch
-        self._tab.write_look(loggers, step, snapshot, epoch=epoch, method=self._method, testing=testing)
+        if snapshot is not None:
+            self._tab.write_look(loggers, step, snapshot, epoch=epoch, method=self._method, testing=testing)
         if audit is not None:
             swaps = media.get(tags.SWAPS)
             self._tab.write_audit(loggers, step, audit, None if isinstance(swaps, str) else swaps, testing=testing)

@@ -29,6 +29,10 @@ class Retries:
         """Return whether a part has failed so often in a row that it is not tried again."""
         return self._in_a_row[part] >= _MAX_IN_A_ROW
 
+    def disable(self, part: Hashable) -> None:
+        """Do not try a part again."""
+        self._in_a_row[part] = _MAX_IN_A_ROW
+
     def outlook(self, part: Hashable) -> str:
         """Say what becomes of a part that has just failed."""
         if self.is_disabled(part):

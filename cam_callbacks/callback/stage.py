@@ -17,6 +17,7 @@ from cam_callbacks.callback.notices import Notices
 from cam_callbacks.callback.outlet import Outlet
 from cam_callbacks.callback.retries import Retries
 from cam_callbacks.callback.settings import MonitorSettings
+from cam_callbacks.callback.trainer import Misconfiguration
 from cam_callbacks.data.batches import LABEL_KEYS
 from cam_callbacks.data.probes import ProbeSet
 from cam_callbacks.explain.model_outputs import ForwardFn
@@ -39,6 +40,20 @@ class StepFailedError(Exception):
     def __init__(self, error: Exception | None) -> None:
         super().__init__(str(error))
         self.error = error
+
+
+class NotUnderstoodError(Exception):
+    """Something about the data or the model could not be found out.
+
+    The message says what was seen, what is therefore not shown, and the argument that would change it.
+
+    Attributes:
+        leaves_nothing: Whether nothing can be shown; else it is the heatmaps that are missing.
+    """
+
+    def __init__(self, message: str, leaves_nothing: bool = True) -> None:
+        super().__init__(message)
+        self.leaves_nothing = leaves_nothing
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,6 +100,14 @@ class Stage:
         if not of_trainer.all_ranks_ok(self.trainer, error is None):
             raise StepFailedError(error) from error
         return result
+
+    def stated(self, error: Exception) -> Exception:
+        """Return the error to raise where what the user states is wrong: in the sanity check it ends the run."""
+        if not self.trainer.sanity_checking or isinstance(error, Misconfiguration):
+            return error
+        stated = Misconfiguration(f"CAMMonitor: {error}")
+        stated.__cause__ = error
+        return stated
 
     def targets_of(self, probes: ProbeSet) -> int | Tensor | TargetFn | None:
         """Return what is explained of the probes, as `Method.__call__` takes it.

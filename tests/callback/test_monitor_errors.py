@@ -136,9 +136,9 @@ def test_an_unknown_layer_is_refused_in_validate_too(tmp_path: Path) -> None:
     ],
     ids=["mapping", "order", "targets", "fractions", "bytes", "range", "unlabeled", "nan", "vectors"],
 )
-def test_a_batch_that_cannot_be_explained_is_refused_in_the_sanity_check(tmp_path: Path, item: Any, words: str) -> None:
+def test_a_batch_that_cannot_be_explained_is_refused_if_that_is_wanted(tmp_path: Path, item: Any, words: str) -> None:
     with refused(words):
-        fit(tmp_path, CAMMonitor(), TakesAnyBatch(), loader(Mapped(item)), loader(Mapped(item)))
+        fit(tmp_path, CAMMonitor(on_error="raise"), TakesAnyBatch(), loader(Mapped(item)), loader(Mapped(item)))
 
 
 def test_a_class_that_does_not_exist_is_refused_in_the_sanity_check(tmp_path: Path) -> None:
@@ -150,7 +150,7 @@ def test_a_class_that_does_not_exist_is_refused_in_the_sanity_check(tmp_path: Pa
 def test_labels_are_asked_for_only_where_they_are_needed(tmp_path: Path, explain: Any) -> None:
     data = loader(Mapped(lambda image, target: image))
     with refused(f"explain='{explain}' needs"):
-        fit(tmp_path, CAMMonitor(explain=explain), TakesAnyBatch(), data, data)
+        fit(tmp_path, CAMMonitor(explain=explain, on_error="raise"), TakesAnyBatch(), data, data)
 
 
 class StepsOnly(LightningModule):
@@ -208,11 +208,11 @@ class NoMaps(StepsOnly):
         (NoMaps, "no layer of NoMaps has an output of shape"),
     ],
 )
-def test_a_model_that_cannot_be_explained_is_refused_in_the_sanity_check(
+def test_a_model_that_cannot_be_explained_is_refused_if_that_is_wanted(
     tmp_path: Path, module: type[LightningModule], words: str
 ) -> None:
     with refused(words):
-        fit(tmp_path, CAMMonitor(), module())
+        fit(tmp_path, CAMMonitor(on_error="raise"), module())
 
 
 @pytest.mark.parametrize(

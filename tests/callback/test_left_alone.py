@@ -1,0 +1,156 @@
+"""What CAMMonitor does not understand ends no run, and is said once."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.callbacks import EMAWeightAveraging
+from lightning_runs import Squares, TinyModule, fit, loader, looks, own_warnings
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from cam_callbacks import CAMMonitor
+
+
+class Changed(Dataset):
+    """Squares, each item passed through a function."""
+
+    def __init__(self, change: Any) -> None:
+        self.squares, self.change = Squares(12), change
+
+    def __len__(self) -> int:
+        return len(self.squares)
+
+    def __getitem__(self, index: int) -> Any:
+        return self.change(*self.squares[index])
+
+
+class TakesAnyBatch(TinyModule):
+    """It is trained as usual, and validated on whatever comes."""
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self.log("val_loss", 0.0, batch_size=1)
+
+
+class Dense(TakesAnyBatch):
+    """No layer with positions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            self.net = nn.Sequential(nn.Flatten(), nn.Linear(3 * 16 * 16, 8), nn.ReLU(), nn.Linear(8, 3))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.net(images)
+
+
+class NeedsMore(TakesAnyBatch):
+    def forward(self, images: Tensor, temperature: float) -> Tensor:
+        return self.head(self.features(images).mean(dim=(2, 3))) / temperature
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        return self.loss(self(batch[0], 1.0), batch[1])
+
+
+class ReturnsText(TakesAnyBatch):
+    def forward(self, images: Tensor) -> Any:
+        return {"answer": self.head(self.features(images).mean(dim=(2, 3)))}
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        return self.loss(self(batch[0])["answer"], batch[1])
+
+
+class Fails(TakesAnyBatch):
+    """Runs on the batches of the training only."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        if not self.training:
+            raise RuntimeError("shape mismatch")
+        return super().forward(images)
+
+
+def trained(folder: Path, monitor: CAMMonitor | None, module: type[LightningModule], val: Any, **options: Any) -> Any:
+    trainer = fit(folder, monitor, module(), val=loader(Changed(val)), max_epochs=2, **options)
+    return trainer.lightning_module.state_dict()
+
+
+@pytest.mark.parametrize("sanity_steps", [0, 2])
+@pytest.mark.parametrize(
+    ("module", "item", "says"),
+    [
+        (TakesAnyBatch, lambda image, label: {"picture": "cat.png", "kind": label}, "shows nothing: .*batch_fn"),
+        (TakesAnyBatch, lambda image, label: image[0, 0], "shows nothing: .*batch_fn"),
+        (TakesAnyBatch, lambda image, label: (image * torch.nan, label), "shows nothing: no batch had a finite image"),
+        (NeedsMore, lambda image, label: (image, label), "shows nothing: .*needs more than the images.*forward_fn"),
+        (ReturnsText, lambda image, label: (image, label), "shows nothing: .*keys.*answer.*forward_fn"),
+        (Fails, lambda image, label: (image, label), "shows nothing: .*cannot be run.*shape mismatch"),
+        (Dense, lambda image, label: (image, label), "shows no heatmaps: no layer of Dense"),
+    ],
+    ids=["other keys", "vectors", "not finite", "more inputs", "answers in a dictionary", "fails", "dense"],
+)
+def test_what_is_not_understood_is_said_once_and_ends_no_run(
+    tmp_path: Path, module: type[LightningModule], item: Any, says: str, sanity_steps: int
+) -> None:
+    options = {"num_sanity_val_steps": sanity_steps}
+    with own_warnings() as texts:
+        weights = trained(tmp_path / "with", CAMMonitor(), module, item, **options)
+    without = trained(tmp_path / "without", None, module, item, **options)
+    assert all(torch.equal(value, without[name]) for name, value in weights.items())
+    said = [text for text in texts if "CAMMonitor shows" in text]
+    assert len(said) == 1
+    assert re.search(says, said[0], re.DOTALL)
+    assert not any("Traceback" in text for text in texts)
+
+
+def test_without_a_layer_there_is_still_an_audit(tmp_path: Path) -> None:
+    monitor = CAMMonitor()
+    fit(tmp_path, monitor, Dense(), val=loader(Squares(24)))
+    assert monitor.explanation is None
+    assert monitor.audit_result is not None
+    assert monitor.audit_result["accuracy"].overall.count == 24
+    assert monitor.verdict is not None
+
+
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_an_odd_batch_costs_only_itself(tmp_path: Path, place: int) -> None:
+    good = [(Squares(12).images[start : start + 4], Squares(12).labels[start : start + 4]) for start in (0, 4, 8)]
+    odd: Any = {"note": "nothing in it"}
+    batches = [*good[:place], odd, *good[place:]]
+    monitor = CAMMonitor(num_probes=12)
+    fit(tmp_path, monitor, TakesAnyBatch(), val=DataLoader(batches, batch_size=None, collate_fn=lambda batch: batch))
+    assert monitor.explanation is not None
+    assert len(monitor.explanation) == 12
+
+
+class SaysMore(Sampler):
+    """Announces five batches, and gives three."""
+
+    def __len__(self) -> int:
+        return 5
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return iter([[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 11]])
+
+
+@pytest.mark.parametrize("sanity_steps", [0, 2])
+def test_a_loader_that_ends_early_gets_its_looks(tmp_path: Path, sanity_steps: int) -> None:
+    val = DataLoader(Squares(12), batch_sampler=SaysMore())
+    fit(tmp_path, CAMMonitor(audit=None), val=val, max_epochs=2, num_sanity_val_steps=sanity_steps)
+    assert looks(tmp_path) == 2
+
+
+@pytest.mark.parametrize("is_first", [True, False])
+def test_no_look_at_weights_that_were_exchanged_before_the_end(tmp_path: Path, is_first: bool) -> None:
+    monitor, average = CAMMonitor(audit=None), EMAWeightAveraging()
+    callbacks = [monitor, average] if is_first else [average, monitor]
+    with own_warnings() as texts:
+        fit(tmp_path, callbacks, val=DataLoader(Squares(12), batch_sampler=SaysMore()))
+    assert looks(tmp_path) == int(is_first)
+    assert any("has changed the weights: no look" in text for text in texts) is not is_first
