@@ -11,6 +11,7 @@ from torch.utils.data import Dataset
 from cam_callbacks.audit.result import AuditResult, Verdict
 from cam_callbacks.audit.settings import Audit
 from cam_callbacks.callback import trainer as of_trainer
+from cam_callbacks.callback.before_fit import check_before_fit
 from cam_callbacks.callback.data_source import DataSource
 from cam_callbacks.callback.end_of_fit import EndOfFit
 from cam_callbacks.callback.evaluation import Evaluation
@@ -28,7 +29,6 @@ from cam_callbacks.explain.explanation import Explanation
 from cam_callbacks.explain.method import Method
 from cam_callbacks.explain.model_outputs import ForwardFn, Outputs
 from cam_callbacks.explain.score_cam import ScoreCAM
-from cam_callbacks.explain.sharding import device_mesh
 from cam_callbacks.explain.targets import Target, TargetFn
 from cam_callbacks.figures.settings import Figures
 from cam_callbacks.history import PastMaps
@@ -229,23 +229,7 @@ class CAMMonitor(CallbackBase):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Check what can be checked before the first batch."""
         self._check_layer(pl_module)
-        audit = self.settings.audit
-        if audit is not None and audit.randomization and device_mesh(pl_module) is not None:
-            raise Misconfiguration(
-                "Audit(randomization=True) needs a copy of the model, but its weights are sharded across ranks; leave "
-                "it out, and check on one device"
-            )
-        writes_events = trainer.fast_dev_run or trainer.barebones or of_trainer.logs_to_tensorboard(trainer)  # type: ignore[attr-defined]
-        if self.settings.report and not writes_events:
-            raise Misconfiguration(
-                "report=True makes a report of what is in TensorBoard's event files, but the trainer has no "
-                "TensorBoardLogger; give it one, or leave report out"
-            )
-        if not of_trainer.will_validate(trainer):
-            self._parts.notices.warn_once(
-                "CAMMonitor looks after each validation, but this fit has none: it will show nothing. It needs a "
-                "validation loader, a validation_step and limit_val_batches above 0"
-            )
+        check_before_fit(self.settings, trainer, pl_module, self._parts.notices)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start an evaluation."""
