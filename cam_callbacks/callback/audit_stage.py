@@ -55,13 +55,16 @@ class AuditStage(Stage):
         self._audit, self._watched = audit, watched
         self._began = time.perf_counter()
 
-    def settle_images(self) -> ProbeSet | None:
+    def settle_images(self, errors: Sequence[Exception]) -> ProbeSet | None:
         """Return the images of this evaluation, the same on all ranks; None where there is nothing to audit.
+
+        Args:
+            errors: Of the batches that this rank could not read.
 
         Raises:
             StepFailedError: Where it fails on any rank.
         """
-        images = self.agreed(self._broadcast_images, self.agreed(self._choose_images))
+        images = self.agreed(self._broadcast_images, self.agreed(self._choose_images, errors))
         if images is None or self.trainer.testing or self._watched.is_settled:
             return images
         if not self._watched.keep(images):
@@ -87,7 +90,7 @@ class AuditStage(Stage):
         """
         return self.agreed(self._log, found)
 
-    def _choose_images(self) -> ProbeSet | None:
+    def _choose_images(self, errors: Sequence[Exception]) -> ProbeSet | None:
         watched = self._watched
         if not watched.is_picking:
             return watched.images
@@ -95,10 +98,8 @@ class AuditStage(Stage):
             return None
         picked = watched.picked
         if picked is None or picked.labels is None or len(set(picked.labels.tolist())) < 2:
-            self.notices.warn_once(
-                "CAMMonitor skips the audit: no labels of two or more classes came with the images; pass audit=None "
-                "to silence this warning"
-            )
+            reason = str(errors[0]) if errors else "no labels of two or more classes came with the images"
+            self.notices.warn_once(f"CAMMonitor skips the audit: {reason}; pass audit=None to silence this warning")
             return None
         images = with_estimated_masks(self.parts.data.described(ProbeSet.of(picked), self.trainer))
         if images.masks is None and images.images.ndim == 4 and not can_estimate():

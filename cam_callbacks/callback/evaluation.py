@@ -137,15 +137,7 @@ class Evaluation(Stage):
         watched = [each for each in (memory.probes, memory.audit_images) if each is not None and each.is_picking]
         if not watched:
             return
-        try:
-            samples = data.samples(batch)
-        except (TypeError, ValueError) as error:
-            if memory.probes.is_picking:
-                raise
-            # The probes are given: nothing but the audit depends on the batches.
-            self.notices.warn_once(f"CAMMonitor skips the audit: {error}")
-            memory.turn_audit_off()
-            return
+        samples = data.samples(batch)
         memory.probes.offer(samples)
         if memory.audit_images is not None and samples.labels is not None:
             memory.audit_images.offer(samples)
@@ -165,7 +157,7 @@ class Evaluation(Stage):
         if audit is None or watched is None:
             return None
         stage = AuditStage(self.parts, self.trainer, self.pl_module, audit, watched)
-        images = stage.settle_images()
+        images = stage.settle_images(self._errors)
         if images is None:
             return None
         found = stage.observe(images, snapshot)

@@ -27,7 +27,6 @@ class Memory:
         probes: The images that are explained.
         audit_images: The images that are audited; None without an audit.
         are_heatmaps_off: Whether the model of this run cannot be explained.
-        is_audit_off: Whether the batches of this run cannot be audited.
         history: Maps of earlier looks.
         compiled: A compiled copy of the model, if the method makes one.
         previous_verdict: The verdict of the last look in `fit`, which the next one is judged with.
@@ -47,7 +46,7 @@ class Memory:
         self.audit_images: WatchedImages | None = None
         if settings.audit is not None and settings.has_audit:
             self.audit_images = WatchedImages(settings.audit.num_images)
-        self.are_heatmaps_off = self.is_audit_off = False
+        self.are_heatmaps_off = False
         self.history = History()
         self.compiled = CompiledModel()
         self.previous_verdict: Verdict | None = None
@@ -55,20 +54,14 @@ class Memory:
         self.audit: AuditSnapshot | None = None
 
     def begin_run(self) -> None:
-        """Explain and audit again, whatever was not understood in the last run."""
-        self.are_heatmaps_off = self.is_audit_off = False
+        """Explain again, whatever was not understood in the last run."""
+        self.are_heatmaps_off = False
 
     def begin(self, anew: bool) -> None:
         """Begin to pick the images that are not known yet; `anew` for images of this evaluation alone."""
         self.probes.begin(anew)
-        if self.audit_images is not None and not self.is_audit_off:
-            self.audit_images.begin(anew)
-
-    def turn_audit_off(self) -> None:
-        """Pick no images for the audit any more in this run."""
-        self.is_audit_off = True
         if self.audit_images is not None:
-            self.audit_images.stop_picking()
+            self.audit_images.begin(anew)
 
     def state_dict(self) -> dict[str, Any]:
         """Return tensors and primitives, as far as they fit into 10 MB, so that it loads with `weights_only`."""
