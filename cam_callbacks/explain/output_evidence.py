@@ -100,7 +100,10 @@ def decide(runner: Runner, multi_label: bool, seen: Tensor | None = None) -> Out
     """
     found = Evidence()
     with torch.no_grad():
-        found.add(_from_ranks(runner, runner.try_run(runner.images[:2]) if seen is None else seen))
+        if seen is None:
+            _forward(runner, found, runner.images[:2])
+        else:
+            found.add(_from_ranks(runner, seen))
         if not found.leaves_unit_interval:
             _forward(runner, found, runner.images)
             for _ in _extremes(runner, found):
