@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+import functools
 import pickle
 import re
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -63,6 +65,18 @@ def run(maker: Maker, folder: Path, callbacks: list[Callback], epochs: int = 3) 
     return Ran(trainer, module, [str(warning.message).replace(str(folder), "folder") for warning in caught])
 
 
+@pytest.fixture(scope="module")
+def run_without(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Maker, int], tuple[Ran, Path]]:
+    """Gives the run without a monitor, and its folder; once for all faults whose runs differ in the monitor alone."""
+
+    @functools.cache
+    def plain(module: Any, val: Any, options: Any, epochs: int) -> tuple[Ran, Path]:
+        folder = tmp_path_factory.mktemp("plain") / "without"
+        return run(Maker(module=module, val=val, options=options), folder, [], epochs), folder
+
+    return lambda maker, epochs: plain(maker.module, maker.val, maker.options, epochs)
+
+
 def watched(maker: Maker, **arguments: Any) -> CAMMonitor:
     """The monitor of a run with a fault; it audits, on all images that there are."""
     return CAMMonitor(**({"num_probes": PROBES, "audit": Audit(num_images=AUDITED)} | maker.monitor() | arguments))
@@ -77,13 +91,14 @@ def test_each_fault_that_is_listed_is_brought_about() -> None:
 
 
 @pytest.mark.parametrize("name", LOOKS_FAIL)
-def test_the_run_goes_on_as_without_the_monitor(name: str, tmp_path: Path) -> None:
+def test_the_run_goes_on_as_without_the_monitor(name: str, tmp_path: Path, run_without: Any) -> None:
     maker, says, outcome = MAKERS[name], FAULTS[name].says, FAULTS[name].outcome
     monitor = watched(maker)
     callbacks, before, after = around(monitor)
     watches = Watches(monitor)
-    ran = run(maker, tmp_path / "with", [*meddlers(maker, monitor), *callbacks, watches], outcome.epochs)
-    without = run(maker, tmp_path / "without", [], outcome.epochs)
+    folder = tmp_path / "with"
+    ran = run(maker, folder, [*meddlers(maker, monitor), *callbacks, watches], outcome.epochs)
+    without, plain_folder = run_without(maker, outcome.epochs)
 
     assert ran.trainer.current_epoch == outcome.epochs
     assert_equal(ran.module.state_dict(), without.module.state_dict())
@@ -95,11 +110,11 @@ def test_the_run_goes_on_as_without_the_monitor(name: str, tmp_path: Path) -> No
 
     assert watches.looks == epochs(None)
     assert watches.audits == epochs(outcome.audits)
-    if (tmp_path / "with" / "run").exists():
-        logged, plain = scalars(tmp_path / "with"), scalars(tmp_path / "without")
+    if (folder / "run").exists():
+        logged, plain = scalars(folder), scalars(plain_folder)
         for tag in ("train_loss", "val_loss"):
             assert repr(logged[tag]) == repr(plain[tag])  # nan is nan
-        pictures = image_steps(tmp_path / "with").get("cam/heatmaps", [])
+        pictures = image_steps(folder).get("cam/heatmaps", [])
         assert [step // STEPS for step in pictures] == epochs(outcome.pictures)
 
     own = [text for text in ran.said if text not in without.said and "are written as" not in text]

@@ -62,25 +62,11 @@ def test_right_after_a_look_all_is_as_right_before_it(tmp_path: Path, method: Me
     assert set(last["requires_grad"].values()) == {True, False}
 
 
-@by_method
-@pytest.mark.parametrize("inference_mode", [True, False])
-def test_the_same_in_validate_and_in_test(tmp_path: Path, method: Method, inference_mode: bool) -> None:
-    callbacks, before, after = around(small(method=method))
+def validate_and_test(folder: Path, module: nn.Module, callbacks: list[Callback], inference_mode: bool) -> None:
     torch.manual_seed(0)
-    trainer = Trainer(callbacks=callbacks, inference_mode=inference_mode, **quiet(tmp_path))
-    module = InTraining()
-    at_first = state_of(module)
+    trainer = Trainer(callbacks=callbacks, inference_mode=inference_mode, **quiet(folder))
     trainer.validate(module, loader(Squares(12)), verbose=False)
     trainer.test(module, loader(Squares(12)), verbose=False)
-    assert looks(tmp_path) == looks(tmp_path, "cam_test") == 1
-    assert after.states == before.states
-    without = InTraining()
-    torch.manual_seed(0)
-    plain = Trainer(inference_mode=inference_mode, **quiet(tmp_path / "without"))
-    plain.validate(without, loader(Squares(12)), verbose=False)
-    plain.test(without, loader(Squares(12)), verbose=False)
-    assert lasting(module) == lasting(without)
-    assert state_of(module)["weights and buffers"] == at_first["weights and buffers"]
 
 
 def lasting(module: nn.Module) -> dict[str, Any]:
@@ -89,14 +75,49 @@ def lasting(module: nn.Module) -> dict[str, Any]:
     return state | {"hooks": {name: [len(those) for those in hooks] for name, hooks in state["hooks"].items()}}
 
 
+@pytest.fixture(scope="module", params=[True, False], ids=["inference mode", "no_grad"])
+def inference_mode(request: pytest.FixtureRequest) -> bool:
+    return bool(request.param)
+
+
+@pytest.fixture(scope="module")
+def after_validate_and_test(inference_mode: bool, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What these leave in a run without the monitor."""
+    module = InTraining()
+    validate_and_test(tmp_path_factory.mktemp("without"), module, [], inference_mode)
+    return lasting(module)
+
+
 @by_method
-def test_after_fit_the_module_is_that_of_a_run_without_it(tmp_path: Path, method: Method) -> None:
-    left = []
-    for monitor in (None, small(method=method, audit=Audit(randomization=True))):
-        module = InTraining()
-        fit(tmp_path / str(monitor is None), monitor, module, max_epochs=2)
-        left.append(lasting(module))
-    assert left[0] == left[1]
+def test_the_same_in_validate_and_in_test(
+    tmp_path: Path, method: Method, inference_mode: bool, after_validate_and_test: dict[str, Any]
+) -> None:
+    callbacks, before, after = around(small(method=method))
+    module = InTraining()
+    at_first = state_of(module)
+    validate_and_test(tmp_path, module, callbacks, inference_mode)
+    left = lasting(module)
+    assert looks(tmp_path) == looks(tmp_path, "cam_test") == 1
+    assert after.states == before.states
+    assert left == after_validate_and_test
+    assert left["weights and buffers"] == at_first["weights and buffers"]
+
+
+@pytest.fixture(scope="module")
+def after_fit(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What a fit leaves without the monitor."""
+    module = InTraining()
+    fit(tmp_path_factory.mktemp("without"), None, module, max_epochs=2)
+    return lasting(module)
+
+
+@by_method
+def test_after_fit_the_module_is_that_of_a_run_without_it(
+    tmp_path: Path, method: Method, after_fit: dict[str, Any]
+) -> None:
+    module = InTraining()
+    fit(tmp_path, small(method=method, audit=Audit(randomization=True)), module, max_epochs=2)
+    assert lasting(module) == after_fit
 
 
 class Copies(Callback):

@@ -75,8 +75,11 @@ def assert_explained_in(precision: str, call: Call, weights: dict[str, Tensor], 
     assert alike[~full.blank].nanmean() > 0.98
 
 
-@pytest.mark.parametrize("name", METHODS)
-@pytest.mark.parametrize("precision", PRECISIONS)
+LOOKS = [("16-mixed", "GradCAM"), *((each, name) for each in PRECISIONS for name in METHODS if each != "16-mixed")]
+"""One method is enough where a CPU computes as it does in bf16-mixed."""
+
+
+@pytest.mark.parametrize(("precision", "name"), LOOKS)
 def test_looks_are_those_of_direct_calls_in_the_same_precision(tmp_path: Path, precision: Any, name: str) -> None:
     method, module = recording(METHODS[name]), Watched()
     monitor = CAMMonitor(method=method, num_probes=6, audit=Audit(num_images=12), on_error="raise")
