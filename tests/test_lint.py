@@ -51,6 +51,7 @@ ADDED = {
     "docs/tab.md": "\nRun `make tea`.\n",
     "docs/loggers.md": "\nIt is in `tests/test_of_nothing.py`.\n",
     "docs/faults.md": "\nSomething else.\n",
+    "docs/coming_from.md": "\n## Another tool\n\nIt is alike.\n",
     "mkdocs.yml": "      - Nothing: nothing.md\n",
     ".github/workflows/ci.yml": "  - [\n",
     "tools/lowest.txt": "einops==0.1\n",
@@ -86,3 +87,12 @@ def test_versions_that_differ_are_named(copy: Path, known: list[str]) -> None:
     with changed(copy / "cam_callbacks" / "_version.py", '__version__ = "9.9.9"\n'):
         found = [line.split(":")[0] for line in complaints(copy) if line not in known]
     assert found == ["pyproject.toml", "CITATION.cff", "docs/changelog.md"]
+
+
+@pytest.mark.parametrize("name", ["ScoreCAM", "SegmentationTarget"])
+def test_a_public_class_that_no_how_to_page_calls_is_named(name: str, copy: Path, known: list[str]) -> None:
+    one, other = (copy / "docs" / page for page in ("coming_from.md", "tasks.md"))
+    without = [page.read_text(encoding="utf-8").replace(f"{name}(", "Another(") for page in (one, other)]
+    with changed(one, without[0]), changed(other, without[1]):
+        found = [line for line in complaints(copy) if line not in known]
+    assert found == [f"docs/tasks.md: no how-to page calls {name}; add an example"]

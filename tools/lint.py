@@ -21,6 +21,7 @@ MAX_LINES = 400
 MAX_LINES_OF = {"cam_callbacks/callback/monitor.py": 350}
 MAX_TEST_NAME = 70
 FOLDERS_OF_CODE = ("cam_callbacks", "tests", "tools", "benchmarks", "example_projects", "docs")
+HOW_TO_PAGES = ("docs/coming_from.md", "docs/tasks.md")
 OF_THE_READER = {"cam_callbacks/explain/your_cam.py", "tests/explain/test_your_cam.py"}
 """Files that a page asks the reader to write."""
 NAMES_OTHERS = {"tests/conftest.py", "tests/test_lint.py"}
@@ -221,6 +222,35 @@ def pictures_are_shown_and_made_by_a_script(root: Path) -> Iterator[str]:
             yield f"docs/images/{picture.name}: no page shows it; remove it"
         if not re.search(rf'"{picture.stem}"|[/"]{picture.stem}\.png', scripts):
             yield f"docs/images/{picture.name}: no script makes it; add it to docs/pictures.py"
+
+
+@check
+def sections_of_how_to_pages_show_code(root: Path) -> Iterator[str]:
+    """Who looks for a task there finds Python to copy."""
+    for page in HOW_TO_PAGES:
+        for section in text(root / page).split("\n## ")[1:]:
+            if "\n```python\n" not in section:
+                yield f"{page}: the section {section.splitlines()[0]!r} shows no Python; add a block"
+
+
+@check
+def how_to_pages_show_each_method_and_target(root: Path) -> Iterator[str]:
+    """A class of the package that derives from `Method` or `Target`, and is public, is called in an example."""
+    shown = "".join(text(root / page) for page in HOW_TO_PAGES)
+    public = _public_names(root)
+    for path in sorted((root / "cam_callbacks").rglob("*.py")):
+        for node in ast.walk(ast.parse(text(path))):
+            if not isinstance(node, ast.ClassDef) or node.name not in public or f"{node.name}(" in shown:
+                continue
+            if {"Method", "Target"} & {ast.unparse(base) for base in node.bases}:
+                yield f"{HOW_TO_PAGES[-1]}: no how-to page calls {node.name}; add an example"
+
+
+def _public_names(root: Path) -> set[str]:
+    for node in ast.parse(text(root / "cam_callbacks" / "__init__.py")).body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
+            return set(ast.literal_eval(node.value))
+    return set()
 
 
 @check
