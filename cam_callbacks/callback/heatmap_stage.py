@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from cam_callbacks.callback import trainer as of_trainer
+from cam_callbacks.callback.entry_point import only_network
 from cam_callbacks.callback.loggers import Media
 from cam_callbacks.callback.stage import NotUnderstoodError, Stage, StepFailedError
 from cam_callbacks.data.class_names import ClassNames
@@ -74,6 +75,12 @@ class HeatmapStage(Stage):
             StepFailedError: Where it fails on any rank; with `NotUnderstoodError` if it has never worked in this run,
                 and the user has not stated what fails.
         """
+        network = only_network(self.pl_module)
+        if self.settings.forward_fn is None and network is not None:
+            self.notices.inform_once(
+                f"CAMMonitor: {type(self.pl_module).__name__} has no forward method; its only part with weights, "
+                f"{network!r}, is explained. forward_fn overrides it"
+            )
         if self.memory.layer is None:
             # Without a sanity check the layer is chosen only now: by all ranks from the same images.
             self.check(probes)

@@ -12,6 +12,7 @@ from torch import Tensor
 from cam_callbacks import tags
 from cam_callbacks.callback import trainer as of_trainer
 from cam_callbacks.callback.data_source import DataSource
+from cam_callbacks.callback.entry_point import only_network
 from cam_callbacks.callback.memory import Memory
 from cam_callbacks.callback.notices import Notices
 from cam_callbacks.callback.outlet import Outlet
@@ -130,8 +131,13 @@ class Stage:
 
     @property
     def forward_fn(self) -> ForwardFn:
-        """The model's forward, in the precision of the trainer."""
-        return of_trainer.forward_in_precision(self.trainer, self.settings.forward_fn)
+        """The model's forward, or that of its only network, in the precision of the trainer."""
+        given, network = self.settings.forward_fn, only_network(self.pl_module)
+        if given is None and network is not None:
+            return of_trainer.forward_in_precision(
+                self.trainer, lambda model, images: model.get_submodule(network)(images)
+            )
+        return of_trainer.forward_in_precision(self.trainer, given)
 
     @property
     def draws_pictures(self) -> bool:

@@ -11,11 +11,11 @@ import pytest
 import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.callbacks import EMAWeightAveraging
-from lightning_runs import Squares, TinyModule, fit, loader, looks, own_warnings
+from lightning_runs import Squares, TinyModule, fit, infos, loader, looks, own_warnings
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from cam_callbacks import CAMMonitor
+from cam_callbacks import Audit, CAMMonitor, ScoreCAM
 
 
 class Changed(Dataset):
@@ -154,3 +154,48 @@ def test_no_look_at_weights_that_were_exchanged_before_the_end(tmp_path: Path, i
         fit(tmp_path, callbacks, val=DataLoader(Squares(12), batch_sampler=SaysMore()))
     assert looks(tmp_path) == int(is_first)
     assert any("has changed the weights: no look" in text for text in texts) is not is_first
+
+
+class StepsOnly(LightningModule):
+    """No forward of its own: the steps call its network."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = TinyModule()
+        self.loss = nn.CrossEntropyLoss()
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        return self.loss(self.net(batch[0]), batch[1])
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self.log("val_loss", self.loss(self.net(batch[0]), batch[1]))
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.SGD(self.parameters(), 0.1)
+
+
+class TwoNetworks(StepsOnly):
+    def __init__(self) -> None:
+        super().__init__()
+        self.teacher = TinyModule()
+
+
+def test_without_a_forward_the_only_network_is_explained(tmp_path: Path) -> None:
+    monitor, module = CAMMonitor(audit=Audit(num_images=12)), StepsOnly()
+    with infos() as texts:
+        fit(tmp_path, monitor, module)
+    assert monitor.explanation is not None
+    assert monitor.probes is not None
+    expected = ScoreCAM()(module.net, monitor.probes.images, "features", monitor.probes.labels)
+    assert monitor.explanation.target_layer == "net.features"
+    assert torch.allclose(monitor.explanation.heatmaps, expected.heatmaps, atol=1e-5)
+    assert monitor.audit_result is not None
+    assert [text for text in texts if "its only part with weights, 'net', is explained" in text]
+
+
+def test_of_two_networks_none_is_guessed(tmp_path: Path) -> None:
+    monitor = CAMMonitor()
+    with own_warnings() as texts:
+        fit(tmp_path, monitor, TwoNetworks())
+    assert monitor.explanation is None
+    assert len([text for text in texts if "TwoNetworks has no forward method" in text]) == 1

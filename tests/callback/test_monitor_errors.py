@@ -170,6 +170,12 @@ class StepsOnly(LightningModule):
         return torch.optim.SGD(self.parameters(), 0.1)
 
 
+class TwoNetworks(StepsOnly):
+    def __init__(self) -> None:
+        super().__init__()
+        self.teacher = TinyModule()
+
+
 class NeedsMore(StepsOnly):
     def forward(self, images: Tensor, temperature: float) -> Tensor:
         return self.net(images) / temperature
@@ -201,7 +207,7 @@ class NoMaps(StepsOnly):
 @pytest.mark.parametrize(
     ("module", "words"),
     [
-        (StepsOnly, "StepsOnly has no forward method; define it, or give forward_fn"),
+        (TwoNetworks, "TwoNetworks has no forward method; define it, or give forward_fn"),
         (NeedsMore, "NeedsMore.forward needs more than the images.*temperature.*give forward_fn"),
         (ReturnsText, r"the model returned dict with the keys \['answer'\].*forward_fn"),
         (ReturnsMaps, "the model returned a tensor of shape .*forward_fn"),
