@@ -5,15 +5,19 @@ import torch
 from torch import nn
 
 from cam_callbacks import RegressionTarget, ScoreCAM, SegmentationTarget
-from cam_callbacks.explain.model_outputs import class_scores
+from cam_callbacks.explain.model_outputs import OutputReader, class_scores
 from cam_callbacks.explain.score_readers import CallableScoreReader, ClassScoreReader, TargetRequest
 
 LOGITS = torch.tensor([[2.0, -1.0, 0.5], [0.0, 1.0, 3.0]])
 SCORES = class_scores(LOGITS)
 
 
+def returns_logits():
+    return OutputReader("logits", False, decide=lambda columns: pytest.fail("it is known"))
+
+
 def settled(targets, chunk=slice(0, 2)):
-    return TargetRequest(targets, 2).resolve(chunk, LOGITS[chunk], class_scores(LOGITS[chunk]))
+    return TargetRequest(targets, 2).resolve(chunk, LOGITS[chunk], class_scores(LOGITS[chunk]), returns_logits())
 
 
 class TestTargetRequest:
@@ -68,7 +72,9 @@ class TestTargetRequest:
 
         def score(targets):
             request = TargetRequest(targets, 2)
-            return request.reader([request.resolve(slice(0, 2), LOGITS, None)], "logit", class_scores).score
+            return request.reader(
+                [request.resolve(slice(0, 2), LOGITS, None, returns_logits())], "logit", returns_logits()
+            ).score
 
         assert score(angle) == "angle"
         assert score([angle, RegressionTarget()]) == "2 callables"
@@ -81,14 +87,16 @@ class TestScoreReader:
     @pytest.mark.parametrize("score", ["logit", "probability"])
     def test_gives_each_masked_image_the_scores_of_its_own_classes(self, score):
         output = torch.randn(3, 3, generator=torch.Generator().manual_seed(0))
-        read = ClassScoreReader(torch.tensor([[0, 1], [2, 0]]), score, class_scores).read(output, self.image)
+        read = ClassScoreReader(torch.tensor([[0, 1], [2, 0]]), score, returns_logits()).read(output, self.image)
         values = output if score == "logit" else output.softmax(dim=1)
         assert torch.equal(read, torch.stack([values[0, [2, 0]], values[1, [0, 1]], values[2, [2, 0]]]))
 
     def test_lets_the_output_of_one_image_stand_for_all(self):
-        read = ClassScoreReader(torch.tensor([[0], [2]]), "logit", class_scores).read(LOGITS[:1], torch.tensor([0, 1]))
+        read = ClassScoreReader(torch.tensor([[0], [2]]), "logit", returns_logits()).read(
+            LOGITS[:1], torch.tensor([0, 1])
+        )
         assert read.tolist() == [[2.0], [0.5]]
-        assert CallableScoreReader([RegressionTarget(1)] * 2, "").read(
+        assert CallableScoreReader([RegressionTarget(1)] * 2, "", returns_logits()).read(
             LOGITS[:1], torch.tensor([0, 1]), shared=True
         ).tolist() == [
             [-1.0],
@@ -98,7 +106,11 @@ class TestScoreReader:
     def test_asks_each_callable_for_its_own_images(self):
         first, second = RegressionTarget(0), RegressionTarget(1)
         output = torch.arange(6.0).view(3, 2)
-        assert CallableScoreReader([first, second], "").read(output, self.image).tolist() == [[1.0], [2.0], [5.0]]
+        assert CallableScoreReader([first, second], "", returns_logits()).read(output, self.image).tolist() == [
+            [1.0],
+            [2.0],
+            [5.0],
+        ]
 
     @pytest.mark.parametrize(
         ("returned", "said"),
@@ -117,7 +129,7 @@ class TestScoreReader:
             return returned
 
         with pytest.raises(ValueError, match=rf"targets=wrong returned {said}; it must return one number .* 3 images"):
-            CallableScoreReader([wrong] * 2, "wrong").read(LOGITS, self.image)
+            CallableScoreReader([wrong] * 2, "wrong", returns_logits()).read(LOGITS, self.image)
 
     def test_takes_the_single_number_of_a_model_that_squeezes_its_output(self, small_cnn, blobs):
         class Squeezes(nn.Module):
