@@ -12,6 +12,7 @@ from cam_callbacks.audit.result import AuditResult, Verdict
 from cam_callbacks.audit.settings import Audit
 from cam_callbacks.callback import trainer as of_trainer
 from cam_callbacks.callback.before_fit import check_before_fit
+from cam_callbacks.callback.cross_check import contradiction
 from cam_callbacks.callback.data_source import DataSource
 from cam_callbacks.callback.end_of_fit import EndOfFit
 from cam_callbacks.callback.evaluation import Evaluation
@@ -266,6 +267,14 @@ class CAMMonitor(CallbackBase):
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Look, if the loader has given fewer batches than its length says."""
         self._end_early()
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Compare the audit's accuracy with the one that was logged."""
+        result = self.audit_result
+        if result is not None and not trainer.sanity_checking:
+            found = contradiction(trainer.callback_metrics, result)
+            if found is not None:
+                self._parts.notices.warn_once(found, subject="accuracy")
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Look, if the loader has given fewer batches than its length says."""

@@ -21,9 +21,9 @@ class Notices:
         self.are_warnings_kept_back = False
         self._given: set[str] = set()
 
-    def warn_once(self, message: str) -> None:
-        """Give a warning, unless it was given before."""
-        if not self.are_warnings_kept_back and self._is_new(message):
+    def warn_once(self, message: str, subject: str | None = None) -> None:
+        """Give a warning, unless it, or one of the same subject, was given before."""
+        if not self.are_warnings_kept_back and self._is_new(subject or message):
             _warn(message)
 
     def inform_once(self, message: str) -> None:

@@ -15,7 +15,7 @@ from lightning_runs import Squares, TinyModule, fit, infos, loader, looks, own_w
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from cam_callbacks import Audit, CAMMonitor, ScoreCAM
+from cam_callbacks import Audit, CAMMonitor, GradCAM, ScoreCAM
 
 
 class Changed(Dataset):
@@ -199,3 +199,38 @@ def test_of_two_networks_none_is_guessed(tmp_path: Path) -> None:
         fit(tmp_path, monitor, TwoNetworks())
     assert monitor.explanation is None
     assert len([text for text in texts if "TwoNetworks has no forward method" in text]) == 1
+
+
+class ReturnsFeatures(TinyModule):
+    """Its forward returns features, and its steps compute class scores from them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        with torch.random.fork_rng():
+            torch.manual_seed(1)
+            self.wide = nn.Linear(6, 40)
+            self.last = nn.Linear(40, 3)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.wide(self.features(images).mean(dim=(2, 3)))
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        return self.loss(self.last(self(batch[0])), batch[1])
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        answers = self.last(self(batch[0])).argmax(dim=1)
+        self.log("val_acc", (answers == batch[1]).float().mean())
+
+
+def scores_of(module: Any, images: Tensor) -> Tensor:
+    return module.last(module(images))
+
+
+@pytest.mark.parametrize("forward_fn", [None, scores_of])
+def test_features_taken_for_class_scores_are_noticed(tmp_path: Path, forward_fn: Any) -> None:
+    monitor = CAMMonitor(method=GradCAM(), forward_fn=forward_fn)
+    squares = loader(Squares(48), batch_size=12)
+    with own_warnings() as texts:
+        fit(tmp_path, monitor, ReturnsFeatures(), squares, squares, max_epochs=12)
+    noticed = [text for text in texts if "forward does not seem to return what validation_step judges" in text]
+    assert len(noticed) == (1 if forward_fn is None else 0)

@@ -27,7 +27,7 @@ def resumed(folder: Path, monitor: CAMMonitor, checkpoint: Path) -> None:
         {"explain": "prediction"},
         {"explain": 1},
     ],
-    ids=str,
+    ids=["layer", "method", "weighting", "class of method", "multi-label", "prediction", "class"],
 )
 def test_maps_made_in_another_way_are_no_continuation(tmp_path: Path, other: dict[str, Any]) -> None:
     usual: dict[str, Any] = {"target_layer": "features.4", "num_probes": 6}
@@ -55,7 +55,7 @@ def by_reshape(output: Tensor) -> Tensor:
         ({"method": ScoreCAM(reshape_transform=by_reshape)}, {"method": ScoreCAM(reshape_transform=by_reshape)}),
         ({"explain": RegressionTarget(1)}, {"explain": RegressionTarget(1)}),
     ],
-    ids=str,
+    ids=["batch size", "both", "class of method", "reshape_transform", "target"],
 )
 def test_maps_that_would_be_the_same_go_on(tmp_path: Path, before: dict[str, Any], after: dict[str, Any]) -> None:
     fit(tmp_path / "first", CAMMonitor(num_probes=6, **before)).save_checkpoint(tmp_path / "last.ckpt")
