@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from functools import partial
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from cam_callbacks.explain import layers
-from cam_callbacks.explain.layouts import to_maps
+from cam_callbacks.explain.axes import AxisTracker
+from cam_callbacks.explain.layers import ReadLayer
+from cam_callbacks.explain.layouts import Layout
 from cam_callbacks.explain.model_outputs import ClassScores
+from cam_callbacks.explain.probing import Probe
 from cam_callbacks.explain.runner import Runner
 from cam_callbacks.explain.score_readers import Resolved, Score, ScoreReader, TargetRequest
 
@@ -73,8 +77,10 @@ def record(
         gradients: Whether to take the gradients of the explained scores.
     """
     parts: list[_Part] = []
+    read: list[ReadLayer] = []  # found with the first chunk
     runner.in_chunks(
-        len(runner.images), lambda chunk: parts.append(_record(runner, chunk, layer_names, request, score, gradients))
+        len(runner.images),
+        lambda chunk: parts.append(_record(runner, chunk, layer_names, request, score, gradients, read)),
     )
     scores = [part.scores for part in parts if part.scores is not None]
     return ForwardPass(
@@ -89,17 +95,28 @@ def record(
 
 
 def _record(
-    runner: Runner, chunk: slice, layer_names: Sequence[str], request: TargetRequest, score: Score, gradients: bool
+    runner: Runner,
+    chunk: slice,
+    layer_names: Sequence[str],
+    request: TargetRequest,
+    score: Score,
+    gradients: bool,
+    read: list[ReadLayer],
 ) -> _Part:
     images, agreed = runner.images[chunk], runner.ranks.agreed
     modules = [layers.find(runner.model, name) for name in layer_names]
     with torch.set_grad_enabled(gradients):
         with layers.recorded(modules, gradients) as calls:
-            output = runner.first_run(images)
-        outputs = [
-            layers.spatial_output(each, name, images, runner.reshape_transform)
-            for each, name in zip(calls, layer_names, strict=True)
-        ]
+            if read:
+                output = runner.first_run(images)
+            else:
+                tracker = AxisTracker(images)
+                output = layers.tracked(
+                    lambda: runner.first_run(images), tracker, lambda: [each.clear() for each in calls]
+                )
+        if not read:
+            read += _read_layers(runner, images, layer_names, modules, calls, tracker)
+        outputs = [each[layer.call] for each, layer in zip(calls, read, strict=True)]
         scores = None
         if request.explains_classes:
             scores = ClassScores(*(agreed(each.detach()) for each in runner.outputs.class_scores(output)))
@@ -108,23 +125,43 @@ def _record(
         target_scores = request.reader([targets], score, runner.outputs).read(output, rows)
         by_layer = _gradients(target_scores, outputs) if gradients else []
 
-    def maps(values: Tensor) -> Tensor:
-        """A layer's output, or its gradient, as (n, K, *spatial) float32."""
-        found = to_maps(values, images.shape[2:], runner.reshape_transform)
-        assert found is not None
-        return found.float()
-
     return _Part(
-        activations=[agreed(maps(each.detach())) for each in outputs],
+        activations=[agreed(layer.to_maps(each.detach()).float()) for layer, each in zip(read, outputs, strict=True)],
         weights=[
             # T times (n, K, *spatial) -> (n, T, K)
-            agreed(torch.stack([maps(each).flatten(2).mean(dim=2) for each in by_target], dim=1))
-            for by_target in by_layer
+            agreed(torch.stack([layer.to_maps(each).float().flatten(2).mean(dim=2) for each in by_target], dim=1))
+            for layer, by_target in zip(read if gradients else [], by_layer, strict=True)
         ],
         targets=targets,
         target_scores=agreed(target_scores.detach()),
         scores=scores,
     )
+
+
+def _read_layers(
+    runner: Runner,
+    images: Tensor,
+    names: Sequence[str],
+    modules: Sequence[nn.Module],
+    calls: Sequence[list[Any]],
+    tracker: AxisTracker,
+) -> list[ReadLayer]:
+    """Return how each layer is read: as its modules say, else as it responds to changes of small patches."""
+    probes: list[Probe] = []  # of all layers, made if it is needed
+
+    def layout(module: nn.Module, output: Tensor, call: int) -> Layout | None:
+        found = tracker.layout(output)
+        if found is not None or output.ndim < 3 or tracker.has_no_positions(output):
+            return found
+        if not probes:
+            with torch.no_grad():
+                probes.append(Probe(runner.try_run, images[:1], modules, len(images), runner.ranks.agreed))
+        return probes[0].layout(module, call, output.shape)
+
+    return [
+        layers.read_layer(own, name, images, partial(layout, module), runner.reshape_transform)
+        for own, name, module in zip(calls, names, modules, strict=True)
+    ]
 
 
 def _gradients(target_scores: Tensor, outputs: Sequence[Tensor]) -> list[list[Tensor]]:

@@ -13,9 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from cam_callbacks._warnings import warn_user
+from cam_callbacks.explain.axes import AxisTracker
 from cam_callbacks.explain.hooks import hooked
-from cam_callbacks.explain.layouts import ReshapeTransform, is_channels_first, to_maps
+from cam_callbacks.explain.layouts import Layout, ReshapeTransform, transformed
 from cam_callbacks.explain.model_outputs import logits_of
+from cam_callbacks.explain.probing import Probe
 
 _MAX_NAMES = 5
 _MAX_NAMES_IF_NONE_IS_NEAR = 8
@@ -110,89 +112,128 @@ def recorded(layers: Sequence[nn.Module], differentiable: bool = False) -> Itera
         yield [outputs[id(layer)] for layer in layers]
 
 
-def spatial_output(
-    outputs: list[Any], name: str, images: Tensor, reshape_transform: ReshapeTransform | None = None
-) -> Tensor:
-    """Return the output of a layer that has positions: that of the call which is named, or else of the last call.
+@dataclass(frozen=True, eq=False)
+class ReadLayer:
+    """How the output of a target layer is read, the same in every forward of a call.
+
+    Attributes:
+        call: Which of the layer's calls is meant.
+        to_maps: Brings its output, or the gradient of that, to (N, channels, *spatial).
+    """
+
+    call: int
+    to_maps: Forward
+
+
+def read_layer(
+    outputs: list[Any],
+    name: str,
+    images: Tensor,
+    layout: Callable[[Tensor, int], Layout | None],
+    reshape_transform: ReshapeTransform | None = None,
+) -> ReadLayer:
+    """Return how a layer is read: the call which is named, or else the last whose output has positions.
 
     Args:
         outputs: The outputs of the layer in one forward, one per call.
         name: The layer's name, with or without a call.
         images: The images that were forwarded.
-        reshape_transform: As in `cam_callbacks.explain.layouts.to_maps`.
+        layout: Gives the layout of an output of the layer, by the output and its call; None if that is not known.
+        reshape_transform: As in `Method`; its word is the last.
 
     Raises:
-        ValueError: The layer was not called, or not as often as the name says, or its output has no positions.
+        ValueError: The layer was not called, or not as often as the name says, or its output has no positions, or
+            nobody says how it lies.
     """
     if not outputs:
         raise ValueError(
             f"target_layer={name!r} was never called in the forward pass; name a layer that the images run through"
         )
-    layer, call = split_call(name)
-    spatial = [output for output in outputs if _is_spatial(output, images, reshape_transform)]
-    if call is not None:
-        if not -len(outputs) <= call < len(outputs):
-            raise ValueError(
-                f"target_layer={name!r} is out of range: {layer!r} is called {len(outputs)} times in one forward pass; "
-                f"name a call from {layer}[0] to {layer}[{len(outputs) - 1}]"
-            )
-        chosen = outputs[call]
-    else:
-        chosen = spatial[-1] if spatial else outputs[-1]
-        if len(spatial) > 1:
-            warn_user(
-                f"target_layer={name!r} is called {len(outputs)} times in one forward pass; the last call is used. "
-                f"'{layer}[0]' names the first one, '{layer}[-1]' the last"
-            )
+    layer, named = split_call(name)
+    if named is not None and not -len(outputs) <= named < len(outputs):
+        raise ValueError(
+            f"target_layer={name!r} is out of range: {layer!r} is called {len(outputs)} times in one forward pass; "
+            f"name a call from {layer}[0] to {layer}[{len(outputs) - 1}]"
+        )
+    wanted = range(len(outputs)) if named is None else [named % len(outputs)]
+    readers: dict[int, Forward] = {}
+    for call in wanted:
+        if isinstance(outputs[call], Tensor):
+            reader = _reader(outputs[call], call, images, layout, reshape_transform)
+            if reader is not None:
+                readers[call] = reader
+    if len(readers) > 1:
+        warn_user(
+            f"target_layer={name!r} is called {len(outputs)} times in one forward pass; the last call is used. "
+            f"'{layer}[0]' names the first one, '{layer}[-1]' the last"
+        )
+    if readers:
+        return ReadLayer(max(readers), readers[max(readers)])
+    chosen = outputs[wanted[-1]]
     if not isinstance(chosen, Tensor):
         raise ValueError(
             f"target_layer={name!r} returns {type(chosen).__name__}, not a tensor; name a layer inside it or after it"
         )
-    if not _is_spatial(chosen, images, reshape_transform):
-        remedy = (
-            "reshape_transform must return (N, channels, *spatial) with more than one position"
-            if reshape_transform
-            else "(N, channels, *spatial), (N, *spatial, channels), or tokens (N, tokens, channels) that form a grid "
-            "of the images' proportions are understood, with more than one position. Name an earlier layer, leave "
-            "target_layer out, or give reshape_transform, a callable from the output to (N, channels, *spatial)"
-        )
-        raise ValueError(
-            f"target_layer={name!r} has an output of shape {tuple(chosen.shape)} for images {tuple(images.shape)}; "
-            f"{remedy}"
-        )
-    return chosen
+    remedy = (
+        "reshape_transform must return (N, channels, *spatial) with more than one position"
+        if reshape_transform
+        else "neither its modules nor its response to a change of a small patch tell where positions and channels are. "
+        "Name an earlier layer, leave target_layer out, or give reshape_transform, a callable from the output to (N, "
+        "channels, *spatial)"
+    )
+    raise ValueError(
+        f"target_layer={name!r} has an output of shape {tuple(chosen.shape)} for images {tuple(images.shape)}; {remedy}"
+    )
 
 
-def _is_spatial(output: Any, images: Tensor, reshape_transform: ReshapeTransform | None = None) -> bool:
-    maps = to_maps(output, images.shape[2:], reshape_transform) if isinstance(output, Tensor) else None
-    return maps is not None and len(maps) == len(images)
+def _reader(
+    output: Tensor,
+    call: int,
+    images: Tensor,
+    layout: Callable[[Tensor, int], Layout | None],
+    reshape_transform: ReshapeTransform | None,
+) -> Forward | None:
+    if reshape_transform is None:
+        found = layout(output, call)
+        return None if found is None else found.to_maps
+    maps = transformed(output, reshape_transform, images.ndim - 2)
+    return reshape_transform if maps is not None and len(maps) == len(images) else None
 
 
 @dataclass(eq=False)
 class _Call:
-    """One call of a module whose output has positions.
+    """One call of a module whose output has positions, or may have.
 
     Attributes:
         place: Its place among all such calls.
         name: The dotted name of the module.
         module: The module.
         output: Its output, kept so that its identity stays unique.
-        is_tokens: Whether the output is tokens, or has the channels last.
+        layout: How the output is read; None if that is not known.
+        call: Which of the module's calls it is.
         inner: The calls of parts of the module that returned the very same tensor.
         is_read: Whether the answer depends on the positions of the output; True if that is not known.
+        gradient: NaN wherever the answer depends on a value of the output, else 0; None if that is not known.
     """
 
     place: int
     name: str
     module: nn.Module
     output: Tensor
-    is_tokens: bool
+    layout: Layout | None
+    call: int
     inner: list[_Call]
     is_read: bool = True
+    gradient: Tensor | None = None
 
     @property
     def has_weights(self) -> bool:
         return next(self.module.parameters(recurse=False), None) is not None
+
+    @property
+    def is_tokens(self) -> bool:
+        """Whether the output is tokens, has the channels last, or may have."""
+        return self.layout is None or not self.layout.is_channels_first
 
     @property
     def has_features(self) -> bool:
@@ -208,7 +249,7 @@ class _Trace:
 
     Attributes:
         output: What the model returned.
-        calls: All calls whose output has positions, in their order.
+        calls: All calls whose output has positions, or may have, in their order.
         head: How many of them come before the last call of a module with weights whose output has no positions.
     """
 
@@ -217,7 +258,13 @@ class _Trace:
     head: int
 
 
-def choose(model: nn.Module, images: Tensor, forward: Forward, class_map: bool = False) -> str:
+def choose(
+    model: nn.Module,
+    images: Tensor,
+    forward: Forward,
+    class_map: bool = False,
+    agreed: Callable[[Tensor], Tensor] = lambda values: values,
+) -> str:
     """Return the last layer with positions that the answer is read from, found by running `forward` on one image.
 
     Passed over are: pooling, because the map is finer just before it; class maps (as many channels as the model has
@@ -236,27 +283,58 @@ def choose(model: nn.Module, images: Tensor, forward: Forward, class_map: bool =
         images: (N, C, *spatial); only the first is used.
         forward: Runs the model on images.
         class_map: Whether a class map may be chosen.
+        agreed: Gives all ranks the values of the first.
 
     Raises:
-        ValueError: No layer has spatial output.
+        ValueError: No layer has spatial output, or that of a late one is not understood.
     """
     trace = _traced_with_gradients(model, images[:1], forward) or _traced(model, images[:1], forward)
-    if not trace.calls:
-        raise ValueError(
-            f"no layer of {type(model).__name__} has an output of shape (N, channels, *spatial), or of tokens that "
-            f"form a grid, for images {tuple(images.shape)}; name one by target_layer, and give reshape_transform, a "
-            "callable from its output to (N, channels, *spatial)"
-        )
-    read = [call for call in trace.calls if call.is_read] or trace.calls
+    read = [call for call in trace.calls if call.is_read]
+    is_known = bool(read)  # whether the answer depends on any: not if it has no gradient
+    read = read or trace.calls
     class_maps = [] if class_map else _class_maps(read, trace)
     candidates = [call for call in read if call.has_features and call not in class_maps]
-    return _without_orig_mod((candidates or read)[-1].name)
+    known = [call for call in candidates if call.layout is not None]
+    last = known[-1].place if known else -1
+    _probe([call for call in candidates if call.place > last], images[:1], forward, agreed)
+    chosen = [call for call in candidates or read if call.layout is not None and (call.is_read or not is_known)]
+    if not chosen:
+        raise ValueError(
+            f"no layer of {type(model).__name__} has an output whose positions are known, neither from its modules nor "
+            f"from its response to a change of a small patch, for images {tuple(images.shape)}; name one by "
+            "target_layer, and give reshape_transform, a callable from its output to (N, channels, *spatial)"
+        )
+    return _without_orig_mod(chosen[-1].name)
+
+
+def _probe(calls: list[_Call], image: Tensor, forward: Forward, agreed: Callable[[Tensor], Tensor]) -> None:
+    """Find the layouts of calls that come after all that are known, by changing patches of the image.
+
+    Raises:
+        ValueError: The last of them has positions that are not understood: an earlier layer is no answer to that.
+    """
+    if not calls:
+        return
+    probe = Probe(forward, image, [call.module for call in calls], 1, agreed)
+    for call in reversed(calls):
+        call.layout = probe.layout(call.module, call.call, call.output.shape)
+        if call.layout is not None:
+            call.is_read = call.gradient is None or bool((call.layout.to_maps(call.gradient) != 0).any())
+            if call.is_read:
+                return
+        elif not probe.answers_everywhere_alike(call.module, call.call, call.output.shape):
+            raise ValueError(
+                f"no layer can be chosen: {_without_orig_mod(call.name)!r} comes late and has an output of shape "
+                f"{tuple(call.output.shape)} for images {tuple(image.shape)}, and neither its modules nor its response "
+                "to a change of a small patch tell where positions and channels are. Name a layer by target_layer; for "
+                "this one, give reshape_transform, a callable from its output to (N, channels, *spatial)"
+            )
 
 
 def _class_maps(calls: list[_Call], trace: _Trace) -> list[_Call]:
     """Return the calls with a channel for each class that no weights follow but those of others like them."""
     classes = _count_classes(trace.output)
-    narrow = [call for call in calls if call.output.shape[1] == classes and not call.is_tokens]
+    narrow = [call for call in calls if not call.is_tokens and call.output.shape[1] == classes]
     last_weights = max([trace.head, *(call.place for call in calls if call.has_weights and call not in narrow)])
     return [call for call in narrow if call.place >= last_weights]
 
@@ -274,18 +352,49 @@ def _traced(model: nn.Module, image: Tensor, forward: Forward) -> _Trace:
     calls = trace.calls
     names = {id(module): name for name, module in model.named_modules()}
 
+    count: dict[int, int] = {}
+
     def note(module: nn.Module, _inputs: Any, output: Any) -> None:
-        if _is_spatial(output, image):
+        call = count[id(module)] = count.get(id(module), -1) + 1
+        layout = tracker.layout(output) if isinstance(output, Tensor) else None
+        if layout is not None or _may_have_positions(output, tracker):
             name = names[id(module)]
-            is_tokens = not is_channels_first(output, image.shape[2:])
-            inner = [call for call in calls if call.output is output and call.name.startswith(f"{name}.")]
-            calls.append(_Call(len(calls), name, module, output, is_tokens, inner))
+            inner = [each for each in calls if each.output is output and each.name.startswith(f"{name}.")]
+            calls.append(_Call(len(calls), name, module, output, layout, call, inner))
         elif next(module.parameters(recurse=False), None) is not None:
             trace.head = len(calls)
 
+    tracker = AxisTracker(image)
     with hooked([module for name, module in model.named_modules() if name], note):
-        trace.output = forward(image)
+        trace.output = tracked(lambda: forward(image), tracker, calls.clear)
     return trace
+
+
+def tracked(run: Callable[[], Any], tracker: AxisTracker, again: Callable[[], object]) -> Any:
+    """Return what `run` returns, inside the tracker if the model can be run there.
+
+    Args:
+        run: Runs the model.
+        tracker: Follows the axes.
+        again: Called before the model runs a second time, without the tracker.
+    """
+    try:
+        with tracker:
+            return run()
+    except torch.OutOfMemoryError:
+        raise
+    except (RuntimeError, TypeError, ValueError, NotImplementedError):
+        # Its tensors take no such mode; or it fails by itself, then it does so again.
+        tracker.forget()
+        again()
+        return run()
+
+
+def _may_have_positions(output: Any, tracker: AxisTracker) -> bool:
+    """Whether positions may lie along an output of which that is not known."""
+    if not isinstance(output, Tensor) or not output.is_floating_point() or sum(size > 1 for size in output.shape) < 2:
+        return False
+    return output.ndim > 2 and not tracker.has_no_positions(output)
 
 
 def _traced_with_gradients(model: nn.Module, image: Tensor, forward: Forward) -> _Trace | None:
@@ -295,7 +404,8 @@ def _traced_with_gradients(model: nn.Module, image: Tensor, forward: Forward) ->
             trace = _traced(model, image.detach().clone().requires_grad_().clone(), forward)
             gradients = _nan_gradients(logits_of(trace.output), trace.calls)
             for call in trace.calls:
-                call.is_read = _depends_on_positions(gradients.get(id(call.output)), image)
+                call.gradient = gradients.get(id(call.output))
+                call.is_read = call.gradient is not None and _depends(call.gradient, call.layout)
             return trace
     except (RuntimeError, TypeError, ValueError):
         # There are no gradients, or tensors without values, or an output that is not understood. An error of the model
@@ -314,9 +424,8 @@ def _nan_gradients(logits: Tensor, calls: list[_Call]) -> dict[int, Tensor | Non
     return dict(zip(map(id, reached), gradients, strict=True))
 
 
-def _depends_on_positions(gradient: Tensor | None, image: Tensor) -> bool:
-    maps = None if gradient is None else to_maps(gradient, image.shape[2:])
-    return maps is not None and bool((maps != 0).any())
+def _depends(gradient: Tensor, layout: Layout | None) -> bool:
+    return bool(((gradient if layout is None else layout.to_maps(gradient)) != 0).any())
 
 
 _POOLING = [f"{kind}Pool{d}d" for kind in ("Max", "Avg", "AdaptiveMax", "AdaptiveAvg", "LP") for d in (1, 2, 3)]

@@ -45,7 +45,7 @@ class Network(Runner):
         Args:
             class_map: Whether it may be a class map, as in `cam_callbacks.explain.layers.choose`.
         """
-        return layers.choose(self.model, self.images, self.try_run, class_map)
+        return layers.choose(self.model, self.images, self.try_run, class_map, self.ranks.agreed)
 
     def forward_pass(
         self, target_layer: TargetLayer, targets: Targets, score: Score = "probability", gradients: bool = False
