@@ -1,4 +1,4 @@
-"""Which layer should be explained if none is named? Hottest pixel and heat on the one thing that tells two classes apart.
+"""Which layer should be explained if none is named? Hottest pixel and heat on what tells two classes apart.
 
 A stock ResNet-18 of torchvision is trained on images of noise with a square in them, red for one class and blue for the
 other, anywhere but at the border. The heatmap of each stage is compared with the square:

@@ -1,8 +1,8 @@
 """Follows the axes of the images through a forward: what lies along each dimension of each tensor.
 
 Whoever makes a tensor decides where its channels are: a convolution, its norm and pooling have them in dimension 1,
-linear layers, layer norms and attention in the last. Rearrangements are followed exactly. What an unknown operation makes
-is unknown; the sum with something known (a residual) makes it known again.
+linear layers, layer norms and attention in the last. Rearrangements are followed exactly. What an unknown operation
+makes is unknown; the sum with something known (a residual) makes it known again.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ _Dim = tuple[_Atom, ...]
 class AxisTracker(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Knows what lies along the dimensions of all tensors that are made inside it.
 
-    A tensor is recognized by its memory, shape and strides. Memory is used again, but whatever is made in it is noted in
-    place of what was there.
+    A tensor is recognized by its memory, shape and strides. Memory is used again, but whatever is made in it is noted
+    in place of what was there.
 
     Args:
         images: (N, C, *spatial), what the forward begins with.
@@ -89,6 +89,11 @@ class AxisTracker(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return None
         return Layout(others[0], channels[0], tuple(runs), self._axes)
 
+    def channels(self, output: Tensor) -> int | None:
+        """Return the dimension of an output's channels; None if it is not known."""
+        places = [place for place, dim in enumerate(self._of(output)) if _is_channels(dim)]
+        return places[0] if len(places) == 1 else None
+
     def has_no_positions(self, output: Tensor) -> bool:
         """Whether it is known that nothing but images and channels lies along an output."""
         dims = self._of(output)
@@ -112,7 +117,7 @@ class AxisTracker(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return
 
     def _follow(self, func: Any, args: Any, kwargs: Any, result: Any) -> None:
-        name = func.overloadpacket.__name__
+        name = func.overloadpacket.__name__.removesuffix("_")  # of the form that works in place, too
         outputs = _tensors(result)
         if not outputs:
             return
@@ -354,8 +359,8 @@ def _reshaped(args: Any, kwargs: Any, known: Any, output: Tensor) -> list[_Dim]:
 _REARRANGE: dict[str, Callable[..., list[_Dim] | None]] = {
     **dict.fromkeys(("view", "_unsafe_view", "reshape", "_reshape_alias"), _reshaped),
     "permute": _permuted(lambda args, _: args[1]),
-    **dict.fromkeys(("transpose", "transpose_"), _permuted(_swapped)),
-    **dict.fromkeys(("t", "t_"), _permuted(lambda _, dimensions: list(range(dimensions))[::-1])),
+    **dict.fromkeys(("transpose",), _permuted(_swapped)),
+    **dict.fromkeys(("t",), _permuted(lambda _, dimensions: list(range(dimensions))[::-1])),
     "unsqueeze": _unsqueezed,
     "squeeze": _squeezed,
     "slice": _part,
@@ -367,15 +372,47 @@ _REARRANGE: dict[str, Callable[..., list[_Dim] | None]] = {
     **dict.fromkeys(("pixel_shuffle", "pixel_unshuffle"), _shuffled),
     **dict.fromkeys(("mean", "sum", "amax", "amin", "max", "min", "var", "std", "linalg_vector_norm"), _reduced),
 }
-_LIKE_INPUT = {"clone", "detach", "alias", "_to_copy", "contiguous", "copy_", "lift_fresh", "native_dropout"} | {
-    "_softmax", "_log_softmax", "softmax", "_safe_softmax", "cumsum", "to", "_conj", "bernoulli", "rms_norm", "_fused_rms_norm",
-}  # fmt: skip
+_COPIES = (
+    "clone",
+    "detach",
+    "alias",
+    "_to_copy",
+    "contiguous",
+    "copy",
+    "lift_fresh",
+    "native_dropout",
+    "requires_grad",
+)
+_ACTIVATIONS = (
+    "hardswish",
+    "hardsigmoid",
+    "hardtanh",
+    "relu",
+    "relu6",
+    "gelu",
+    "silu",
+    "mish",
+    "elu",
+    "leaky_relu",
+    "celu",
+)
+_MORE_ACTIVATIONS = (
+    "selu",
+    "softplus",
+    "log_sigmoid_forward",
+    "threshold",
+    "_prelu_kernel",
+    "prelu",
+    "rrelu",
+    "softshrink",
+)
+_WITHIN_A_ROW = ("_softmax", "_log_softmax", "softmax", "_safe_softmax", "rms_norm", "_fused_rms_norm")
+_LIKE_INPUT = {*_COPIES, *_ACTIVATIONS, *_MORE_ACTIVATIONS, *_WITHIN_A_ROW}
 _SPLITS = {"split", "split_with_sizes", "unsafe_split", "unsafe_split_with_sizes", "chunk"}
 _CONVOLUTIONS = {"convolution", "_convolution", "mkldnn_convolution", "cudnn_convolution", "convolution_overrideable"}
-_NORMS = {
-    "native_batch_norm", "_native_batch_norm_legit", "_native_batch_norm_legit_no_training", "cudnn_batch_norm",
-    "miopen_batch_norm", "_batch_norm_with_update", "_batch_norm_no_update", "native_group_norm", "batch_norm", "group_norm",
-}  # fmt: skip
+_BATCH_NORMS = ("native_batch_norm", "_native_batch_norm_legit", "_native_batch_norm_legit_no_training", "batch_norm")
+_MORE_NORMS = ("_batch_norm_with_update", "_batch_norm_no_update", "cudnn_batch_norm", "miopen_batch_norm")
+_NORMS = {*_BATCH_NORMS, *_MORE_NORMS, "native_group_norm", "group_norm"}
 _PRODUCTS = {"mm", "addmm", "bmm", "baddbmm", "matmul", "addbmm", "mv"}
 _RESIZES = ("max_pool", "avg_pool", "_adaptive_avg_pool", "adaptive_", "upsample_", "_upsample_", "mkldnn_max_pool")
 

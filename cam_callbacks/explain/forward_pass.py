@@ -156,7 +156,7 @@ def _read_layers(
         if not probes:
             with torch.no_grad():
                 probes.append(Probe(runner.try_run, images[:1], modules, len(images), runner.ranks.agreed))
-        return probes[0].layout(module, call, output.shape)
+        return probes[0].layout(module, call, output.shape, tracker.channels(output))
 
     return [
         layers.read_layer(own, name, images, partial(layout, module), runner.reshape_transform)

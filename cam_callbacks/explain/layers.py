@@ -214,6 +214,7 @@ class _Call:
         inner: The calls of parts of the module that returned the very same tensor.
         is_read: Whether the answer depends on the positions of the output; True if that is not known.
         gradient: NaN wherever the answer depends on a value of the output, else 0; None if that is not known.
+        channels: The dimension of the channels, if it is known.
     """
 
     place: int
@@ -225,6 +226,7 @@ class _Call:
     inner: list[_Call]
     is_read: bool = True
     gradient: Tensor | None = None
+    channels: int | None = None
 
     @property
     def has_weights(self) -> bool:
@@ -317,7 +319,7 @@ def _probe(calls: list[_Call], image: Tensor, forward: Forward, agreed: Callable
         return
     probe = Probe(forward, image, [call.module for call in calls], 1, agreed)
     for call in reversed(calls):
-        call.layout = probe.layout(call.module, call.call, call.output.shape)
+        call.layout = probe.layout(call.module, call.call, call.output.shape, call.channels)
         if call.layout is not None:
             call.is_read = call.gradient is None or bool((call.layout.to_maps(call.gradient) != 0).any())
             if call.is_read:
@@ -360,7 +362,9 @@ def _traced(model: nn.Module, image: Tensor, forward: Forward) -> _Trace:
         if layout is not None or _may_have_positions(output, tracker):
             name = names[id(module)]
             inner = [each for each in calls if each.output is output and each.name.startswith(f"{name}.")]
-            calls.append(_Call(len(calls), name, module, output, layout, call, inner))
+            calls.append(
+                _Call(len(calls), name, module, output, layout, call, inner, channels=tracker.channels(output))
+            )
         elif next(module.parameters(recurse=False), None) is not None:
             trace.head = len(calls)
 

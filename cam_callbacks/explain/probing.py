@@ -66,13 +66,16 @@ class Probe:
             run(images)
         self._outputs.append(calls)
 
-    def layout(self, module: nn.Module, call: int, shape: Sequence[int]) -> Layout | None:
+    def layout(
+        self, module: nn.Module, call: int, shape: Sequence[int], known_channels: int | None = None
+    ) -> Layout | None:
         """Return how the output of a call of a module is read; None if the responses do not decide it.
 
         Args:
             module: The module.
             call: Which of its calls.
             shape: The output's shape in the earlier forward.
+            known_channels: The dimension of its channels, if the modules say it.
         """
         found = self._responses(module, call, shape)
         if found is None:
@@ -82,7 +85,7 @@ class Probe:
         layouts = [
             Layout(batch, others[channels], tuple((others[at], run) for at, run in runs), self._axes)
             for channels in range(len(others))
-            if (runs := self._runs(responses, channels)) is not None
+            if known_channels in (None, others[channels]) and (runs := self._runs(responses, channels)) is not None
         ]
         return layouts[0] if len(layouts) == 1 else None
 
@@ -137,12 +140,15 @@ class Probe:
         if size < 2:
             return None
         weight = (relative - 1).clamp_min(0)
-        center = (weight @ torch.arange(size, dtype=weight.dtype, device=weight.device)) / weight.sum(1).clamp_min(
-            1e-12
-        )
+        total = weight.sum(1)
+        answered = total > 0  # a stride may have stepped over a patch
+        if 2 * int(answered.sum()) <= len(answered):
+            return None
+        positions = torch.arange(size, dtype=weight.dtype, device=weight.device)
+        center = (weight @ positions)[answered] / total[answered]
         if float(center.amax() - center.amin()) < _MIN_WAY * (size - 1):
             return None
-        places = torch.tensor(self._places, dtype=weight.dtype, device=weight.device)
+        places = torch.tensor(self._places, dtype=weight.dtype, device=weight.device)[answered]
         follows = torch.corrcoef(torch.cat([center.unsqueeze(0), places.T]))[0, 1:]
         axis = int(follows.argmax())
         others = [float(value.abs()) for at, value in enumerate(follows) if at != axis]
@@ -177,7 +183,7 @@ class Probe:
 
 
 def _relative(responses: Tensor, kept: Sequence[int]) -> Tensor:
-    """Return (patches, size kept): responses summed over the dimensions not kept, divided by their mean over patches."""
+    """Return (patches, size kept): responses summed over all else, divided by their mean over patches."""
     gone = [1 + place for place in range(responses.ndim - 1) if place not in kept]
     summed = (responses.sum(dim=gone) if gone else responses).flatten(1)
     return summed / summed.mean(dim=0).clamp_min(1e-30)
@@ -194,7 +200,7 @@ def _changed(image: Tensor, places: Sequence[tuple[float, ...]]) -> Tensor:
     """Return the image, and copies of it each with noise of both signs in one patch."""
     chance = torch.Generator().manual_seed(0)
     height = float(image.abs().amax().nan_to_num()) or 1.0
-    sizes = [max(1, round(side / _PATCHES_IN_A_SIDE)) for side in image.shape[2:]]
+    sizes = [min(side, max(2, round(side / _PATCHES_IN_A_SIDE))) for side in image.shape[2:]]
     noise = (torch.rand(image.shape[1], *sizes, generator=chance) * 4 - 2) * height
     copies = image.repeat(1 + len(places), *[1] * (image.ndim - 1))
     for copy, place in zip(copies[1:], places, strict=True):
