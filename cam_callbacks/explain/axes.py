@@ -157,7 +157,7 @@ def _made(
         kept = first.ndim - _spatial_of(name, first.ndim)
         return [[*dims[:kept], *_resized(dims[kept:], output.shape[kept:])] if leading else None, *rest]
     if name in _PRODUCTS:
-        return [_product(*known[-2:], output), *rest]
+        return [_product(known[-2], known[-1], output), *rest]
     if name.startswith("_scaled_dot_product"):
         return [[*dims[:-1], known[2][1][-1]], *rest]
     if name in ("_native_multi_head_attention", "_transformer_encoder_layer_fwd"):

@@ -111,9 +111,7 @@ def _record(
                 output = runner.first_run(images)
             else:
                 tracker = AxisTracker(images)
-                output = layers.tracked(
-                    lambda: runner.first_run(images), tracker, lambda: [each.clear() for each in calls]
-                )
+                output = layers.tracked(lambda: runner.first_run(images), tracker, partial(_empty, calls))
         if not read:
             read += _read_layers(runner, images, layer_names, modules, calls, tracker)
         outputs = [each[layer.call] for each, layer in zip(calls, read, strict=True)]
@@ -136,6 +134,11 @@ def _record(
         target_scores=agreed(target_scores.detach()),
         scores=scores,
     )
+
+
+def _empty(calls: Sequence[list[Any]]) -> None:
+    for each in calls:
+        each.clear()
 
 
 def _read_layers(

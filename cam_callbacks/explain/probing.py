@@ -99,7 +99,9 @@ class Probe:
 
     def _responses(self, module: nn.Module, call: int, shape: Sequence[int]) -> tuple[int, Tensor] | None:
         """Return the dimension of the images, and (patches, ...) how much each value changed."""
-        outputs = [calls[id(module)][call] if call < len(calls[id(module)]) else None for calls in self._outputs]
+        outputs: list[Any] = [
+            calls[id(module)][call] if call < len(calls[id(module)]) else None for calls in self._outputs
+        ]
         if any(output is None or output.ndim != len(shape) or not output.is_floating_point() for output in outputs):
             return None
         sizes = zip(shape, outputs[0].shape, strict=True)
