@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from cam_callbacks.explain import layers
-from cam_callbacks.explain.axes import AxisTracker
+from cam_callbacks.explain.axes import AxisTracker, tracked
 from cam_callbacks.explain.layers import ReadLayer
 from cam_callbacks.explain.layouts import Layout
 from cam_callbacks.explain.model_outputs import ClassScores
@@ -111,7 +111,7 @@ def _record(
                 output = runner.first_run(images)
             else:
                 tracker = AxisTracker(images)
-                output = layers.tracked(lambda: runner.first_run(images), tracker, partial(_empty, calls))
+                output = tracked(lambda: runner.first_run(images), tracker, partial(_empty, calls))
         if not read:
             read += _read_layers(runner, images, layer_names, modules, calls, tracker)
         outputs = [each[layer.call] for each, layer in zip(calls, read, strict=True)]

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from cam_callbacks._checks import is_list
-from cam_callbacks.explain import forward_pass, layers, progress
+from cam_callbacks.explain import forward_pass, layer_choice, layers, progress
 from cam_callbacks.explain.batch_norm_folding import equivalent_pairs, folded
 from cam_callbacks.explain.explanation import min_max, upsample
 from cam_callbacks.explain.forward_pass import ForwardPass
@@ -43,9 +43,9 @@ class Network(Runner):
         """Return the name of the layer that is explained if the user names none.
 
         Args:
-            class_map: Whether it may be a class map, as in `cam_callbacks.explain.layers.choose`.
+            class_map: Whether it may be a class map, as in `cam_callbacks.explain.layer_choice.choose`.
         """
-        return layers.choose(self.model, self.images, self.try_run, class_map, self.ranks.agreed)
+        return layer_choice.choose(self.model, self.images, self.try_run, class_map, self.ranks.agreed)
 
     def forward_pass(
         self, target_layer: TargetLayer, targets: Targets, score: Score = "probability", gradients: bool = False

@@ -1,0 +1,244 @@
+"""The choice of a layer where none is named: the last with positions that the answer is read from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from cam_callbacks.explain.axes import AxisTracker, tracked
+from cam_callbacks.explain.hooks import hooked
+from cam_callbacks.explain.layers import Forward, without_orig_mod
+from cam_callbacks.explain.layouts import Layout
+from cam_callbacks.explain.model_outputs import logits_of
+from cam_callbacks.explain.probing import Probe
+
+
+@dataclass(eq=False)
+class _Call:
+    """One call of a module whose output has positions, or may have.
+
+    Attributes:
+        place: Its place among all such calls.
+        name: The dotted name of the module.
+        module: The module.
+        output: Its output, kept so that its identity stays unique.
+        layout: How the output is read; None if that is not known.
+        call: Which of the module's calls it is.
+        inner: The calls of parts of the module that returned the very same tensor.
+        is_read: Whether the answer depends on the positions of the output; True if that is not known.
+        gradient: NaN wherever the answer depends on a value of the output, else 0; None if that is not known.
+        channels: The dimension of the channels, if it is known.
+    """
+
+    place: int
+    name: str
+    module: nn.Module
+    output: Tensor
+    layout: Layout | None
+    call: int
+    inner: list[_Call]
+    is_read: bool = True
+    gradient: Tensor | None = None
+    channels: int | None = None
+
+    @property
+    def has_weights(self) -> bool:
+        return next(self.module.parameters(recurse=False), None) is not None
+
+    @property
+    def is_tokens(self) -> bool:
+        """Whether the output is tokens, has the channels last, or may have."""
+        return self.layout is None or not self.layout.is_channels_first
+
+    @property
+    def has_features(self) -> bool:
+        """Whether the output is features, not merely rearranged ones or a step within an attention."""
+        if self.inner:
+            return any(call.has_features for call in self.inner)
+        return not _computes_no_features(self.module) and (not self.is_tokens or _is_block_or_norm(self.module))
+
+
+@dataclass(eq=False)
+class _Trace:
+    """The calls of one forward.
+
+    Attributes:
+        output: What the model returned.
+        calls: All calls whose output has positions, or may have, in their order.
+        head: How many of them come before the last call of a module with weights whose output has no positions.
+    """
+
+    output: Any
+    calls: list[_Call]
+    head: int
+
+
+def choose(
+    model: nn.Module,
+    images: Tensor,
+    forward: Forward,
+    class_map: bool = False,
+    agreed: Callable[[Tensor], Tensor] = lambda values: values,
+) -> str:
+    """Return the last layer with positions that the answer is read from, found by running `forward` on one image.
+
+    Passed over are: pooling, because the map is finer just before it; class maps (as many channels as the model has
+    classes, and no weights after them but those of other class maps, as at the end of SqueezeNet), because they are the
+    answer, not what it was read from; and layers that compute no features (dropout, identity, softmax, permutation). If
+    several modules return the very same tensor (a block and the last layer in it), the outermost one gives the name.
+
+    Of layers that return tokens, or have the channels last, only blocks and normalizations are considered, because they
+    carry what is passed on.
+
+    If the model has gradients, only layers are considered whose positions the answer depends on: none after the last
+    attention of a transformer with a class token, where nothing but that token is read, and no side branch.
+
+    Args:
+        model: The model; to be called inside `isolated`.
+        images: (N, C, *spatial); only the first is used.
+        forward: Runs the model on images.
+        class_map: Whether a class map may be chosen.
+        agreed: Gives all ranks the values of the first.
+
+    Raises:
+        ValueError: No layer has spatial output, or that of a late one is not understood.
+    """
+    trace = _traced_with_gradients(model, images[:1], forward) or _traced(model, images[:1], forward)
+    read = [call for call in trace.calls if call.is_read]
+    is_known = bool(read)  # whether the answer depends on any: not if it has no gradient
+    read = read or trace.calls
+    class_maps = [] if class_map else _class_maps(read, trace)
+    candidates = [call for call in read if call.has_features and call not in class_maps]
+    known = [call for call in candidates if call.layout is not None]
+    last = known[-1].place if known else -1
+    _probe([call for call in candidates if call.place > last], images[:1], forward, agreed)
+    chosen = [call for call in candidates or read if call.layout is not None and (call.is_read or not is_known)]
+    if not chosen:
+        raise ValueError(
+            f"no layer of {type(model).__name__} has an output whose positions are known, neither from its modules nor "
+            f"from its response to a change of a small patch, for images {tuple(images.shape)}; name one by "
+            "target_layer, and give reshape_transform, a callable from its output to (N, channels, *spatial)"
+        )
+    return without_orig_mod(chosen[-1].name)
+
+
+def _probe(calls: list[_Call], image: Tensor, forward: Forward, agreed: Callable[[Tensor], Tensor]) -> None:
+    """Find the layouts of calls that come after all that are known, by changing patches of the image.
+
+    Raises:
+        ValueError: The last of them has positions that are not understood: an earlier layer is no answer to that.
+    """
+    if not calls:
+        return
+    probe = Probe(forward, image, [call.module for call in calls], 1, agreed)
+    for call in reversed(calls):
+        call.layout = probe.layout(call.module, call.call, call.output.shape, call.channels)
+        if call.layout is not None:
+            call.is_read = call.gradient is None or bool((call.layout.to_maps(call.gradient) != 0).any())
+            if call.is_read:
+                return
+        elif not probe.answers_everywhere_alike(call.module, call.call, call.output.shape):
+            raise ValueError(
+                f"no layer can be chosen: {without_orig_mod(call.name)!r} comes late and has an output of shape "
+                f"{tuple(call.output.shape)} for images {tuple(image.shape)}, and neither its modules nor its response "
+                "to a change of a small patch tell where positions and channels are. Name a layer by target_layer; for "
+                "this one, give reshape_transform, a callable from its output to (N, channels, *spatial)"
+            )
+
+
+def _class_maps(calls: list[_Call], trace: _Trace) -> list[_Call]:
+    """Return the calls with a channel for each class that no weights follow but those of others like them."""
+    classes = _count_classes(trace.output)
+    narrow = [call for call in calls if not call.is_tokens and call.output.shape[1] == classes]
+    last_weights = max([trace.head, *(call.place for call in calls if call.has_weights and call not in narrow)])
+    return [call for call in narrow if call.place >= last_weights]
+
+
+def _count_classes(output: Any) -> int | None:
+    try:
+        logits = logits_of(output)
+    except TypeError:
+        return None  # e.g. a detector
+    return logits.shape[1] if logits.ndim > 1 else 1
+
+
+def _traced(model: nn.Module, image: Tensor, forward: Forward) -> _Trace:
+    trace = _Trace(None, [], head=0)
+    calls = trace.calls
+    names = {id(module): name for name, module in model.named_modules()}
+
+    count: dict[int, int] = {}
+
+    def note(module: nn.Module, _inputs: Any, output: Any) -> None:
+        call = count[id(module)] = count.get(id(module), -1) + 1
+        layout = tracker.layout(output) if isinstance(output, Tensor) else None
+        if layout is not None or _may_have_positions(output, tracker):
+            name = names[id(module)]
+            inner = [each for each in calls if each.output is output and each.name.startswith(f"{name}.")]
+            calls.append(
+                _Call(len(calls), name, module, output, layout, call, inner, channels=tracker.channels(output))
+            )
+        elif next(module.parameters(recurse=False), None) is not None:
+            trace.head = len(calls)
+
+    tracker = AxisTracker(image)
+    with hooked([module for name, module in model.named_modules() if name], note):
+        trace.output = tracked(lambda: forward(image), tracker, calls.clear)
+    return trace
+
+
+def _may_have_positions(output: Any, tracker: AxisTracker) -> bool:
+    """Whether positions may lie along an output of which that is not known."""
+    if not isinstance(output, Tensor) or not output.is_floating_point() or sum(size > 1 for size in output.shape) < 2:
+        return False
+    return output.ndim > 2 and not tracker.has_no_positions(output)
+
+
+def _traced_with_gradients(model: nn.Module, image: Tensor, forward: Forward) -> _Trace | None:
+    """Return what `_traced` does, and of each call whether the output depends on it; None without gradients."""
+    try:
+        with torch.enable_grad(), torch.autograd.set_detect_anomaly(False):
+            trace = _traced(model, image.detach().clone().requires_grad_().clone(), forward)
+            gradients = _nan_gradients(logits_of(trace.output), trace.calls)
+            for call in trace.calls:
+                call.gradient = gradients.get(id(call.output))
+                call.is_read = call.gradient is not None and _depends(call.gradient, call.layout)
+            return trace
+    except (RuntimeError, TypeError, ValueError):
+        # There are no gradients, or tensors without values, or an output that is not understood. An error of the model
+        # itself comes again, and is raised, when it runs without gradients.
+        return None
+
+
+def _nan_gradients(logits: Tensor, calls: list[_Call]) -> dict[int, Tensor | None]:
+    """Return gradients by the identity of the calls' outputs: NaN wherever the logits depend on a value, else 0.
+
+    NaN is passed back because, unlike a gradient, it does not vanish where weights are 0, as those of a head that is
+    not trained yet may be.
+    """
+    reached = [call.output for call in calls if call.output.requires_grad]
+    gradients = torch.autograd.grad(logits, reached, torch.full_like(logits, torch.nan), allow_unused=True)
+    return dict(zip(map(id, reached), gradients, strict=True))
+
+
+def _depends(gradient: Tensor, layout: Layout | None) -> bool:
+    return bool(((gradient if layout is None else layout.to_maps(gradient)) != 0).any())
+
+
+_POOLING = [f"{kind}Pool{d}d" for kind in ("Max", "Avg", "AdaptiveMax", "AdaptiveAvg", "LP") for d in (1, 2, 3)]
+_DROPOUT = ["Dropout", "Dropout1d", "Dropout2d", "Dropout3d", "AlphaDropout", "FeatureAlphaDropout"]
+_WITHOUT_FEATURES = tuple(getattr(nn, name) for name in [*_POOLING, *_DROPOUT, "Identity", "Softmax"])
+
+
+def _computes_no_features(module: nn.Module) -> bool:
+    # torchvision's Permute is recognized by its name, without importing torchvision.
+    return isinstance(module, _WITHOUT_FEATURES) or type(module).__name__ == "Permute"
+
+
+def _is_block_or_norm(module: nn.Module) -> bool:
+    """Whether a module is a block or a normalization, not a part of an attention or of a block's inner network."""
+    return next(module.children(), None) is not None or "norm" in type(module).__name__.lower()
