@@ -9,8 +9,9 @@ import torchvision.models
 from torch import nn
 
 from cam_callbacks import ScoreCAM
-from cam_callbacks.explain import layers
+from cam_callbacks.explain import layer_choice, layers
 from cam_callbacks.explain.isolation import isolated
+from cam_callbacks.explain.layouts import Layout, Run
 
 
 @pytest.fixture(autouse=True)
@@ -20,7 +21,7 @@ def _seed():
 
 def chosen(network, images):
     with isolated(network):
-        return layers.choose(network, images, network)
+        return layer_choice.choose(network, images, network)
 
 
 class TestChoose:
@@ -202,46 +203,60 @@ class TestRecorded:
         assert not layer._forward_hooks
 
 
-class TestSpatialOutput:
+class TestReadLayer:
     images = torch.zeros(2, 3, 8, 8)
+    maps = Layout(0, 1, ((2, Run((0,), (4,))), (3, Run((1,), (4,)))), 2)
 
-    def test_is_the_last_of_several_calls_and_says_how_to_choose(self):
-        first, last = torch.zeros(2, 5, 4, 4), torch.ones(2, 5, 4, 4)
+    def read(self, outputs, name, layout=maps):
+        return layers.read_layer(outputs, name, self.images, lambda _output, _call: layout)
+
+    def test_takes_the_last_of_several_calls_and_says_how_to_choose(self):
         with pytest.warns(UserWarning, match=r"'relu' is called 2 times .* the last call is used\. 'relu\[0\]' names"):
-            assert layers.spatial_output([first, last], "relu", self.images) is last
+            assert self.read([torch.zeros(2, 5, 4, 4), torch.ones(2, 5, 4, 4)], "relu").call == 1
 
     @pytest.mark.parametrize(("name", "place"), [("relu[0]", 0), ("relu[1]", 1), ("relu[-1]", 1), ("relu[-2]", 0)])
-    def test_is_that_of_the_call_that_is_named(self, name, place):
-        calls = [torch.zeros(2, 5, 4, 4), torch.ones(2, 5, 4, 4)]
-        assert layers.spatial_output(calls, name, self.images) is calls[place]
+    def test_takes_the_call_that_is_named(self, name, place):
+        assert self.read([torch.zeros(2, 5, 4, 4), torch.ones(2, 5, 4, 4)], name).call == place
+
+    def test_takes_the_last_call_that_has_positions(self):
+        outputs = [torch.zeros(2, 5, 4, 4), torch.zeros(2, 7)]
+        layouts = {4: self.maps, 2: None}
+        read = layers.read_layer(outputs, "relu", self.images, lambda output, _call: layouts[output.ndim])
+        assert read.call == 0
+        assert read.to_maps(outputs[0]).shape == (2, 5, 4, 4)
 
     @pytest.mark.parametrize("name", ["relu[2]", "relu[-3]"])
-    def test_of_a_call_out_of_range_is_refused(self, name):
-        calls = [torch.zeros(2, 5, 4, 4)] * 2
+    def test_refuses_a_call_out_of_range(self, name):
         with pytest.raises(
             ValueError, match=rf"target_layer='{re.escape(name)}' is out of range: 'relu' is called 2 times"
         ):
-            layers.spatial_output(calls, name, self.images)
+            self.read([torch.zeros(2, 5, 4, 4)] * 2, name)
 
-    def test_of_a_layer_that_was_not_called_is_refused(self):
+    def test_refuses_a_layer_that_was_not_called(self):
         with pytest.raises(ValueError, match="target_layer='spare' was never called in the forward pass; name a layer"):
-            layers.spatial_output([], "spare", self.images)
+            self.read([], "spare")
 
     @pytest.mark.parametrize("output", [(torch.zeros(2, 5, 4, 4),), {"out": torch.zeros(2, 5, 4, 4)}, None])
-    def test_that_is_no_tensor_is_refused(self, output):
+    def test_refuses_what_is_no_tensor(self, output):
         kind = type(output).__name__
         with pytest.raises(
             ValueError, match=f"target_layer='lstm' returns {kind}, not a tensor; name a layer inside it"
         ):
-            layers.spatial_output([output], "lstm", self.images)
+            self.read([output], "lstm")
 
-    @pytest.mark.parametrize("shape", [(2, 5), (2, 5, 1, 1), (2, 3, 5), (4, 5, 4, 4), (2, 5, 4, 4, 4)])
-    def test_without_space_is_refused_with_its_shape(self, shape):
+    def test_refuses_an_output_whose_layout_is_not_known(self):
         with pytest.raises(
-            ValueError, match=r"target_layer='fc' has an output of shape .* Name an earlier layer"
-        ) as error:
-            layers.spatial_output([torch.zeros(shape)], "fc", self.images)
-        assert str(shape) in str(error.value)
+            ValueError, match=r"'fc' has an output of shape \(2, 3, 5\) for images .* Name an earlier layer"
+        ):
+            self.read([torch.zeros(2, 3, 5)], "fc", layout=None)
+
+    @pytest.mark.parametrize("name", ["1", "3", "5"])
+    def test_refuses_outputs_without_space(self, name, blobs):
+        network = nn.Sequential(
+            nn.Conv2d(3, 6, 3), nn.AdaptiveAvgPool2d(1), nn.ReLU(), nn.Flatten(), nn.ReLU(), nn.Linear(6, 4)
+        )
+        with pytest.raises(ValueError, match=rf"target_layer='{name}' has an output of shape \(2, .* Name an earlier"):
+            ScoreCAM()(network, blobs(2, 16, 16), name)
 
 
 class TestOtherLayouts:
