@@ -98,8 +98,9 @@ class CAMMonitor(CallbackBase):
         name: First part of the tags. Monitors of one trainer need different names.
 
     Raises:
-        MisconfigurationException: An argument is out of range; at the start of `fit` or in its sanity check: a layer
-            does not exist, a batch or an output is not understood, or whatever else can be known by then.
+        MisconfigurationException: An argument is out of range; at the start of `fit` or in its sanity check: a layer, a
+            class or a method that is stated does not fit the model, or a function that is given fails. What is not
+            understood otherwise ends no run: one warning says what is not shown, and which argument would change it.
 
     Example::
 
