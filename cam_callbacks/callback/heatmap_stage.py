@@ -139,10 +139,10 @@ class HeatmapStage(Stage):
             if watched.images is None and errors:
                 raise self.stated(errors[0])  # the probes that are given cannot be read
             return watched.images
-        if not self.trainer.is_global_zero:
-            return None
         if errors and self.settings.batch_fn is not None:
             raise self.stated(errors[0])
+        if not self.trainer.is_global_zero:
+            return None
         picked = watched.picked
         if picked is None:
             reason = str(errors[0]) if errors else "no batch had a finite image with a valid label"
