@@ -140,16 +140,21 @@ def blobs() -> Callable[..., Tensor]:
     return build
 
 
+FORWARDED: list[list[int]] = []
+"""What the fixture `forwarded` counts; a global, because what a hook itself holds on to is put back after each call."""
+
+
 @pytest.fixture
 def forwarded() -> Iterator[Callable[[nn.Module], list[int]]]:
     """Given a model, a list that grows by the number of images of each of its forward calls."""
     handles = []
 
     def count(model: nn.Module) -> list[int]:
-        sizes: list[int] = []
+        number = len(FORWARDED)
+        FORWARDED.append(sizes := [])
 
         def keep(_module: nn.Module, inputs: tuple[Any, ...]) -> None:
-            sizes.append(len(inputs[0]))
+            FORWARDED[number].append(len(inputs[0]))
 
         handles.append(model.register_forward_pre_hook(keep))
         return sizes

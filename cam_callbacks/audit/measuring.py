@@ -14,7 +14,8 @@ from cam_callbacks.audit.statistics import measure
 from cam_callbacks.data.probes import ProbeSet
 from cam_callbacks.explain import faithfulness
 from cam_callbacks.explain.explanation import upsample
-from cam_callbacks.explain.model_outputs import ForwardFn, Outputs
+from cam_callbacks.explain.forwarding import ForwardFn
+from cam_callbacks.explain.model_outputs import Outputs
 from cam_callbacks.explain.network import TargetLayer
 
 

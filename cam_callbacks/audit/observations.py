@@ -15,9 +15,10 @@ from cam_callbacks.data.probes import MaskSource, ProbeSet
 from cam_callbacks.explain import faithfulness, progress
 from cam_callbacks.explain.cam import CAM
 from cam_callbacks.explain.explanation import upsample
+from cam_callbacks.explain.forwarding import ForwardFn, of_rows
 from cam_callbacks.explain.grad_cam import GradCAM
 from cam_callbacks.explain.isolation import isolated
-from cam_callbacks.explain.model_outputs import ForwardFn, Outputs
+from cam_callbacks.explain.model_outputs import Outputs
 from cam_callbacks.explain.network import Network, TargetLayer, output_kind
 from cam_callbacks.explain.runner import Options
 
@@ -159,6 +160,7 @@ class Observations:
             given = Options(batch_size, multi_label, outputs=outputs)
             kind = output_kind(model, self.images, forward_fn, given)
             options = replace(given, multi_label=kind.multi_label, outputs=kind.outputs)
+            forward_fn = of_rows(forward_fn, rows)
             ask = partial(_answers, model, labels, forward_fn, options)
             answers = {name: ask(change()) for name, change in changes.items()}
             methods: list[GradCAM | CAM] = [

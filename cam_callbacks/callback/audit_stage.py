@@ -22,6 +22,7 @@ from cam_callbacks.callback.stage import MonitorParts, Stage
 from cam_callbacks.callback.watched_images import WatchedImages
 from cam_callbacks.data.probes import ProbeSet
 from cam_callbacks.explain import faithfulness
+from cam_callbacks.explain.forwarding import of_rows
 from cam_callbacks.figures.logged import audit_pictures
 from cam_callbacks.snapshot import AuditShare, AuditSnapshot, Snapshot
 
@@ -134,7 +135,7 @@ class AuditStage(Stage):
                 self.pl_module,
                 snapshot.probes.images[probe_rows],
                 snapshot.explanation[probe_rows],
-                forward_fn,
+                of_rows(forward_fn, probe_rows),
                 method.multi_label,
                 method.batch_size,
             )

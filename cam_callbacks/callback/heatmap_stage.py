@@ -17,6 +17,7 @@ from cam_callbacks.data.class_names import ClassNames
 from cam_callbacks.data.probes import ProbeSet
 from cam_callbacks.explain.diagnosis import Argument, failing_argument
 from cam_callbacks.explain.explanation import Explanation
+from cam_callbacks.explain.forwarding import of_rows
 from cam_callbacks.explain.method import Method
 from cam_callbacks.explain.model_outputs import Outputs
 from cam_callbacks.explain.network import output_kind
@@ -191,21 +192,21 @@ class HeatmapStage(Stage):
         rows, targets = self.rows_of_rank(len(probes)), self.targets_of(probes)
         explanation, mistaken, of_predicted = None, rows[:0], None
         if len(rows):
-            explanation = self._explain(probes.images[rows], targets[rows] if isinstance(targets, Tensor) else targets)
+            explanation = self._explain(probes, rows, targets[rows] if isinstance(targets, Tensor) else targets)
             if self.settings.explain == "both" and explanation.predicted is not None:
                 is_mistake = (explanation.predicted != explanation.targets) & ~explanation.skipped
                 mistaken = rows[is_mistake]
                 if len(mistaken):
-                    of_predicted = self._explain(probes.images[mistaken], explanation.predicted[is_mistake])
+                    of_predicted = self._explain(probes, mistaken, explanation.predicted[is_mistake])
         return SnapshotShare(rows, explanation, mistaken, of_predicted, time.perf_counter() - began)
 
-    def _explain(self, images: Tensor, targets: int | Tensor | TargetFn | None) -> Explanation:
+    def _explain(self, probes: ProbeSet, rows: Tensor, targets: int | Tensor | TargetFn | None) -> Explanation:
         explanation = self.memory.method(
             self.pl_module,
-            images,
+            probes.images[rows],
             self.memory.layer,
             targets,
-            forward_fn=self.forward_fn,
+            forward_fn=of_rows(self.forward_fn, rows),
             compiled=self.memory.compiled,
         )
         return explanation.to("cpu")

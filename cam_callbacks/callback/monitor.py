@@ -27,8 +27,9 @@ from cam_callbacks.data.batches import BatchFn
 from cam_callbacks.data.probes import ProbeSet
 from cam_callbacks.explain import layers
 from cam_callbacks.explain.explanation import Explanation
+from cam_callbacks.explain.forwarding import ForwardFn
 from cam_callbacks.explain.method import Method
-from cam_callbacks.explain.model_outputs import ForwardFn, Outputs
+from cam_callbacks.explain.model_outputs import Outputs
 from cam_callbacks.explain.score_cam import ScoreCAM
 from cam_callbacks.explain.targets import Target, TargetFn
 from cam_callbacks.figures.settings import Figures
@@ -87,8 +88,8 @@ class CAMMonitor(CallbackBase):
         batch_fn: Called as `batch_fn(batch)` on every batch, for batches that are not understood without it. It returns
             `(images, labels)`, `(images, labels, masks)`, or a mapping with the keys of
             `cam_callbacks.data.batches.read_batch`.
-        forward_fn: Called as `forward_fn(pl_module, images)` in place of `pl_module(images)`; returns logits
-            (N, classes).
+        forward_fn: Called as `forward_fn(pl_module, images)` in place of `pl_module(images)`, or with `rows` (N,),
+            which images these are, if it takes a third argument; returns logits (N, classes).
         outputs: What the model returns: `"logits"` or `"probabilities"`, instead of what `method` says. `"auto"` leaves
             it to `method`, which decides at each look unless told; what it took is said once.
         report: At the end of `fit`, write `cam_report.html` beside TensorBoard's event files: all looks in one file

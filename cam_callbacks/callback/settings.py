@@ -19,8 +19,9 @@ from cam_callbacks.data.batches import BatchFn
 from cam_callbacks.data.class_names import ClassNames
 from cam_callbacks.data.normalization import Normalization, as_normalization
 from cam_callbacks.data.probes import ProbeSet
+from cam_callbacks.explain.forwarding import ForwardFn, takes_rows
 from cam_callbacks.explain.method import Method
-from cam_callbacks.explain.model_outputs import ForwardFn, Outputs
+from cam_callbacks.explain.model_outputs import Outputs
 from cam_callbacks.explain.targets import TargetFn
 from cam_callbacks.figures.settings import Figures
 from cam_callbacks.review.json_values import in_words
@@ -101,7 +102,12 @@ class MonitorSettings:
         check_type("audit", self.audit, (Audit, type(None)), "Audit(...), or None for no audit")
         check_type("figures", self.figures, Figures, "Figures(...)")
         check_callable("batch_fn", self.batch_fn, "a callable: batch -> (images, labels)", takes=1)
-        check_callable("forward_fn", self.forward_fn, "a callable: (pl_module, images) -> logits", takes=2)
+        check_callable(
+            "forward_fn",
+            self.forward_fn,
+            "a callable: (pl_module, images) -> logits",
+            3 if takes_rows(self.forward_fn) else 2,
+        )
         check_bool("report", self.report)
         check_choice("on_error", self.on_error, ("warn", "raise"))
         _check_name(self.name)

@@ -21,7 +21,7 @@ from cam_callbacks.callback.settings import MonitorSettings
 from cam_callbacks.callback.trainer import Misconfiguration
 from cam_callbacks.data.batches import LABEL_KEYS
 from cam_callbacks.data.probes import ProbeSet
-from cam_callbacks.explain.model_outputs import ForwardFn
+from cam_callbacks.explain.forwarding import ForwardFn
 from cam_callbacks.explain.targets import TargetFn
 
 if TYPE_CHECKING:

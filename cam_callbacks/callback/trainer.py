@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from cam_callbacks._checks import is_kind
-from cam_callbacks.explain import model_outputs, sharding
+from cam_callbacks.explain import forwarding, sharding
 
 if TYPE_CHECKING:
     from lightning_fabric.utilities.exceptions import MisconfigurationException
@@ -107,14 +107,17 @@ def _datasets(loaders: Any) -> Iterator[Any]:
             yield from _datasets(loader)
 
 
-def forward_in_precision(trainer: Trainer, forward_fn: model_outputs.ForwardFn | None) -> model_outputs.ForwardFn:
+def forward_in_precision(trainer: Trainer, forward_fn: forwarding.ForwardFn | None) -> forwarding.ForwardFn:
     """Return the user's forward in the precision that the trainer validates in; in callbacks autocast is off."""
 
-    def call(model: nn.Module, images: Tensor) -> Any:
+    def call(model: nn.Module, images: Tensor, rows: Tensor) -> Any:
         with trainer.precision_plugin.val_step_context(), _logging_nothing(trainer.lightning_module, model):
-            return model_outputs.forward(model, images, forward_fn)
+            return forwarding.forward(model, images, rows, forward_fn)
 
-    return call
+    if forwarding.takes_rows(forward_fn):
+        return call
+    none = torch.empty(0, dtype=torch.int64)
+    return lambda model, images: call(model, images, none)
 
 
 @contextmanager

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from cam_callbacks._warnings import warn_user
-from cam_callbacks.explain.model_outputs import ForwardFn, forward
+from cam_callbacks.explain.forwarding import ForwardFn, forward
 
 
 class CompiledModel:
@@ -29,24 +29,25 @@ class CompiledModel:
         self._compiled: Any = None
         self._failed = False
 
-    def __call__(self, model: nn.Module, images: Tensor, forward_fn: ForwardFn | None) -> Any:
-        """Return what `cam_callbacks.explain.model_outputs.forward` returns."""
+    def __call__(self, model: nn.Module, images: Tensor, rows: Tensor, forward_fn: ForwardFn | None) -> Any:
+        """Return what `cam_callbacks.explain.forwarding.forward` returns."""
         if self._model is not model:
             self._model, self._compiled, self._failed = model, torch.compile(model), False
         if not self._failed:
             try:
                 with torch.compiler.set_stance("default"):
-                    return forward(self._compiled, images, forward_fn)
+                    # A copy: if this fails, the model may have changed its input in place before.
+                    return forward(self._compiled, images.clone(), rows, forward_fn)
             except torch.OutOfMemoryError:
                 raise
             except Exception as error:
                 # Either the model cannot be compiled, or it fails by itself: then the next line fails likewise.
-                output = forward(model, images, forward_fn)
+                output = forward(model, images, rows, forward_fn)
                 self._failed = True
                 reason = str(error).strip().split("\n")[0]
                 warn_user(f"{type(model).__name__} cannot be compiled and runs uncompiled: {reason}")
                 return output
-        return forward(model, images, forward_fn)
+        return forward(model, images, rows, forward_fn)
 
     def release(self) -> None:
         """Drop every reference to the model."""

@@ -8,9 +8,9 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from cam_callbacks.explain import forward_pass
+from cam_callbacks.explain.forwarding import ForwardFn
 from cam_callbacks.explain.isolation import isolated
 from cam_callbacks.explain.method import Method
-from cam_callbacks.explain.model_outputs import ForwardFn
 from cam_callbacks.explain.network import Network, TargetLayer
 from cam_callbacks.explain.runner import Options
 from cam_callbacks.explain.score_readers import TargetRequest

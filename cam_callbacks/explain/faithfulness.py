@@ -7,11 +7,11 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from cam_callbacks.explain import progress
+from cam_callbacks.explain import neighbors, progress
 from cam_callbacks.explain.explanation import Explanation, upsample
+from cam_callbacks.explain.forwarding import ForwardFn
 from cam_callbacks.explain.isolation import isolated
 from cam_callbacks.explain.method import Method
-from cam_callbacks.explain.model_outputs import ForwardFn
 from cam_callbacks.explain.network import Network, TargetLayer
 from cam_callbacks.explain.runner import Options
 from cam_callbacks.explain.targets import Targets
@@ -144,6 +144,7 @@ def randomization(
     if explanation.targets is None and targets is None:
         raise ValueError(f"targets is missing; give the callable that was explained, {explanation.score_kind}")
     other = copy.deepcopy(model)
+    neighbors.known_of_copy(model, other)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in other.parameters():

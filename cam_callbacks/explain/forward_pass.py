@@ -35,6 +35,7 @@ class ForwardPass:
         target_scores: (N, T) float32, the explained scores.
         scores: All class scores of the N images; None if callables say what to explain.
         several: Whether the user asked for T targets for each image.
+        empty_scores: (N, T) float32, the explained scores of the image that is 0 everywhere; None if not asked for.
     """
 
     layers: tuple[str, ...]
@@ -44,6 +45,7 @@ class ForwardPass:
     target_scores: Tensor
     scores: ClassScores | None
     several: bool
+    empty_scores: Tensor | None = None
 
     @property
     def finite(self) -> Tensor:
@@ -108,10 +110,10 @@ def _record(
     with torch.set_grad_enabled(gradients):
         with layers.recorded(modules, gradients) as calls:
             if read:
-                output = runner.first_run(images)
+                output = runner.first_run(images, runner.rows[chunk])
             else:
                 tracker = AxisTracker(images)
-                output = tracked(lambda: runner.first_run(images), tracker, partial(_empty, calls))
+                output = tracked(lambda: runner.first_run(images, runner.rows[chunk]), tracker, partial(_empty, calls))
         if not read:
             read += _read_layers(runner, images, layer_names, modules, calls, tracker)
         outputs = [each[layer.call] for each, layer in zip(calls, read, strict=True)]

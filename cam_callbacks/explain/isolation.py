@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from cam_callbacks._checks import check_type, is_kind
+from cam_callbacks.explain.containers import Contents
 
 _NAMES_OF_EVERY_MODULE = frozenset(vars(nn.Module()))
 _ISOLATED: ContextVar[frozenset[int]] = ContextVar("identities of the models that are isolated", default=frozenset())
@@ -30,8 +31,9 @@ def isolated(model: nn.Module) -> Iterator[None]:
 
     On the way out, whatever happened, all that is restored, as are the random number generators (Python, NumPy, torch
     on every device in use) and what the model's own forward has written into its modules: buffers, the states of
-    torchmetrics' metrics, and attributes that are numbers or tensors. What it writes elsewhere (parameters, lists,
-    flags, globals) stays.
+    torchmetrics' metrics, attributes, new ones too. What the forward or a forward hook has collected is taken out
+    of their containers again (`cam_callbacks.explain.containers`). What is written elsewhere (parameters, globals,
+    attributes of other objects), or kept by the user's `forward_fn`, which nothing else calls, stays.
 
     Gradients are off by `no_grad`, not by `inference_mode`, and if the caller is in inference mode, it is left: a
     tensor that a model caches during its forward would become an inference tensor, and the next training step would
@@ -41,7 +43,9 @@ def isolated(model: nn.Module) -> Iterator[None]:
     training = [(module, module.training) for module in model.modules()]
     backward_hooks = [(module, module._backward_hooks, module._backward_pre_hooks) for module, _ in training]
     outer = _ISOLATED.get()
-    states = [] if id(model) in outer else _ModuleState.capture(model)
+    is_outermost = id(model) not in outer
+    states = _ModuleState.capture(model) if is_outermost else []
+    contents = Contents(model.modules() if is_outermost else [])
     token = _ISOLATED.set(outer | {id(model)})
     try:
         with (
@@ -61,6 +65,7 @@ def isolated(model: nn.Module) -> Iterator[None]:
         for module, hooks, pre_hooks in backward_hooks:
             module._backward_hooks, module._backward_pre_hooks = hooks, pre_hooks
         _ISOLATED.reset(token)
+        contents.restore()
         for state in states:
             state.restore_names()
         for state in states:
@@ -74,9 +79,8 @@ class _ModuleState:
     Attributes:
         module: The module.
         structure: What `_structure` said of it.
-        attributes: Its numbers and tensors, by name.
+        attributes: All that is not a part of every module, by name.
         buffers: Its buffers, by name.
-        lists: Each list among the states of a torchmetrics metric, with its entries.
         values: Each tensor that a forward may write to in place, with a copy of its values.
     """
 
@@ -84,7 +88,6 @@ class _ModuleState:
     structure: object
     attributes: dict[str, Any]
     buffers: dict[str, Tensor | None]
-    lists: list[tuple[list[Any], list[Any]]] = field(default_factory=list)
     values: list[tuple[Tensor, Tensor]] = field(default_factory=list)
 
     @classmethod
@@ -101,9 +104,8 @@ class _ModuleState:
         return cls(
             module,
             _structure(module),
-            {name: value for name, value in own.items() if type(value) in (int, float, Tensor)},
+            own,
             buffers,
-            [(state, list(state)) for state in metric_states if type(state) is list],
             [(tensor, tensor.detach().clone()) for tensor in tensors if _is_writable(tensor)],
         )
 
@@ -115,14 +117,15 @@ class _ModuleState:
         """
         if _structure(self.module) != self.structure:
             return
-        _restore(vars(self.module), self.attributes)
+        names = vars(self.module)
+        for name in names.keys() - self.attributes.keys() - _NAMES_OF_EVERY_MODULE:
+            del names[name]
+        _restore(names, self.attributes)
         if isinstance(self.module._buffers, dict):  # else it is scripted, and makes new tensors of them each time
             _restore(self.module._buffers, self.buffers)
 
     def restore_values(self) -> None:
-        """Write back the contents of lists and tensors that have changed."""
-        for entries, before in self.lists:
-            entries[:] = before
+        """Write back the contents of tensors that have changed."""
         for tensor, value in self.values:
             if tensor.shape != value.shape:
                 tensor.data = value
@@ -133,12 +136,12 @@ class _ModuleState:
 
 def _restore(names: dict[str, Any], before: dict[str, Any]) -> None:
     """Bind names again to the objects that they were bound to before, if they are bound to others now."""
-    names.update({name: value for name, value in before.items() if names[name] is not value})
+    names.update({name: value for name, value in before.items() if name not in names or names[name] is not value})
 
 
 def _structure(module: nn.Module) -> object:
-    """Return the class of a module and the names of all that it has; equal as long as nothing is added or removed."""
-    parts = (module._parameters, module._buffers, module._modules, vars(module))
+    """Return the class of a module and the names of its parts; equal as long as nothing is added or removed."""
+    parts = (module._parameters, module._buffers, module._modules)
     return type(module), *(tuple(part.keys()) for part in parts)
 
 

@@ -15,9 +15,10 @@ from cam_callbacks._warnings import warn_user
 from cam_callbacks.explain.compilation import CompiledModel
 from cam_callbacks.explain.explanation import Channels, Explanation, Upsampling, has_contrast, min_max, upsample
 from cam_callbacks.explain.forward_pass import ForwardPass
+from cam_callbacks.explain.forwarding import ForwardFn
 from cam_callbacks.explain.isolation import isolated
 from cam_callbacks.explain.layouts import ReshapeTransform
-from cam_callbacks.explain.model_outputs import ForwardFn, Outputs
+from cam_callbacks.explain.model_outputs import Outputs
 from cam_callbacks.explain.network import Network, TargetLayer
 from cam_callbacks.explain.runner import Options
 from cam_callbacks.explain.targets import Targets

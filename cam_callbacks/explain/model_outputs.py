@@ -1,4 +1,4 @@
-"""Model outputs: call a model, and read the class scores out of what it returns."""
+"""Model outputs: read the class scores out of what a model returns."""
 
 from __future__ import annotations
 
@@ -7,12 +7,9 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 _MIN_PROBABILITY = 1e-7  # before the logit is taken
-
-ForwardFn = Callable[[nn.Module, Tensor], Any]
-"""Called as `forward_fn(model, images)`; returns whatever `class_scores` understands, e.g. logits (N, classes)."""
 
 
 Outputs = Literal["auto", "logits", "probabilities"]
@@ -41,35 +38,6 @@ class ClassScores(NamedTuple):
 
     logits: Tensor
     probabilities: Tensor
-
-
-def forward(model: nn.Module, images: Tensor, forward_fn: ForwardFn | None = None) -> Any:
-    """Call `forward_fn(model, images)` if it is given, else `model(images)`.
-
-    Raises:
-        TypeError: The model has no `forward`, or its `forward` needs more than the images.
-    """
-    if forward_fn is not None:
-        output = forward_fn(model, images)
-        if output is None:
-            raise TypeError("forward_fn returned None; it must return what the model returns, e.g. logits (N, classes)")
-        return output
-    try:
-        return model(images)
-    except TypeError as error:
-        if f"{type(model).forward.__qualname__}() missing" in str(error):
-            raise TypeError(
-                f"{type(model).__name__}.forward needs more than the images ({error}); give forward_fn, a callable "
-                "(model, images) -> logits that calls the model with all that it needs"
-            ) from error
-        raise
-    except NotImplementedError as error:
-        if 'missing the required "forward" function' in str(error):
-            raise TypeError(
-                f"{type(model).__name__} has no forward method; define it, or give forward_fn, a callable (model, "
-                "images) -> logits"
-            ) from error
-        raise
 
 
 def class_columns(output: Any) -> Tensor:

@@ -14,8 +14,9 @@ from cam_callbacks.explain import forward_pass, layer_choice, layers, progress
 from cam_callbacks.explain.batch_norm_folding import equivalent_pairs, folded
 from cam_callbacks.explain.explanation import min_max, upsample
 from cam_callbacks.explain.forward_pass import ForwardPass
+from cam_callbacks.explain.forwarding import ForwardFn, takes_rows
 from cam_callbacks.explain.isolation import isolated
-from cam_callbacks.explain.model_outputs import ClassScores, ForwardFn, OutputKind
+from cam_callbacks.explain.model_outputs import ClassScores, OutputKind
 from cam_callbacks.explain.output_evidence import decide
 from cam_callbacks.explain.runner import Options, Runner
 from cam_callbacks.explain.score_readers import Score, ScoreReader, TargetRequest
@@ -33,7 +34,7 @@ class Network(Runner):
         parts: list[ClassScores] = []
 
         def read(chunk: slice) -> None:
-            scores = self.outputs.class_scores(self.first_run(self.images[chunk]))
+            scores = self.outputs.class_scores(self.first_run(self.images[chunk], self.rows[chunk]))
             parts.append(ClassScores(*map(self.ranks.agreed, scores)))
 
         self.in_chunks(len(self.images), read)
@@ -110,17 +111,26 @@ class Network(Runner):
     def _read_masked(self, images: Tensor, image: Tensor, reader: ScoreReader) -> Tensor:
         """Return the explained scores of masked images (B, C, *spatial), (B, T) or more, the first B of which count."""
         if self.compiled is None:
-            return reader.read(self.run(images), image)
+            return reader.read(self.run(images, image), image)
         size = self.chunk_size(len(images))
         if len(images) < size:  # filled up, so that the compiled model sees no third size
             again = torch.arange(size, device=images.device) % len(images)
             images, image = images[again], image[again]
-        return reader.read(self.compiled(self.model, self.laid_out(images), self.forward_fn), image)
+        return reader.read(self.compiled(self.model, self.laid_out(images), image, self.forward_fn), image)
 
     def empty_scores(self, reader: ScoreReader) -> Tensor:
         """Return (N, T) explained scores of the image that is 0 everywhere, for the targets of each image."""
-        rows = torch.arange(len(self.images), device=self.images.device)
-        return self.ranks.agreed(reader.read(self.run(torch.zeros_like(self.images[:1])), rows, shared=True))
+        if not takes_rows(self.forward_fn):
+            output = self.run(torch.zeros_like(self.images[:1]))
+            return self.ranks.agreed(reader.read(output, self.rows, shared=True))
+        parts: list[Tensor] = []
+
+        def read(chunk: slice) -> None:  # whose second input it is given with makes a difference
+            rows = self.rows[chunk]
+            parts.append(self.ranks.agreed(reader.read(self.run(torch.zeros_like(self.images[chunk]), rows), rows)))
+
+        self.in_chunks(len(self.images), read)
+        return torch.cat(parts)
 
 
 def output_kind(model: nn.Module, images: Tensor, forward_fn: ForwardFn | None, options: Options) -> OutputKind:

@@ -101,11 +101,11 @@ def decide(runner: Runner, multi_label: bool, seen: Tensor | None = None) -> Out
     found = Evidence()
     with torch.no_grad():
         if seen is None:
-            _forward(runner, found, runner.images[:2])
+            _forward(runner, found, runner.images[:2], runner.rows[:2])
         else:
             found.add(_from_ranks(runner, seen))
         if not found.leaves_unit_interval:
-            _forward(runner, found, runner.images)
+            _forward(runner, found, runner.images, runner.rows)
             for _ in _extremes(runner, found):
                 if found.leaves_unit_interval:
                     break
@@ -150,9 +150,9 @@ def judge(found: Evidence, model: nn.Module, multi_label: bool) -> OutputKind:
     return OutputKind("probabilities", independent, f"{note}; {override}", is_certain=losses != [nn.BCEWithLogitsLoss])
 
 
-def _forward(runner: Runner, found: Evidence, images: Tensor) -> None:
+def _forward(runner: Runner, found: Evidence, images: Tensor, rows: Tensor) -> None:
     def add(chunk: slice) -> None:
-        found.add(_from_ranks(runner, runner.first_run(images[chunk])))
+        found.add(_from_ranks(runner, runner.first_run(images[chunk], rows[chunk])))
 
     runner.in_chunks(len(images), add)
 
@@ -171,16 +171,18 @@ def _extremes(runner: Runner, found: Evidence) -> Iterator[None]:
     last = _last_with_weights(runner, few[:1])
     for factor in (_LOUD, -_LOUD) if last else ():
         with pre_hooked(last, lambda _module, inputs, by=factor: _scaled(inputs, by)):
-            _try(runner, found, few)
+            _try(runner, found, [few])
         yield
     noise = torch.randn(few.shape, generator=torch.Generator().manual_seed(0)).to(few) * few.abs().amax()
-    _try(runner, found, torch.cat([10 * few, 100 * few, -few, -100 * few, noise]))
+    _try(runner, found, [10 * few, 100 * few, -few, -100 * few, noise])
     yield
 
 
-def _try(runner: Runner, found: Evidence, images: Tensor) -> None:
+def _try(runner: Runner, found: Evidence, batches: list[Tensor]) -> None:
+    """Forward changed forms of the first images, and add the evidence if the model answers them."""
+    rows = torch.cat([runner.rows[: len(batch)] for batch in batches])
     try:
-        _forward(runner, found, images)
+        _forward(runner, found, torch.cat(batches), rows)
     except torch.OutOfMemoryError:
         raise
     except Exception:  # whatever the model says to images that nobody feeds it

@@ -10,10 +10,12 @@ from torch import Tensor, nn
 
 from cam_callbacks._checks import check_positive
 from cam_callbacks._warnings import warn_user
+from cam_callbacks.explain import neighbors
 from cam_callbacks.explain.compilation import CompiledModel
+from cam_callbacks.explain.forwarding import ForwardFn, forward, takes_rows
 from cam_callbacks.explain.hooks import hooked
 from cam_callbacks.explain.layouts import ReshapeTransform
-from cam_callbacks.explain.model_outputs import ForwardFn, OutputReader, Outputs, forward
+from cam_callbacks.explain.model_outputs import OutputReader, Outputs
 from cam_callbacks.explain.output_evidence import decide
 from cam_callbacks.explain.sharding import Ranks
 
@@ -51,12 +53,16 @@ class Runner:
     Images are held with the channels last in memory, because convolutions on CPUs and tensor cores run faster on that.
     A model that cannot read such input (it calls `.view` on an activation) is given contiguous images instead.
 
+    The model may change its input in place: each pass is given a copy of its own. A model whose images influence each
+    other is run on one image at a time.
+
     A model whose weights are sharded across ranks (`fully_shard`) is run by all of them on the same images. If one rank
     alone runs out of memory, no chunk can be halved.
 
     Args:
         model: The model.
-        images: (N, C, *spatial), copied to the model's device and type.
+        images: (N, C, *spatial), copied to the model's device. They enter in the type of its parameters; if these
+            have several, in the first that the model takes: that in which they are given, then those of parameters.
         forward_fn: As in `Method.__call__`.
         options: How the model is run and read.
         compiled: The caller's compiled copy of the model, used if `options.compile`; None makes one for this call.
@@ -71,21 +77,23 @@ class Runner:
         compiled: CompiledModel | None = None,
     ) -> None:
         check_images(images)
-        device, dtype = device_and_dtype(model, images)
         self.model = model
         self.forward_fn = forward_fn
-        self.dtype = dtype
+        self.ranks = Ranks(model)
+        device, _ = device_and_dtype(model, images)
+        self.dtype = dtype = self._entering_type(images.detach()[:1].to(device))
         self.channels_last = True
         self.reshape_transform = options.reshape_transform
         # A copy, (N, C, *spatial) -> (N, *spatial, C) in memory; `images` is the view of it in the usual order.
         self.stored = images.detach().to(device, dtype).movedim(1, -1).clone(memory_format=torch.contiguous_format)
         self.images = self.stored.movedim(-1, 1)
-        self.ranks = Ranks(model)
+        self.rows = torch.arange(len(images), device=device)
         self.outputs = OutputReader(
             options.outputs, options.multi_label, lambda seen: decide(self, options.multi_label, seen)
         )
         self.compiled = (compiled or CompiledModel()) if options.compile else None
         self._batch_size = options.batch_size
+        self._mixes_images: bool | None = None
 
     @property
     def batch_size(self) -> int:
@@ -106,9 +114,11 @@ class Runner:
     def chunk_size(self, left: int) -> int:
         """Return how many of the images that are left go into the next chunk.
 
-        That is the batch size; a compiled model takes the last images in quarters of it, so that it is compiled for two
-        sizes only.
+        That is the batch size, or 1 if images of a chunk would influence each other; a compiled model takes the last
+        images in quarters of it, so that it is compiled for two sizes only.
         """
+        if self.mixes_images:
+            return 1
         if self.compiled is None or left >= self.batch_size:
             return self.batch_size
         return max(1, self.batch_size // 4)
@@ -135,15 +145,35 @@ class Runner:
             else:
                 start = chunk.stop
 
-    def run(self, images: Tensor) -> object:
-        """Return what the model returns for images (B, C, *spatial)."""
-        return forward(self.model, self.laid_out(images), self.forward_fn)
+    @property
+    def mixes_images(self) -> bool:
+        """Whether images that are forwarded together influence each other; decided when first asked for."""
+        if self._mixes_images is None:
+            self._mixes_images = self._finds_mixing()
+        return self._mixes_images
+
+    def _finds_mixing(self) -> bool:
+        if not neighbors.may_mix(self.model) or not neighbors.mixes(self.try_run, self.images):
+            return False
+        neighbors.say_once(self.model)
+        return True
+
+    def run(self, images: Tensor, rows: Tensor | None = None) -> object:
+        """Return what the model returns for images, which it may change.
+
+        Args:
+            images: (B, C, *spatial).
+            rows: (B,) int64, which of the images that are explained these are; None for the first ones.
+        """
+        if rows is None:
+            rows = torch.arange(len(images), device=images.device)
+        return forward(self.model, self.laid_out(images), rows, self.forward_fn)
 
     def laid_out(self, images: Tensor) -> Tensor:
         """Return the images in the memory layout that the model can read."""
         return images if self.channels_last else images.contiguous()
 
-    def first_run(self, images: Tensor) -> object:
+    def first_run(self, images: Tensor, rows: Tensor | None = None) -> object:
         """Return what `run` returns for a copy of the images; an error names the model and the images.
 
         Raises:
@@ -151,7 +181,7 @@ class Runner:
             ValueError: The model fails on these images.
         """
         try:
-            return self.run(images.clone())
+            return self.run(images.clone(), rows)
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:
@@ -164,17 +194,54 @@ class Runner:
                     "use ScoreCAM, which needs no gradients, or Trainer(inference_mode=False)"
                 ) from error
             raise ValueError(
-                f"{name} cannot be run on images of shape {tuple(images.shape)}, {self.dtype}: {error}"
+                f"{name} cannot be run on images of shape {tuple(images.shape)}, {self.dtype}: {error}{self._hint()}"
+            ) from error
+        except ValueError as error:
+            if "Expected more than 1 value per channel" not in str(error):
+                raise
+            raise ValueError(
+                f"{type(self.model).__name__} cannot answer one image alone: it has a batch norm without running "
+                "statistics, which takes those of the batch. No heatmap of one image follows from such a model; let "
+                "the batch norm track running statistics, or use another normalization"
             ) from error
 
-    def try_run(self, images: Tensor) -> object:
+    def _hint(self) -> str:
+        if self.forward_fn is None or takes_rows(self.forward_fn):
+            return ""
+        return (
+            ". If forward_fn gives the model a second input for each image, let it take a third argument, (model, "
+            "images, rows), and give the model the rows of that input: images are not always all of them, in order"
+        )
+
+    def _entering_type(self, image: Tensor) -> torch.dtype:
+        """Return the floating type in which images enter the model.
+
+        It is that of the model's parameters. If they are of several types, it is the first one in which the model
+        answers one image (1, C, *spatial): that of the images as they were given, then those of the parameters.
+        """
+        _, first = device_and_dtype(self.model, image)
+        types = dict.fromkeys(each.dtype for each in self.model.parameters() if each.is_floating_point())
+        if len(types) < 2 or self.ranks.are_several:
+            return first
+        row = torch.zeros(1, dtype=torch.int64, device=image.device)
+        for dtype in dict.fromkeys([image.dtype, *types]):
+            try:
+                forward(self.model, image.to(dtype, copy=True), row, self.forward_fn)
+            except torch.OutOfMemoryError:
+                raise
+            except Exception:  # the next type; if none fits, the first pass raises the error
+                continue
+            return dtype
+        return first
+
+    def try_run(self, images: Tensor, rows: Tensor | None = None) -> object:
         """Return what `first_run` returns, in whichever memory layout the model can read."""
         try:
-            return self.first_run(images)
+            return self.first_run(images, rows)
         except RuntimeError as error:
             if not self._gives_up_channels_last(error):
                 raise
-        return self.first_run(images)
+        return self.first_run(images, rows)
 
     def _refuses_channels_last(self, error: RuntimeError) -> bool:
         return self.channels_last and "view size is not compatible" in str(error)

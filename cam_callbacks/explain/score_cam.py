@@ -110,9 +110,22 @@ class ScoreCAM(Method):
         return replace(super()._options(), compile=self.compile)
 
     def forward_pass(self, network: Network, target_layer: TargetLayer, targets: Targets) -> ForwardPass:  # noqa: D102
-        return network.forward_pass(
+        forward_pass = network.forward_pass(
             target_layer, targets, "logit" if self.weighting == "logit-softmax" else "probability"
         )
+        needs_empty = self.weighting == "increase" or (self.weighting == "probability" and forward_pass.scores is None)
+        if not needs_empty:
+            return forward_pass
+        empty_scores = network.empty_scores(forward_pass.reader)
+        if not torch.isfinite(empty_scores).any():
+            others = "probability" if forward_pass.scores is not None else "logit-softmax"
+            raise ValueError(
+                f"weighting={self.weighting!r} compares with the score of the image that is 0 everywhere, which is "
+                "not finite: the model divides by what is 0 there, such as the standard deviation of an image. Use "
+                f"ScoreCAM(weighting={others!r}), which does without that image, or let the model add a small number "
+                "to what it divides by"
+            )
+        return replace(forward_pass, empty_scores=empty_scores)
 
     def layer_map(self, network: Network, forward_pass: ForwardPass, layer: int) -> LayerMap:  # noqa: D102
         activations = forward_pass.activations[layer]
@@ -120,9 +133,9 @@ class ScoreCAM(Method):
         progress.expect(int(live.sum()))
         scorer = _MaskedScorer(network, activations, forward_pass.reader)
         offset = torch.zeros_like(forward_pass.target_scores)
-        if self.weighting == "increase" or (self.weighting == "probability" and forward_pass.scores is None):
-            offset = network.empty_scores(forward_pass.reader)
-            scorer.passes += 1
+        if forward_pass.empty_scores is not None:
+            offset = forward_pass.empty_scores
+            scorer.passes += int(layer == 0)
         exact = self.weighting == "matlab" or (self.tolerance == 0 and self.max_passes is None)
         with network.simplified():
             if exact:

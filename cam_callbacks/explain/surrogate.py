@@ -164,9 +164,8 @@ class HeatmapError:
         effect = effect - effect.mean(dim=1, keepdim=True)
         effect = effect - (effect @ shape).unsqueeze(1) * shape / squared_norm
         self._effect, self._together = effect, self._posterior(effect)
-        covariance = variance * (effect.T @ self._together)  # (d, d), of the error of the heatmap
-        mean_square = covariance.diagonal().sum().clamp_min(0)
-        bound = mean_square + _DEVIATIONS * (2 * covariance.square().sum()).sqrt()
+        mean_square, spread = _trace_and_norm(effect, self._together)
+        bound = variance * (mean_square.clamp_min(0) + _DEVIATIONS * math.sqrt(2) * spread)
         return max(float(1 - (1 + bound / squared_norm).rsqrt()), _MIN_ERROR)
 
     def _posterior(self, effect: Tensor) -> Tensor:
@@ -204,6 +203,22 @@ class HeatmapError:
             together = together - column.unsqueeze(1) * (column @ self._effect)
             unsure = unsure - column.square()
         return torch.tensor(chosen, device=self._effect.device)
+
+
+def _trace_and_norm(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """Return trace and Frobenius norm of a^T b, the covariance of the heatmap's error but for the variance.
+
+    It has as many rows and columns as the layer has positions. Where these are more than the channels, the norm is
+    taken from two matrices of channels by channels: |a^T b|^2 = sum of (a a^T) * (b b^T).
+
+    Args:
+        a: (n, d), what a change of each of n scores does to the d positions.
+        b: (n, d), the same for what goes along with it.
+    """
+    trace = (a * b).sum()
+    if a.shape[1] <= a.shape[0]:
+        return trace, (a.T @ b).square().sum().sqrt()
+    return trace, ((a @ a.T) * (b @ b.T)).sum().clamp_min(0).sqrt()
 
 
 def _matern(distances: Tensor, scale: float) -> Tensor:

@@ -9,7 +9,7 @@ from torchvision.transforms import v2
 
 from cam_callbacks import ScoreCAM
 from cam_callbacks.explain import progress
-from cam_callbacks.explain.surrogate import Surrogate
+from cam_callbacks.explain.surrogate import Surrogate, _trace_and_norm
 
 WEIGHTINGS = ["probability", "logit-softmax", "increase"]
 
@@ -242,3 +242,10 @@ class TestSurrogate:
         surrogate.observe(seen, torch.linspace(-30, -0.01, 16))
         assert (surrogate.weights <= 0.75 + 1e-9).all()
         assert (surrogate.weights >= -0.25 - 1e-9).all()
+
+    @pytest.mark.parametrize(("channels", "positions"), [(5, 40), (40, 5), (7, 7)])
+    def test_norm_of_the_covariance_is_the_same_however_it_is_taken(self, channels, positions):
+        a, b = torch.randn(2, channels, positions, generator=torch.Generator().manual_seed(0)).double()
+        trace, norm = _trace_and_norm(a, b)
+        torch.testing.assert_close(trace, (a.T @ b).trace())
+        torch.testing.assert_close(norm, torch.linalg.matrix_norm(a.T @ b))

@@ -78,7 +78,7 @@ def test_a_model_that_cannot_be_compiled_runs_uncompiled_after_one_warning(small
 def test_a_released_or_copied_cache_holds_no_model(small_cnn, blobs):
     network, compiled = RefusesTheCompiler(small_cnn()), CompiledModel()
     with pytest.warns(UserWarning, match="cannot be compiled"):
-        compiled(network, blobs(1, 24, 24), None)
+        compiled(network, blobs(1, 24, 24), torch.zeros(1, dtype=torch.int64), None)
     for copied in (copy.deepcopy(compiled), pickle.loads(pickle.dumps(compiled))):
         assert vars(copied) == vars(CompiledModel())
     gone = weakref.ref(network)

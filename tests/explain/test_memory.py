@@ -112,3 +112,20 @@ def test_grows_with_the_batch_size(network, blobs):
             exact(batch_size=batch_size)(model, images, "6")
         peaks.append(live.peak)
     assert 3 < peaks[1] / peaks[0] < 4
+
+
+def test_of_the_adaptive_form_grows_with_positions_not_their_square(blobs):
+    """Fine layers, as in decoders and volumes: here 48*48 positions and 32 channels; squared they are 21 MB."""
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(3, 32, 3, padding=1), nn.Hardswish(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 4)
+    )
+    peaks = []
+    for side in (24, 48):
+        images = blobs(1, side, side)
+        with LiveBytes(*model.parameters(), images) as live:
+            explanation = ScoreCAM(batch_size=4, tolerance=1e-9)(model, images, "1")
+        assert explanation.passes > 16
+        peaks.append(live.peak)
+    assert peaks[1] < 4.4 * peaks[0]
+    assert peaks[1] < 48**4 * 4

@@ -8,12 +8,13 @@ import torch
 from torch import nn
 
 from cam_callbacks import CAM, GradCAM, ScoreCAM
+from cam_callbacks.explain.forwarding import forward
 from cam_callbacks.explain.model_outputs import (
     class_scores,
-    forward,
     logits_of,
 )
 
+ROW = torch.zeros(1, dtype=torch.int64)
 LOGITS = torch.tensor([[2.0, -1.0, 0.5], [0.0, 1.0, 3.0]])
 
 
@@ -94,18 +95,21 @@ class TestForward:
             return images * condition
 
     def test_calls_the_model_with_the_images(self):
-        assert forward(nn.ReLU(), torch.tensor([-1.0, 2.0])).tolist() == [0, 2]
+        assert forward(nn.ReLU(), torch.tensor([-1.0, 2.0]), ROW).tolist() == [0, 2]
 
     def test_calls_forward_fn_instead(self):
-        assert forward(self.Conditional(), torch.ones(2), lambda model, x: model(x, condition=3)).tolist() == [3, 3]
+        assert forward(self.Conditional(), torch.ones(2), ROW, lambda model, x: model(x, condition=3)).tolist() == [
+            3,
+            3,
+        ]
 
     def test_names_forward_fn_where_the_model_needs_more(self):
-        with pytest.raises(TypeError, match=r"Conditional\.forward needs more .*'condition'.*; give forward_fn"):
-            forward(self.Conditional(), torch.ones(2))
+        with pytest.raises(TypeError, match=r"Conditional\.forward needs more .*condition.*; give forward_fn"):
+            forward(self.Conditional(), torch.ones(2), ROW)
 
     def test_names_forward_fn_where_the_model_has_no_forward(self):
         with pytest.raises(TypeError, match=r"Module has no forward method; define it, or give forward_fn"):
-            forward(nn.Module(), torch.ones(2))
+            forward(nn.Module(), torch.ones(2), ROW)
 
     @pytest.mark.parametrize("error", [TypeError("mine"), NotImplementedError("mine"), RuntimeError("mine")], ids=repr)
     def test_leaves_other_errors_of_the_model_alone(self, error):
@@ -114,7 +118,7 @@ class TestForward:
                 raise error
 
         with pytest.raises(type(error), match=r"^mine$"):
-            forward(Fails(), torch.ones(2))
+            forward(Fails(), torch.ones(2), ROW)
 
 
 class TestHeads:
