@@ -46,7 +46,8 @@ def estimate_masks(images: Tensor) -> Tensor:
     Images larger than 128 pixels are reduced to that first. The same images always have the same masks.
 
     Args:
-        images: (N, C, H, W), in any range; each is scaled to its own minimum and maximum.
+        images: (N, C, H, W), in any range; each is scaled to its own minimum and maximum. Of more than three bands
+            their three principal components are taken, so that all of them count.
 
     Returns:
         (N, H, W) bool on the CPU. A mask is empty if GrabCut took less than 2% or more than 95% of the image for the
@@ -70,17 +71,28 @@ def estimate_masks(images: Tensor) -> Tensor:
 
 def _as_bytes(images: Tensor) -> NDArray[np.uint8]:
     """Return images as (N, h, w, 3) uint8, at most 128 pixels high and wide."""
-    shown = images.detach().float().cpu()[:, :3]
+    shown = images.detach().float().cpu()
     scale = min(1.0, _MAX_SIDE / max(shown.shape[2:]))
     if scale < 1:
         size = [max(_MIN_SIDE, round(side * scale)) for side in shown.shape[2:]]
         shown = F.interpolate(shown, size, mode="bilinear", antialias=True)
     if shown.shape[1] != 3:
-        shown = shown.mean(dim=1, keepdim=True).expand(-1, 3, -1, -1)
+        shown = _in_three_bands(shown)
     low, high = (pick(dim=(1, 2, 3), keepdim=True) for pick in (shown.amin, shown.amax))
     scaled = (shown - low) / (high - low).clamp_min(1e-12) * 255
     pictures: NDArray[np.uint8] = scaled.round().to(torch.uint8).permute(0, 2, 3, 1).contiguous().numpy()
     return pictures
+
+
+def _in_three_bands(images: Tensor) -> Tensor:
+    """Return images (N, C, h, w) in three bands: of more, those combinations in which the pixels differ most."""
+    if images.shape[1] < 3:
+        return torch.cat([images, images.mean(dim=1, keepdim=True).expand(-1, 3 - images.shape[1], -1, -1)], dim=1)
+    pixels = images.flatten(2)
+    centered = (pixels - pixels.mean(dim=2, keepdim=True)).double()
+    _, axes = torch.linalg.eigh(centered @ centered.mT)  # (N, C, C), of least spread first
+    strongest: Tensor = (axes[:, :, -3:].mT @ centered).float()
+    return strongest.view(len(images), 3, *images.shape[2:])
 
 
 def _grab_cut(cv2: Any, picture: NDArray[np.uint8]) -> NDArray[np.bool_]:

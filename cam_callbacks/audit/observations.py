@@ -17,10 +17,13 @@ from cam_callbacks.explain.cam import CAM
 from cam_callbacks.explain.explanation import upsample
 from cam_callbacks.explain.forwarding import ForwardFn, of_rows
 from cam_callbacks.explain.grad_cam import GradCAM
+from cam_callbacks.explain.image_types import in_type
 from cam_callbacks.explain.isolation import isolated
 from cam_callbacks.explain.model_outputs import Outputs
 from cam_callbacks.explain.network import Network, TargetLayer, output_kind
 from cam_callbacks.explain.runner import Options
+
+_MIN_SHARE_FOUND = 0.25  # of the images, to go by estimated foregrounds: those of a few stand for no class
 
 
 @dataclass(frozen=True, eq=False)
@@ -156,23 +159,26 @@ class Observations:
         changes = self._changes(rows)
         progress.expect(len(rows) * (len(changes) + 1))  # one more without the hottest half
         images, labels = self.images[rows], self.labels[rows]
+        dtype = self.probes.images.dtype
         with isolated(model):
             given = Options(batch_size, multi_label, outputs=outputs)
-            kind = output_kind(model, self.images, forward_fn, given)
+            kind = output_kind(model, self.probes.images, forward_fn, given)
             options = replace(given, multi_label=kind.multi_label, outputs=kind.outputs)
             forward_fn = of_rows(forward_fn, rows)
             ask = partial(_answers, model, labels, forward_fn, options)
-            answers = {name: ask(change()) for name, change in changes.items()}
+            answers = {name: ask(in_type(change(), dtype)) for name, change in changes.items()}
             methods: list[GradCAM | CAM] = [
                 method(upsampling="none", multi_label=kind.multi_label, outputs=kind.outputs, batch_size=batch_size)
                 for method in (GradCAM, CAM)
             ]
-            layer_maps, heat_method, notes = _heat(methods, model, images, labels, target_layer, forward_fn)
+            layer_maps, heat_method, notes = _heat(
+                methods, model, in_type(images, dtype), labels, target_layer, forward_fn
+            )
             if layer_maps is None:
                 progress.advance(len(rows))
             else:
                 hottest = faithfulness.hottest_half(upsample(layer_maps, images.shape[2:]))
-                answers["delete_hot"] = ask(interventions.fill(images, hottest))
+                answers["delete_hot"] = ask(in_type(interventions.fill(images, hottest), dtype))
         return Answers(
             rows,
             correct={name: correct for name, (correct, _) in answers.items()},
@@ -188,16 +194,18 @@ def _masks(probes: ProbeSet) -> tuple[Tensor | None, MaskSource, tuple[str, ...]
     """Return the masks, where they come from, and what there is to note about them."""
     masks, source = probes.masks, probes.mask_source
     informative = torch.zeros(0) if masks is None else attention.is_informative(masks)
-    if masks is None or (source == "estimated" and not bool(informative.any())):
+    found = int(informative.sum())
+    if masks is None or (source == "estimated" and found < _MIN_SHARE_FOUND * len(masks)):
         remedy = "give masks"
         if masks is not None:
-            why = "found no foreground in any image"
+            where = f"in only {found} of {len(masks)} images" if found else "in any image"
+            why = f"found {'a' if found else 'no'} foreground {where}"
         elif probes.images.ndim != 4:
             why = "takes two-dimensional images only"
         else:
             why = "needs OpenCV"
             remedy += ", or pip install opencv-python-headless"
-        note = f"No masks were given, and none could be estimated (GrabCut {why})"
+        note = f"No masks were given, and {'too few' if found else 'none'} could be estimated (GrabCut {why})"
         return None, "none", (f"{note}: only the outer ring is swapped, a weak test; {remedy}",)
     if bool(informative.all()):
         return masks, source, ()

@@ -7,16 +7,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import torch
 from torch import Tensor
 
 from cam_callbacks.callback import trainer as of_trainer
 from cam_callbacks.callback.settings import MonitorSettings, ProbeSource
 from cam_callbacks.data import datasets
-from cam_callbacks.data.batches import LabelUse, Samples, read_batch
+from cam_callbacks.data.batches import REMEDY, Samples, read_batch
 from cam_callbacks.data.class_names import ClassNames
 from cam_callbacks.data.normalization import Normalization, is_displayable
 from cam_callbacks.data.photos import class_folders
+from cam_callbacks.data.plain import describe
 from cam_callbacks.data.probes import ProbeSet
+from cam_callbacks.explain.image_types import in_type
 from cam_callbacks.explain.isolation import random_state_kept
 
 if TYPE_CHECKING:
@@ -36,39 +39,55 @@ class DataSource:
     def __init__(self, settings: MonitorSettings, warn_once: Callable[[str], None]) -> None:
         self._settings = settings
         self._warn_once = warn_once
+        self._names_found: dict[bool, ClassNames | None] = {}
 
-    @property
-    def _label_use(self) -> LabelUse:
-        if callable(self._settings.explain):
-            return "ignored"
-        return "required" if self._settings.explain in ("label", "both") else "optional"
+    def samples(self, batch: Any, trainer: Trainer) -> Samples:
+        """Read a batch.
 
-    def samples(self, batch: Any) -> Samples:
-        """Read a batch."""
-        audit = self._settings.audit
+        Raises:
+            TypeError: The batch is not understood.
+            ValueError: Labels are to be explained, and those that came do not give one class for each image.
+        """
+        audit, explain = self._settings.audit, self._settings.explain
         with random_state_kept():
             samples = read_batch(
-                batch, self._settings.batch_fn, self._label_use, None if audit is None else audit.foreground_values
+                batch,
+                self._settings.batch_fn,
+                None if audit is None else audit.foreground_values,
+                self._class_names(trainer) or (),
             )
-        if samples.note is not None:
-            note = samples.note.replace("foreground_values", "Audit(foreground_values=[...])")
-            self._warn_once(f"CAMMonitor: {note}")
+        came = samples.label_kind is not None or samples.label_note is not None
+        if samples.labels is None and came and explain in ("label", "both"):
+            raise ValueError(
+                f"the labels of the batch are not one class per image: {describe(batch)}. {REMEDY}; if images "
+                'do not have one class each, as in multi-label problems, give explain="prediction" or a class index'
+            )
+        if samples.labels is not None and callable(explain):  # they may be numbers that only look like classes
+            samples = replace(samples, labels=None)
+        for note in (samples.note, samples.label_note):
+            if note is not None:
+                note = note.replace("foreground_values", "Audit(foreground_values=[...])")
+                self._warn_once(f"CAMMonitor: {note}")
         return samples
 
     def read_probes(self, source: ProbeSource, trainer: Trainer, batch: Any) -> ProbeSet:
         """Read the probes from a folder of photos or a data set; photos at the size of the batch's images."""
         if isinstance(source, (str, Path)):
-            return self._read_photos(source, trainer, self.samples(batch).images)
+            return self._read_photos(source, trainer, self.samples(batch, trainer).images)
         names = self._settings.class_names or None
         with random_state_kept():
-            return ProbeSet.from_dataset(source, self._settings.num_probes, class_names=names, read=self.samples)
+            return ProbeSet.from_dataset(
+                source, self._settings.num_probes, class_names=names, read=lambda items: self.samples(items, trainer)
+            )
 
     def _read_photos(self, folder: str | Path, trainer: Trainer, images: Tensor) -> ProbeSet:
         """Read the photos of a folder for a model that is fed such images."""
         shape = tuple(images.shape)
         if len(shape) != 4:
             raise ValueError(f"probes={str(folder)!r}: the model's images {shape} are not photos; give a ProbeSet")
-        names, normalization = self._class_names(trainer), self._normalization(trainer)
+        names, normalization = self._class_names(trainer), self._normalization(trainer, images=images)
+        if not images.is_floating_point():
+            normalization = None
         if normalization is None and not is_displayable(images, None):
             raise ValueError(
                 f"probes={str(folder)!r}: it is not known how to normalize these photos for the model; give "
@@ -79,7 +98,9 @@ class DataSource:
                 f"probes={str(folder)!r}: it is not known which classes its subfolders are; give class_names, the "
                 "names of the model's classes in the order of their indices"
             )
-        return ProbeSet.from_folder(
+        if not images.is_floating_point() and images.dtype != torch.uint8:
+            raise ValueError(f"probes={str(folder)!r}: the model's images are {images.dtype}; give a ProbeSet")
+        probes = ProbeSet.from_folder(
             folder,
             shape[2:],
             normalization=normalization,
@@ -87,22 +108,51 @@ class DataSource:
             num_probes=self._settings.num_probes,
             channels=shape[1],
         )
+        return (
+            probes if images.is_floating_point() else replace(probes, images=in_type(probes.images * 255, images.dtype))
+        )
 
     def described(self, probes: ProbeSet, trainer: Trainer) -> ProbeSet:
-        """Add class names and normalization: the user's, else those of the images, else those of the data sets."""
+        """Add class names, normalization and bands: the user's, else those of the images, else those that are found.
+
+        Raises:
+            ValueError: The images do not have the bands that are to be shown.
+        """
+        bands, channels = self._settings.figures.bands or probes.bands, probes.images.shape[1]
+        if probes.images.ndim > 3 and bands is None and channels > 3:
+            self._warn_once(
+                f"CAMMonitor: the images have {channels} channels, of which the first three are shown; "
+                "Figures(bands=(...)) shows others"
+            )
+        if probes.images.ndim > 3 and bands is not None and max(bands) >= channels:
+            raise ValueError(f"Figures(bands={bands!r}): the images have the channels 0 to {channels - 1}")
         return replace(
             probes,
             class_names=ClassNames(self._class_names(trainer, probes)),
-            normalization=self._if_it_fits(self._normalization(trainer, probes), probes),
+            normalization=self._if_it_fits(self._normalization(trainer, probes, probes.images), probes),
+            bands=bands if probes.images.ndim > 3 else None,
         )
 
     def _class_names(self, trainer: Trainer, probes: ProbeSet | None = None) -> ClassNames | None:
         own = None if probes is None else probes.class_names
-        return self._settings.class_names or own or _first(datasets.class_names, of_trainer.datasets(trainer))
+        return self._settings.class_names or own or self._found_names(trainer)
 
-    def _normalization(self, trainer: Trainer, probes: ProbeSet | None = None) -> Normalization | None:
+    def _found_names(self, trainer: Trainer) -> ClassNames | None:
+        """Ask the data sets and the model, once for all validations and once for all tests."""
+        if trainer.testing not in self._names_found:
+            found = _first(datasets.class_names, of_trainer.datasets(trainer))
+            self._names_found[trainer.testing] = found or datasets.class_names_of_model(trainer.lightning_module)
+        return self._names_found[trainer.testing]
+
+    def _normalization(
+        self, trainer: Trainer, probes: ProbeSet | None = None, images: Tensor | None = None
+    ) -> Normalization | None:
         own = None if probes is None else probes.normalization
-        return self._settings.normalization or own or _first(datasets.normalization, of_trainer.datasets(trainer))
+        found = self._settings.normalization or own or _first(datasets.normalization, of_trainer.datasets(trainer))
+        if found is None and images is not None and not is_displayable(images, None):
+            # The module that normalizes may do so within the forward: then these images would be in [0, 1].
+            found = datasets.normalization_of_model(trainer.lightning_module)
+        return found
 
     def _if_it_fits(self, normalization: Normalization | None, probes: ProbeSet) -> Normalization | None:
         """Return the normalization if undoing it brings the images into [0, 1], else None."""

@@ -137,7 +137,7 @@ class Evaluation(Stage):
         watched = [each for each in (memory.probes, memory.audit_images) if each is not None and each.is_picking]
         if not watched:
             return
-        samples = data.samples(batch)
+        samples = data.samples(batch, self.trainer)
         memory.probes.offer(samples)
         if memory.audit_images is not None and samples.labels is not None:
             memory.audit_images.offer(samples)

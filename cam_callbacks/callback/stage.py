@@ -19,7 +19,7 @@ from cam_callbacks.callback.outlet import Outlet
 from cam_callbacks.callback.retries import Retries
 from cam_callbacks.callback.settings import MonitorSettings
 from cam_callbacks.callback.trainer import Misconfiguration
-from cam_callbacks.data.batches import LABEL_KEYS
+from cam_callbacks.data.containers import LABEL_KEYS
 from cam_callbacks.data.probes import ProbeSet
 from cam_callbacks.explain.forwarding import ForwardFn
 from cam_callbacks.explain.targets import TargetFn

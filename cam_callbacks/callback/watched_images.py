@@ -63,12 +63,23 @@ class WatchedImages:
     @property
     def picked(self) -> Samples | None:
         """What was picked from the batches of this evaluation; None where nothing was."""
-        return None if self._picker is None or self._picker.is_empty else self._picker.picked()
+        return self._picker.picked() if self._picker is not None and self.has_picked else None
+
+    @property
+    def has_picked(self) -> bool:
+        """Whether an image was picked from the batches of this evaluation."""
+        return self._picker is not None and not self._picker.is_empty
 
     @property
     def ignored(self) -> int:
         """How many images were left out of the choice: not finite, or unlike the first one."""
         return 0 if self._picker is None else self._picker.ignored
+
+    @property
+    def reasons(self) -> str:
+        """Why images were left out, in words: `4 not finite, 2 of another size than the first`."""
+        left_out = {} if self._picker is None else self._picker.left_out
+        return ", ".join(f"{count} {reason}" for reason, count in left_out.items())
 
     def keep(self, images: ProbeSet) -> bool:
         """Keep images for the evaluations to come, once all ranks have them.

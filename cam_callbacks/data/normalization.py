@@ -38,10 +38,23 @@ def as_normalization(given: Any) -> Normalization | None:
     return mean, std
 
 
+def as_floats(images: Tensor) -> Tensor:
+    """Return images of whole numbers as float32, those of one byte in [0, 1]; floating point as it is.
+
+    What range other whole numbers have is not known: they keep their values.
+    """
+    if images.is_floating_point():
+        return images
+    return images.float() / 255 if images.dtype == torch.uint8 else images.float()
+
+
 def denormalized(images: Tensor, normalization: Normalization | None) -> Tensor:
-    """Undo the normalization of images (N, C, *spatial); return them as float32 on the CPU."""
-    shown = images.detach().float().cpu()
-    if normalization is None:
+    """Undo the normalization of images (N, C, *spatial); return them as float32 on the CPU.
+
+    Images of whole numbers are not normalized, so that nothing is undone.
+    """
+    shown = as_floats(images.detach()).float().cpu()
+    if normalization is None or not images.is_floating_point():
         return shown
     # (C,) -> (C, 1, 1)
     mean, std = (torch.tensor(part).view(-1, *[1] * (images.ndim - 2)) for part in normalization)

@@ -6,16 +6,20 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
 from cam_callbacks._checks import check_positive, is_list
+from cam_callbacks._warnings import warn_user
 from cam_callbacks.data.batches import Samples
 from cam_callbacks.data.normalization import Normalization, as_normalization
 from cam_callbacks.data.picking import ImagePicker
 
-_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".gif"}
+_SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
+_MAX_NAMED = 5  # of the photos that cannot be read
+_WHITE_OF_16_BITS = 65535
 
 
 def class_folders(folder: Path) -> list[str]:
@@ -70,9 +74,20 @@ def pick_photos(
     if not paths:
         raise ValueError(f"probes={str(folder)!r} holds no photos ({', '.join(sorted(_SUFFIXES))})")
     picker = ImagePicker(count or len(paths))
+    unread = []
     for path in paths:
         label = torch.tensor([class_names.index(path.parent.name)]) if subfolders else None
-        picker.offer(Samples(_read_photo(path, size, mean_and_std, channels).unsqueeze(0), label, None))
+        try:
+            image = _read_photo(path, size, mean_and_std, channels)
+        except Exception as error:  # decoders raise errors of many types
+            unread.append(f"{path} ({error})")
+            continue
+        picker.offer(Samples(image.unsqueeze(0), label, None))
+    if len(unread) == len(paths):
+        raise ValueError(f"none of the photos of probes={str(folder)!r} can be read: {'; '.join(unread[:3])}")
+    if unread:
+        more = f"; and {len(unread) - _MAX_NAMED} more" if len(unread) > _MAX_NAMED else ""
+        warn_user(f"photos that cannot be read are left out: {'; '.join(unread[:_MAX_NAMED])}{more}")
     return picker.picked()
 
 
@@ -86,19 +101,41 @@ def _is_hidden(path: Path) -> bool:
 
 
 def _read_photo(path: Path, size: Sequence[int], normalization: Normalization | None, channels: int) -> Tensor:
-    """Return a photo (channels, *size) float32: resized by its shorter side, cropped at the center, normalized."""
+    """Return a photo (channels, *size) float32: resized by its shorter side, cropped at the center, normalized.
+
+    Raises:
+        OSError: The file is cut off, or no photo.
+        ValueError: It is not known which of its values is white.
+    """
     from torchvision.transforms.v2 import functional as transforms  # takes seconds, and only photos need it
 
-    try:
-        with Image.open(path) as file:
-            photo = transforms.pil_to_tensor(ImageOps.exif_transpose(file).convert("RGB" if channels == 3 else "L"))
-    except OSError as error:
-        raise ValueError(f"{path} cannot be read as a photo: {error}") from error
+    with Image.open(path) as file:
+        photo = _in_unit_range(ImageOps.exif_transpose(file), channels)
     height, width = photo.shape[1:]
     scale = max(size[0] / height, size[1] / width)
-    photo = transforms.resize(photo, [round(height * scale), round(width * scale)], antialias=True)
-    photo = transforms.center_crop(photo, list(size))
-    image = transforms.to_dtype(photo, torch.float32, scale=True)
+    # Not smaller than asked for: rounding may take a pixel.
+    resized = [max(round(side * scale), least) for side, least in zip((height, width), size, strict=True)]
+    image = transforms.center_crop(transforms.resize(photo, resized, antialias=True), list(size)).clamp(0, 1)
     if normalization is not None:
         image = transforms.normalize(image, *map(list, normalization))
     return torch.as_tensor(image)
+
+
+def _in_unit_range(photo: Image.Image, channels: int) -> Tensor:
+    """Return the pixels of a photo as (channels, H, W) float32 in [0, 1]. Transparency is dropped, as most loaders do.
+
+    Raises:
+        ValueError: It is not known which of its values is white.
+    """
+    if photo.mode == "F" or photo.mode.startswith("I"):
+        gray = torch.from_numpy(np.array(photo).astype(np.float32))
+        if photo.mode != "F":
+            gray = gray / _WHITE_OF_16_BITS
+        if not bool(((gray >= 0) & (gray <= 1)).all()):
+            low, high = float(gray.min()), float(gray.max())
+            raise ValueError(f"its values go from {low:g} to {high:g}: which of them is white is not known")
+        return gray.expand(channels, -1, -1)
+    if photo.mode == "P" and "transparency" in photo.info:
+        photo = photo.convert("RGBA")
+    pixels = torch.from_numpy(np.array(photo.convert("RGB" if channels == 3 else "L"))).float() / 255
+    return pixels.movedim(-1, 0) if channels == 3 else pixels.unsqueeze(0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import islice
 from typing import Any
 
@@ -15,6 +16,7 @@ from cam_callbacks._checks import check_positive
 from cam_callbacks.data.batches import Samples
 
 _UNLABELED = -1
+_PARTS = ("images", "labels", "masks", "groups", "annotations")
 
 
 class ImagePicker:
@@ -33,8 +35,8 @@ class ImagePicker:
     def __init__(self, count: int) -> None:
         check_positive("count", count)
         self.count = count
-        self.ignored = 0
-        """Images left out: not finite, or unlike the first in size, type, or in whether labels and masks are known."""
+        self.left_out: Counter[str] = Counter()
+        """How many images were left out, by reason: not finite, or unlike the first one."""
         self._kept: list[tuple[int, Samples]] = []  # class, and the one image
 
     def offer(self, samples: Samples) -> None:
@@ -42,15 +44,32 @@ class ImagePicker:
 
         Images with a negative label, the usual mark of "no label", are passed over.
         """
+        samples = self._like_the_first(samples)
         labels = [_UNLABELED] * len(samples.images) if samples.labels is None else samples.labels.tolist()
         is_finite = torch.isfinite(samples.images).flatten(1).all(dim=1).tolist()
+        difference = _difference(samples, self._kept[0][1]) if self._kept else None
         for index, label in enumerate(labels):
             if samples.labels is not None and label < 0:
                 continue
-            if not is_finite[index] or (self._kept and not _match(samples, self._kept[0][1])):
-                self.ignored += 1
+            if not is_finite[index]:
+                self.left_out["not finite"] += 1
+                continue
+            if difference is not None:
+                self.left_out[difference] += 1
             elif self._make_room(label):
                 self._kept.append((label, _one(samples, index)))
+
+    def _like_the_first(self, samples: Samples) -> Samples:
+        """Read rows that are one-hot by chance as those of the first images, which have several classes or shares."""
+        kind = self._kept[0][1].label_kind if self._kept else None
+        if kind in ("multi-label", "soft") and samples.label_kind == "class" and samples.annotations is not None:
+            return replace(samples, labels=None, label_kind=kind)
+        return samples
+
+    @property
+    def ignored(self) -> int:
+        """How many images were left out."""
+        return self.left_out.total()
 
     def _make_room(self, label: int) -> bool:
         """Return whether an image of this class is to be kept; if the picker is full, drop another one for it."""
@@ -89,8 +108,8 @@ class ImagePicker:
             raise ValueError("no probes: there was no finite image whose label, if it has one, is a class")
         kept = [samples for _, samples in sorted(self._kept, key=lambda pair: pair[0])]
         images = torch.cat([samples.images for samples in kept])
-        labels, masks, groups = (_joined(kept, name) for name in ("labels", "masks", "groups"))
-        return Samples(images, labels, masks, groups)
+        labels, masks, groups, annotations = (_joined(kept, name) for name in _PARTS[1:])
+        return Samples(images, labels, masks, groups, label_kind=kept[0].label_kind, annotations=annotations)
 
 
 def pick_from_dataset(dataset: Any, count: int, classes: int, read: Callable[[Any], Samples]) -> Samples:
@@ -124,16 +143,26 @@ def _joined(parts: list[Samples], name: str) -> Tensor | None:
 
 def _one(samples: Samples, index: int) -> Samples:
     """Copy one sample to the CPU."""
-    parts = (samples.images, samples.labels, samples.masks, samples.groups)
-    return Samples(*(None if part is None else part[index : index + 1].detach().cpu().clone() for part in parts))  # type: ignore[arg-type]
+    parts = (getattr(samples, name) for name in _PARTS)
+    copies = [None if part is None else part[index : index + 1].detach().cpu().clone() for part in parts]
+    images, labels, masks, groups, annotations = copies
+    assert images is not None
+    return Samples(images, labels, masks, groups, label_kind=samples.label_kind, annotations=annotations)
 
 
-def _match(a: Samples, b: Samples) -> bool:
-    """Check whether samples can be put into one batch."""
-    is_same_kind = a.images.shape[1:] == b.images.shape[1:] and a.images.dtype == b.images.dtype
-    return is_same_kind and all(
-        (getattr(a, name) is None) == (getattr(b, name) is None) for name in ("labels", "masks", "groups")
-    )
+def _difference(samples: Samples, first: Samples) -> str | None:
+    """Say why samples cannot be put into one batch with the first; None if they can."""
+    if samples.images.shape[1:] != first.images.shape[1:]:
+        return "of another size than the first"
+    if samples.images.dtype != first.images.dtype:
+        return "of another type than the first"
+    if samples.label_kind != first.label_kind or (samples.labels is None) != (first.labels is None):
+        return "with labels of another kind than the first"
+    for name in ("masks", "groups", "annotations"):
+        part, of_first = getattr(samples, name), getattr(first, name)
+        if (part is None) != (of_first is None) or (part is not None and part.shape[1:] != of_first.shape[1:]):
+            return f"with {name} unlike those of the first"
+    return None
 
 
 def _stacked(items: list[Any]) -> Any:

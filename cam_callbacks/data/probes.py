@@ -30,15 +30,16 @@ class ProbeSet:
     """N images with what is known about them.
 
     Attributes:
-        images: (N, C, *spatial) floating point, as the model is fed (normalized), on the CPU.
+        images: (N, C, *spatial), as the model is fed (normalized), on the CPU: floating point, or whole numbers.
         labels: (N,) integers, kept as int64: the true class of each image; None if it is not known.
         masks: (N, *spatial) bool, True on the object, or None.
         class_names: One name for each class, in the order of the indices; empty if they are not known. Any list of
             names is accepted, or None.
         normalization: The mean and standard deviation of each channel, to undo for display; None if they are not
-            known. `"imagenet"` is accepted.
+            known, and for images of whole numbers. `"imagenet"` is accepted.
         masks_estimated: Whether the masks are estimates.
         groups: (N,) integers, kept as int64: a group for each image, e.g. of label and background; None if unknown.
+        bands: The channels that pictures show as red, green and blue, counted from 0; None for the first three.
 
     Raises:
         TypeError: A part does not have its type.
@@ -52,6 +53,7 @@ class ProbeSet:
     normalization: Normalization | None
     masks_estimated: bool
     groups: Tensor | None
+    bands: Sequence[int] | None
 
     def __init__(
         self,
@@ -62,9 +64,10 @@ class ProbeSet:
         normalization: Literal["imagenet"] | tuple[Sequence[float], Sequence[float]] | None = None,
         masks_estimated: bool = False,
         groups: Tensor | None = None,
+        bands: Sequence[int] | None = None,
     ) -> None:
-        if not isinstance(images, Tensor) or not images.is_floating_point():
-            raise TypeError(f"images must be floating point, as the model is fed (normalized); got {_type_of(images)}")
+        if not isinstance(images, Tensor) or images.is_complex() or images.is_quantized:
+            raise TypeError(f"images must be a tensor of numbers, as the model is fed; got {_type_of(images)}")
         if images.ndim < 3 or len(images) == 0:
             raise ValueError(f"images has shape {tuple(images.shape)}; at least one of (C, *spatial) is needed")
         expected = (len(images), *images.shape[2:])
@@ -77,9 +80,10 @@ class ProbeSet:
             "labels": _as_int64("labels", labels, len(images)),
             "masks": masks,
             "class_names": ClassNames(class_names),
-            "normalization": as_normalization(normalization),
+            "normalization": as_normalization(normalization) if images.is_floating_point() else None,
             "masks_estimated": masks_estimated,
             "groups": _as_int64("groups", groups, len(images)),
+            "bands": None if bands is None else tuple(bands),
         }
         for name, value in fields.items():
             object.__setattr__(self, name, value)
@@ -190,6 +194,7 @@ class ProbeSet:
             "masks_estimated": self.masks_estimated,
             "class_names": list(self.class_names),
             "normalization": normalization,
+            "bands": None if self.bands is None else list(self.bands),
         }
 
     @classmethod
@@ -204,6 +209,7 @@ class ProbeSet:
             None if normalization is None else (tuple(normalization[0]), tuple(normalization[1])),
             state["masks_estimated"],
             state["groups"],
+            state.get("bands"),
         )
 
 

@@ -101,7 +101,7 @@ class Network(Runner):
         def score(chunk: slice) -> None:
             pairs = image[chunk]
             masks = min_max(upsample(activations[pairs, channel[chunk]], self.images.shape[2:]))
-            masked = self.stored[pairs].mul_(masks.unsqueeze(-1).to(self.dtype)).movedim(-1, 1)
+            masked = self.masked(pairs, masks.unsqueeze(-1)).movedim(-1, 1)
             parts.append(self.ranks.agreed(self._read_masked(masked, pairs, reader)[: len(pairs)]))
             progress.advance(len(pairs))
 

@@ -14,6 +14,7 @@ from cam_callbacks.explain import neighbors
 from cam_callbacks.explain.compilation import CompiledModel
 from cam_callbacks.explain.forwarding import ForwardFn, forward, takes_rows
 from cam_callbacks.explain.hooks import hooked
+from cam_callbacks.explain.image_types import in_type
 from cam_callbacks.explain.layouts import ReshapeTransform
 from cam_callbacks.explain.model_outputs import OutputReader, Outputs
 from cam_callbacks.explain.output_evidence import decide
@@ -62,7 +63,8 @@ class Runner:
     Args:
         model: The model.
         images: (N, C, *spatial), copied to the model's device. They enter in the type of its parameters; if these
-            have several, in the first that the model takes: that in which they are given, then those of parameters.
+            have several, in the first that the model takes: that in which they are given, then those of parameters. Whole
+            numbers keep their type.
         forward_fn: As in `Method.__call__`.
         options: How the model is run and read.
         compiled: The caller's compiled copy of the model, used if `options.compile`; None makes one for this call.
@@ -169,6 +171,12 @@ class Runner:
             rows = torch.arange(len(images), device=images.device)
         return forward(self.model, self.laid_out(images), rows, self.forward_fn)
 
+    def masked(self, image: Tensor, masks: Tensor) -> Tensor:
+        """Return the images at `image` (B,), times masks (B, *spatial, 1), as they are stored and in their type."""
+        if self.dtype.is_floating_point:
+            return self.stored[image].mul_(masks.to(self.dtype))
+        return in_type(self.stored[image] * masks, self.dtype)
+
     def laid_out(self, images: Tensor) -> Tensor:
         """Return the images in the memory layout that the model can read."""
         return images if self.channels_last else images.contiguous()
@@ -214,14 +222,14 @@ class Runner:
         )
 
     def _entering_type(self, image: Tensor) -> torch.dtype:
-        """Return the floating type in which images enter the model.
+        """Return the type in which images enter the model; whole numbers keep theirs.
 
         It is that of the model's parameters. If they are of several types, it is the first one in which the model
         answers one image (1, C, *spatial): that of the images as they were given, then those of the parameters.
         """
         _, first = device_and_dtype(self.model, image)
         types = dict.fromkeys(each.dtype for each in self.model.parameters() if each.is_floating_point())
-        if len(types) < 2 or self.ranks.are_several:
+        if len(types) < 2 or self.ranks.are_several or not image.is_floating_point():
             return first
         row = torch.zeros(1, dtype=torch.int64, device=image.device)
         for dtype in dict.fromkeys([image.dtype, *types]):
@@ -255,9 +263,9 @@ class Runner:
 
 def check_images(images: Tensor) -> None:
     """Raise the error that names what is wrong with a batch of images, if anything is."""
-    if not isinstance(images, Tensor) or not images.is_floating_point():
+    if not isinstance(images, Tensor) or images.is_complex() or images.is_quantized:
         got = images.dtype if isinstance(images, Tensor) else type(images).__name__
-        raise TypeError(f"images must be a floating point tensor, as the model is fed (normalized); got {got}")
+        raise TypeError(f"images must be a tensor of real numbers, as the model is fed (normalized); got {got}")
     if not 3 <= images.ndim <= 5 or 0 in images.shape:
         raise ValueError(
             f"images has shape {tuple(images.shape)}; give (N, C, *spatial), with one to three spatial dimensions and "
@@ -272,10 +280,13 @@ def check_images(images: Tensor) -> None:
 
 
 def device_and_dtype(model: nn.Module, images: Tensor) -> tuple[torch.device, torch.dtype]:
-    """Return the device and floating type of the model's first floating parameter, else those of the images."""
+    """Return the device and floating type of the model's first floating parameter, else those of the images.
+
+    Images of whole numbers keep their type: the model itself makes floating point of them.
+    """
     for parameter in model.parameters():
         if parameter.is_floating_point():
-            return parameter.device, parameter.dtype
+            return parameter.device, parameter.dtype if images.is_floating_point() else images.dtype
     return images.device, images.dtype
 
 

@@ -20,7 +20,7 @@ from cam_callbacks._checks import check_choice
 from cam_callbacks.data.normalization import Normalization, denormalized, in_display_range
 from cam_callbacks.explain.explanation import upsample
 from cam_callbacks.figures.colors import ALERT, BACKGROUND, CURVES, OUTLINE, PLOT_BACKGROUND, inferno, jet, look_up
-from cam_callbacks.figures.settings import OverlayStyle
+from cam_callbacks.figures.settings import OverlayStyle, check_bands
 
 Picture: TypeAlias = NDArray[np.uint8]
 
@@ -32,7 +32,9 @@ _HEAT_OPACITY = 0.65
 _JET_MIN_HEAT = 0.2
 
 
-def to_pictures(images: Tensor, normalization: Normalization | None = None) -> list[Picture]:
+def to_pictures(
+    images: Tensor, normalization: Normalization | None = None, bands: Sequence[int] | None = None
+) -> list[Picture]:
     """Turn images, as the model is fed them, into pictures.
 
     Args:
@@ -41,13 +43,24 @@ def to_pictures(images: Tensor, normalization: Normalization | None = None) -> l
             that is left free for their heat. (N, C, D, H, W): volumes, laid out as slices.
         normalization: Mean and standard deviation of each channel, which is undone; None for images that are in
             [0, 1] already. Images that still leave [0, 1] are scaled to their own minimum and maximum.
+        bands: The channels that become red, green and blue, or the one that becomes gray, counted from 0; None for the
+            first three.
 
     Returns:
         N pictures (H, W, 3).
+
+    Raises:
+        ValueError: `bands` are not one or three channels of the images.
+        TypeError: `bands` is not a list.
     """
+    check_bands(bands)
     shown = denormalized(images, normalization)
     if shown.ndim == 3:
         return [_curves(signal.numpy()) for signal in shown]
+    if bands is not None:
+        if max(bands) >= shown.shape[1]:
+            raise ValueError(f"bands={bands!r}: the images have the channels 0 to {shown.shape[1] - 1}")
+        shown = shown[:, list(bands)]
     if shown.shape[1] == 2:
         shown = shown.mean(dim=1, keepdim=True)
     shown = shown[:, :3].expand(-1, 3, *[-1] * (shown.ndim - 2))

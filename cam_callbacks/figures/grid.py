@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from cam_callbacks.figures.colors import ALERT, BACKGROUND, CURVES, MUTED, PLOT_BACKGROUND, TEXT
 from cam_callbacks.figures.drawing import Picture
+from cam_callbacks.figures.text import FONT_SIZE, font_for
 
-# TensorBoard shows a picture about 350 pixels wide: what is drawn 480 wide shrinks, and this text stays readable.
-_FONT_SIZE = 18
-_LINE_HEIGHT = _FONT_SIZE + 4
+_LINE_HEIGHT = FONT_SIZE + 4
 _PADDING = 6
 _BINS = 28
 
@@ -79,7 +77,7 @@ def _draw(cell: Cell, size: int) -> Image.Image:
     for index, picture in enumerate(pictures):
         if cell.headings:
             heading = _truncated(cell.headings[index], picture.width)
-            draw.text((left, _PADDING - 2), heading, font=_font(), fill=MUTED)
+            draw.text((left, _PADDING - 2), heading, font=font_for(heading), fill=MUTED)
         canvas.paste(picture, (left, top))
         left += picture.width + _PADDING
     _write(canvas, cell.lines, below + 2)
@@ -93,7 +91,7 @@ def _write(canvas: Image.Image, lines: Sequence[Line], top: int) -> None:
     draw = ImageDraw.Draw(canvas)
     for index, line in enumerate(lines):
         text = _truncated(line.text, canvas.width - 2 * _PADDING)
-        draw.text((_PADDING, top + _LINE_HEIGHT * index), text, font=_font(), fill=line.color)
+        draw.text((_PADDING, top + _LINE_HEIGHT * index), text, font=font_for(text), fill=line.color)
 
 
 def _resized(picture: Picture, size: int) -> Image.Image:
@@ -106,16 +104,12 @@ def _resized(picture: Picture, size: int) -> Image.Image:
 def _truncated(text: str, width: int) -> str:
     """Cut a text that is wider than `width` pixels, with an ellipsis."""
     text = " ".join(text.split())
-    if _font().getlength(text) <= width:
+    font = font_for(text)
+    if font.getlength(text) <= width:
         return text
-    while text and _font().getlength(text + "...") > width:
+    while text and font.getlength(text + "...") > width:
         text = text[:-1]
     return text + "..."
-
-
-@cache
-def _font() -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    return ImageFont.load_default(_FONT_SIZE)
 
 
 def histogram(values: Sequence[float], limit: float, width: int = 224, height: int = 64) -> Picture:
@@ -130,5 +124,5 @@ def histogram(values: Sequence[float], limit: float, width: int = 224, height: i
             draw.rectangle((left, height - 1 - round((height - 4) * count / tallest), right, height), fill=CURVES[0])
     draw.line([(width // 2, 0), (width // 2, height)], fill=ALERT, width=2)
     for text, at, anchor in ((f"{-limit:g}", 2, "la"), ("0", width // 2, "ma"), (f"+{limit:g}", width - 2, "ra")):
-        draw.text((at, height), text, font=_font(), fill=MUTED, anchor=anchor)
+        draw.text((at, height), text, font=font_for(text), fill=MUTED, anchor=anchor)
     return np.asarray(canvas)

@@ -12,6 +12,7 @@ from torch import Tensor
 from cam_callbacks import tags
 from cam_callbacks.audit.interventions import ring, with_background_of, with_ring_of
 from cam_callbacks.audit.result import AuditResult
+from cam_callbacks.data.normalization import as_floats
 from cam_callbacks.data.probes import ProbeSet
 from cam_callbacks.explain.explanation import Explanation, Upsampling, scaled
 from cam_callbacks.figures.colors import ALERT, MUTED
@@ -19,6 +20,7 @@ from cam_callbacks.figures.drawing import Picture, outlined, overlay, to_picture
 from cam_callbacks.figures.grid import Cell, Line, grid, histogram
 from cam_callbacks.figures.notebook import channel_cells
 from cam_callbacks.figures.settings import Figures, OverlayStyle
+from cam_callbacks.figures.text import shown_name
 from cam_callbacks.history import PastMaps
 from cam_callbacks.snapshot import AuditSnapshot, Snapshot
 
@@ -86,7 +88,7 @@ def heatmaps_picture(
         style: How overlays are drawn.
         of_predicted: For some probes, by their number, the heatmap of the class that was predicted instead.
     """
-    images = enumerate(to_pictures(probes.images, probes.normalization))
+    images = enumerate(to_pictures(probes.images, probes.normalization, probes.bands))
     cells = [
         _probe_cell(image, probes, explanation, index, heatmaps[index], style, of_predicted.get(index))
         for index, image in images
@@ -111,10 +113,10 @@ def _probe_cell(
     predicted = None if answers is None or explanation.skipped[index] else int(answers[index])
     mistake = label is not None and predicted is not None and predicted != label
     pictures = [_with_mask(image, probes, index), overlay(image, heatmap, style)]
-    headings = ["image", "heatmap" if explained is None else probes.class_names.name(explained)]
+    headings = ["image", "heatmap" if explained is None else shown_name(probes.class_names, explained)]
     if of_predicted is not None and predicted is not None:
         pictures.append(overlay(image, of_predicted, style))
-        headings.append(probes.class_names.name(predicted))
+        headings.append(shown_name(probes.class_names, predicted))
     lines = _label_lines(probes, label, mistake) + _map_lines(explanation, index)
     if explained is None:
         lines.append(Line(f"{float(explanation.target_scores[index]):.3g} {explanation.score_kind}", MUTED))
@@ -133,7 +135,7 @@ def _with_mask(image: Picture, probes: ProbeSet, index: int) -> Picture:
 def _label_lines(probes: ProbeSet, label: int | None, mistake: bool) -> list[Line]:
     if label is None:
         return []
-    text = f"true: {probes.class_names.name(label)}"
+    text = f"true: {shown_name(probes.class_names, label)}"
     return [Line(f"MISTAKE, {text}", ALERT) if mistake else Line(text)]
 
 
@@ -146,7 +148,7 @@ def _map_lines(explanation: Explanation, index: int) -> list[Line]:
 def _top_classes(probes: ProbeSet, probabilities: Tensor) -> list[Line]:
     top = probabilities.topk(min(_MAX_CLASSES_LISTED, len(probabilities)))
     pairs = zip(top.values.tolist(), top.indices.tolist(), strict=True)
-    return [Line(f"{probability:.2f} {probes.class_names.name(index)}", MUTED) for probability, index in pairs]
+    return [Line(f"{probability:.2f} {shown_name(probes.class_names, index)}", MUTED) for probability, index in pairs]
 
 
 def history_picture(
@@ -164,9 +166,9 @@ def history_picture(
     unit, counts = ("epoch", epochs) if len(set(epochs)) == len(epochs) else ("step", [look.step for look in looks])
     headings = ["image", *map(str, counts)]
     cells = []
-    for index, image in enumerate(to_pictures(probes.images, probes.normalization)):
+    for index, image in enumerate(to_pictures(probes.images, probes.normalization, probes.bands)):
         overlays = [overlay(image, maps[index], style) for maps in heatmaps]
-        names = [] if probes.labels is None else [probes.class_names.name(int(probes.labels[index]))]
+        names = [] if probes.labels is None else [shown_name(probes.class_names, int(probes.labels[index]))]
         cells.append(Cell([image, *overlays], [Line(f"true: {name}", MUTED) for name in names], headings))
     return grid(cells, size=_SIDE_IN_HISTORY[len(size)], title=[Line(f"Maps by {unit}", MUTED)])
 
@@ -187,12 +189,13 @@ def class_mean_picture(probes: ProbeSet, explanation: Explanation, heatmaps: Ten
     counted = ~(explanation.skipped | explanation.blank)
     for target in sorted(set(explanation.targets.tolist())):
         of_class = explanation.targets == target
-        mean_image = to_pictures(probes.images[of_class].mean(dim=0, keepdim=True), probes.normalization)[0]
+        mean = as_floats(probes.images[of_class]).mean(dim=0, keepdim=True)
+        mean_image = to_pictures(mean, probes.normalization, probes.bands)[0]
         used = of_class & counted
         heat = heatmaps[used].mean(dim=0) if used.any() else torch.zeros(heatmaps.shape[1:])
         left_out = int(of_class.sum() - used.sum())
         lines = [
-            Line(f"class: {probes.class_names.name(target)}"),
+            Line(f"class: {shown_name(probes.class_names, target)}"),
             Line(f"mean of {int(used.sum())}" + (f", {left_out} left out" if left_out else ""), MUTED),
         ]
         cells.append(Cell([mean_image, overlay(mean_image, heat, style)], lines, ["mean", "heatmap"]))
@@ -203,7 +206,9 @@ def channels_picture(probes: ProbeSet, explanation: Explanation) -> Picture:
     """Draw the channels of largest weight of one probe per class, as feature maps and as masked images."""
     cells = []
     for index in _one_per_class(explanation):
-        cells += channel_cells(probes.images[index], explanation, index, probes.normalization, _MAX_CHANNELS)
+        cells += channel_cells(
+            probes.images[index], explanation, index, probes.normalization, _MAX_CHANNELS, probes.bands
+        )
     return _grid_of(probes, cells)
 
 
@@ -245,13 +250,14 @@ def swaps_picture(audited: AuditSnapshot) -> Picture | None:
     ]
     if masks is not None and images.images.ndim == 4:
         title.append(Line(f"green: the {'estimated ' * (result.mask_source == 'estimated')}mask", MUTED))
-    versions = (images.images[shown], *_exchanged(images.images, masks, result, shown))
-    trios = zip(*(to_pictures(version, images.normalization) for version in versions), strict=True)
+    floats = as_floats(images.images)
+    versions = (floats[shown], *_exchanged(floats, masks, result, shown))
+    trios = zip(*(to_pictures(version, images.normalization, images.bands) for version in versions), strict=True)
     cells = []
     for index, (plain, same, other) in zip(shown.tolist(), trios, strict=True):
         names = ("itself", "own class", "other class")
         headings = [f"{name} {float(p):.2f}" for name, p in zip(names, result.swap_probabilities[index], strict=True)]
-        label = Line(f"true: {images.class_names.name(int(result.labels[index]))}")
+        label = Line(f"true: {shown_name(images.class_names, int(result.labels[index]))}")
         cells.append(Cell([_with_mask(plain, images, index), same, other], [label], headings))
     return grid(cells, size=_SWAP_SIDE, title=title)
 
@@ -286,7 +292,7 @@ def heat_over_chance_picture(audited: AuditSnapshot) -> Picture | None:
             Line(f"mean {mean:+.3f}; minus area {over_area[index].value:+.3f}", MUTED),
             Line(f"heat {audited.verdict.heat.get(index, 'not known')}", MUTED),
         ]
-        cells.append(Cell([bars], lines, [f"{result.class_names.name(index)}, {len(values)} images"]))
+        cells.append(Cell([bars], lines, [f"{shown_name(result.class_names, index)}, {len(values)} images"]))
     title = [Line("Heat on the object minus chance (red line)")]
     return grid(cells, columns=2, size=_HISTOGRAM_WIDTH, title=title)
 

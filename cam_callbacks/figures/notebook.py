@@ -10,12 +10,13 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor
 
 from cam_callbacks.data.class_names import ClassNames
-from cam_callbacks.data.normalization import Normalization
+from cam_callbacks.data.normalization import Normalization, as_floats
 from cam_callbacks.explain.explanation import Explanation, min_max, upsample
 from cam_callbacks.figures.colors import MUTED
 from cam_callbacks.figures.drawing import Picture, overlay, to_pictures
 from cam_callbacks.figures.grid import Cell, Line, grid
 from cam_callbacks.figures.settings import OverlayStyle
+from cam_callbacks.figures.text import shown_name
 
 _SIDE = 192
 
@@ -27,6 +28,7 @@ def strongest_channels(
     normalization: Normalization | None = None,
     count: int = 12,
     columns: int = 3,
+    bands: Sequence[int] | None = None,
 ) -> Picture:
     """Draw what a heatmap is made of: its heaviest channels, each as feature map and as the image seen through it.
 
@@ -37,15 +39,21 @@ def strongest_channels(
         normalization: Mean and standard deviation that the image was normalized with.
         count: The number of channels, at most 16; channels without a positive weight are left out.
         columns: How many channels make a row.
+        bands: The channels of the image that are shown, as in `to_pictures`.
 
     Raises:
         ValueError: The explanation has several layers, or `image` is not one image.
     """
-    return grid(channel_cells(image, explanation, index, normalization, count), columns, _SIDE)
+    return grid(channel_cells(image, explanation, index, normalization, count, bands), columns, _SIDE)
 
 
 def channel_cells(
-    image: Tensor, explanation: Explanation, index: int, normalization: Normalization | None, count: int
+    image: Tensor,
+    explanation: Explanation,
+    index: int,
+    normalization: Normalization | None,
+    count: int,
+    bands: Sequence[int] | None = None,
 ) -> list[Cell]:
     """Return the cells of `strongest_channels`."""
     channels = explanation.channels
@@ -59,9 +67,9 @@ def channel_cells(
     count = max(1, min(count, int((parts[1] > 0).sum())))  # channels that weigh nothing show nothing
     numbers, weights, activations = (part[:count] for part in parts)
     masks = min_max(upsample(activations, image.shape[1:]))
-    image = image.detach().cpu().float()
-    plain = to_pictures(image.unsqueeze(0), normalization)[0]
-    masked = to_pictures(image * masks.unsqueeze(1), normalization)
+    image = as_floats(image.detach().cpu()).float()
+    plain = to_pictures(image.unsqueeze(0), normalization, bands)[0]
+    masked = to_pictures(image * masks.unsqueeze(1), normalization, bands)
     return [
         Cell(
             [overlay(plain, mask, "heatmap"), seen],
@@ -79,6 +87,7 @@ def classes_side_by_side(
     normalization: Normalization | None = None,
     style: OverlayStyle = "blend",
     size: int = _SIDE,
+    bands: Sequence[int] | None = None,
 ) -> Picture:
     """Draw one row per image: the image, then the heatmap of each target, below its class and probability.
 
@@ -89,6 +98,7 @@ def classes_side_by_side(
         normalization: Mean and standard deviation that the images were normalized with.
         style: The style of the overlays, as in `cam_callbacks.overlay`.
         size: Longer side of each picture, in pixels.
+        bands: The channels that are shown, as in `to_pictures`.
 
     Raises:
         ValueError: The explanation is of other images, or does not have several classes for each.
@@ -100,10 +110,10 @@ def classes_side_by_side(
             f"explanation has {len(explanation)} images, images has {len(images)}; give the same images to both"
         )
     rows, heatmaps = [], explanation.scaled_to(None).cpu()
-    for index, picture in enumerate(to_pictures(images, normalization)):
+    for index, picture in enumerate(to_pictures(images, normalization, bands)):
         targets = explanation.targets[index].tolist()
         overlays = [overlay(picture, heat, style) for heat in heatmaps[index]]
-        headings = [ClassNames(class_names).name(target) for target in targets]
+        headings = [shown_name(ClassNames(class_names), target) for target in targets]
         probabilities = [f"{float(explanation.probabilities[index, target]):.2f}" for target in targets]
         named = [f"{share} {name}" for share, name in zip(probabilities, headings, strict=True)]
         rows.append(Cell([picture, *overlays], headings=["image", *named]))
@@ -116,6 +126,7 @@ def methods_side_by_side(
     normalization: Normalization | None = None,
     style: OverlayStyle = "blend",
     size: int = _SIDE,
+    bands: Sequence[int] | None = None,
 ) -> Picture:
     """Draw one row per image: the image, then its heatmap by each method, below the method's name.
 
@@ -125,6 +136,7 @@ def methods_side_by_side(
         normalization: Mean and standard deviation that the images were normalized with.
         style: The style of the overlays, as in `cam_callbacks.overlay`.
         size: Longer side of each picture, in pixels.
+        bands: The channels that are shown, as in `to_pictures`.
 
     Raises:
         ValueError: An explanation is of other images, or has several targets for each.
@@ -136,7 +148,7 @@ def methods_side_by_side(
                 f"{len(images)} images is needed"
             )
     rows, heatmaps = [], [each.scaled_to(None).cpu() for each in explanations.values()]
-    for index, picture in enumerate(to_pictures(images, normalization)):
+    for index, picture in enumerate(to_pictures(images, normalization, bands)):
         overlays = [overlay(picture, maps[index], style) for maps in heatmaps]
         rows.append(Cell([picture, *overlays], headings=["image", *explanations]))
     return grid(rows, size=size)

@@ -57,7 +57,7 @@ def _installed(package: str) -> str | None:
 def photos_blob(probes: ProbeSet) -> bytes:
     """Encode `TAB_PHOTOS`: each probe in color or gray, no larger than the tab shows it."""
     blob = b""
-    for picture in to_pictures(probes.images, probes.normalization):
+    for picture in to_pictures(probes.images, probes.normalization, probes.bands):
         image = Image.fromarray(picture)
         if (picture == picture[..., :1]).all():
             image = image.convert("L")

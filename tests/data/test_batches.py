@@ -108,9 +108,9 @@ def test_what_batch_fn_returns_is_read_like_a_batch() -> None:
         ((), "tuple"),
         ({}, "dict"),
         ({"picture": IMAGES}, r"dict\('picture': Tensor float32 \(3, 3, 8, 8\)\)"),
-        ((LABELS, IMAGES), r"tuple\(Tensor int64 \(3,\), Tensor float32 \(3, 3, 8, 8\)\)"),
-        (((IMAGES, IMAGES), LABELS), r"tuple\(tuple\(Tensor float32 \(3, 3, 8, 8\), "),
-        (((IMAGES * 255).byte(), LABELS), "torch.uint8, not floating point"),
+        ([IMAGES[0], IMAGES[1]], "list.Tensor"),
+        ((list(IMAGES), [{"labels": LABELS}] * 3), "list.Tensor"),
+        ((MASKS.long().unsqueeze(1), IMAGES), "Tensor int64"),
         (Photos(IMAGES, ["cat"]), r"Photos\(pixels=Tensor float32 \(3, 3, 8, 8\), kinds=list\(str\)\)\. Give batch_fn"),
     ],
 )
@@ -120,28 +120,75 @@ def test_batches_that_are_not_understood_are_described(batch: Any, words: str) -
 
 
 @pytest.mark.parametrize(
-    "labels",
+    ("labels", "kind"),
     [
-        LABELS[:2],
-        LABELS + 0.5,
-        torch.tensor([[0.3, 0.7], [0.5, 0.5], [1.0, 0.0]]),
-        torch.tensor([[1, 1, 0], [0, 1, 0], [0, 0, 0]]),
-        torch.rand(3, 8, 8),
-        torch.tensor(1),
-        ["cat", "dog", "owl"],
+        (LABELS[:2], None),
+        (LABELS + 0.5, "value"),
+        (torch.tensor([[0.3, 0.7], [0.5, 0.5], [1.0, 0.0]]), "soft"),
+        (torch.tensor([[0.3, 0.3], [0.5, 0.5], [1.0, 0.0]]), None),
+        (torch.tensor([[1, 1, 0], [0, 1, 0], [0, 0, 0]]), "multi-label"),
+        (torch.randint(0, 5, (3, 8, 8)), "dense"),
+        (torch.rand(3, 8, 8), None),
+        (torch.tensor(1), None),
+        (["cat", "dog", "owl"], None),
     ],
-    ids=["too few", "fractions", "mixed labels", "several labels", "maps", "scalar", "words"],
+    ids=["too few", "fractions", "shares", "unclear", "several", "pixels", "maps", "scalar", "words"],
 )
-def test_labels_that_are_not_one_class_per_image_are_handled_as_asked(labels: Any) -> None:
-    with pytest.raises(ValueError, match=r"labels .* not one class per image: tuple\(Tensor float32 .*Give batch_fn"):
-        read_batch((IMAGES, labels), label_use="required")
-    assert_read(read_batch((IMAGES, labels), label_use="optional"), labels=None)
-    assert_read(read_batch((IMAGES, labels), label_use="ignored"), labels=None)
+def test_labels_that_are_not_one_class_keep_their_form(labels: Any, kind: str | None) -> None:
+    samples = read_batch((IMAGES, labels))
+    assert_read(samples, labels=None)
+    assert samples.label_kind == kind
+    assert (samples.annotations is None) == (samples.label_note is not None) == (kind is None)
 
 
-def test_labels_that_are_one_class_per_image_are_left_out_if_ignored() -> None:
-    assert_read(read_batch((IMAGES, LABELS), label_use="optional"))
-    assert_read(read_batch((IMAGES, LABELS), label_use="ignored"), labels=None)
+@pytest.mark.parametrize(
+    "batch",
+    [
+        (LABELS, IMAGES),
+        ([IMAGES, IMAGES * 2], LABELS),
+        (torch.arange(3), IMAGES, LABELS),
+        (IMAGES, LABELS, torch.arange(3), ["a", "b", "c"]),
+        [{"data": IMAGES, "label": LABELS.view(-1, 1)}],
+        {"jpg": IMAGES, "cls": LABELS, "__key__": ["a", "b", "c"]},
+        {"sample": {"image": IMAGES}, "label": LABELS},
+        (IMAGES, {"label": LABELS}),
+        [(IMAGES, LABELS), (IMAGES * 2, LABELS)],
+        (IMAGES, [torch.tensor(label) for label in LABELS.tolist()]),
+        (IMAGES, LABELS.numpy()),
+    ],
+)
+def test_images_and_labels_are_found_in_other_containers(batch: Any) -> None:
+    assert_read(read_batch(batch))
+
+
+def test_names_of_classes_become_indices_and_others_are_ignored() -> None:
+    samples = read_batch((IMAGES, ["owl", "cat", "dog"]), class_names=("cat", "dog", "owl"))
+    assert_read(samples)
+    ignored = read_batch((IMAGES, torch.tensor([2, 0, 255])), class_names=("cat", "dog", "owl"))
+    assert_read(ignored, labels=torch.tensor([2, 0, -100]))
+    assert ignored.label_note is not None
+
+
+def test_integer_images_keep_their_type() -> None:
+    assert read_batch(((IMAGES * 255).byte(), LABELS)).images.dtype == torch.uint8
+
+
+class Sliceless(Tensor):
+    """A tensor whose subclass fails when it is sliced, as one with metadata for each entry may."""
+
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is Tensor.__getitem__:
+            raise ValueError("inconsistent metadata")
+        return super().__torch_function__(func, types, args, kwargs or {})
+
+
+def test_tensors_of_subclasses_become_plain() -> None:
+    samples = read_batch(
+        {"image": IMAGES.as_subclass(Sliceless), "label": LABELS.as_subclass(Sliceless), "mask": MASKS}
+    )
+    assert samples.labels is not None
+    assert type(samples.images) is type(samples.labels) is Tensor
 
 
 @dataclass(slots=True)
@@ -248,10 +295,10 @@ class TestBoxes:
     @pytest.mark.parametrize(
         ("boxes", "words"),
         [
-            (torch.rand(2, 4), "all within 1, so not in pixels"),
+            (torch.tensor([[2.0, 2.0, 5.0, 5.0]] * 2), "can be read as XYXY and as XYWH"),
             (torch.rand(2, 3, 4), r"not one for each image, (N, 4)"),
         ],
-        ids=["fractions", "several an image"],
+        ids=["ambiguous", "several an image"],
     )
     def test_boxes_that_are_not_understood_give_a_note(self, boxes: Tensor, words: str) -> None:
         samples = with_boxes(boxes)
@@ -259,6 +306,13 @@ class TestBoxes:
         assert samples.note is not None
         assert "boxes of the batch are not used" in samples.note
         assert words in samples.note
+
+    @pytest.mark.parametrize("boxes", [[[4.0, 4, 7, 8], [5, 1, 8, 8]], [[4.0, 4, 3, 4], [5, 1, 3, 7]]])
+    def test_the_order_that_alone_is_possible_is_used(self, boxes: list[list[float]]) -> None:
+        for given in (torch.tensor(boxes), torch.tensor(boxes) / 8, torch.tensor(boxes).unsqueeze(1)):
+            masks = with_boxes(given).masks
+            assert masks is not None
+            assert masks.flatten(1).sum(dim=1).tolist() == [12, 21]
 
     def test_four_numbers_an_image_in_a_tuple_are_not_boxes(self) -> None:
         assert read_batch((IMAGES, LABELS, torch.randn(3, 4))).masks is None

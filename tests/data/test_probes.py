@@ -22,8 +22,12 @@ def probe_set(**changes: Any) -> ProbeSet:
 @pytest.mark.parametrize(
     ("changes", "error", "words"),
     [
-        ({"images": [[0.5]]}, TypeError, "images must be floating point, as the model is fed .*; got list"),
-        ({"images": torch.zeros(4, 3, 8, 8, dtype=torch.uint8)}, TypeError, "images must be floating point.*uint8"),
+        ({"images": [[0.5]]}, TypeError, "images must be a tensor of numbers, as the model is fed; got list"),
+        (
+            {"images": torch.zeros(4, 3, 8, 8, dtype=torch.complex64)},
+            TypeError,
+            "images must be a tensor of numbers.*complex64",
+        ),
         ({"labels": [0, 1]}, TypeError, "labels must be a tensor of whole numbers, one for each image; got list"),
         ({"labels": torch.zeros(4)}, TypeError, "labels must be a tensor of whole numbers.*; got torch.float32"),
         ({"groups": torch.zeros(4)}, TypeError, "groups must be a tensor of whole numbers"),

@@ -31,12 +31,12 @@ def images(blobs):
 class TestImages:
     @pytest.mark.parametrize("wrong", [None, [1.0, 2.0], "photo.jpg"], ids=["None", "list", "path"])
     def test_that_are_not_a_tensor_are_refused(self, ask, network, wrong):
-        with pytest.raises(TypeError, match=f"images must be a floating point tensor.*got {type(wrong).__name__}"):
+        with pytest.raises(TypeError, match=f"images must be a tensor of real numbers.*got {type(wrong).__name__}"):
             ask(network, wrong, "features")
 
-    @pytest.mark.parametrize("dtype", [torch.uint8, torch.int64, torch.bool, torch.complex64])
-    def test_of_whole_numbers_are_refused(self, ask, network, images, dtype):
-        with pytest.raises(TypeError, match=rf"images must be a floating point tensor, as the model .* got {dtype}"):
+    @pytest.mark.parametrize("dtype", [torch.complex64])
+    def test_of_complex_numbers_are_refused(self, ask, network, images, dtype):
+        with pytest.raises(TypeError, match=rf"images must be a tensor of real numbers, as the model .* got {dtype}"):
             ask(network, images.to(dtype), "features")
 
     @pytest.mark.parametrize("shape", [(), (3,), (3, 24), (1, 1, 3, 8, 8, 8), (0, 3, 24, 24), (2, 3, 0, 24)])
