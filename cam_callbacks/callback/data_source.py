@@ -13,11 +13,10 @@ from torch import Tensor
 from cam_callbacks.callback import trainer as of_trainer
 from cam_callbacks.callback.settings import MonitorSettings, ProbeSource
 from cam_callbacks.data import datasets
-from cam_callbacks.data.batches import REMEDY, Samples, read_batch
+from cam_callbacks.data.batches import Samples, read_batch
 from cam_callbacks.data.class_names import ClassNames
 from cam_callbacks.data.normalization import Normalization, is_displayable
 from cam_callbacks.data.photos import class_folders
-from cam_callbacks.data.plain import describe
 from cam_callbacks.data.probes import ProbeSet
 from cam_callbacks.explain.image_types import in_type
 from cam_callbacks.explain.isolation import random_state_kept
@@ -39,14 +38,19 @@ class DataSource:
     def __init__(self, settings: MonitorSettings, warn_once: Callable[[str], None]) -> None:
         self._settings = settings
         self._warn_once = warn_once
-        self._names_found: dict[bool, ClassNames | None] = {}
+        self._found: ClassNames | None = None
+        self._has_asked = False
+
+    def begin(self) -> None:
+        """Forget what was found in the data of the last evaluation, which may have been another."""
+        self._found, self._has_asked = None, False
 
     def samples(self, batch: Any, trainer: Trainer) -> Samples:
-        """Read a batch.
+        """Read a batch; of labels that are probabilities, the most probable class is taken as the true one.
 
         Raises:
             TypeError: The batch is not understood.
-            ValueError: Labels are to be explained, and those that came do not give one class for each image.
+            ValueError: `batch_fn` fails.
         """
         audit, explain = self._settings.audit, self._settings.explain
         with random_state_kept():
@@ -56,12 +60,8 @@ class DataSource:
                 None if audit is None else audit.foreground_values,
                 self._class_names(trainer) or (),
             )
-        came = samples.label_kind is not None or samples.label_note is not None
-        if samples.labels is None and came and explain in ("label", "both"):
-            raise ValueError(
-                f"the labels of the batch are not one class per image: {describe(batch)}. {REMEDY}; if images "
-                'do not have one class each, as in multi-label problems, give explain="prediction" or a class index'
-            )
+        if samples.label_kind == "soft" and samples.annotations is not None:
+            samples = replace(samples, labels=samples.annotations.argmax(dim=1))
         if samples.labels is not None and callable(explain):  # they may be numbers that only look like classes
             samples = replace(samples, labels=None)
         for note in (samples.note, samples.label_note):
@@ -138,11 +138,12 @@ class DataSource:
         return self._settings.class_names or own or self._found_names(trainer)
 
     def _found_names(self, trainer: Trainer) -> ClassNames | None:
-        """Ask the data sets and the model, once for all validations and once for all tests."""
-        if trainer.testing not in self._names_found:
+        """Ask the data sets and the model, once an evaluation."""
+        if not self._has_asked:
             found = _first(datasets.class_names, of_trainer.datasets(trainer))
-            self._names_found[trainer.testing] = found or datasets.class_names_of_model(trainer.lightning_module)
-        return self._names_found[trainer.testing]
+            self._found = found or datasets.class_names_of_model(trainer.lightning_module)
+            self._has_asked = True
+        return self._found
 
     def _normalization(
         self, trainer: Trainer, probes: ProbeSet | None = None, images: Tensor | None = None

@@ -60,6 +60,7 @@ class Evaluation(Stage):
         self._heatmaps = HeatmapStage(parts, trainer, pl_module)
         self.notices.are_warnings_kept_back = trainer.sanity_checking
         self.memory.begin(anew=trainer.testing)
+        parts.data.begin()
 
     @property
     def _is_disabled(self) -> bool:

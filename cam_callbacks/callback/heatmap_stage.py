@@ -14,6 +14,7 @@ from cam_callbacks.callback.entry_point import only_network
 from cam_callbacks.callback.loggers import Media
 from cam_callbacks.callback.stage import NotUnderstoodError, Stage, StepFailedError
 from cam_callbacks.data.class_names import ClassNames
+from cam_callbacks.data.labels import LabelKind
 from cam_callbacks.data.probes import ProbeSet
 from cam_callbacks.explain.diagnosis import Argument, failing_argument
 from cam_callbacks.explain.explanation import Explanation
@@ -139,6 +140,8 @@ class HeatmapStage(Stage):
         if not watched.is_picking:
             if watched.images is None and errors:
                 raise self.stated(errors[0])  # the probes that are given cannot be read
+            if watched.are_given and watched.images is not None:
+                self._say_if_predictions_are_explained(watched.images.labels, None)
             return watched.images
         if errors and self.settings.batch_fn is not None:
             raise self.stated(errors[0])
@@ -155,7 +158,14 @@ class HeatmapStage(Stage):
                 f"CAMMonitor left out {watched.ignored} images that are not finite, or whose size, labels or masks are "
                 f"unlike those of the first one, {tuple(picked.images.shape[1:])}: {watched.reasons}"
             )
+        self._say_if_predictions_are_explained(picked.labels, picked.label_kind)
         return self.parts.data.described(ProbeSet.of(picked), self.trainer)
+
+    def _say_if_predictions_are_explained(self, labels: Tensor | None, kind: LabelKind | None) -> None:
+        if labels is None and self.settings.explain in ("label", "both"):
+            self.notices.inform_once(
+                f"CAMMonitor: no class for each image ({kind or 'no labels'}): explains the predicted class"
+            )
 
     def _broadcast_probes(self, probes: ProbeSet | None) -> ProbeSet:
         if not self.memory.probes.is_settled:

@@ -19,7 +19,6 @@ from cam_callbacks.callback.outlet import Outlet
 from cam_callbacks.callback.retries import Retries
 from cam_callbacks.callback.settings import MonitorSettings
 from cam_callbacks.callback.trainer import Misconfiguration
-from cam_callbacks.data.containers import LABEL_KEYS
 from cam_callbacks.data.probes import ProbeSet
 from cam_callbacks.explain.forwarding import ForwardFn
 from cam_callbacks.explain.targets import TargetFn
@@ -113,21 +112,12 @@ class Stage:
     def targets_of(self, probes: ProbeSet) -> int | Tensor | TargetFn | None:
         """Return what is explained of the probes, as `Method.__call__` takes it.
 
-        Raises:
-            ValueError: Labels are explained, and the probes have none.
+        Without a class for each image that is the predicted one, whatever else is wanted.
         """
         explain = self.settings.explain
         if isinstance(explain, int) or callable(explain):
             return explain
-        if explain == "prediction":
-            return None
-        if probes.labels is None:
-            raise ValueError(
-                f"explain={explain!r} needs labels, but none came with the images (in a mapping they are found under "
-                f"{', '.join(map(repr, LABEL_KEYS))}; in a folder, by subfolders named like the classes); give "
-                'explain="prediction", ProbeSet(images, labels), or batch_fn, a callable (batch) -> (images, labels)'
-            )
-        return probes.labels
+        return None if explain == "prediction" else probes.labels
 
     @property
     def forward_fn(self) -> ForwardFn:

@@ -63,7 +63,7 @@ class ImagePicker:
         """Read rows that are one-hot by chance as those of the first images, which have several classes or shares."""
         kind = self._kept[0][1].label_kind if self._kept else None
         if kind in ("multi-label", "soft") and samples.label_kind == "class" and samples.annotations is not None:
-            return replace(samples, labels=None, label_kind=kind)
+            return replace(samples, labels=samples.labels if kind == "soft" else None, label_kind=kind)
         return samples
 
     @property

@@ -164,8 +164,8 @@ def test_images_and_labels_are_found_in_other_containers(batch: Any) -> None:
 def test_names_of_classes_become_indices_and_others_are_ignored() -> None:
     samples = read_batch((IMAGES, ["owl", "cat", "dog"]), class_names=("cat", "dog", "owl"))
     assert_read(samples)
-    ignored = read_batch((IMAGES, torch.tensor([2, 0, 255])), class_names=("cat", "dog", "owl"))
-    assert_read(ignored, labels=torch.tensor([2, 0, -100]))
+    beyond = read_batch((IMAGES, torch.tensor([2, 0, 255])), class_names=("cat", "dog", "owl"))
+    assert_read(beyond, labels=torch.tensor([2, 0, 255]))
     assert ignored.label_note is not None
 
 
