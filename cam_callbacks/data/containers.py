@@ -149,7 +149,7 @@ def _in_sequence(items: list[Any], depth: int) -> Parts:
     if found.images is None:
         return found
     before, after = items[:place], items[place + 1 :]
-    labels = _labels_among(before, after, len(found.images))
+    labels = _labels_among(before, after, found.images)
     if found.labels is not None:  # of a batch in the batch, ((images, labels), ...)
         if labels is None or _counts_up(labels):
             return found
@@ -228,15 +228,18 @@ def _are_tensors_of_one_shape(item: Any) -> bool:
     return len(shapes) == 1 and len(next(iter(shapes))) >= 3
 
 
-def _labels_among(before: list[Any], after: list[Any], count: int) -> Any:
-    """Return the labels among what stands before and after `count` images.
+def _labels_among(before: list[Any], after: list[Any], images: Tensor) -> Any:
+    """Return the labels among what stands before and after the images.
 
     That is what comes next after them and has an entry for each, numbers rather than text. What counts the images, as
-    an index does, is passed over where there is something else. Labels before the images are taken if nothing follows.
+    an index does, is passed over where there is something else than masks. Labels before the images are taken if
+    nothing follows.
     """
+    count = len(images)
     following = [item for item in after if item is not None]
     with_entries = [item for item in following if _has_entries(item, count)]
-    as_labels = [item for item in with_entries if not _counts_up(item)] or with_entries
+    others = [item for item in with_entries if not _counts_up(item)]
+    as_labels = with_entries if all(_looks_like_masks(item, images) for item in others) else others
     numbers = [item for item in as_labels if as_numbers(item) is not None]
     first = next(iter(following), None)
     if isinstance(first, Mapping):

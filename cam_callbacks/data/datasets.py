@@ -35,12 +35,12 @@ def class_names(dataset: Any) -> ClassNames | None:
     return None
 
 
-def class_names_of_model(model: nn.Module) -> ClassNames | None:
+def class_names_of_model(model: nn.Module | None) -> ClassNames | None:
     """Return the names of the classes of a Hugging Face model, or of one within the model; None if it has none.
 
     Names that it only numbers (LABEL_0) are not names.
     """
-    for module in model.modules():
+    for module in () if model is None else model.modules():
         names = _as_names(_ask(_ask(module, "config"), "id2label"))
         if names is not None and any(name != f"LABEL_{index}" for index, name in enumerate(names)):
             return names
@@ -147,14 +147,14 @@ def normalization(dataset: Any) -> Normalization | None:
     return None
 
 
-def normalization_of_model(model: nn.Module) -> Normalization | None:
+def normalization_of_model(model: nn.Module | None) -> Normalization | None:
     """Return the mean and standard deviation of a module within the model that normalizes; None if there is none.
 
     That is a `Normalize` of torchvision or Kornia. It may normalize within the forward, or in
     `on_after_batch_transfer`: only in the latter case are the images of a batch normalized. Buffers of the model that
     are called `mean` and `std` prove nothing.
     """
-    for module in model.modules():
+    for module in () if model is None else model.modules():
         kind = type(module)
         if kind.__name__ == "Normalize" and kind.__module__.split(".")[0] in _NORMALIZES:
             found = _normalization_of(module)
@@ -210,7 +210,7 @@ def _one_for_each_channel(value: Any) -> tuple[float, ...] | None:
     if value is None or isinstance(value, str):
         return None
     try:
-        numbers = torch.as_tensor(value).detach().cpu().double()
+        numbers = torch.as_tensor(value, dtype=torch.float64).detach().cpu()
     except Exception:
         return None
     is_a_row = numbers.ndim > 0 and numbers.numel() == max(numbers.shape)

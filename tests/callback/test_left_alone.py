@@ -129,6 +129,70 @@ def test_an_odd_batch_costs_only_itself(tmp_path: Path, place: int) -> None:
     assert len(monitor.explanation) == 12
 
 
+@pytest.mark.parametrize(
+    "item",
+    [
+        lambda image, label: (label, image),
+        lambda image, label: ((image * 255).byte(), label),
+        lambda image, label: {"sample": {"img": image}, "target": {"label": label}},
+        lambda image, label: ([image, image], label),
+    ],
+    ids=["labels first", "bytes", "nested", "views"],
+)
+def test_batches_in_other_forms_are_shown_and_audited(tmp_path: Path, item: Any) -> None:
+    class ReadsBytes(TakesAnyBatch):
+        def forward(self, images: Tensor) -> Tensor:
+            return super().forward(images.float() / (255 if images.dtype == torch.uint8 else 1))
+
+    monitor = CAMMonitor(num_probes=6)
+    fit(tmp_path, monitor, ReadsBytes(), val=loader(Changed(item)))
+    assert monitor.probes is not None
+    assert monitor.probes.labels is not None
+    assert monitor.probes.labels.tolist() == [0, 0, 1, 1, 2, 2]
+    assert monitor.explanation is not None
+    assert not monitor.explanation.skipped.any()
+    assert monitor.audit_result is not None
+    assert monitor.audit_result["accuracy"].overall.count == 12
+
+
+@pytest.mark.parametrize("on_error", ["warn", "raise"])
+@pytest.mark.parametrize("explain", ["label", "both"])
+@pytest.mark.parametrize(
+    ("item", "kind"),
+    [
+        (lambda image, label: image, "no labels"),
+        (lambda image, label: (image, label + 0.5), "value"),
+        (lambda image, label: (image, torch.tensor([1, 1, 0])), "multi-label"),
+        (lambda image, label: (image, (image[0] > 0.5).long() + label), "dense"),
+    ],
+    ids=["no labels", "value", "multi-label", "dense"],
+)
+def test_without_one_class_each_the_prediction_is_explained(
+    tmp_path: Path, item: Any, kind: str, explain: Any, on_error: Any
+) -> None:
+    monitor = CAMMonitor(num_probes=4, explain=explain, on_error=on_error)
+    with infos() as told, own_warnings() as warned:
+        fit(tmp_path, monitor, TakesAnyBatch(), val=loader(Changed(item)), max_epochs=2)
+    assert monitor.explanation is not None
+    assert monitor.explanation.targets is not None
+    assert torch.equal(monitor.explanation.targets, monitor.explanation.predicted)
+    says = f"CAMMonitor: no class for each image ({kind}): explains the predicted class"
+    assert len([text for text in told if says in text]) == 1
+    assert monitor.verdict is None
+    assert len([text for text in warned if "skips the audit" in text]) == 1
+
+
+def test_of_probabilities_the_largest_is_the_class(tmp_path: Path) -> None:
+    def soft(image: Tensor, label: Tensor) -> Any:
+        return image, torch.full((3,), 0.1).index_fill(0, label.view(1), 0.8)
+
+    monitor = CAMMonitor(num_probes=6)
+    fit(tmp_path, monitor, TakesAnyBatch(), val=loader(Changed(soft)))
+    assert monitor.explanation is not None
+    assert monitor.explanation.targets is not None
+    assert monitor.explanation.targets.tolist() == [0, 0, 1, 1, 2, 2]
+
+
 class SaysMore(Sampler):
     """Announces five batches, and gives three."""
 

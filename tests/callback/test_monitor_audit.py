@@ -231,10 +231,10 @@ def test_what_is_no_classifier_is_not_audited(tmp_path: Path) -> None:
 def test_given_probes_are_explained_if_batches_are_not_understood(tmp_path: Path) -> None:
     class OddBatches(TinyModule):
         def _loss_of(self, batch: Any) -> Tensor:
-            return super()._loss_of(batch["odd"])
+            return super()._loss_of((batch["picture"], batch["kind"]))
 
     def odd(items: list[Any]) -> Any:
-        return {"odd": torch.utils.data.default_collate(items)}
+        return dict(zip(("picture", "kind"), torch.utils.data.default_collate(items), strict=True))
 
     data = loader(Squares(12), collate_fn=odd)
     probes = ProbeSet(Squares(4).images, Squares(4).labels)
