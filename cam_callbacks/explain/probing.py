@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from cam_callbacks.explain.hooks import hooked
+from cam_callbacks.explain.image_types import in_type
 from cam_callbacks.explain.layouts import Layout, Run
 
 _PATCHES_IN_A_SIDE = 32
@@ -208,5 +209,5 @@ def _changed(image: Tensor, places: Sequence[tuple[float, ...]]) -> Tensor:
     for copy, place in zip(copies[1:], places, strict=True):
         starts = [round(at * (side - size)) for at, side, size in zip(place, image.shape[2:], sizes, strict=True)]
         window = (slice(None), *(slice(start, start + size) for start, size in zip(starts, sizes, strict=True)))
-        copy[window] += noise.to(copy)
+        copy[window] = in_type(copy[window] + noise.to(image.device), image.dtype)
     return copies
