@@ -63,8 +63,8 @@ class Runner:
     Args:
         model: The model.
         images: (N, C, *spatial), copied to the model's device. They enter in the type of its parameters; if these
-            have several, in the first that the model takes: that in which they are given, then those of parameters. Whole
-            numbers keep their type.
+            have several, in the first that the model takes: that in which they are given, then those of parameters.
+            Whole numbers keep their type.
         forward_fn: As in `Method.__call__`.
         options: How the model is run and read.
         compiled: The caller's compiled copy of the model, used if `options.compile`; None makes one for this call.
