@@ -6,7 +6,9 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 from PIL import Image
 from torch import nn
 from torch.utils.data import ConcatDataset, Subset
@@ -14,7 +16,7 @@ from torchvision import datasets as vision
 from torchvision import transforms as v1
 from torchvision.transforms import v2
 
-from cam_callbacks.data.datasets import class_names, normalization
+from cam_callbacks.data.datasets import class_names, class_names_of_model, normalization
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
 
@@ -92,3 +94,61 @@ def test_a_mean_of_an_augmentation_is_not_taken_for_it(photos: Path) -> None:
     found = normalization(vision.ImageFolder(photos, v2.Compose(steps)))
     assert found is not None
     assert found[0] == pytest.approx(MEAN)
+
+
+class Raises:
+    """Whatever it is asked for fails."""
+
+    classes = property(lambda self: 1 / 0)
+    transform = property(lambda self: 1 / 0)
+    dataset = property(lambda self: 1 / 0)
+
+
+@pytest.mark.parametrize(
+    ("given", "names"),
+    [
+        ({"classes": np.unique(["owl", "cat", "dog"])}, ("cat", "dog", "owl")),
+        ({"classes": ("cat", "dog")}, ("cat", "dog")),
+        ({"classes": {1: "dog", 0: "cat"}}, ("cat", "dog")),
+        ({"class_to_idx": {"dog": 1, "cat": 0}}, ("cat", "dog")),
+        ({"classes": [("tench", "Tinca tinca"), ("goldfish", "Carassius auratus")]}, ("tench", "goldfish")),
+        ({"classes": [b"cat", b"dog"]}, ("cat", "dog")),
+        ({"classes": 3}, None),
+        ({"classes": []}, None),
+        ({"classes": lambda: ["cat"]}, None),
+    ],
+    ids=["array", "tuple", "by index", "by name", "synonyms", "bytes", "number", "empty", "function"],
+)
+def test_names_are_read_from_whatever_holds_them(given: dict[str, Any], names: tuple[str, ...] | None) -> None:
+    assert class_names(SimpleNamespace(**given)) == names
+
+
+@pytest.mark.parametrize("ask", [class_names, normalization])
+@pytest.mark.parametrize("dataset", [Raises(), SimpleNamespace(dataset=Raises()), None, 3])
+def test_a_data_set_that_fails_when_it_is_asked_does_not_know(ask: Any, dataset: Any) -> None:
+    assert ask(dataset) is None
+
+
+@pytest.mark.parametrize(
+    ("mean", "std", "found"),
+    [
+        (torch.zeros(3, 1, 1), torch.ones(3, 1, 1), ((0.0,) * 3, (1.0,) * 3)),
+        (np.zeros(3), np.ones(3), ((0.0,) * 3, (1.0,) * 3)),
+        (torch.rand(24, 24, 3), torch.ones(24, 24, 3), None),
+        (0.5, 0.5, None),
+        ("mean", "std", None),
+    ],
+    ids=["(3, 1, 1)", "arrays", "image", "numbers", "words"],
+)
+def test_a_normalization_has_one_number_for_each_channel(mean: Any, std: Any, found: Any) -> None:
+    step = SimpleNamespace(mean=mean, std=std)
+    assert normalization(SimpleNamespace(transform=step)) == found
+
+
+def test_a_model_of_hugging_face_knows_its_classes() -> None:
+    model, inner = nn.Module(), nn.Linear(1, 1)
+    model.net = inner
+    inner.config = SimpleNamespace(id2label={0: "cat", 1: "dog"})
+    assert class_names_of_model(model) == ("cat", "dog")
+    inner.config = SimpleNamespace(id2label={0: "LABEL_0", 1: "LABEL_1"})
+    assert class_names_of_model(model) is None
