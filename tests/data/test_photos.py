@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -125,3 +126,34 @@ def test_the_argument_that_is_wrong_is_named(tmp_path: Path, changed: dict[str, 
     write(tmp_path / "a.png")
     with pytest.raises((TypeError, ValueError), match=message):
         ProbeSet.from_folder(**({"folder": tmp_path, "size": (16, 16)} | changed))
+
+
+RAMP = np.linspace(0, 1, 64 * 64).reshape(64, 64)
+
+
+@pytest.mark.parametrize(
+    ("file", "pixels"),
+    [
+        ("a.png", (RAMP * 255).astype("uint8")),
+        ("a.png", (RAMP * 65535).astype("uint16")),
+        ("a.tiff", RAMP.astype("float32")),
+        ("a.bmp", (RAMP * 255).astype("uint8")),
+        ("A.PNG", (RAMP * 255).astype("uint8")),
+    ],
+    ids=["8 bits", "16 bits", "float", "bitmap", "capital suffix"],
+)
+def test_a_ramp_is_as_bright_in_every_kind_of_file(tmp_path: Path, file: str, pixels: Any) -> None:
+    Image.fromarray(pixels).save(tmp_path / file)
+    photo = ProbeSet.from_folder(tmp_path, (32, 32)).images
+    assert abs(float(photo.mean()) - 0.5) < 0.01
+    assert float(photo.min()) < 0.05
+    assert float(photo.max()) > 0.95
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff\xd8\xff\xe0 and no more"], ids=["empty", "cut off"])
+def test_a_broken_file_is_left_out_and_named(tmp_path: Path, content: bytes) -> None:
+    Image.fromarray(np.full((64, 64, 3), 128, "uint8")).save(tmp_path / "whole.png")
+    (tmp_path / "broken.jpg").write_bytes(content)
+    with pytest.warns(UserWarning, match=r"broken\.jpg"):
+        probes = ProbeSet.from_folder(tmp_path, (32, 32))
+    assert len(probes) == 1
