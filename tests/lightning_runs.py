@@ -51,6 +51,19 @@ class Squares(Dataset):
         return self.images[index], self.labels[index]
 
 
+class ChangedSquares(Dataset):
+    """Twelve squares, each item passed through a function of image and label."""
+
+    def __init__(self, change: Callable[[Tensor, Tensor], Any]) -> None:
+        self.squares, self.change = Squares(12), change
+
+    def __len__(self) -> int:
+        return len(self.squares)
+
+    def __getitem__(self, index: int) -> Any:
+        return self.change(*self.squares[index])
+
+
 def loader(data: Any, **options: Any) -> DataLoader:
     return DataLoader(data, **({"batch_size": BATCH} | options))
 

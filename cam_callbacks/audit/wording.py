@@ -25,7 +25,7 @@ def verdict_text(result: AuditResult, verdict: Verdict, is_alone: bool) -> str:
     Args:
         result: The numbers that were judged.
         verdict: The decision; its text is not read.
-        is_alone: Whether there is no verdict on a look before, so that this one cannot be an alarm.
+        is_alone: Whether this is the first look, which cannot be an alarm.
     """
     parts = [
         _headline(result, verdict, is_alone),

@@ -159,7 +159,7 @@ class AuditStage(Stage):
 
     def _log(self, found: AuditSnapshot) -> Media:
         before = None if self.memory.audit is None else self.memory.audit.verdict
-        self.memory.audit = found
+        self.memory.audit, self.memory.is_audit_new = found, True
         seconds = {tags.AUDIT_SECONDS: time.perf_counter() - self._began}
         self.log_scalars(found.scalars() | seconds)
         self._announce(found, before)

@@ -10,7 +10,7 @@ from torch import Tensor
 from cam_callbacks.audit.result import AuditResult
 
 
-def contradiction(metrics: Mapping[str, Tensor], result: AuditResult) -> str | None:
+def contradiction(metrics: Mapping[str, Tensor], result: AuditResult, own: str) -> str | None:
     """Say so if the audit finds fewer right answers than guessing would give, and the validation finds many.
 
     A model that has learned nothing, or always answers with one class, is right by chance on images that are balanced
@@ -19,12 +19,15 @@ def contradiction(metrics: Mapping[str, Tensor], result: AuditResult) -> str | N
     Args:
         metrics: What was logged, by name.
         result: The audit of the same validation.
+        own: The first part of the names of what the monitor itself has logged.
     """
     accuracy, chance = result["accuracy"].overall, 1 / len(set(result.labels.tolist()))
     if not accuracy.count or not accuracy.high < chance:
         return None
     for name, value in metrics.items():
         is_accuracy = re.search(r"(^|[^a-z])acc(uracy)?($|[^a-z])", name.lower()) and "train" not in name.lower()
+        if name.startswith(f"{own}/"):
+            continue
         if is_accuracy and value.numel() == 1 and accuracy.high < float(value) <= 1 and float(value) > chance:
             return (
                 f"CAMMonitor finds {accuracy.value:.2f} of the answers right, fewer than guessing would give, where "

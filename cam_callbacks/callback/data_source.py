@@ -108,9 +108,9 @@ class DataSource:
             num_probes=self._settings.num_probes,
             channels=shape[1],
         )
-        return (
-            probes if images.is_floating_point() else replace(probes, images=in_type(probes.images * 255, images.dtype))
-        )
+        if images.is_floating_point():
+            return probes
+        return replace(probes, images=in_type(probes.images * 255, images.dtype))
 
     def described(self, probes: ProbeSet, trainer: Trainer) -> ProbeSet:
         """Add class names, normalization and bands: the user's, else those of the images, else those that are found.

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from cam_callbacks._warnings import warn_user
 from cam_callbacks.audit.result import Verdict
@@ -241,7 +242,7 @@ class Evaluation(Stage):
 
 def _few_weights(module: nn.Module) -> list[Tensor]:
     """Return copies of a few single weights, which tell whether others have been put in their place since."""
-    trained = [parameter.detach() for parameter in module.parameters() if parameter.requires_grad]
-    some = trained[:: max(1, len(trained) // _WEIGHTS_COMPARED)]
+    trained = [each for each in module.parameters() if each.requires_grad and not is_lazy(each) and not each.is_meta]
+    some = [each.detach() for each in trained[:: max(1, len(trained) // _WEIGHTS_COMPARED)]]
     local = [each.to_local() if hasattr(each, "to_local") else each for each in some]  # where they are sharded
-    return [each.reshape(-1)[:1].clone() for each in local]
+    return [each.reshape(-1)[:1].clone() for each in local if each.layout == torch.strided]

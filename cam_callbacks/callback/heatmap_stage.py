@@ -95,6 +95,14 @@ class HeatmapStage(Stage):
                 raise
             raise self._diagnosed(failed, probes) from failed
 
+    def log(self, snapshot: Snapshot) -> Media:
+        """Log the numbers, remember the maps, and return the pictures by name: on the first rank, else none.
+
+        Raises:
+            StepFailedError: Where it fails on any rank.
+        """
+        return self.agreed(self._log, snapshot)
+
     def _diagnosed(self, failed: StepFailedError, probes: ProbeSet) -> StepFailedError:
         """Find out whether a failure is about something that the user states. Call it on all ranks."""
         ran_out = isinstance(failed.error, torch.OutOfMemoryError)
@@ -126,14 +134,6 @@ class HeatmapStage(Stage):
             self.targets_of(probes),
             self.forward_fn,
         )
-
-    def log(self, snapshot: Snapshot) -> Media:
-        """Log the numbers, remember the maps, and return the pictures by name: on the first rank, else none.
-
-        Raises:
-            StepFailedError: Where it fails on any rank.
-        """
-        return self.agreed(self._log, snapshot)
 
     def _choose_probes(self, errors: Sequence[Exception]) -> ProbeSet | None:
         watched = self.memory.probes

@@ -32,6 +32,7 @@ class Memory:
         previous_verdict: The verdict of the last look in `fit`, which the next one is judged with.
         snapshot: The latest snapshot.
         audit: The latest audit.
+        is_audit_new: Whether it is of the evaluation that was begun last.
     """
 
     def __init__(self, settings: MonitorSettings) -> None:
@@ -52,6 +53,7 @@ class Memory:
         self.previous_verdict: Verdict | None = None
         self.snapshot: Snapshot | None = None
         self.audit: AuditSnapshot | None = None
+        self.is_audit_new = False
 
     def begin_run(self) -> None:
         """Explain again, whatever was not understood in the last run."""
@@ -59,6 +61,7 @@ class Memory:
 
     def begin(self, anew: bool) -> None:
         """Begin to pick the images that are not known yet; `anew` for images of this evaluation alone."""
+        self.is_audit_new = False
         self.probes.begin(anew)
         if self.audit_images is not None:
             self.audit_images.begin(anew)

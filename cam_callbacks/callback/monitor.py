@@ -273,8 +273,8 @@ class CAMMonitor(CallbackBase):
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Compare the audit's accuracy with the one that was logged."""
         result = self.audit_result
-        if result is not None and not trainer.sanity_checking:
-            found = contradiction(trainer.callback_metrics, result)
+        if result is not None and self._memory.is_audit_new:
+            found = contradiction(trainer.callback_metrics, result, self.settings.name)
             if found is not None:
                 self._parts.notices.warn_once(found, subject="accuracy")
 

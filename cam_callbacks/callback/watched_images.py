@@ -41,10 +41,6 @@ class WatchedImages:
         """Take the images that the user gives, now that they are read."""
         self.images = images
 
-    def stop_picking(self) -> None:
-        """Pick no images in this evaluation."""
-        self._picker = None
-
     @property
     def is_picking(self) -> bool:
         """Whether images are being picked from the batches."""

@@ -48,7 +48,7 @@ class AxisTracker(TorchDispatchMode):  # type: ignore[no-untyped-call]
         result = func(*args, **(kwargs or {}))
         try:
             self._follow(func, args, kwargs or {}, result)
-        except (AttributeError, IndexError, KeyError, NotImplementedError, RuntimeError, TypeError, ValueError):
+        except (AttributeError, LookupError, RuntimeError, TypeError, ValueError):
             for each in tensors_in(result):  # an operation that is called in another way than known
                 self._note(each, None)
         return result
@@ -85,7 +85,7 @@ class AxisTracker(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _of(self, tensor: Tensor) -> list[Dim]:
         try:
             known = self._known.get(_key(tensor))
-        except (NotImplementedError, RuntimeError):  # it has no memory of its own
+        except RuntimeError:  # it has no memory of its own
             known = None
         return list(known) if known is not None else [unknown_dim(size) for size in tensor.shape]
 
@@ -97,7 +97,7 @@ class AxisTracker(TorchDispatchMode):  # type: ignore[no-untyped-call]
         )
         try:
             self._known[_key(tensor)] = fitting
-        except (NotImplementedError, RuntimeError):
+        except RuntimeError:
             return
 
     def _follow(self, func: Any, args: Any, kwargs: Any, result: Any) -> None:
@@ -124,7 +124,7 @@ def tracked(run: Callable[[], Any], tracker: AxisTracker, again: Callable[[], ob
             return run()
     except torch.OutOfMemoryError:
         raise
-    except (RuntimeError, TypeError, ValueError, NotImplementedError):
+    except (RuntimeError, TypeError, ValueError):
         # Its tensors take no such mode; or it fails by itself, then it does so again.
         tracker.forget()
         again()

@@ -11,24 +11,11 @@ import pytest
 import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.callbacks import EMAWeightAveraging
-from lightning_runs import Squares, TinyModule, fit, infos, loader, looks, own_warnings
+from lightning_runs import ChangedSquares, Squares, TinyModule, fit, infos, loader, looks, own_warnings
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Sampler
 
 from cam_callbacks import Audit, CAMMonitor, GradCAM, ScoreCAM
-
-
-class Changed(Dataset):
-    """Squares, each item passed through a function."""
-
-    def __init__(self, change: Any) -> None:
-        self.squares, self.change = Squares(12), change
-
-    def __len__(self) -> int:
-        return len(self.squares)
-
-    def __getitem__(self, index: int) -> Any:
-        return self.change(*self.squares[index])
 
 
 class TakesAnyBatch(TinyModule):
@@ -77,7 +64,7 @@ class Fails(TakesAnyBatch):
 
 
 def trained(folder: Path, monitor: CAMMonitor | None, module: type[LightningModule], val: Any, **options: Any) -> Any:
-    trainer = fit(folder, monitor, module(), val=loader(Changed(val)), max_epochs=2, **options)
+    trainer = fit(folder, monitor, module(), val=loader(ChangedSquares(val)), max_epochs=2, **options)
     return trainer.lightning_module.state_dict()
 
 
@@ -145,7 +132,7 @@ def test_batches_in_other_forms_are_shown_and_audited(tmp_path: Path, item: Any)
             return super().forward(images.float() / (255 if images.dtype == torch.uint8 else 1))
 
     monitor = CAMMonitor(num_probes=6)
-    fit(tmp_path, monitor, ReadsBytes(), val=loader(Changed(item)))
+    fit(tmp_path, monitor, ReadsBytes(), val=loader(ChangedSquares(item)))
     assert monitor.probes is not None
     assert monitor.probes.labels is not None
     assert monitor.probes.labels.tolist() == [0, 0, 1, 1, 2, 2]
@@ -172,7 +159,7 @@ def test_without_one_class_each_the_prediction_is_explained(
 ) -> None:
     monitor = CAMMonitor(num_probes=4, explain=explain, on_error=on_error)
     with infos() as told, own_warnings() as warned:
-        fit(tmp_path, monitor, TakesAnyBatch(), val=loader(Changed(item)), max_epochs=2)
+        fit(tmp_path, monitor, TakesAnyBatch(), val=loader(ChangedSquares(item)), max_epochs=2)
     assert monitor.explanation is not None
     assert monitor.explanation.targets is not None
     assert torch.equal(monitor.explanation.targets, monitor.explanation.predicted)
@@ -187,7 +174,7 @@ def test_of_probabilities_the_largest_is_the_class(tmp_path: Path) -> None:
         return image, torch.full((3,), 0.1).index_fill(0, label.view(1), 0.8)
 
     monitor = CAMMonitor(num_probes=6)
-    fit(tmp_path, monitor, TakesAnyBatch(), val=loader(Changed(soft)))
+    fit(tmp_path, monitor, TakesAnyBatch(), val=loader(ChangedSquares(soft)))
     assert monitor.explanation is not None
     assert monitor.explanation.targets is not None
     assert monitor.explanation.targets.tolist() == [0, 0, 1, 1, 2, 2]
@@ -298,3 +285,40 @@ def test_features_taken_for_class_scores_are_noticed(tmp_path: Path, forward_fn:
         fit(tmp_path, monitor, ReturnsFeatures(), squares, squares, max_epochs=12)
     noticed = [text for text in texts if "forward does not seem to return what validation_step judges" in text]
     assert len(noticed) == (1 if forward_fn is None else 0)
+
+
+class RightLater(TinyModule):
+    """It says that it was wrong in the second epoch, and right after that."""
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self.log("val_acc", float(self.current_epoch != 1), batch_size=1)
+
+
+def wrong_answers(module: Any, images: Tensor) -> Tensor:
+    """The color of each square, taken for that of the next class."""
+    return images.amax(dim=(2, 3)).roll(1, dims=1)
+
+
+def test_an_accuracy_is_not_compared_with_that_of_another_validation(tmp_path: Path) -> None:
+    monitor = CAMMonitor(method=GradCAM(), forward_fn=wrong_answers, every_n_epochs=2)
+    with own_warnings() as texts:
+        fit(tmp_path, monitor, RightLater(), val=loader(Squares(48)), max_epochs=3)
+    assert monitor.audit_result is not None
+    assert monitor.audit_result["accuracy"].overall.value == 0
+    assert [text for text in texts if "validation_step judges" in text] == []
+
+
+class HasUnused(TakesAnyBatch):
+    """A part of it has no weights yet, and is never run."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.unused = nn.LazyLinear(3)
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.SGD([*self.features.parameters(), *self.head.parameters()], 0.01)
+
+
+def test_weights_that_are_not_made_yet_are_left_alone(tmp_path: Path) -> None:
+    fit(tmp_path, CAMMonitor(audit=None), HasUnused())
+    assert looks(tmp_path) == 1

@@ -13,9 +13,8 @@ import pytest
 import pytorch_lightning.utilities.exceptions
 import torch
 from lightning.pytorch import LightningModule, Trainer
-from lightning_runs import BATCH, Squares, TinyModule, fit, loader, quiet
+from lightning_runs import BATCH, ChangedSquares, Squares, TinyModule, fit, loader, quiet
 from torch import Tensor, nn
-from torch.utils.data import Dataset
 
 from cam_callbacks import CAMMonitor, ProbeSet, RegressionTarget
 from cam_callbacks.callback.data_source import DataSource
@@ -36,19 +35,6 @@ class Never(TinyModule):
 
     def training_step(self, batch: Any, batch_idx: int) -> Any:
         raise AssertionError("a training step was taken")
-
-
-class Mapped(Dataset):
-    """Squares, each item passed through a function."""
-
-    def __init__(self, change: Any) -> None:
-        self.squares, self.change = Squares(12), change
-
-    def __len__(self) -> int:
-        return len(self.squares)
-
-    def __getitem__(self, index: int) -> Any:
-        return self.change(*self.squares[index])
 
 
 class TakesAnyBatch(Never):
@@ -130,7 +116,13 @@ def test_an_unknown_layer_is_refused_in_validate_too(tmp_path: Path) -> None:
 )
 def test_a_batch_that_cannot_be_explained_is_refused_if_that_is_wanted(tmp_path: Path, item: Any, words: str) -> None:
     with refused(words):
-        fit(tmp_path, CAMMonitor(on_error="raise"), TakesAnyBatch(), loader(Mapped(item)), loader(Mapped(item)))
+        fit(
+            tmp_path,
+            CAMMonitor(on_error="raise"),
+            TakesAnyBatch(),
+            loader(ChangedSquares(item)),
+            loader(ChangedSquares(item)),
+        )
 
 
 def test_a_class_that_does_not_exist_is_refused_in_the_sanity_check(tmp_path: Path) -> None:
@@ -248,7 +240,7 @@ def test_a_second_monitor_of_one_name_that_joins_later_is_refused(tmp_path: Path
 
 
 def test_the_prediction_can_be_explained_without_labels(tmp_path: Path) -> None:
-    data = loader(Mapped(lambda image, target: image))
+    data = loader(ChangedSquares(lambda image, target: image))
     trainer = fit(tmp_path, CAMMonitor(explain="prediction"), Unlabeled(), data, data)
     assert trainer.current_epoch == 1
 
