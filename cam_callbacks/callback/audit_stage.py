@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 
 from cam_callbacks import tags
 from cam_callbacks.audit.foreground import can_estimate, with_estimated_masks
@@ -19,6 +20,7 @@ from cam_callbacks.audit.verdict import judge
 from cam_callbacks.callback import trainer as of_trainer
 from cam_callbacks.callback.loggers import Media
 from cam_callbacks.callback.stage import MonitorParts, Stage
+from cam_callbacks.callback.task import Task
 from cam_callbacks.callback.watched_images import WatchedImages
 from cam_callbacks.data.probes import ProbeSet
 from cam_callbacks.explain import faithfulness
@@ -97,12 +99,17 @@ class AuditStage(Stage):
             return watched.images
         if not self.trainer.is_global_zero:
             return None
-        picked = watched.picked
-        if picked is None or picked.labels is None or len(set(picked.labels.tolist())) < 2:
+        picked, task = watched.picked, self.memory.task
+        if task is not None and task.kind != "single-label":
+            return None  # what is said of the task says so
+        if picked is None or picked.labels is None or len(_classes_in(picked.labels, task)) < 2:
             reason = str(errors[0]) if errors else "no labels of two or more classes came with the images"
             self.notices.warn_once(f"CAMMonitor skips the audit: {reason}; pass audit=None to silence this warning")
             return None
-        images = with_estimated_masks(self.parts.data.described(ProbeSet.of(picked), self.trainer))
+        images = ProbeSet.of(picked)
+        if task is not None:
+            images = self.parts.data.with_known_classes(images, task.outputs)
+        images = with_estimated_masks(self.parts.data.described(images, self.trainer))
         if images.masks is None and images.images.ndim == 4 and not can_estimate():
             self.notices.warn_once(
                 "CAMMonitor: no masks came with the images, and without OpenCV none are estimated: the audit swaps "
@@ -184,6 +191,11 @@ class AuditStage(Stage):
                 f"CAMMonitor, epoch {self.trainer.current_epoch}: {headline}",
                 is_warning=verdict.state in ("alarm", "warning"),
             )
+
+
+def _classes_in(labels: Tensor, task: Task | None) -> set[int]:
+    """Return those of the labels that are classes of the model, as far as its number of classes is known."""
+    return {label for label in labels.tolist() if task is None or label < task.outputs}
 
 
 def _joined_trust(shares: Sequence[AuditShare], snapshot: Snapshot) -> dict[str, Measure]:

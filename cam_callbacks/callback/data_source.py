@@ -33,6 +33,9 @@ class DataSource:
     Args:
         settings: What the user says.
         warn_once: Gives a warning, unless it was given before.
+
+    Attributes:
+        has_views: Whether a batch held several views of its images.
     """
 
     def __init__(self, settings: MonitorSettings, warn_once: Callable[[str], None]) -> None:
@@ -40,6 +43,7 @@ class DataSource:
         self._warn_once = warn_once
         self._found: ClassNames | None = None
         self._has_asked = False
+        self.has_views = False
 
     def begin(self) -> None:
         """Forget what was found in the data of the last evaluation, which may have been another."""
@@ -64,6 +68,7 @@ class DataSource:
             samples = replace(samples, labels=samples.annotations.argmax(dim=1))
         if samples.labels is not None and callable(explain):  # they may be numbers that only look like classes
             samples = replace(samples, labels=None)
+        self.has_views |= samples.has_views
         for note in (samples.note, samples.label_note):
             if note is not None:
                 note = note.replace("foreground_values", "Audit(foreground_values=[...])")
@@ -132,6 +137,19 @@ class DataSource:
             normalization=self._if_it_fits(self._normalization(trainer, probes, probes.images), probes),
             bands=bands if probes.images.ndim > 3 else None,
         )
+
+    def with_known_classes(self, images: ProbeSet, classes: int) -> ProbeSet:
+        """Return the images without those whose label is none of the model's classes; all have labels."""
+        assert images.labels is not None
+        known = images.labels < classes
+        if known.all():
+            return images
+        others = sorted(set(images.labels[~known].tolist()))
+        self._warn_once(
+            f"CAMMonitor leaves out images whose labels are none of the model's {classes} classes: {others}. If these "
+            "are classes, give forward_fn, a callable (pl_module, images) -> logits of all classes"
+        )
+        return images.subset(known.nonzero().flatten())
 
     def _class_names(self, trainer: Trainer, probes: ProbeSet | None = None) -> ClassNames | None:
         own = None if probes is None else probes.class_names

@@ -13,23 +13,24 @@ from cam_callbacks.callback import trainer as of_trainer
 from cam_callbacks.callback.entry_point import only_network
 from cam_callbacks.callback.loggers import Media
 from cam_callbacks.callback.stage import NotUnderstoodError, Stage, StepFailedError
+from cam_callbacks.callback.task import NothingToExplainError, Task, recognize
 from cam_callbacks.data.class_names import ClassNames
-from cam_callbacks.data.labels import LabelKind
 from cam_callbacks.data.probes import ProbeSet
 from cam_callbacks.explain.diagnosis import Argument, failing_argument
 from cam_callbacks.explain.explanation import Explanation
 from cam_callbacks.explain.forwarding import of_rows
 from cam_callbacks.explain.method import Method
 from cam_callbacks.explain.model_outputs import Outputs
-from cam_callbacks.explain.network import output_kind
+from cam_callbacks.explain.network import first_output, output_kind
 from cam_callbacks.explain.runner import Options
 from cam_callbacks.explain.score_cam import ScoreCAM
-from cam_callbacks.explain.targets import TargetFn, wants_logits
+from cam_callbacks.explain.targets import Targets, wants_logits
 from cam_callbacks.figures.logged import snapshot_pictures
 from cam_callbacks.history import PastMaps
 from cam_callbacks.snapshot import Snapshot, SnapshotShare
 
 _LOOKS_IN_HISTORY = 5
+_FEW_PROBES = 8  # whose outputs tell the task
 _MIN_POSITIONS = 16  # of a map that is not called coarse
 
 
@@ -43,11 +44,18 @@ class HeatmapStage(Stage):
             errors: Of the batches that this rank could not read.
 
         Raises:
-            StepFailedError: There are none, or they cannot be described.
+            StepFailedError: There are none, or they cannot be described; with `NotUnderstoodError` if what the model
+                returns is neither classes nor numbers.
         """
         watched = self.memory.probes
         probes = self.agreed(self._broadcast_probes, self.agreed(self._choose_probes, errors))
-        if self.trainer.sanity_checking or self.trainer.testing or watched.is_settled:
+        if self.trainer.sanity_checking:
+            return probes
+        if not watched.is_settled or self.memory.task is None:
+            self._settle_task(probes)
+        if watched.is_picking:
+            probes = self._with_known_classes(probes)
+        if self.trainer.testing or watched.is_settled:
             return probes
         if not watched.keep(probes):
             self.memory.history.clear()
@@ -140,8 +148,6 @@ class HeatmapStage(Stage):
         if not watched.is_picking:
             if watched.images is None and errors:
                 raise self.stated(errors[0])  # the probes that are given cannot be read
-            if watched.are_given and watched.images is not None:
-                self._say_if_predictions_are_explained(watched.images.labels, None)
             return watched.images
         if errors and self.settings.batch_fn is not None:
             raise self.stated(errors[0])
@@ -158,14 +164,47 @@ class HeatmapStage(Stage):
                 f"CAMMonitor left out {watched.ignored} images that are not finite, or whose size, labels or masks are "
                 f"unlike those of the first one, {tuple(picked.images.shape[1:])}: {watched.reasons}"
             )
-        self._say_if_predictions_are_explained(picked.labels, picked.label_kind)
         return self.parts.data.described(ProbeSet.of(picked), self.trainer)
 
-    def _say_if_predictions_are_explained(self, labels: Tensor | None, kind: LabelKind | None) -> None:
-        if labels is None and self.settings.explain in ("label", "both"):
-            self.notices.inform_once(
-                f"CAMMonitor: no class for each image ({kind or 'no labels'}): explains the predicted class"
+    def _settle_task(self, probes: ProbeSet) -> None:
+        """Recognize what the model is trained to answer, on all ranks; a model that fails is diagnosed later.
+
+        Raises:
+            StepFailedError: With `NotUnderstoodError` if it answers nothing that could be explained.
+        """
+        explain = self.settings.explain
+        if callable(explain):
+            return
+        try:
+            found = self.agreed(self._recognized, probes)
+            found = self.agreed(of_trainer.broadcast, self.trainer, found)
+        except StepFailedError:
+            return
+        if isinstance(found, Task):
+            self.memory.task = found
+            self.notices.inform_once(f"CAMMonitor: {found.describe(explain, self.settings.audit is not None)}")
+        elif explain in ("label", "both"):
+            raise StepFailedError(found)
+
+    def _recognized(self, probes: ProbeSet) -> Task | NotUnderstoodError:
+        method = self.settings.method
+        few = probes.images[: min(_FEW_PROBES, method.batch_size or _FEW_PROBES)]
+        output = first_output(self.pl_module, few, self.forward_fn, Options(method.batch_size))
+        try:
+            return recognize(probes, output, self.pl_module, self.parts.data.has_views)
+        except NothingToExplainError as error:
+            return NotUnderstoodError(
+                f"CAMMonitor shows nothing: {type(self.pl_module).__name__} returns {error}. If it does return scores "
+                'of classes, give explain="prediction"; else forward_fn, a callable (pl_module, images) -> logits, or '
+                "explain=, a callable from what it returns to one number for each image"
             )
+
+    def _with_known_classes(self, probes: ProbeSet) -> ProbeSet:
+        """Return the probes without those whose label is none of the model's classes."""
+        task = self.memory.task
+        if task is None or task.kind != "single-label" or probes.labels is None:
+            return probes
+        return self.parts.data.with_known_classes(probes, task.outputs)
 
     def _broadcast_probes(self, probes: ProbeSet | None) -> ProbeSet:
         if not self.memory.probes.is_settled:
@@ -184,7 +223,8 @@ class HeatmapStage(Stage):
         method, explain = self.settings.method, self.settings.explain
         if method.outputs != "auto" or (callable(explain) and not wants_logits(explain)):
             return method
-        options = Options(method.batch_size, method.multi_label)
+        is_multi_label = self.memory.task is not None and self.memory.task.multi_label
+        options = Options(method.batch_size, method.multi_label or is_multi_label)
         kind = output_kind(self.pl_module, probes.images, self.forward_fn, options)
         if kind.note:
             say = self.notices.inform_once if kind.is_certain else self.notices.warn_once
@@ -202,7 +242,7 @@ class HeatmapStage(Stage):
         rows, targets = self.rows_of_rank(len(probes)), self.targets_of(probes)
         explanation, mistaken, of_predicted = None, rows[:0], None
         if len(rows):
-            explanation = self._explain(probes, rows, targets[rows] if isinstance(targets, Tensor) else targets)
+            explanation = self._explain(probes, rows, _of_rows(targets, rows))
             if self.settings.explain == "both" and explanation.predicted is not None:
                 is_mistake = (explanation.predicted != explanation.targets) & ~explanation.skipped
                 mistaken = rows[is_mistake]
@@ -210,7 +250,7 @@ class HeatmapStage(Stage):
                     of_predicted = self._explain(probes, mistaken, explanation.predicted[is_mistake])
         return SnapshotShare(rows, explanation, mistaken, of_predicted, time.perf_counter() - began)
 
-    def _explain(self, probes: ProbeSet, rows: Tensor, targets: int | Tensor | TargetFn | None) -> Explanation:
+    def _explain(self, probes: ProbeSet, rows: Tensor, targets: Targets) -> Explanation:
         explanation = self.memory.method(
             self.pl_module,
             probes.images[rows],
@@ -261,6 +301,13 @@ class HeatmapStage(Stage):
         if settings.figures.heat_scale == "run":
             brightest = max(history.brightest(), float(explanation.layer_maps.nan_to_num().max()))
         return snapshot_pictures(snapshot, past, settings.figures, brightest)
+
+
+def _of_rows(targets: Targets, rows: Tensor) -> Targets:
+    """Return the targets of some images, of those that there are for each."""
+    if isinstance(targets, Tensor):
+        return targets[rows]
+    return [targets[row] for row in rows.tolist()] if isinstance(targets, Sequence) else targets
 
 
 def _read_as(method: Method, outputs: Outputs, multi_label: bool) -> Method:

@@ -7,6 +7,7 @@ from typing import Any
 
 from cam_callbacks.audit.result import Verdict
 from cam_callbacks.callback.settings import MonitorSettings, ProbeSource
+from cam_callbacks.callback.task import Task
 from cam_callbacks.callback.watched_images import WatchedImages
 from cam_callbacks.data.probes import ProbeSet
 from cam_callbacks.explain.compilation import CompiledModel
@@ -23,6 +24,7 @@ class Memory:
     Attributes:
         layer: The layer that is explained; None until it is chosen.
         method: The user's method; from the first look on, with what the model's outputs were taken for.
+        task: What the model is trained to answer; None until it is recognized, or where a callable is explained.
         unread: The folder or data set of the probes, until they are read.
         probes: The images that are explained.
         audit_images: The images that are audited; None without an audit.
@@ -47,6 +49,7 @@ class Memory:
         self.audit_images: WatchedImages | None = None
         if settings.audit is not None and settings.has_audit:
             self.audit_images = WatchedImages(settings.audit.num_images)
+        self.task: Task | None = None
         self.are_heatmaps_off = False
         self.history = History()
         self.compiled = CompiledModel()
@@ -57,6 +60,7 @@ class Memory:
 
     def begin_run(self) -> None:
         """Explain again, whatever was not understood in the last run."""
+        self.task = None
         self.are_heatmaps_off = False
 
     def begin(self, anew: bool) -> None:

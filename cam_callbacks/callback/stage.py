@@ -21,7 +21,7 @@ from cam_callbacks.callback.settings import MonitorSettings
 from cam_callbacks.callback.trainer import Misconfiguration
 from cam_callbacks.data.probes import ProbeSet
 from cam_callbacks.explain.forwarding import ForwardFn
-from cam_callbacks.explain.targets import TargetFn
+from cam_callbacks.explain.targets import Targets
 
 if TYPE_CHECKING:
     from pytorch_lightning import LightningModule, Trainer
@@ -109,14 +109,13 @@ class Stage:
         stated.__cause__ = error
         return stated
 
-    def targets_of(self, probes: ProbeSet) -> int | Tensor | TargetFn | None:
-        """Return what is explained of the probes, as `Method.__call__` takes it.
-
-        Without a class for each image that is the predicted one, whatever else is wanted.
-        """
-        explain = self.settings.explain
-        if isinstance(explain, int) or callable(explain):
+    def targets_of(self, probes: ProbeSet) -> Targets:
+        """Return what is explained of the probes, as `Method.__call__` takes it."""
+        explain, task = self.settings.explain, self.memory.task
+        if not isinstance(explain, str):
             return explain
+        if task is not None:
+            return task.targets(probes, explain)
         return None if explain == "prediction" else probes.labels
 
     @property

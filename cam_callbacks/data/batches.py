@@ -38,6 +38,7 @@ class Samples:
             1. `"dense"`: (N, *spatial) int64, -100 where a pixel is not to be counted. `"value"`: (N, outputs) float32.
             `"class"`: one-hot rows (N, classes) float32 if they came so. None otherwise.
         label_note: A message for the user, if labels came that are not understood; or None.
+        has_views: Whether the batch holds several views of each image, of which these are the first.
     """
 
     images: Tensor
@@ -48,6 +49,7 @@ class Samples:
     label_kind: LabelKind | None = None
     annotations: Tensor | None = None
     label_note: str | None = None
+    has_views: bool = False
 
 
 def read_batch(
@@ -110,6 +112,7 @@ def read_batch(
         labels.kind,
         labels.annotations,
         labels.note,
+        parts.has_views,
     )
 
 

@@ -33,6 +33,7 @@ class Parts:
         groups: Groups of any form.
         is_named: Whether labels, masks and so on stood under their names.
         note: A message for the user, if there was a choice.
+        has_views: Whether there were several views of the images.
     """
 
     images: Tensor | None = None
@@ -42,6 +43,7 @@ class Parts:
     groups: Any = None
     is_named: bool = False
     note: str | None = None
+    has_views: bool = False
 
 
 def find_parts(batch: Any, depth: int = _MAX_DEPTH) -> Parts:
@@ -88,6 +90,7 @@ def _in_mapping(batch: Mapping[Any, Any], depth: int) -> Parts:
         _either(groups, found.groups),
         is_named=True,
         note=found.note,
+        has_views=found.has_views,
     )
 
 
@@ -167,6 +170,7 @@ def _in_sequence(items: list[Any], depth: int) -> Parts:
         _value(about, _GROUP_KEYS),
         is_named=named_masks is not None,
         note=found.note,
+        has_views=found.has_views,
     )
 
 
@@ -174,7 +178,10 @@ def _images_among(items: list[Any], inner: list[Parts]) -> tuple[int, Parts]:
     """Find the images among items: as a tensor, as views, or in the one item that holds some; and the place of that."""
     place = _place_of_images(items)
     if place is not None:
-        return place, Parts(plain(items[place]))
+        images = plain(items[place])
+        others = [plain(item) for item in items[place + 1 :] if isinstance(item, Tensor)]
+        has_views = any(each.shape == images.shape and each.dtype == images.dtype for each in others)
+        return place, Parts(images, has_views=has_views and images.is_floating_point())
     place, found = _views(items)
     if found.images is not None:
         return place, found
@@ -218,7 +225,7 @@ def _views(items: list[Any]) -> tuple[int, Parts]:
     if is_one_for_each or not any(_has_entries(item, len(views[0])) for item in rest):
         return 0, Parts()
     note = f"the batch holds {len(views)} views of its images; the first is read. Give batch_fn to choose another"
-    return places[0], Parts(views[0], note=note if len(views) > 1 else None)
+    return places[0], Parts(views[0], note=note if len(views) > 1 else None, has_views=len(views) > 1)
 
 
 def _are_tensors_of_one_shape(item: Any) -> bool:

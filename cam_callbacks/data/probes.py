@@ -40,6 +40,9 @@ class ProbeSet:
         masks_estimated: Whether the masks are estimates.
         groups: (N,) integers, kept as int64: a group for each image, e.g. of label and background; None if unknown.
         bands: The channels that pictures show as red, green and blue, counted from 0; None for the first three.
+        annotations: What is true of each image where that is not one class: (N, classes) bool, its classes; (N,
+            *spatial) integers, kept as int16, the class of each pixel, negative where it is not known; (N, outputs)
+            floating point, the numbers of a regression. None otherwise.
 
     Raises:
         TypeError: A part does not have its type.
@@ -54,6 +57,7 @@ class ProbeSet:
     masks_estimated: bool
     groups: Tensor | None
     bands: Sequence[int] | None
+    annotations: Tensor | None
 
     def __init__(
         self,
@@ -65,6 +69,7 @@ class ProbeSet:
         masks_estimated: bool = False,
         groups: Tensor | None = None,
         bands: Sequence[int] | None = None,
+        annotations: Tensor | None = None,
     ) -> None:
         if not isinstance(images, Tensor) or images.is_complex() or images.is_quantized:
             raise TypeError(f"images must be a tensor of numbers, as the model is fed; got {_type_of(images)}")
@@ -84,6 +89,7 @@ class ProbeSet:
             "masks_estimated": masks_estimated,
             "groups": _as_int64("groups", groups, len(images)),
             "bands": None if bands is None else tuple(bands),
+            "annotations": _checked_annotations(annotations, images.shape),
         }
         for name, value in fields.items():
             object.__setattr__(self, name, value)
@@ -91,6 +97,13 @@ class ProbeSet:
     def __len__(self) -> int:
         """Return the number of probes, N."""
         return len(self.images)
+
+    def subset(self, rows: Tensor) -> ProbeSet:
+        """Return the images at these rows (n,)."""
+        parts = ("images", "labels", "masks", "groups", "annotations")
+        given: dict[str, Any] = {name: getattr(self, name) for name in parts}
+        kept: dict[str, Any] = {name: None if part is None else part[rows] for name, part in given.items()}
+        return replace(self, **kept)
 
     @property
     def mask_source(self) -> MaskSource:
@@ -101,14 +114,14 @@ class ProbeSet:
 
     @property
     def nbytes(self) -> int:
-        """The bytes that the images and masks take in memory."""
-        return self.images.nbytes + (0 if self.masks is None else self.masks.nbytes)
+        """The bytes that the images, masks and annotations take in memory."""
+        return sum(part.nbytes for part in (self.images, self.masks, self.annotations) if part is not None)
 
     @cached_property
     def fingerprint(self) -> str:
-        """The SHA-256 of images, labels and masks: probe sets with the same fingerprint are the same."""
+        """The SHA-256 of images, labels, masks and annotations: probe sets with the same fingerprint are the same."""
         digest = hashlib.sha256()
-        for part in (self.images, self.labels, self.masks):
+        for part in (self.images, self.labels, self.masks, self.annotations):
             if part is not None:
                 digest.update(f"{part.dtype}{tuple(part.shape)}".encode())
                 digest.update(part.cpu().contiguous().view(torch.uint8).numpy().tobytes())
@@ -117,7 +130,12 @@ class ProbeSet:
     @classmethod
     def of(cls, samples: Samples) -> ProbeSet:
         """Make a probe set from samples, such as those of an `ImagePicker`."""
-        return cls(samples.images, samples.labels, samples.masks, groups=samples.groups)
+        annotations = samples.annotations
+        if samples.label_kind == "multi-label" and annotations is not None:
+            annotations = annotations == 1
+        elif samples.label_kind not in ("dense", "value"):
+            annotations = None
+        return cls(samples.images, samples.labels, samples.masks, groups=samples.groups, annotations=annotations)
 
     @classmethod
     def from_dataset(
@@ -187,7 +205,7 @@ class ProbeSet:
     def state_dict(self) -> dict[str, Any]:
         """Return tensors and primitives only, so that a checkpoint that holds them loads with `weights_only`."""
         normalization = None if self.normalization is None else [list(part) for part in self.normalization]
-        parts = {name: getattr(self, name) for name in ("images", "labels", "masks", "groups")}
+        parts = {name: getattr(self, name) for name in ("images", "labels", "masks", "groups", "annotations")}
         return {
             # Copies: saving a view would save all of the tensor that it views.
             **{name: None if part is None else part.clone() for name, part in parts.items()},
@@ -210,6 +228,7 @@ class ProbeSet:
             state["masks_estimated"],
             state["groups"],
             state.get("bands"),
+            state.get("annotations"),
         )
 
 
@@ -222,6 +241,21 @@ def _as_int64(name: str, values: Tensor | None, count: int) -> Tensor | None:
     if values.shape != (count,):
         raise ValueError(f"{name} has shape {tuple(values.shape)}; {count} images need ({count},)")
     return values.long()
+
+
+def _checked_annotations(given: Tensor | None, shape: torch.Size) -> Tensor | None:
+    if given is None:
+        return None
+    if not isinstance(given, Tensor) or given.is_complex():
+        raise TypeError(f"annotations must be a tensor: bool, whole numbers or floating point; got {_type_of(given)}")
+    is_dense = given.dtype in _WHOLE_NUMBERS
+    fits = given.shape == (shape[0], *shape[2:]) if is_dense else given.ndim == 2 and len(given) == shape[0]
+    if not fits:
+        raise ValueError(
+            f"annotations has shape {tuple(given.shape)}; images {tuple(shape)} need (N, classes) bool, (N, outputs) "
+            "floating point, or a whole number for each pixel"
+        )
+    return given.to(torch.int16) if is_dense else given
 
 
 def _type_of(value: Any) -> str:

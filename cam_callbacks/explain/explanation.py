@@ -48,7 +48,8 @@ class Explanation:
             several layers, the mean of their maps, each scaled to [0, 1], at the resolution of the finest layer.
         size: The spatial size of the images.
         upsampling: How `heatmaps` are brought to that size, as in `Method`.
-        targets: (*leading) int64, the class that was explained; None if a callable was.
+        targets: (*leading) int64, the class that was explained, also that of a segmentation; None if another callable
+            was.
         score_kind: Which score was explained: `"logit"`, `"probability"`, or the name of the callable.
         target_scores: (*leading) float32, that score for the unmasked images.
         logits: (N, classes) float32, for the unmasked images; None if a callable was explained.

@@ -141,7 +141,7 @@ def randomization(
     Raises:
         ValueError: `targets` is missing for an explanation of a callable.
     """
-    if explanation.targets is None and targets is None:
+    if explanation.logits is None and targets is None:
         raise ValueError(f"targets is missing; give the callable that was explained, {explanation.score_kind}")
     other = copy.deepcopy(model)
     neighbors.known_of_copy(model, other)

@@ -101,9 +101,10 @@ class Method(ABC):
                 times in one forward; without it the last call is used. Of several layers, in a list, the heatmap is
                 the mean of their maps, each scaled to [0, 1].
             targets: What to explain. None: the predicted class of each image. A class: one for all images, one for
-                each (N,), or T for each (N, T). A callable, or one for each image: it is called with what the model
-                returns for B images and returns one number for each, (B,); `cam_callbacks.explain.targets` has
-                callables for regression and segmentation.
+                each (N,), or T for each (N, T). Marked classes, (N, classes) bool: of those of an image the one with
+                the highest score, the predicted class where none is marked. A callable, or one for each image: it is
+                called with what the model returns for B images and returns one number for each, (B,);
+                `cam_callbacks.explain.targets` has callables for regression and segmentation.
             forward_fn: Called as `forward_fn(model, images)` instead of `model(images)`; returns logits (N, classes),
                 or whatever the callables in `targets` understand.
             compiled: Where `ScoreCAM(compile=True)` keeps the compiled model; give the same one to every call. Without

@@ -133,6 +133,17 @@ class Network(Runner):
         return torch.cat(parts)
 
 
+def first_output(model: nn.Module, images: Tensor, forward_fn: ForwardFn | None, options: Options) -> object:
+    """Return what the model returns for images (N, C, *spatial), without gradients.
+
+    Raises:
+        ValueError: The model fails on these images.
+    """
+    with isolated(model), torch.no_grad():
+        network = Network(model, images, forward_fn, options)
+        return network.try_run(network.images, network.rows)
+
+
 def output_kind(model: nn.Module, images: Tensor, forward_fn: ForwardFn | None, options: Options) -> OutputKind:
     """Return how what the model returns is read: as the user says, else decided by all of the images.
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from cam_callbacks.explain.model_outputs import ClassScores, OutputReader
-from cam_callbacks.explain.targets import ResolvesPerImage, TargetFn, Targets, wants_logits
+from cam_callbacks.explain.targets import ResolvesPerImage, SegmentationTarget, Target, TargetFn, Targets, wants_logits
 
 Score = Literal["logit", "probability"]
 
@@ -24,7 +24,7 @@ class ScoreReader(ABC):
     Attributes:
         score: Which score is read: `"logit"`, `"probability"`, or the name of the callable.
         count: T.
-        classes: (N, T) int64; None if callables are explained.
+        classes: (N, T) int64; None if callables are explained that are not about a class.
     """
 
     score: str
@@ -76,6 +76,8 @@ class CallableScoreReader(ScoreReader):
         self._targets = targets
         self._outputs = outputs
         self.score = score
+        classes = [target.class_index for target in targets if isinstance(target, SegmentationTarget)]
+        self.classes = torch.tensor(classes).unsqueeze(1) if len(classes) == len(targets) else None
 
     def read(self, output: Any, image: Tensor, shared: bool = False) -> Tensor:  # noqa: D102
         asked = [self._targets[index] for index in image.tolist()]
@@ -112,6 +114,17 @@ def _callable_name(target: TargetFn) -> str:
     return getattr(target, "__name__", None) or repr(target)
 
 
+def _joint_name(targets: Sequence[TargetFn]) -> str:
+    """Return the name of callables that are the same, or of one kind; else how many they are."""
+    names = set(map(_callable_name, targets))
+    if len(names) == 1:
+        return names.pop()
+    kinds = {type(target) for target in targets}
+    return (
+        kinds.pop().__name__ if len(kinds) == 1 and issubclass(next(iter(kinds)), Target) else f"{len(names)} callables"
+    )
+
+
 class TargetRequest:
     """The targets that the user asked for, checked as far as possible before the model runs.
 
@@ -130,6 +143,7 @@ class TargetRequest:
     def __init__(self, targets: Targets, count: int) -> None:
         self.several = False
         self._classes: Tensor | None = None
+        self._marked: Tensor | None = None
         self._callables: list[TargetFn] | None = None
         if targets is None:
             return
@@ -139,6 +153,10 @@ class TargetRequest:
             if len(targets) != count:
                 raise ValueError(f"targets holds {len(targets)} callables; {count} images need one each: {count}")
             self._callables = list(targets)  # type: ignore[arg-type]
+        elif isinstance(targets, Tensor) and targets.dtype == torch.bool and targets.ndim == 2:
+            if len(targets) != count:
+                raise ValueError(f"targets marks classes of {len(targets)} images; there are {count}")
+            self._marked = targets
         else:
             self._classes = _as_class_indices(targets, count)
             self.several = self._classes.ndim == 2
@@ -163,6 +181,8 @@ class TargetRequest:
         if self._callables is not None:
             return _per_image(self._callables[chunk], output, outputs)
         assert scores is not None
+        if self._marked is not None:
+            return _strongest(scores, self._marked[chunk])
         if self._classes is None:
             return scores.probabilities.argmax(dim=1, keepdim=True)
         classes = self._classes[chunk].to(scores.logits.device)
@@ -186,8 +206,7 @@ class TargetRequest:
         """
         if self._callables is None:
             return ClassScoreReader(torch.cat([p for p in resolved if isinstance(p, Tensor)]), score, outputs)
-        names = dict.fromkeys(map(_callable_name, self._callables))
-        name = next(iter(names)) if len(names) == 1 else f"{len(names)} callables"
+        name = _joint_name(self._callables)
         return CallableScoreReader([target for part in resolved for target in part], name, outputs)
 
 
@@ -198,6 +217,18 @@ def _per_image(targets: Sequence[TargetFn], output: Any, outputs: OutputReader) 
         if isinstance(target, ResolvesPerImage) and id(target) not in resolved:
             resolved[id(target)] = target.resolve(_given(target, output, outputs))
     return [resolved[id(target)][row] if id(target) in resolved else target for row, target in enumerate(targets)]
+
+
+def _strongest(scores: ClassScores, marked: Tensor) -> Tensor:
+    """Return (n, 1), of the classes marked (n, classes) the one with the highest score; of all where none is marked."""
+    if marked.shape != scores.logits.shape:
+        raise ValueError(
+            f"targets marks classes in a tensor of shape {tuple(marked.shape)}, but the model's scores have "
+            f"{tuple(scores.logits.shape)}"
+        )
+    marked = marked.to(scores.logits.device)
+    allowed = marked | ~marked.any(dim=1, keepdim=True)
+    return scores.logits.masked_fill(~allowed, -torch.inf).argmax(dim=1, keepdim=True)
 
 
 def _as_class_indices(targets: Any, count: int) -> Tensor:

@@ -21,7 +21,8 @@ TargetFn: TypeAlias = Callable[[Any], Tensor]
 
 Targets: TypeAlias = int | Sequence[int] | Sequence[Sequence[int]] | Tensor | TargetFn | Sequence[TargetFn] | None
 """What a user may ask for: a class, or a callable; one for all images, or one for each; several classes for each
-(N, T); None for the predicted class."""
+(N, T); classes marked in (N, classes) bool, of which the one with the highest score is explained; None for the
+predicted class."""
 
 
 class Target(ABC):
@@ -106,14 +107,14 @@ class SegmentationTarget(Target):
 
     def resolve(self, output: Any) -> list[SegmentationTarget]:
         """Return, for each image, this class over the region in which it is predicted now."""
-        logits = self._logits(output)
+        logits = self._checked(_pixel_logits(self, output))
         if self.region is not None:
             return [self] * len(logits)
         return [SegmentationTarget(self.class_index, mask) for mask in logits.argmax(dim=1) == self.class_index]
 
     def __call__(self, output: Any) -> Tensor:
         """Return (B,), the sum over the region for each image."""
-        logits = self._logits(output)
+        logits = self._checked(_pixel_logits(self, output))
         of_class = logits[:, self.class_index]
         if self.region is None:
             region = logits.argmax(dim=1) == self.class_index
@@ -134,15 +135,7 @@ class SegmentationTarget(Target):
             return of_class
         return torch.where(region, of_class, 0).flatten(1).sum(dim=1)
 
-    def _logits(self, output: Any) -> Tensor:
-        """Return (B, classes, *spatial)."""
-        logits = logits_of(output)
-        if logits.ndim < 3:
-            raise ValueError(
-                f"SegmentationTarget needs logits (N, classes, *spatial); the model returned {tuple(logits.shape)}"
-            )
-        if logits.shape[1] == 1:
-            logits = torch.cat([-logits, logits], dim=1)
+    def _checked(self, logits: Tensor) -> Tensor:
         if not 0 <= self.class_index < logits.shape[1]:
             raise ValueError(
                 f"class_index={self.class_index} is not among the {logits.shape[1]} classes: 0 to {logits.shape[1] - 1}"
@@ -152,3 +145,38 @@ class SegmentationTarget(Target):
     def __repr__(self) -> str:
         region = "mask" if isinstance(self.region, Tensor) else self.region
         return f"SegmentationTarget({self.class_index}, region={region})"
+
+
+@dataclass(frozen=True)
+class LargestSegment(Target):
+    """The class of a segmentation that the most positions of each image are predicted as, over these positions.
+
+    Class 0, most often the background, is explained only where nothing else is predicted. The model returns what
+    `SegmentationTarget` understands.
+    """
+
+    wants_logits: ClassVar[bool] = True
+
+    def resolve(self, output: Any) -> list[SegmentationTarget]:
+        """Return, for each image, its class and the positions."""
+        predicted = _pixel_logits(self, output).argmax(dim=1)
+        found = []
+        for positions in predicted:
+            others = positions[positions > 0]
+            largest = int(others.mode().values) if len(others) else 0
+            found.append(SegmentationTarget(largest, positions == largest))
+        return found
+
+    def __call__(self, output: Any) -> Tensor:
+        """Return (B,), the sum over these positions for each image."""
+        return torch.cat([target(output)[row : row + 1] for row, target in enumerate(self.resolve(output))])
+
+
+def _pixel_logits(target: Target, output: Any) -> Tensor:
+    """Return (B, classes, *spatial); a single channel is the logit of class 1."""
+    logits = logits_of(output)
+    if logits.ndim < 3:
+        raise ValueError(
+            f"{type(target).__name__} needs logits (N, classes, *spatial); the model returned {tuple(logits.shape)}"
+        )
+    return torch.cat([-logits, logits], dim=1) if logits.shape[1] == 1 else logits

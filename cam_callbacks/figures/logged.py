@@ -117,7 +117,7 @@ def _probe_cell(
     if of_predicted is not None and predicted is not None:
         pictures.append(overlay(image, of_predicted, style))
         headings.append(shown_name(probes.class_names, predicted))
-    lines = _label_lines(probes, label, mistake) + _map_lines(explanation, index)
+    lines = _label_lines(probes, index, label, mistake) + _map_lines(explanation, index)
     if explained is None:
         lines.append(Line(f"{float(explanation.target_scores[index]):.3g} {explanation.score_kind}", MUTED))
     elif predicted is not None and explanation.probabilities is not None:
@@ -132,11 +132,25 @@ def _with_mask(image: Picture, probes: ProbeSet, index: int) -> Picture:
     return outlined(image, probes.masks[index])
 
 
-def _label_lines(probes: ProbeSet, label: int | None, mistake: bool) -> list[Line]:
-    if label is None:
+def _label_lines(probes: ProbeSet, index: int, label: int | None, mistake: bool) -> list[Line]:
+    said = _annotation_in_words(probes, index) if label is None else shown_name(probes.class_names, label)
+    if said is None:
         return []
-    text = f"true: {shown_name(probes.class_names, label)}"
+    text = f"true: {said}"
     return [Line(f"MISTAKE, {text}", ALERT) if mistake else Line(text)]
+
+
+def _annotation_in_words(probes: ProbeSet, index: int) -> str | None:
+    """Return what is true of an image that has not one class: its classes, or its numbers; None if that is too much."""
+    if probes.annotations is None or probes.annotations.ndim != 2:
+        return None
+    row = probes.annotations[index]
+    if row.dtype == torch.bool:
+        said = [shown_name(probes.class_names, label) for label in row.nonzero().flatten().tolist()]
+    else:
+        said = [f"{value:.3g}" for value in row.tolist()]
+    listed = ", ".join(said[:_MAX_CLASSES_LISTED]) or "none"
+    return f"{listed}, ..." if len(said) > _MAX_CLASSES_LISTED else listed
 
 
 def _map_lines(explanation: Explanation, index: int) -> list[Line]:

@@ -94,7 +94,8 @@ def test_a_segmentation_is_explained(tmp_path: Path, method: Method) -> None:
     monitor = CAMMonitor(method=method, explain=SegmentationTarget(2, (3, 4)), num_probes=4)
     targets = torch.randint(0, 3, (8, 16, 16))
     run(tmp_path, monitor, Predicts(network(2, 3, pooled=False)), samples(16, 16, targets=targets))
-    assert pictures(tmp_path) == {"cam/heatmaps", "cam/history"}
+    assert pictures(tmp_path) == {"cam/heatmaps", "cam/history", "cam/class_mean"}
+    assert monitor.explanation.targets.tolist() == [2] * 4
 
 
 @pytest.mark.parametrize("method", [GradCAM(), CAM()], ids=lambda method: method.name)

@@ -1,0 +1,220 @@
+"""What a model is trained to answer is recognized, and said in one line."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from lightning_runs import ChangedSquares, TinyModule, fit, infos, loader, own_warnings
+from torch import Tensor, nn
+
+from cam_callbacks import Audit, CAMMonitor, GradCAM, ProbeSet, RegressionTarget, SegmentationTarget
+from cam_callbacks.callback.task import NothingToExplainError, Task, recognize
+from cam_callbacks.explain.targets import LargestSegment
+
+N = 4
+DRAW = torch.Generator().manual_seed(0)
+IMAGES = torch.rand(N, 3, 8, 8, generator=DRAW)
+CLASSES = torch.tensor([0, 1, 2, 0])
+PAIRS = torch.tensor([[1, 1, 0], [0, 0, 0], [0, 0, 1], [1, 0, 1]]).bool()
+PIXELS = torch.randint(0, 3, (N, 8, 8), generator=DRAW)
+
+
+def numbers(*shape: int) -> Tensor:
+    return torch.randn(N, *shape, generator=DRAW)
+
+
+class Holds(nn.Module):
+    """A module that keeps a loss, or metric, or function."""
+
+    def __init__(self, *kept: Any) -> None:
+        super().__init__()
+        for index, each in enumerate(kept):
+            setattr(self, f"kept{index}", each)
+
+
+def known(labels: Tensor | None = None, annotations: Tensor | None = None, names: list[str] | None = None) -> ProbeSet:
+    return ProbeSet(IMAGES, labels, class_names=names, annotations=annotations)
+
+
+@pytest.mark.parametrize(
+    ("probes", "output", "held", "task"),
+    [
+        (known(CLASSES), numbers(3), Holds(), Task("single-label", 3)),
+        (known(CLASSES), numbers(3), Holds(nn.BCEWithLogitsLoss()), Task("single-label", 3, multi_label=True)),
+        (known(CLASSES), {"logits": numbers(3)}, Holds(nn.CrossEntropyLoss()), Task("single-label", 3)),
+        (known(CLASSES.clamp(max=1)), numbers(1), Holds(), Task("single-label", 2)),
+        (known(CLASSES.clamp(max=1)), numbers(), Holds(nn.BCEWithLogitsLoss()), Task("single-label", 2)),
+        (known(CLASSES.clamp(max=1)), numbers(1), Holds(nn.MSELoss()), Task("regression", 1)),
+        (known(CLASSES.clamp(max=1)), numbers(1), Holds(F.smooth_l1_loss), Task("regression", 1)),
+        (known(CLASSES + 30), numbers(1), Holds(), Task("regression", 1)),
+        (known(annotations=numbers(1)), numbers(1), Holds(), Task("regression", 1)),
+        (known(annotations=numbers(5)), numbers(5), Holds(), Task("regression", 5)),
+        (known(annotations=numbers(1)), numbers(5), Holds(nn.CrossEntropyLoss()), Task("no labels", 5)),
+        (known(annotations=PAIRS), numbers(3), Holds(), Task("multi-label", 3, multi_label=True)),
+        (known(annotations=PAIRS), numbers(4), Holds(nn.BCELoss()), Task("no labels", 4, multi_label=True)),
+        (known(annotations=PIXELS), numbers(3, 8, 8), Holds(), Task("segmentation", 3, size=(8, 8))),
+        (known(annotations=PIXELS), {"out": numbers(1, 4, 4)}, Holds(), Task("segmentation", 2, size=(4, 4))),
+        (known(), numbers(3), Holds(), Task("no labels", 3)),
+        (known(), numbers(64), Holds(F.cross_entropy), Task("no labels", 64)),
+        (known(names=[f"class {i}" for i in range(64)]), numbers(64), Holds(), Task("no labels", 64)),
+        (known(CLASSES), F.normalize(numbers(64), dim=1), Holds(nn.CrossEntropyLoss()), Task("single-label", 64)),
+    ],
+)
+def test_tasks(probes: ProbeSet, output: Any, held: nn.Module, task: Task) -> None:
+    assert recognize(probes, output, held) == task
+
+
+class NTXentLoss(nn.Module):
+    """Named as in the libraries for contrastive learning."""
+
+
+@pytest.mark.parametrize(
+    ("probes", "output", "held", "says"),
+    [
+        (known(), numbers(3, 8, 8), Holds(), "images, as an autoencoder"),
+        (known(CLASSES), (numbers(3, 8, 8), numbers(4), numbers(4)), Holds(), "images, as an autoencoder"),
+        (known(CLASSES), numbers(16, 2, 2), Holds(), "no labels of pixels"),
+        (known(), numbers(64), Holds(), "neither labels nor a loss"),
+        (known(CLASSES), numbers(64), Holds(NTXentLoss()), "features"),
+        (known(CLASSES), numbers(8), Holds(nn.TripletMarginLoss()), "features"),
+        (known(CLASSES), F.normalize(numbers(64), dim=1), Holds(), "features"),
+        (known(CLASSES, names=["a", "b", "c"]), numbers(64), Holds(), "64 numbers .* 3 classes"),
+        (known(CLASSES + 1000), numbers(5), Holds(), "all labels are above 4"),
+        (known(annotations=numbers(1)), numbers(5), Holds(), "5 numbers .* a label has 1"),
+    ],
+)
+def test_nothing_is_explained_of_what_is_not_classes_or_numbers(
+    probes: ProbeSet, output: Any, held: nn.Module, says: str
+) -> None:
+    with pytest.raises(NothingToExplainError, match=says):
+        recognize(probes, output, held)
+
+
+def test_views_of_the_images_mean_features() -> None:
+    with pytest.raises(NothingToExplainError, match="features"):
+        recognize(known(CLASSES), numbers(8), Holds(), has_views=True)
+    assert recognize(known(CLASSES), numbers(8), Holds(nn.CrossEntropyLoss()), has_views=True).outputs == 8
+
+
+def test_of_a_segmentation_the_largest_class_but_0_is_explained_where_it_is() -> None:
+    pixels = torch.zeros(N, 8, 8, dtype=torch.int64)
+    pixels[0, :2], pixels[0, 2:3], pixels[1, 0, 0], pixels[3] = 2, 1, 7, -100
+    task = Task("segmentation", 3, size=(4, 4))
+    first, second, third, fourth = task.targets(known(annotations=pixels), "label")  # type: ignore[misc]
+    assert isinstance(first, SegmentationTarget)
+    assert isinstance(first.region, Tensor)
+    assert first.class_index == 2
+    assert torch.equal(first.region, torch.arange(4).view(4, 1).expand(4, 4) < 1)
+    assert (second.class_index, third.class_index) == (0, 0)
+    assert fourth == LargestSegment()
+    assert task.targets(known(annotations=pixels), "prediction") == LargestSegment()
+
+
+class Answers(TinyModule):
+    """Returns what a function makes of its features and of its three scores."""
+
+    def __init__(self, answer: Any, held: nn.Module | None = None) -> None:
+        super().__init__()
+        self.answer, self.held = answer, held
+
+    def forward(self, images: Tensor) -> Any:
+        features = self.features(images)
+        return self.answer(features, self.head(features.mean(dim=(2, 3))))
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        output = self(torch.rand(2, 3, 16, 16))
+        return output.float().square().mean()
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self.log("val_loss", 0.0, batch_size=1)
+
+
+def several(image: Tensor, label: Tensor) -> Any:
+    return image, torch.tensor([[0.0, 1, 1], [1, 0, 1], [0, 0, 0]])[label]
+
+
+CASES: dict[str, tuple[Answers, Any, str]] = {
+    "multi-label": (
+        Answers(lambda features, scores: scores, nn.BCEWithLogitsLoss()),
+        several,
+        "multi-label, 3 classes; explains the label with the highest score of each image. No audit",
+    ),
+    "segmentation": (
+        Answers(lambda features, scores: features[:, :3]),
+        lambda image, label: (image, (image[0] > 0.5).long() * (label + 1)),
+        "segmentation, 3 classes; explains the class with the most pixels of each image, 0 only where",
+    ),
+    "regression": (
+        Answers(lambda features, scores: scores[:, 0]),
+        lambda image, label: (image, image.mean()),
+        "regression, 1 number; explains the number. No audit",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("sanity_steps", [0, 2])
+def test_a_run_says_its_task_once_and_explains_it(tmp_path: Path, name: str, sanity_steps: int) -> None:
+    module, item, says = CASES[name]
+    monitor = CAMMonitor(num_probes=6, method=GradCAM(), audit=Audit(num_images=6))
+    data = loader(ChangedSquares(item))
+    with infos() as told, own_warnings() as warned:
+        fit(tmp_path, monitor, module, data, data, max_epochs=2, num_sanity_val_steps=sanity_steps)
+    assert len([text for text in told if f"CAMMonitor: {says}" in text]) == 1
+    assert not warned
+    explanation = monitor.explanation
+    assert explanation is not None
+    assert monitor.probes is not None
+    if name == "multi-label":
+        marked = monitor.probes.annotations
+        assert marked is not None
+        assert explanation.logits is not None
+        assert explanation.probabilities is not None
+        allowed = torch.where(marked.any(dim=1, keepdim=True), marked, True)
+        assert torch.equal(explanation.targets, explanation.logits.masked_fill(~allowed, -torch.inf).argmax(dim=1))
+        assert torch.equal(explanation.probabilities, explanation.logits.sigmoid())
+    elif name == "segmentation":
+        assert explanation.score_kind == "SegmentationTarget"
+        assert explanation.targets is not None
+        assert set(explanation.targets.tolist()) <= {1, 2, 0}
+    else:
+        assert explanation.score_kind == repr(RegressionTarget())
+
+
+def test_what_returns_images_gets_one_warning_and_no_heatmap(tmp_path: Path) -> None:
+    module = Answers(lambda features, scores: features[:, :3].repeat_interleave(2, 2).repeat_interleave(2, 3))
+    monitor = CAMMonitor()
+    with own_warnings() as warned:
+        fit(tmp_path, monitor, module, val=loader(ChangedSquares(lambda image, label: image)), max_epochs=2)
+    assert monitor.explanation is None
+    assert [text for text in warned if re.search("shows nothing: Answers returns images.*explain=", text)] == warned
+    assert len(warned) == 1
+
+
+def test_a_prediction_that_is_asked_for_is_explained_whatever_it_may_be(tmp_path: Path) -> None:
+    module = Answers(lambda features, scores: scores.repeat(1, 8))
+    data = loader(ChangedSquares(lambda image, label: image))
+    monitor = CAMMonitor(explain="prediction", audit=None, method=GradCAM(), num_probes=2)
+    with own_warnings() as warned:
+        fit(tmp_path, monitor, module, val=data)
+    assert not warned
+    assert monitor.explanation is not None
+
+
+def test_labels_that_are_no_class_of_the_model_are_left_out(tmp_path: Path) -> None:
+    data = loader(ChangedSquares(lambda image, label: (image, torch.where(label == 2, 255, label))))
+    monitor = CAMMonitor(num_probes=6, method=GradCAM(), audit=Audit(num_images=12))
+    module = Answers(lambda features, scores: scores)
+    with own_warnings() as warned:
+        fit(tmp_path, monitor, module, val=data, max_epochs=2)
+    assert monitor.probes is not None
+    assert monitor.probes.labels is not None
+    assert monitor.probes.labels.tolist() == [0, 0, 1, 1]
+    assert monitor.audit_result is not None
+    assert set(monitor.audit_result.labels.tolist()) == {0, 1}
+    assert len([text for text in warned if "none of the model's 3 classes: [255]" in text]) == 1
