@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from cam_callbacks.explain.grad_cam import GradCAM
     from cam_callbacks.explain.method import Method
     from cam_callbacks.explain.score_cam import ScoreCAM
-    from cam_callbacks.explain.targets import RegressionTarget, SegmentationTarget, Target
+    from cam_callbacks.explain.targets import LargestSegment, RegressionTarget, SegmentationTarget, Target
     from cam_callbacks.figures.drawing import overlay
     from cam_callbacks.figures.settings import Figures
 
@@ -33,6 +33,7 @@ __all__ = [
     "Explanation",
     "Figures",
     "GradCAM",
+    "LargestSegment",
     "Method",
     "ProbeSet",
     "RegressionTarget",
@@ -53,6 +54,7 @@ _HOME = {
     "Explanation": "cam_callbacks.explain.explanation",
     "Figures": "cam_callbacks.figures.settings",
     "GradCAM": "cam_callbacks.explain.grad_cam",
+    "LargestSegment": "cam_callbacks.explain.targets",
     "Method": "cam_callbacks.explain.method",
     "ProbeSet": "cam_callbacks.data.probes",
     "RegressionTarget": "cam_callbacks.explain.targets",

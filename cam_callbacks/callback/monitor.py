@@ -73,10 +73,10 @@ class CAMMonitor(CallbackBase):
         probes: The images to explain. None picks them from the validation batches. A folder of photos, a data set (its
             first images of each class; all of it is read if the names of its classes are not known), or a `ProbeSet`.
         num_probes: How many images to pick.
-        explain: `"label"`: the true class of each image, the best choice for comparing looks. `"prediction"`: the
-            predicted class. `"both"`: the true class, and beside it the predicted one where they differ. A number: that
-            class. A callable: what it reads from the model's output, for models that are not classifiers, such as
-            `RegressionTarget()` or `SegmentationTarget(class_index)`; see `cam_callbacks.explain.targets`.
+        explain: `"label"`: what is true of each image, the best choice for comparing looks: its class; of several, the
+            one with the highest score; the largest of a segmentation; the number of a regression. `"prediction"`: the
+            predicted class. `"both"`: beside the true class the predicted one where they differ. A number: that class.
+            A callable: what it reads from the model's output; see `cam_callbacks.explain.targets`.
         every_n_epochs: Look after the validations of every n-th epoch of `fit`. `validate()` and `test()` always look.
         audit: Measure at each look how much the answers depend on the background, and give a verdict; its settings are
             those of `Audit`. None or False turns it off. There is none if `explain` is a callable; but the

@@ -101,7 +101,7 @@ def test_views_of_the_images_mean_features() -> None:
     assert recognize(known(CLASSES), numbers(8), Holds(nn.CrossEntropyLoss()), has_views=True).outputs == 8
 
 
-def test_of_a_segmentation_the_largest_class_but_0_is_explained_where_it_is() -> None:
+def test_the_largest_class_but_0_is_explained_where_it_is() -> None:
     pixels = torch.zeros(N, 8, 8, dtype=torch.int64)
     pixels[0, :2], pixels[0, 2:3], pixels[1, 0, 0], pixels[3] = 2, 1, 7, -100
     task = Task("segmentation", 3, size=(4, 4))

@@ -37,6 +37,9 @@ def probe_set(**changes: Any) -> ProbeSet:
         ({"images": torch.zeros(4, 3)}, ValueError, r"images.* \(4, 3\)"),
         ({"labels": torch.tensor([0, 1])}, ValueError, r"labels has shape \(2,\); 4 images need \(4,\)"),
         ({"masks": torch.ones(4, 4, 4).bool()}, ValueError, r"masks.* need \(4, 8, 8\)"),
+        ({"annotations": [[1]]}, TypeError, "annotations must be a tensor"),
+        ({"annotations": torch.ones(3, 2).bool()}, ValueError, r"annotations has shape \(3, 2\)"),
+        ({"annotations": torch.ones(4, 8).long()}, ValueError, "a whole number for each pixel"),
         ({"normalization": "imagnet"}, ValueError, "normalization='imagnet' must be 'imagenet', or a pair"),
     ],
 )
@@ -76,6 +79,31 @@ def test_samples_become_probes() -> None:
     assert len(probes) == 2
     for name in ("images", "labels", "masks", "groups"):
         assert torch.equal(getattr(probes, name), getattr(samples, name))
+
+
+@pytest.mark.parametrize(
+    ("kind", "given", "kept"),
+    [
+        ("multi-label", torch.tensor([[1.0, torch.nan]] * 4), torch.tensor([[True, False]] * 4)),
+        ("dense", torch.full((4, 8, 8), -100), torch.full((4, 8, 8), -100, dtype=torch.int16)),
+        ("value", torch.full((4, 2), 0.5), torch.full((4, 2), 0.5)),
+        ("class", torch.eye(4), None),
+    ],
+)
+def test_annotations_of_samples_are_kept_where_labels_do_not_say_it(kind: Any, given: Any, kept: Any) -> None:
+    probes = ProbeSet.of(Samples(torch.rand(4, 3, 8, 8), None, None, label_kind=kind, annotations=given))
+    again = ProbeSet.from_state_dict(probes.state_dict())
+    for each in (probes.annotations, again.annotations):
+        assert (each is None and kept is None) or (each.dtype == kept.dtype and torch.equal(each, kept))
+    assert again.fingerprint == probes.fingerprint
+
+
+def test_a_subset_has_all_parts_of_its_images() -> None:
+    probes = probe_set(annotations=torch.eye(4).bool(), groups=torch.arange(4))
+    some = probes.subset(torch.tensor([3, 1]))
+    assert torch.equal(some.images, probes.images[[3, 1]])
+    assert (some.labels.tolist(), some.groups.tolist()) == ([2, 1], [3, 1])  # type: ignore[union-attr]
+    assert torch.equal(some.annotations, torch.eye(4).bool()[[3, 1]])  # type: ignore[arg-type]
 
 
 def test_the_fingerprint_tells_whether_two_sets_are_the_same() -> None:

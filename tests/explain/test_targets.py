@@ -2,9 +2,10 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
-from cam_callbacks import RegressionTarget, ScoreCAM, SegmentationTarget
+from cam_callbacks import GradCAM, LargestSegment, RegressionTarget, ScoreCAM, SegmentationTarget
 from cam_callbacks.explain.model_outputs import OutputReader, class_scores
 from cam_callbacks.explain.score_readers import CallableScoreReader, ClassScoreReader, TargetRequest
 
@@ -36,6 +37,17 @@ class TestTargetRequest:
 
     def test_goes_chunk_by_chunk(self):
         assert settled([1, 2], slice(1, 2)).tolist() == [[2]]
+        assert settled(torch.tensor([[True] * 3, [True, True, False]]), slice(1, 2)).tolist() == [[1]]
+
+    def test_is_the_strongest_of_the_marked_classes(self):
+        assert settled(torch.tensor([[False, True, True], [True, True, False]])).tolist() == [[2], [1]]
+        assert settled(torch.tensor([[False, True, False], [False, False, False]])).tolist() == [[1], [2]]
+        assert not TargetRequest(torch.ones(2, 3).bool(), 2).several
+
+    @pytest.mark.parametrize("shape", [(2, 4), (3, 3)])
+    def test_refuses_marks_of_other_classes_or_images(self, shape):
+        with pytest.raises(ValueError, match="targets marks classes"):
+            settled(torch.ones(shape).bool())
 
     def test_does_not_share_memory_with_what_was_given(self):
         given = torch.tensor([0, 1])
@@ -164,6 +176,31 @@ class TestRegressionTarget:
     def test_refuses_an_output_without_it(self, output):
         with pytest.raises(ValueError, match=r"RegressionTarget\(index=3\) reads outputs of shape \(N, outputs\)"):
             RegressionTarget(3)(output)
+
+
+class TestLargestSegment:
+    def test_is_the_class_with_the_most_positions_but_0(self):
+        logits = F.one_hot(torch.tensor([[[0, 0, 0], [2, 2, 1]], [[0, 0, 0], [0, 0, 0]]]), 3).movedim(-1, 1).float()
+        first, second = LargestSegment().resolve({"out": logits})
+        assert (first.class_index, second.class_index) == (2, 0)
+        assert first.region.tolist() == [[False] * 3, [True, True, False]]
+        assert LargestSegment()({"out": logits}).tolist() == [2, 6]
+
+    @pytest.mark.parametrize("method", [ScoreCAM(), GradCAM()])
+    def test_tells_which_class_was_explained(self, method):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Conv2d(3, 6, 3, padding=1), nn.ReLU(), nn.Conv2d(6, 4, 1))
+        images = torch.rand(5, 3, 8, 8)
+        explanation = method(model, images, "1", LargestSegment())
+        predicted = model(images).argmax(dim=1)
+        largest = [max(range(1, 4), key=lambda c: int((one == c).sum())) if one.any() else 0 for one in predicted]
+        assert explanation.targets.tolist() == largest
+        assert explanation.logits is None
+        assert explanation.score_kind == "LargestSegment()"
+
+    def test_refuses_what_has_no_positions(self):
+        with pytest.raises(ValueError, match="LargestSegment needs logits"):
+            LargestSegment().resolve(LOGITS)
 
 
 class TestSegmentationTarget:
