@@ -101,7 +101,7 @@ class AxisTracker(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return
 
     def _follow(self, func: Any, args: Any, kwargs: Any, result: Any) -> None:
-        name = func.overloadpacket.__name__.removesuffix("_")  # of the form that works in place, too
+        name = axis_rules.name_of(func)
         outputs = tensors_in(result)
         if not outputs:
             return

@@ -38,6 +38,15 @@ Dim = tuple[Atom, ...]
 """What lies along one dimension, slowest first."""
 
 
+def name_of(func: Any) -> str:
+    """Return the name of an operation: that of the form out of place, and of what a quantized one stands for."""
+    name: str = func.overloadpacket.__name__.removesuffix("_")
+    if func.namespace != "quantized":
+        return name
+    name = name.removesuffix("_dynamic").removesuffix("_relu").removesuffix("_add")
+    return next((plain for start, plain in _QUANTIZED.items() if name.startswith(start)), name)
+
+
 def made_by(
     name: str, func: Any, args: Any, kwargs: Any, known: list[tuple[Tensor, list[Dim]]], outputs: list[Tensor]
 ) -> list[list[Dim] | None]:
@@ -69,6 +78,8 @@ def made_by(
         return [[*dims[:kept], *_resized(dims[kept:], output.shape[kept:])] if leading else None, *rest]
     if name in _PRODUCTS:
         return [_product(known[-2], known[-1], output), *rest]
+    if name == "linear":
+        return [[*dims[:-1], channels_dim(output.shape[-1])], *rest]
     if name.startswith("_scaled_dot_product"):
         return [[*dims[:-1], known[2][1][-1]], *rest]
     if name in ("_native_multi_head_attention", "_transformer_encoder_layer_fwd"):
@@ -292,6 +303,9 @@ _COPIES = (
     "contiguous",
     "copy",
     "lift_fresh",
+    "quantize_per_tensor",
+    "quantize_per_tensor_dynamic",
+    "dequantize",
     "native_dropout",
     "requires_grad",
 )
@@ -326,6 +340,8 @@ _BATCH_NORMS = ("native_batch_norm", "_native_batch_norm_legit", "_native_batch_
 _MORE_NORMS = ("_batch_norm_with_update", "_batch_norm_no_update", "cudnn_batch_norm", "miopen_batch_norm")
 _NORMS = {*_BATCH_NORMS, *_MORE_NORMS, "native_group_norm", "group_norm"}
 _PRODUCTS = {"mm", "addmm", "bmm", "baddbmm", "matmul", "addbmm", "mv"}
+_QUANTIZED = {"conv": "convolution", "batch_norm": "batch_norm", "layer_norm": "native_layer_norm"}
+_QUANTIZED.update(dict.fromkeys(("add", "mul", "relu", "leaky_relu", "hardswish", "elu", "prelu", "sigmoid"), "clone"))
 _RESIZES = ("max_pool", "avg_pool", "_adaptive_avg_pool", "adaptive_", "upsample_", "_upsample_", "mkldnn_max_pool")
 
 

@@ -123,7 +123,8 @@ def _record(
         targets = request.resolve(chunk, output, scores, runner.outputs)
         rows = torch.arange(len(images), device=images.device)
         target_scores = request.reader([targets], score, runner.outputs).read(output, rows)
-        by_layer = _gradients(target_scores, outputs) if gradients else []
+        with layers.recorded(modules, gradients):  # a checkpoint runs its part of the model again, and compares
+            by_layer = _gradients(target_scores, outputs) if gradients else []
 
     return _Part(
         activations=[agreed(layer.to_maps(each.detach()).float()) for layer, each in zip(read, outputs, strict=True)],
@@ -163,6 +164,10 @@ def _read_layers(
                 probes.append(Probe(runner.try_run, images[:1], modules, len(images), runner.ranks.agreed))
         return probes[0].layout(module, call, output.shape, tracker.channels(output))
 
+    for own, name in zip(calls, names, strict=True):
+        if not own:
+            with torch.no_grad():
+                raise ValueError(layers.not_called(runner.model, name, lambda: runner.try_run(images[:1])))
     return [
         layers.read_layer(own, name, images, partial(layout, module), runner.reshape_transform)
         for own, name, module in zip(calls, names, modules, strict=True)
@@ -172,20 +177,31 @@ def _read_layers(
 def _gradients(target_scores: Tensor, outputs: Sequence[Tensor]) -> list[list[Tensor]]:
     """Return, for each layer's output, the gradients of the T scores (n, T) with respect to it."""
     remedy = "Grad-CAM needs a differentiable score; ScoreCAM does not"
+    cuts = "torch.no_grad, .detach(), rounding, a quantized part, torch.utils.checkpoint without use_reentrant=False"
     if not target_scores.requires_grad:
         raise ValueError(
-            "the explained score has no gradient: the model, or the callable, cuts it (torch.no_grad, .detach(), "
-            f"rounding), or the target layer comes after it. {remedy}"
+            f"the explained score has no gradient: the model, or the callable, cuts it ({cuts}), or the target layer "
+            f"comes after it. {remedy}"
         )
     columns = target_scores.unbind(dim=1)
     # Small gradients vanish in half precision, as they do in training; so they are scaled on the way.
     scale = _HALF_PRECISION_SCALE if any(output.dtype == torch.float16 for output in outputs) else 1.0
-    by_target = [
-        torch.autograd.grad(
-            column.sum() * scale, list(outputs), retain_graph=place + 1 < len(columns), allow_unused=True
-        )
-        for place, column in enumerate(columns)
-    ]
+    try:
+        by_target = [
+            torch.autograd.grad(
+                column.sum() * scale, list(outputs), retain_graph=place + 1 < len(columns), allow_unused=True
+            )
+            for place, column in enumerate(columns)
+        ]
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as error:  # e.g. of an operation without a derivative
+        raise ValueError(
+            f"the gradient of the explained score cannot be taken: {str(error).rstrip('.')}. {remedy}"
+        ) from error
     if any(gradient is None for gradients in by_target for gradient in gradients):
-        raise ValueError(f"the explained score does not depend on the target layer through any gradient. {remedy}")
+        raise ValueError(
+            "the explained score does not depend on the target layer through any gradient: it does not depend on it at "
+            f"all, or something on the way cuts the gradient ({cuts}). {remedy}"
+        )
     return [[gradient.float() / scale for gradient in gradients] for gradients in zip(*by_target, strict=True)]

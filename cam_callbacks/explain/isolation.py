@@ -27,7 +27,8 @@ def isolated(model: nn.Module) -> Iterator[None]:
     """Evaluate `model` inside, find it and the process outside as they were.
 
     Inside, every module is in eval mode, gradients are off, backward hooks of modules are silent, and compiled parts
-    run eagerly, so that forward hooks fire and nothing is recompiled.
+    run eagerly, so that forward hooks fire and nothing is recompiled. Scripted and traced parts are not optimized for
+    what they are fed here.
 
     On the way out, whatever happened, all that is restored, as are the random number generators (Python, NumPy, torch
     on every device in use) and what the model's own forward has written into its modules: buffers, the states of
@@ -40,23 +41,26 @@ def isolated(model: nn.Module) -> Iterator[None]:
     fail on it.
     """
     check_type("model", model, nn.Module, "a torch.nn.Module")
-    training = [(module, module.training) for module in model.modules()]
-    backward_hooks = [(module, module._backward_hooks, module._backward_pre_hooks) for module, _ in training]
+    modules = list(model.modules())
+    training = [(module, module.training) for module in modules if hasattr(module, "training")]  # not if it is frozen
+    backward_hooks = [(module, module._backward_hooks, module._backward_pre_hooks) for module in modules]
     outer = _ISOLATED.get()
     is_outermost = id(model) not in outer
     states = _ModuleState.capture(model) if is_outermost else []
-    contents = Contents(model.modules() if is_outermost else [])
+    contents = Contents(modules if is_outermost else [])
     token = _ISOLATED.set(outer | {id(model)})
     try:
         with (
             random_state_kept(),
             torch.compiler.set_stance("force_eager"),
+            torch.jit.optimized_execution(False),  # type: ignore[attr-defined]
             torch.inference_mode(False),
             torch.no_grad(),
         ):
             for module, _ in training:
                 # Not .eval(): a model may have overridden it to do more than set the flag.
                 module.training = False
+            for module in modules:
                 module._backward_hooks, module._backward_pre_hooks = OrderedDict(), OrderedDict()
             yield
     finally:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from cam_callbacks.explain.axes import AxisTracker, tracked
 from cam_callbacks.explain.hooks import hooked
-from cam_callbacks.explain.layers import Forward, without_orig_mod
+from cam_callbacks.explain.layers import CALL_THE_PARTS, Forward, readable, without_orig_mod
 from cam_callbacks.explain.layouts import Layout
 from cam_callbacks.explain.model_outputs import logits_of
 from cam_callbacks.explain.probing import Probe
@@ -32,6 +32,7 @@ class _Call:
         is_read: Whether the answer depends on the positions of the output; True if that is not known.
         gradient: NaN wherever the answer depends on a value of the output, else 0; None if that is not known.
         channels: The dimension of the channels, if it is known.
+        is_input: Whether it is the image in another form: as many channels and positions, and no weights before it.
     """
 
     place: int
@@ -44,6 +45,7 @@ class _Call:
     is_read: bool = True
     gradient: Tensor | None = None
     channels: int | None = None
+    is_input: bool = False
 
     @property
     def has_weights(self) -> bool:
@@ -59,7 +61,9 @@ class _Call:
         """Whether the output is features, not merely rearranged ones or a step within an attention."""
         if self.inner:
             return any(call.has_features for call in self.inner)
-        return not _computes_no_features(self.module) and (not self.is_tokens or _is_block_or_norm(self.module))
+        return not (self.is_input or _computes_no_features(self.module)) and (
+            not self.is_tokens or _is_block_or_norm(self.module)
+        )
 
 
 @dataclass(eq=False)
@@ -113,15 +117,19 @@ def choose(
     read = read or trace.calls
     class_maps = [] if class_map else _class_maps(read, trace)
     candidates = [call for call in read if call.has_features and call not in class_maps]
+    if not candidates:
+        candidates = [call for call in read if not call.is_input]
     known = [call for call in candidates if call.layout is not None]
     last = known[-1].place if known else -1
     _probe([call for call in candidates if call.place > last], images[:1], forward, agreed)
-    chosen = [call for call in candidates or read if call.layout is not None and (call.is_read or not is_known)]
+    chosen = [call for call in candidates if call.layout is not None and (call.is_read or not is_known)]
     if not chosen:
+        as_one = f". What is scripted, traced or exported calls none of its parts: {CALL_THE_PARTS}"
         raise ValueError(
             f"no layer of {type(model).__name__} has an output whose positions are known, neither from its modules nor "
             f"from its response to a change of a small patch, for images {tuple(images.shape)}; name one by "
             "target_layer, and give reshape_transform, a callable from its output to (N, channels, *spatial)"
+            f"{'' if candidates else as_one}"
         )
     return without_orig_mod(chosen[-1].name)
 
@@ -172,15 +180,30 @@ def _traced(model: nn.Module, image: Tensor, forward: Forward) -> _Trace:
     names = {id(module): name for name, module in model.named_modules()}
 
     count: dict[int, int] = {}
+    weights_ran = False
 
     def note(module: nn.Module, _inputs: Any, output: Any) -> None:
+        nonlocal weights_ran
+        weights_ran = weights_ran or next(module.parameters(), None) is not None
         call = count[id(module)] = count.get(id(module), -1) + 1
+        output = readable(output)
         layout = tracker.layout(output) if isinstance(output, Tensor) else None
         if layout is not None or _may_have_positions(output, tracker):
             name = names[id(module)]
             inner = [each for each in calls if each.output is output and each.name.startswith(f"{name}.")]
+            is_input = not weights_ran and layout is not None and layout.to_maps(output).shape == image.shape
             calls.append(
-                _Call(len(calls), name, module, output, layout, call, inner, channels=tracker.channels(output))
+                _Call(
+                    len(calls),
+                    name,
+                    module,
+                    output,
+                    layout,
+                    call,
+                    inner,
+                    channels=tracker.channels(output),
+                    is_input=is_input,
+                )
             )
         elif next(module.parameters(recurse=False), None) is not None:
             trace.head = len(calls)

@@ -38,9 +38,14 @@ def find(model: nn.Module, name: str) -> nn.Module:
     try:
         if name:
             return model.get_submodule(name)
-    except AttributeError:
+    except (AttributeError, RuntimeError):  # there is none; or it is scripted, and says that it does not tell
         pass
-    names = [without_orig_mod(known) for known, _ in model.named_modules() if known]
+    modules: dict[str, nn.Module] = {
+        without_orig_mod(known): module for known, module in model.named_modules(remove_duplicate=False)
+    }
+    if name in modules and name:
+        return modules[name]
+    names = [known for known in modules if known]
     ending = [known for known in names if known.endswith(f".{name}")]
     close = difflib.get_close_matches(name, names, n=_MAX_NAMES)
     nearest = (ending + [near for near in close if near not in ending])[:_MAX_NAMES]
@@ -94,7 +99,7 @@ def recorded(layers: Sequence[nn.Module], differentiable: bool = False) -> Itera
     def keep(module: nn.Module, _inputs: Any, output: Any) -> Tensor | None:
         own = outputs[id(module)]
         if not isinstance(output, Tensor) or not output.is_floating_point():
-            own.append(output)
+            own.append(readable(output))
             return None
         if not differentiable:
             own.append(output.detach().clone())
@@ -107,6 +112,51 @@ def recorded(layers: Sequence[nn.Module], differentiable: bool = False) -> Itera
     # A layer may be named twice, by two of its calls.
     with hooked({id(layer): layer for layer in layers}.values(), keep):
         yield [outputs[id(layer)] for layer in layers]
+
+
+def readable(output: Any) -> Any:
+    """Return what a layer has put out, in floating point if it is quantized."""
+    return output.dequantize() if isinstance(output, Tensor) and output.is_quantized else output
+
+
+def running_as_one(model: nn.Module, run: Callable[[], object]) -> list[str]:
+    """Return the modules of whose parts with weights none is called by `run`, outermost ones; "" is the model itself.
+
+    So runs what is scripted, traced or exported, and a module that only uses the weights of its parts.
+    """
+    called = {""}
+    names = {id(module): name for name, module in model.named_modules()}
+    with_weights = [name for name, module in model.named_modules() if next(module.parameters(), None) is not None]
+    with hooked(model.modules(), lambda module, _inputs, _output: called.add(names[id(module)])):
+        run()
+    found: list[str] = []
+    for name in sorted(called):
+        inner = f"{name}." if name else ""
+        parts = [part for part in with_weights if part.startswith(inner) and part != name]
+        if parts and called.isdisjoint(parts) and not any(name.startswith(f"{outer}.") for outer in found):
+            found.append(name)
+    return found
+
+
+def not_called(model: nn.Module, name: str, run: Callable[[], object]) -> str:
+    """Return what to say of a target layer that is not called while `run` runs."""
+    layer, _ = split_call(name)
+    whole = next((each for each in running_as_one(model, run) if not each or layer.startswith(f"{each}.")), None)
+    if whole is None:
+        return f"target_layer={name!r} was never called in the forward pass; name a layer that the images run through"
+    kind = type(find(model, whole) if whole else model).__name__
+    outer = f"{whole!r} ({kind})" if whole else kind
+    remedy = f"name {whole!r} itself or a layer outside of it, or " if whole else ""
+    return (
+        f"target_layer={name!r} was never called in the forward pass: it is a part of {outer}, which runs as one, as "
+        f"modules do that are scripted, traced or exported; {remedy}{CALL_THE_PARTS}"
+    )
+
+
+CALL_THE_PARTS = (
+    "keep the eager module in its place; or, if it is scripted, let forward_fn call its parts one by one, such as "
+    "lambda model, images: model.head(model.features(images))"
+)
 
 
 @dataclass(frozen=True, eq=False)

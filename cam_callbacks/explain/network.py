@@ -111,7 +111,7 @@ class Network(Runner):
     def _read_masked(self, images: Tensor, image: Tensor, reader: ScoreReader) -> Tensor:
         """Return the explained scores of masked images (B, C, *spatial), (B, T) or more, the first B of which count."""
         if self.compiled is None:
-            return reader.read(self.run(images, image), image)
+            return reader.read(self.answer(images, image), image)
         size = self.chunk_size(len(images))
         if len(images) < size:  # filled up, so that the compiled model sees no third size
             again = torch.arange(size, device=images.device) % len(images)

@@ -182,17 +182,21 @@ class Runner:
         return images if self.channels_last else images.contiguous()
 
     def first_run(self, images: Tensor, rows: Tensor | None = None) -> object:
-        """Return what `run` returns for a copy of the images; an error names the model and the images.
+        """Return what `answer` returns for a copy of the images."""
+        return self.answer(images.clone(), rows)
+
+    def answer(self, images: Tensor, rows: Tensor | None = None) -> object:
+        """Return what `run` returns; an error names the model and the images.
 
         Raises:
             RuntimeError: The model cannot read the memory layout; `in_chunks` then tries again with another one.
             ValueError: The model fails on these images.
         """
         try:
-            return self.run(images.clone(), rows)
+            return self.run(images, rows)
         except torch.OutOfMemoryError:
             raise
-        except RuntimeError as error:
+        except (RuntimeError, AssertionError) as error:
             if self._refuses_channels_last(error):
                 raise
             name = type(self.model).__name__
@@ -202,7 +206,8 @@ class Runner:
                     "use ScoreCAM, which needs no gradients, or Trainer(inference_mode=False)"
                 ) from error
             raise ValueError(
-                f"{name} cannot be run on images of shape {tuple(images.shape)}, {self.dtype}: {error}{self._hint()}"
+                f"{name} cannot be run on images of shape {tuple(images.shape)}, {self.dtype}: {error}"
+                f"{self._hint(images)}"
             ) from error
         except ValueError as error:
             if "Expected more than 1 value per channel" not in str(error):
@@ -213,13 +218,40 @@ class Runner:
                 "the batch norm track running statistics, or use another normalization"
             ) from error
 
-    def _hint(self) -> str:
+    def _hint(self, images: Tensor) -> str:
+        count = self._count_that_works(images)
+        if count is not None:
+            remedy = "give the method batch_size=1" if count == 1 else "let forward_fn fill each batch up to that"
+            return (
+                f". It answers {count} at once, but not {len(images)}, as what is traced or exported for one size of "
+                f"the batch: export it with a dynamic one (dynamic_shapes), or {remedy}"
+            )
         if self.forward_fn is None or takes_rows(self.forward_fn):
             return ""
         return (
             ". If forward_fn gives the model a second input for each image, let it take a third argument, (model, "
             "images, rows), and give the model the rows of that input: images are not always all of them, in order"
         )
+
+    def _count_that_works(self, images: Tensor) -> int | None:
+        """Return how many images at once the model answers, 1 or N, if it does not answer these for their number."""
+        if self.ranks.are_several or self._runs([images]):
+            return None
+        for count in {1, len(self.images)} - {len(images)}:
+            batches = (
+                [image.unsqueeze(0) for image in images] if count == 1 else [images[torch.arange(count) % len(images)]]
+            )
+            if self._runs(batches):
+                return count
+        return None
+
+    def _runs(self, batches: list[Tensor]) -> bool:
+        try:
+            for batch in batches:
+                self.run(batch.clone())
+        except Exception:
+            return False
+        return True
 
     def _entering_type(self, image: Tensor) -> torch.dtype:
         """Return the type in which images enter the model; whole numbers keep theirs.
@@ -251,7 +283,7 @@ class Runner:
                 raise
         return self.first_run(images, rows)
 
-    def _refuses_channels_last(self, error: RuntimeError) -> bool:
+    def _refuses_channels_last(self, error: Exception) -> bool:
         return self.channels_last and "view size is not compatible" in str(error)
 
     def _gives_up_channels_last(self, error: RuntimeError) -> bool:

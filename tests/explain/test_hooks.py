@@ -5,8 +5,9 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import _global_forward_hooks, _global_forward_pre_hooks
 
-from cam_callbacks.explain.hooks import hooked
+from cam_callbacks.explain.hooks import hooked, pre_hooked
 
 
 @pytest.fixture
@@ -60,11 +61,40 @@ def test_are_gone_after_an_error_inside(network: nn.Sequential) -> None:
     assert hooks_of(network) == 0
 
 
-def test_are_gone_where_one_module_refuses_its_hook(network: nn.Sequential) -> None:
-    class Refuses(nn.Module):
+def test_are_gone_where_one_module_fails_at_its_hook(network: nn.Sequential) -> None:
+    class Fails(nn.Module):
         def register_forward_hook(self, *_arguments: Any, **_options: Any) -> Any:
-            raise RuntimeError("no hooks here")
+            raise KeyError("no hooks here")
 
-    with pytest.raises(RuntimeError, match="no hooks"), hooked([*network, Refuses()], lambda *arguments: None):
+    with pytest.raises(KeyError, match="no hooks"), hooked([*network, Fails()], lambda *arguments: None):
         pass
     assert hooks_of(network) == 0
+
+
+@pytest.mark.filterwarnings("ignore:.*deprecated:FutureWarning")
+@pytest.mark.parametrize("fails", [False, True])
+def test_fire_for_scripted_modules_which_refuse_them(network: nn.Sequential, fails: bool) -> None:
+    scripted, inputs = torch.jit.script(network), torch.zeros(1, 2)
+    plain, seen = scripted(inputs), []
+
+    def note(module: nn.Module, _inputs: Any, output: Tensor) -> Tensor:
+        seen.append(module)
+        return output + 1
+
+    def shift(_module: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:
+        return (inputs[0] + 1,)
+
+    try:
+        with hooked(scripted.modules(), note), hooked(network, note):
+            assert torch.equal(scripted(inputs), plain + 1)
+            nn.Linear(2, 2)(inputs)
+            with pre_hooked([scripted], shift):
+                assert torch.equal(scripted(inputs - 1), plain + 1)
+            if fails:
+                raise ValueError
+    except ValueError:
+        assert fails
+    assert seen == [scripted, scripted]
+    assert torch.equal(scripted(inputs), plain)
+    assert not _global_forward_hooks
+    assert not _global_forward_pre_hooks
