@@ -22,6 +22,7 @@ from cam_callbacks.explain.isolation import isolated
 from cam_callbacks.explain.model_outputs import Outputs
 from cam_callbacks.explain.network import Network, TargetLayer, output_kind
 from cam_callbacks.explain.runner import Options
+from cam_callbacks.explain.sharding import share
 
 _MIN_SHARE_FOUND = 0.25  # of the images, to go by estimated foregrounds: those of a few stand for no class
 
@@ -259,5 +260,6 @@ def _heat(
         except torch.OutOfMemoryError:
             raise
         except (ValueError, RuntimeError) as error:
+            share(error)
             reasons.append(f"{method.name}: {error}")
     return None, None, ("Heat is not measured: " + "; ".join(reasons),)

@@ -116,7 +116,11 @@ class HeatmapStage(Stage):
         ran_out = isinstance(failed.error, torch.OutOfMemoryError)
         if not of_trainer.all_ranks_ok(self.trainer, not ran_out):
             return failed
-        argument = of_trainer.broadcast(self.trainer, self.agreed(self._failing_argument, probes))
+        try:
+            found = self.agreed(self._failing_argument, probes)
+        except StepFailedError:  # on some of the ranks that have to run the model together
+            return failed
+        argument = of_trainer.broadcast(self.trainer, found)
         if argument is None:
             return failed
         settings, error = self.settings, failed.error

@@ -21,6 +21,7 @@ from cam_callbacks.callback.settings import MonitorSettings
 from cam_callbacks.callback.trainer import Misconfiguration
 from cam_callbacks.data.probes import ProbeSet
 from cam_callbacks.explain.forwarding import ForwardFn
+from cam_callbacks.explain.sharding import RanksPartedError, together
 from cam_callbacks.explain.targets import Targets
 
 if TYPE_CHECKING:
@@ -85,19 +86,23 @@ class Stage:
         """Take a step on all ranks. None of them goes on where it has failed on any.
 
         What one rank does alone and what the ranks send each other are steps of their own: so an error in the one
-        never leaves the others waiting in the other.
+        never leaves the others waiting in the other. Ranks that can only run the model together stop together.
 
         Raises:
             StepFailedError: On all ranks.
         """
         error: Exception | None = None
+        is_done = False
         try:
             # What is kept from `validate()` must serve in a later `fit`: no inference tensors.
-            with torch.inference_mode(False), torch.no_grad():
+            with torch.inference_mode(False), torch.no_grad(), together(self.pl_module):
                 result = step(*args, **kwargs)
+            is_done = True
+        except RanksPartedError as parted:
+            error = parted.own_error
         except Exception as caught:
             error = caught
-        if not of_trainer.all_ranks_ok(self.trainer, error is None):
+        if not of_trainer.all_ranks_ok(self.trainer, is_done):
             raise StepFailedError(error) from error
         return result
 

@@ -16,7 +16,7 @@ from cam_callbacks._checks import is_kind
 _KINDS = (list, dict, set, deque)
 _NAMES_OF_EVERY_MODULE = frozenset(vars(nn.Module()))
 _OPAQUE = (type, types.ModuleType, nn.Module)
-_LIBRARIES = (sys.stdlib_module_names - {"types"}) | {"torch"}  # whose objects look after themselves
+_LIBRARIES = (sys.stdlib_module_names - {"types"}) | {"torch", "cam_callbacks"}  # whose objects look after themselves
 
 
 class Contents:
@@ -24,8 +24,8 @@ class Contents:
 
     Looked for are containers, and containers in them, among the attributes of modules; and in what their forward hooks
     hold on to: closures, bound objects and their attributes, arguments of partial functions. What hangs on these
-    further down is not followed, nor is a trainer, nor are objects of torch and of the standard library: the hooks of
-    `fully_shard` keep a state of their own.
+    further down is not followed, nor is a trainer, nor are objects of torch, of the standard library and of this
+    package: the hooks of `fully_shard`, and ours, keep a state of their own.
 
     Args:
         modules: The modules.

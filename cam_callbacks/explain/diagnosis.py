@@ -14,6 +14,7 @@ from cam_callbacks.explain.method import Method
 from cam_callbacks.explain.network import Network, TargetLayer
 from cam_callbacks.explain.runner import Options
 from cam_callbacks.explain.score_readers import TargetRequest
+from cam_callbacks.explain.sharding import share
 from cam_callbacks.explain.targets import Targets
 
 Argument = Literal["forward_fn", "explain", "target_layer", "method"]
@@ -56,6 +57,7 @@ def failing_argument(
         for argument, step in steps.items():
             try:
                 step()
-            except Exception:
+            except Exception as error:
+                share(error)
                 return argument
     return None

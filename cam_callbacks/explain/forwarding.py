@@ -10,6 +10,8 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
+from cam_callbacks.explain.sharding import share
+
 ForwardFn: TypeAlias = Callable[[nn.Module, Tensor], Any] | Callable[[nn.Module, Tensor, Tensor], Any]
 """Called as `forward_fn(model, images)`, or as `forward_fn(model, images, rows)` if it takes a third argument.
 
@@ -33,9 +35,13 @@ def forward(model: nn.Module, images: Tensor, rows: Tensor, forward_fn: ForwardF
         TypeError: The model has no `forward`, or its `forward` does not take images as its only argument; or
             `forward_fn` returned None.
     """
-    if forward_fn is None:
-        return _call(model, images)
-    output = forward_fn(model, images, rows) if takes_rows(forward_fn) else forward_fn(model, images)  # type: ignore[call-arg]
+    try:
+        if forward_fn is None:
+            return _call(model, images)
+        output = forward_fn(model, images, rows) if takes_rows(forward_fn) else forward_fn(model, images)  # type: ignore[call-arg]
+    except Exception as error:
+        share(error)
+        raise
     if output is None:
         raise TypeError("forward_fn returned None; it must return what the model returns, e.g. logits (N, classes)")
     return output
@@ -76,6 +82,7 @@ def _call(model: nn.Module, images: Tensor) -> Any:
     except torch.OutOfMemoryError:
         raise
     except Exception as error:
+        share(error)
         refusal = _refusal(model, images)
         if refusal is None:
             raise
@@ -142,6 +149,7 @@ class _AskedFor(dict[Any, Any]):
 def _works(call: Callable[[], Any]) -> bool:
     try:
         call()
-    except Exception:
+    except Exception as error:
+        share(error)
         return False
     return True

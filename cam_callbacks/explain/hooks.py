@@ -11,7 +11,9 @@ from torch.nn.modules.module import register_module_forward_hook, register_modul
 
 
 @contextmanager
-def hooked(modules: Iterable[nn.Module], hook: Callable[..., Any], *, with_kwargs: bool = False) -> Iterator[None]:
+def hooked(
+    modules: Iterable[nn.Module], hook: Callable[..., Any], *, with_kwargs: bool = False, first: bool = False
+) -> Iterator[None]:
     """Register a forward hook on each of `modules`; remove them all on the way out, also after an error.
 
     A module that takes no hooks, as a scripted one, is listened to by a hook of all modules, which comes before the
@@ -22,10 +24,11 @@ def hooked(modules: Iterable[nn.Module], hook: Callable[..., Any], *, with_kwarg
         hook: Called as `hook(module, inputs, output)` after each forward of a module; what it returns, if not None,
             replaces the output.
         with_kwargs: Call it as `hook(module, inputs, kwargs, output)`, with the keyword arguments of the forward.
+        first: Call it before the hooks that the module has.
     """
 
     def on_one(module: nn.Module) -> Any:
-        return module.register_forward_hook(hook, with_kwargs=with_kwargs)
+        return module.register_forward_hook(hook, with_kwargs=with_kwargs, prepend=first)
 
     def on_all(filtered: Callable[..., Any]) -> Any:
         return register_module_forward_hook(filtered, with_kwargs=with_kwargs)
@@ -35,16 +38,17 @@ def hooked(modules: Iterable[nn.Module], hook: Callable[..., Any], *, with_kwarg
 
 
 @contextmanager
-def pre_hooked(modules: Iterable[nn.Module], hook: Callable[..., Any]) -> Iterator[None]:
+def pre_hooked(modules: Iterable[nn.Module], hook: Callable[..., Any], *, first: bool = False) -> Iterator[None]:
     """Register a forward pre-hook on each of `modules`; remove them all on the way out, also after an error.
 
     Args:
         modules: The modules; those that take no hooks are treated as in `hooked`.
         hook: Called as `hook(module, inputs)` before each forward of a module; what it returns, if not None, replaces
             the inputs.
+        first: Call it before the hooks that the module has.
     """
     with _registered(
-        modules, hook, lambda module: module.register_forward_pre_hook(hook), register_module_forward_pre_hook
+        modules, hook, lambda module: module.register_forward_pre_hook(hook, prepend=first), register_module_forward_pre_hook
     ):
         yield
 

@@ -17,6 +17,7 @@ from torch.nn.parameter import is_lazy
 
 from cam_callbacks._checks import check_type, is_kind
 from cam_callbacks.explain.containers import Contents
+from cam_callbacks.explain.sharding import together
 
 _NAMES_OF_EVERY_MODULE = frozenset(vars(nn.Module()))
 _ISOLATED: ContextVar[frozenset[int]] = ContextVar("identities of the models that are isolated", default=frozenset())
@@ -39,8 +40,16 @@ def isolated(model: nn.Module) -> Iterator[None]:
     Gradients are off by `no_grad`, not by `inference_mode`, and if the caller is in inference mode, it is left: a
     tensor that a model caches during its forward would become an inference tensor, and the next training step would
     fail on it.
+
+    The ranks of a sharded model run it, and fail, together (`cam_callbacks.explain.sharding.together`).
     """
     check_type("model", model, nn.Module, "a torch.nn.Module")
+    with together(model), _restored(model):
+        yield
+
+
+@contextmanager
+def _restored(model: nn.Module) -> Iterator[None]:
     modules = list(model.modules())
     training = [(module, module.training) for module in modules if hasattr(module, "training")]  # not if it is frozen
     backward_hooks = [(module, module._backward_hooks, module._backward_pre_hooks) for module in modules]

@@ -15,6 +15,7 @@ from cam_callbacks.explain.layers import CALL_THE_PARTS, Forward, readable, with
 from cam_callbacks.explain.layouts import Layout
 from cam_callbacks.explain.model_outputs import logits_of
 from cam_callbacks.explain.probing import Probe
+from cam_callbacks.explain.sharding import share
 
 
 @dataclass(eq=False)
@@ -231,7 +232,8 @@ def _traced_with_gradients(model: nn.Module, image: Tensor, forward: Forward) ->
                 call.gradient = gradients.get(id(call.output))
                 call.is_read = call.gradient is not None and _depends(call.gradient, call.layout)
             return trace
-    except (RuntimeError, TypeError, ValueError):
+    except (RuntimeError, TypeError, ValueError) as error:
+        share(error)
         # There are no gradients, or tensors without values, or an output that is not understood. An error of the model
         # itself comes again, and is raised, when it runs without gradients.
         return None

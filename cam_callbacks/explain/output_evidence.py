@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from cam_callbacks.explain.hooks import hooked, pre_hooked
 from cam_callbacks.explain.model_outputs import OutputKind, class_columns
+from cam_callbacks.explain.sharding import share
 
 if TYPE_CHECKING:
     from cam_callbacks.explain.runner import Runner
@@ -185,8 +186,8 @@ def _try(runner: Runner, found: Evidence, batches: list[Tensor]) -> None:
         _forward(runner, found, torch.cat(batches), rows)
     except torch.OutOfMemoryError:
         raise
-    except Exception:  # whatever the model says to images that nobody feeds it
-        pass
+    except Exception as error:  # whatever the model says to images that nobody feeds it
+        share(error)
 
 
 def _last_with_weights(runner: Runner, images: Tensor) -> list[nn.Module]:

@@ -57,8 +57,8 @@ class Runner:
     The model may change its input in place: each pass is given a copy of its own. A model whose images influence each
     other is run on one image at a time.
 
-    A model whose weights are sharded across ranks (`fully_shard`) is run by all of them on the same images. If one rank
-    alone runs out of memory, no chunk can be halved.
+    A model whose weights are sharded across ranks (`fully_shard`) is run by all of them on the same images. No chunk is
+    halved where memory runs out.
 
     Args:
         model: The model.
