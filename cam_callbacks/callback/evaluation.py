@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Callable, Hashable
+from dataclasses import replace
 from enum import Enum
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
@@ -20,8 +21,12 @@ from cam_callbacks.callback.loggers import Media
 from cam_callbacks.callback.progress_bar import progress_in_bar
 from cam_callbacks.callback.stage import MonitorParts, NotUnderstoodError, Stage, StepFailedError
 from cam_callbacks.callback.trainer import Misconfiguration
+from cam_callbacks.data.batches import Samples
+from cam_callbacks.data.given import GivenBatch
 from cam_callbacks.data.probes import ProbeSet
-from cam_callbacks.explain.isolation import random_state_kept
+from cam_callbacks.explain.isolation import isolated, random_state_kept
+from cam_callbacks.explain.runner import Runner
+from cam_callbacks.explain.sharding import device_mesh
 from cam_callbacks.snapshot import AuditSnapshot, Snapshot
 
 if TYPE_CHECKING:
@@ -58,6 +63,8 @@ class Evaluation(Stage):
         self._errors: list[Exception] = []  # of batches, or probes, that could not be read
         self._weights: list[Tensor] | None = None  # a few of those of the last batch
         self._has_tried_to_read = False  # the probes that are given
+        self._given: GivenBatch | None = None  # the batch whose step runs
+        self._forward_changes: bool | None = None  # whether the forward alone changes its images; None: not known yet
         self._heatmaps = HeatmapStage(parts, trainer, pl_module)
         self.notices.are_warnings_kept_back = trainer.sanity_checking
         self.memory.begin(anew=trainer.testing)
@@ -76,6 +83,19 @@ class Evaluation(Stage):
         if not of_trainer.is_fitting(trainer) or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return True
         return bool((trainer.current_epoch + 1) % self.settings.every_n_epochs == 0)
+
+    def begin_batch(self, batch: Any) -> None:
+        """Keep the images of a batch as its step is given them, while images are picked."""
+        self._given = None
+        if self._is_disabled or not self._watched_picking:
+            return
+        try:
+            with torch.inference_mode(False), torch.no_grad():
+                self._given = GivenBatch(batch)
+        except Exception as error:  # such as a container of its own kind: then nobody can tell
+            self.notices.inform_once(
+                f"CAMMonitor cannot tell whether a step changes the images of its batch in place: {error}"
+            )
 
     def collect(self, batch: Any) -> None:
         """Pick images from a batch; one that is not understood costs no more than itself."""
@@ -136,13 +156,57 @@ class Evaluation(Stage):
             self._has_tried_to_read = True
             memory.probes.give(data.read_probes(memory.unread, self.trainer, batch))
             memory.unread = None
-        watched = [each for each in (memory.probes, memory.audit_images) if each is not None and each.is_picking]
-        if not watched:
+        if not self._watched_picking:
             return
         samples = data.samples(batch, self.trainer)
+        given, self._given = self._given, None
+        if given is not None and given.was_changed:
+            samples = self._as_the_model_saw_them(given, samples)
         memory.probes.offer(samples)
         if memory.audit_images is not None and samples.labels is not None:
             memory.audit_images.offer(samples)
+
+    @property
+    def _watched_picking(self) -> bool:
+        """Whether images are picked from the batches."""
+        watched = (self.memory.probes, self.memory.audit_images)
+        return any(each is not None and each.is_picking for each in watched)
+
+    def _as_the_model_saw_them(self, given: GivenBatch, after: Samples) -> Samples:
+        """Return the samples of a batch that its step has changed in place, with the images that the model was fed.
+
+        Where the model's forward makes that very change, these are the images of before; it will change each copy that
+        it is shown. Else they are taken as the step has left them, which is said.
+        """
+        try:
+            before = self.parts.data.samples(given.batch, self.trainer).images
+        except (TypeError, ValueError):  # `batch_fn` does not read the copy
+            before = None
+        if before is not None and torch.equal(before, after.images):
+            return after
+        if self._forward_changes is None:
+            self._forward_changes = before is not None and self._makes_of(before, after.images)
+        if before is not None and self._forward_changes:
+            return replace(after, images=before)
+        self.notices.warn_once(
+            "CAMMonitor: the step changes the images of its batch in place. They are explained as it leaves them; that "
+            "is right if it changes them before it runs the model. If not, let it change a copy"
+        )
+        return after
+
+    def _makes_of(self, before: Tensor, after: Tensor) -> bool:
+        """Whether the model's forward changes these images (N, C, *spatial) to those, in place."""
+        if device_mesh(self.pl_module) is not None or before.shape != after.shape:
+            return False  # a sharded model is run by all ranks or by none, and they have other batches
+        try:
+            with isolated(self.pl_module):
+                runner = Runner(self.pl_module, before, self.forward_fn)
+                runner.try_run(runner.images)
+                images = runner.laid_out(runner.images.clone())
+                runner.run(images)
+        except (RuntimeError, TypeError, ValueError):
+            return False
+        return bool(torch.isclose(images.double(), after.to(images).double(), rtol=1e-3, atol=1e-5).all())
 
     def _settle_probes(self) -> ProbeSet:
         probes = self._heatmaps.settle_probes(self._errors)

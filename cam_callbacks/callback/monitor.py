@@ -62,9 +62,8 @@ class CAMMonitor(CallbackBase):
     It uses the weights that produced this validation's metrics, averaged ones included, at the last validation batch.
     The weights after training are bit for bit those of a run without it.
 
-    An error in it never ends a training that has begun. (One exception: an error on a single rank of a model sharded by
-    `fully_shard`.) But a callback that monitors one of its numbers, such as `EarlyStopping(monitor="cam/bg_gap")`, ends
-    the run itself if that number is missing because a look has failed.
+    An error in it never ends a training that has begun. But a callback that monitors one of its numbers, such as
+    `EarlyStopping(monitor="cam/bg_gap")`, ends the run itself if that number is missing because a look has failed.
 
     Args:
         target_layer: Dotted name of the layer whose activations are used, or several names, whose maps are averaged.
@@ -242,6 +241,15 @@ class CAMMonitor(CallbackBase):
         """Start an evaluation, with probes of its own."""
         self._start(trainer, pl_module)
 
+    def on_validation_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """Keep the images as the step is given them, while probes are picked."""
+        if self._evaluation is not None and dataloader_idx == 0:
+            self._evaluation.begin_batch(batch)
+
+    on_test_batch_start = on_validation_batch_start
+
     def on_validation_batch_end(
         self,
         trainer: Trainer,
@@ -254,17 +262,7 @@ class CAMMonitor(CallbackBase):
         """Pick probes from the batch; after the last batch, look."""
         self._after_batch(trainer, batch, dataloader_idx)
 
-    def on_test_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        """Pick probes from the batch; after the last batch, look."""
-        self._after_batch(trainer, batch, dataloader_idx)
+    on_test_batch_end = on_validation_batch_end
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Look, if the loader has given fewer batches than its length says."""

@@ -48,7 +48,10 @@ def pre_hooked(modules: Iterable[nn.Module], hook: Callable[..., Any], *, first:
         first: Call it before the hooks that the module has.
     """
     with _registered(
-        modules, hook, lambda module: module.register_forward_pre_hook(hook, prepend=first), register_module_forward_pre_hook
+        modules,
+        hook,
+        lambda module: module.register_forward_pre_hook(hook, prepend=first),
+        register_module_forward_pre_hook,
     ):
         yield
 
