@@ -21,7 +21,7 @@ from cam_callbacks.explain.explanation import Explanation
 from cam_callbacks.explain.forwarding import of_rows
 from cam_callbacks.explain.method import Method
 from cam_callbacks.explain.model_outputs import Outputs
-from cam_callbacks.explain.network import first_output, output_kind
+from cam_callbacks.explain.network import first_columns, output_kind
 from cam_callbacks.explain.runner import Options
 from cam_callbacks.explain.score_cam import ScoreCAM
 from cam_callbacks.explain.targets import Targets, wants_logits
@@ -193,9 +193,9 @@ class HeatmapStage(Stage):
     def _recognized(self, probes: ProbeSet) -> Task | NotUnderstoodError:
         method = self.settings.method
         few = probes.images[: min(_FEW_PROBES, method.batch_size or _FEW_PROBES)]
-        output = first_output(self.pl_module, few, self.forward_fn, Options(method.batch_size))
+        columns = first_columns(self.pl_module, few, self.forward_fn, Options(method.batch_size))
         try:
-            return recognize(probes, output, self.pl_module, self.parts.data.has_views)
+            return recognize(probes, columns, self.pl_module, self.parts.data.has_views)
         except NothingToExplainError as error:
             return NotUnderstoodError(
                 f"CAMMonitor shows nothing: {type(self.pl_module).__name__} returns {error}. If it does return scores "

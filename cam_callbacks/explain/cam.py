@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from cam_callbacks.explain.forward_pass import ForwardPass
 from cam_callbacks.explain.hooks import hooked
 from cam_callbacks.explain.method import Method
-from cam_callbacks.explain.model_outputs import logits_of
 from cam_callbacks.explain.network import Network, TargetLayer
 from cam_callbacks.explain.sharding import full_tensor
 from cam_callbacks.explain.targets import RegressionTarget, Targets
@@ -69,8 +68,8 @@ class CAM(Method):
                 f"{reader.score}. {_INSTEAD}"
             )
         with _linear_calls(network.model) as calls:
-            output = logits_of(network.run(network.images[:1].clone())).float()
-        output = output.unsqueeze(1) if output.ndim == 1 else output
+            returned = network.run(network.images[:1].clone())
+        output = network.outputs.columns(returned).float()
         activations, weights = [], []
         for name, maps in zip(forward_pass.layers, forward_pass.activations, strict=True):
             summed, matrix = _head(type(network.model).__name__, name, maps, output, calls)

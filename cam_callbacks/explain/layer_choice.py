@@ -13,7 +13,7 @@ from cam_callbacks.explain.axes import AxisTracker, tracked
 from cam_callbacks.explain.hooks import hooked
 from cam_callbacks.explain.layers import CALL_THE_PARTS, Forward, readable, without_orig_mod
 from cam_callbacks.explain.layouts import Layout
-from cam_callbacks.explain.model_outputs import logits_of
+from cam_callbacks.explain.model_outputs import class_columns
 from cam_callbacks.explain.probing import Probe
 from cam_callbacks.explain.sharding import share
 
@@ -88,6 +88,7 @@ def choose(
     forward: Forward,
     class_map: bool = False,
     agreed: Callable[[Tensor], Tensor] = lambda values: values,
+    read: Callable[[Any], Tensor] = class_columns,
 ) -> str:
     """Return the last layer with positions that the answer is read from, found by running `forward` on one image.
 
@@ -108,18 +109,19 @@ def choose(
         forward: Runs the model on images.
         class_map: Whether a class map may be chosen.
         agreed: Gives all ranks the values of the first.
+        read: Reads the scores (N, classes, *spatial) out of what `forward` returns.
 
     Raises:
         ValueError: No layer has spatial output, or that of a late one is not understood.
     """
-    trace = _traced_with_gradients(model, images[:1], forward) or _traced(model, images[:1], forward)
-    read = [call for call in trace.calls if call.is_read]
-    is_known = bool(read)  # whether the answer depends on any: not if it has no gradient
-    read = read or trace.calls
-    class_maps = [] if class_map else _class_maps(read, trace)
-    candidates = [call for call in read if call.has_features and call not in class_maps]
+    trace = _traced_with_gradients(model, images[:1], forward, read) or _traced(model, images[:1], forward)
+    reached = [call for call in trace.calls if call.is_read]
+    is_known = bool(reached)  # whether the answer depends on any: not if it has no gradient
+    reached = reached or trace.calls
+    class_maps = [] if class_map else _class_maps(reached, trace, _count_classes(trace.output, read))
+    candidates = [call for call in reached if call.has_features and call not in class_maps]
     if not candidates:
-        candidates = [call for call in read if not call.is_input]
+        candidates = [call for call in reached if not call.is_input]
     known = [call for call in candidates if call.layout is not None]
     last = known[-1].place if known else -1
     _probe([call for call in candidates if call.place > last], images[:1], forward, agreed)
@@ -159,20 +161,18 @@ def _probe(calls: list[_Call], image: Tensor, forward: Forward, agreed: Callable
             )
 
 
-def _class_maps(calls: list[_Call], trace: _Trace) -> list[_Call]:
+def _class_maps(calls: list[_Call], trace: _Trace, classes: int | None) -> list[_Call]:
     """Return the calls with a channel for each class that no weights follow but those of others like them."""
-    classes = _count_classes(trace.output)
     narrow = [call for call in calls if not call.is_tokens and call.output.shape[1] == classes]
     last_weights = max([trace.head, *(call.place for call in calls if call.has_weights and call not in narrow)])
     return [call for call in narrow if call.place >= last_weights]
 
 
-def _count_classes(output: Any) -> int | None:
+def _count_classes(output: Any, read: Callable[[Any], Tensor]) -> int | None:
     try:
-        logits = logits_of(output)
+        return read(output).shape[1]
     except TypeError:
         return None  # e.g. a detector
-    return logits.shape[1] if logits.ndim > 1 else 1
 
 
 def _traced(model: nn.Module, image: Tensor, forward: Forward) -> _Trace:
@@ -222,12 +222,14 @@ def _may_have_positions(output: Any, tracker: AxisTracker) -> bool:
     return output.ndim > 2 and not tracker.has_no_positions(output)
 
 
-def _traced_with_gradients(model: nn.Module, image: Tensor, forward: Forward) -> _Trace | None:
+def _traced_with_gradients(
+    model: nn.Module, image: Tensor, forward: Forward, read: Callable[[Any], Tensor]
+) -> _Trace | None:
     """Return what `_traced` does, and of each call whether the output depends on it; None without gradients."""
     try:
         with torch.enable_grad(), torch.autograd.set_detect_anomaly(False):
             trace = _traced(model, image.detach().clone().requires_grad_().clone(), forward)
-            gradients = _nan_gradients(logits_of(trace.output), trace.calls)
+            gradients = _nan_gradients(read(trace.output), trace.calls)
             for call in trace.calls:
                 call.gradient = gradients.get(id(call.output))
                 call.is_read = call.gradient is not None and _depends(call.gradient, call.layout)

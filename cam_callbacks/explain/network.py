@@ -46,7 +46,9 @@ class Network(Runner):
         Args:
             class_map: Whether it may be a class map, as in `cam_callbacks.explain.layer_choice.choose`.
         """
-        return layer_choice.choose(self.model, self.images, self.try_run, class_map, self.ranks.agreed)
+        return layer_choice.choose(
+            self.model, self.images, self.try_run, class_map, self.ranks.agreed, self.outputs.columns
+        )
 
     def forward_pass(
         self, target_layer: TargetLayer, targets: Targets, score: Score = "probability", gradients: bool = False
@@ -133,15 +135,16 @@ class Network(Runner):
         return torch.cat(parts)
 
 
-def first_output(model: nn.Module, images: Tensor, forward_fn: ForwardFn | None, options: Options) -> object:
-    """Return what the model returns for images (N, C, *spatial), without gradients.
+def first_columns(model: nn.Module, images: Tensor, forward_fn: ForwardFn | None, options: Options) -> Tensor:
+    """Return the scores in what the model returns for images (N, C, *spatial), (N, classes, ...), without gradients.
 
     Raises:
+        TypeError: The output is not understood.
         ValueError: The model fails on these images.
     """
     with isolated(model), torch.no_grad():
         network = Network(model, images, forward_fn, options)
-        return network.try_run(network.images, network.rows)
+        return network.outputs.columns(network.try_run(network.images, network.rows))
 
 
 def output_kind(model: nn.Module, images: Tensor, forward_fn: ForwardFn | None, options: Options) -> OutputKind:

@@ -159,7 +159,7 @@ def _forward(runner: Runner, found: Evidence, images: Tensor, rows: Tensor) -> N
 
 
 def _from_ranks(runner: Runner, output: object) -> Tensor:
-    return runner.ranks.agreed(class_columns(output).detach())
+    return runner.ranks.agreed(runner.outputs.columns(output).detach())
 
 
 def _extremes(runner: Runner, found: Evidence) -> Iterator[None]:

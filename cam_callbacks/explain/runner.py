@@ -18,6 +18,7 @@ from cam_callbacks.explain.image_types import in_type
 from cam_callbacks.explain.layouts import ReshapeTransform
 from cam_callbacks.explain.model_outputs import OutputReader, Outputs
 from cam_callbacks.explain.output_evidence import decide
+from cam_callbacks.explain.output_form import find_form
 from cam_callbacks.explain.sharding import Ranks
 
 _CPU_BATCH_SIZE = 32
@@ -91,7 +92,10 @@ class Runner:
         self.images = self.stored.movedim(-1, 1)
         self.rows = torch.arange(len(images), device=device)
         self.outputs = OutputReader(
-            options.outputs, options.multi_label, lambda seen: decide(self, options.multi_label, seen)
+            options.outputs,
+            options.multi_label,
+            lambda seen: decide(self, options.multi_label, seen),
+            lambda: find_form(lambda two: self.try_run(two, self.rows[:1].repeat(2)), self.images),
         )
         self.compiled = (compiled or CompiledModel()) if options.compile else None
         self._batch_size = options.batch_size

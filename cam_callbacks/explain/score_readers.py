@@ -10,7 +10,15 @@ import torch
 from torch import Tensor
 
 from cam_callbacks.explain.model_outputs import ClassScores, OutputReader
-from cam_callbacks.explain.targets import ResolvesPerImage, SegmentationTarget, Target, TargetFn, Targets, wants_logits
+from cam_callbacks.explain.targets import (
+    RegressionTarget,
+    ResolvesPerImage,
+    SegmentationTarget,
+    Target,
+    TargetFn,
+    Targets,
+    wants_logits,
+)
 
 Score = Literal["logit", "probability"]
 
@@ -91,7 +99,9 @@ class CallableScoreReader(ScoreReader):
 
 
 def _given(target: object, output: Any, outputs: OutputReader) -> Any:
-    """Return what a callable is called with: what the model returned, or the logits in it."""
+    """Return what a callable is called with: what the model returned, or the logits or numbers in it."""
+    if isinstance(target, RegressionTarget):
+        return outputs.columns(output)
     return outputs.logits(output) if wants_logits(target) else output
 
 

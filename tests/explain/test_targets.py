@@ -7,6 +7,7 @@ from torch import nn
 
 from cam_callbacks import GradCAM, LargestSegment, RegressionTarget, ScoreCAM, SegmentationTarget
 from cam_callbacks.explain.model_outputs import OutputReader, class_scores
+from cam_callbacks.explain.output_form import OutputForm
 from cam_callbacks.explain.score_readers import CallableScoreReader, ClassScoreReader, TargetRequest
 
 LOGITS = torch.tensor([[2.0, -1.0, 0.5], [0.0, 1.0, 3.0]])
@@ -14,7 +15,7 @@ SCORES = class_scores(LOGITS)
 
 
 def returns_logits():
-    return OutputReader("logits", False, decide=lambda columns: pytest.fail("it is known"))
+    return OutputReader("logits", False, decide=lambda columns: pytest.fail("it is known"), find_form=OutputForm)
 
 
 def settled(targets, chunk=slice(0, 2)):
