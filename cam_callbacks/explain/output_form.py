@@ -15,6 +15,7 @@ from torch import Tensor
 
 from cam_callbacks.explain.axes import AxisTracker, tracked
 from cam_callbacks.explain.model_outputs import class_columns, only_wide, place_of
+from cam_callbacks.explain.sharding import share
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,8 @@ def find_form(run: Callable[[Tensor], Any], images: Tensor) -> OutputForm:
             output = tracked(lambda: run(two), tracker, lambda: None)
         except torch.OutOfMemoryError:
             raise
-        except (RuntimeError, TypeError, ValueError):  # it takes one image at a time
+        except (RuntimeError, TypeError, ValueError) as error:  # it takes one image at a time
+            share(error)
             return OutputForm()
         place = place_of(output)
         scores = class_columns(output, place)

@@ -121,7 +121,7 @@ CHOOSING, UNMASKED, MASKED = 1, 2, 6
     [
         (RuntimeError, ValueError, 0, CHOOSING),
         (RuntimeError, ValueError, 3, UNMASKED),
-        (RuntimeError, RuntimeError, 10, MASKED),
+        (RuntimeError, ValueError, 10, MASKED),
         (ArithmeticError, ArithmeticError, 10, CHOOSING),
         (ArithmeticError, ArithmeticError, 0, UNMASKED),
         (ArithmeticError, ArithmeticError, 3, MASKED),
