@@ -14,7 +14,7 @@ from cam_callbacks.audit.foreground import with_estimated_masks
 from cam_callbacks.data.probes import MaskSource, ProbeSet
 from cam_callbacks.explain import faithfulness, progress
 from cam_callbacks.explain.cam import CAM
-from cam_callbacks.explain.explanation import upsample
+from cam_callbacks.explain.explanation import shown_positions, upsample
 from cam_callbacks.explain.forwarding import ForwardFn, of_rows
 from cam_callbacks.explain.grad_cam import GradCAM
 from cam_callbacks.explain.image_types import in_type
@@ -36,7 +36,7 @@ class Answers:
         correct: By change, (n,) whether the answer is right; NaN if there is none.
         probability: By change, (n,) probability of the true class; NaN without an answer.
         layer_maps: (n, *spatial of the layer) heat of the true class, NaN for skipped images; None if no method of
-            heatmaps applies.
+            heatmaps applies, or if the maps are coarse.
         heat_method: The name of the method, or None.
         notes: What was left out, and why.
         passes: Forward samples spent, without the heatmaps.
@@ -248,18 +248,26 @@ def _heat(
     target_layer: TargetLayer,
     forward_fn: ForwardFn | None,
 ) -> tuple[Tensor | None, str | None, tuple[str, ...]]:
-    """Return the heat of the true classes by the first method that applies.
+    """Return the heat of the true classes by the first method that applies, unless its maps are coarse.
 
     Returns:
-        (n, *spatial of the layer) heat, or None; the name of the method, or None; if none applies, why.
+        (n, *spatial of the layer) heat, or None; the name of the method, or None; if there is no heat, why.
     """
     reasons = []
     for method in methods:
         try:
-            return method(model, images, target_layer, labels, forward_fn=forward_fn).layer_maps.cpu(), method.name, ()
+            explanation = method(model, images, target_layer, labels, forward_fn=forward_fn)
         except torch.OutOfMemoryError:
             raise
         except (ValueError, RuntimeError) as error:
             share(error)
             reasons.append(f"{method.name}: {error}")
+            continue
+        if not explanation.is_coarse:
+            return explanation.layer_maps.cpu(), method.name, ()
+        reasons.append(
+            f"{shown_positions(explanation.positions)} of {explanation.target_layer!r} are too few to say where it "
+            "lies; an earlier target_layer has more"
+        )
+        break
     return None, None, ("Heat is not measured: " + "; ".join(reasons),)

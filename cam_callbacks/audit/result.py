@@ -37,7 +37,7 @@ class AuditResult:
         swap_probabilities: (N, 3) probability of the true class: as the image is, on a background of the same class,
             and on one of another class (without masks: ring); NaN without a donor.
         donors: The images that gave these backgrounds.
-        heat_method: The name of the method that made the heatmaps, or None if no method applies.
+        heat_method: The name of the method that made the heatmaps, or None if no method applies or the maps are coarse.
         heat_chance_distribution: By class, (200,) means of `heat_on_object` that arise by chance.
         notes: What was left out, and why.
         passes: Forward samples spent, without the heatmaps.

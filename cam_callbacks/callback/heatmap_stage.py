@@ -17,7 +17,7 @@ from cam_callbacks.callback.task import NothingToExplainError, Task, recognize
 from cam_callbacks.data.class_names import ClassNames
 from cam_callbacks.data.probes import ProbeSet
 from cam_callbacks.explain.diagnosis import Argument, failing_argument
-from cam_callbacks.explain.explanation import Explanation
+from cam_callbacks.explain.explanation import Explanation, shown_positions
 from cam_callbacks.explain.forwarding import of_rows
 from cam_callbacks.explain.method import Method
 from cam_callbacks.explain.model_outputs import Outputs
@@ -31,7 +31,6 @@ from cam_callbacks.snapshot import Snapshot, SnapshotShare
 
 _LOOKS_IN_HISTORY = 5
 _FEW_PROBES = 8  # whose outputs tell the task
-_MIN_POSITIONS = 16  # of a map that is not called coarse
 
 
 class HeatmapStage(Stage):
@@ -69,14 +68,12 @@ class HeatmapStage(Stage):
             StepFailedError: With that error; with `NotUnderstoodError` if the user has not stated what fails.
         """
         try:
-            layer = self.agreed(self._check, probes)
+            layer, reason = self.agreed(self._check, probes)
         except StepFailedError as failed:
             raise self._diagnosed(failed, probes) from failed
         if self.memory.layer is None:
             self.memory.layer = layer
-            self.notices.inform_once(
-                f"CAMMonitor explains {layer!r}, the last layer with spatial positions; target_layer overrides it"
-            )
+            self.notices.inform_once(f"CAMMonitor explains {layer!r}, {reason}; target_layer overrides it")
 
     def explain(self, probes: ProbeSet) -> Snapshot:
         """Explain the probes; ranks that can split the work do so.
@@ -217,8 +214,8 @@ class HeatmapStage(Stage):
             raise ValueError("no probes: the first rank has none")
         return probes
 
-    def _check(self, probes: ProbeSet) -> str | tuple[str, ...]:
-        return self.settings.method.check(
+    def _check(self, probes: ProbeSet) -> tuple[str | tuple[str, ...], str | None]:
+        return self.settings.method.check_and_choose(
             self.pl_module, probes.images, self.memory.layer, self.targets_of(probes), forward_fn=self.forward_fn
         )
 
@@ -270,10 +267,10 @@ class HeatmapStage(Stage):
         snapshot = Snapshot.joined(probes, self.gather(share))
         self.memory.snapshot = snapshot = replace(snapshot, probes=self._with_matching_names(snapshot))
         explanation = snapshot.explanation
-        if explanation.layer_maps[0].numel() < _MIN_POSITIONS and probes.images.ndim > 3:
+        if explanation.is_coarse:
             self.notices.warn_once(
-                f"The layer {explanation.target_layer!r} has only {tuple(explanation.layer_maps.shape[1:])} positions: "
-                "its maps are coarse; an earlier target_layer shows more"
+                f"The layer {explanation.target_layer!r} has only {shown_positions(explanation.positions)}: its maps "
+                "are coarse, and where their heat lies is not judged; an earlier target_layer shows more"
             )
         return snapshot
 

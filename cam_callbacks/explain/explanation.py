@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 _ROUNDING = 1e-6
+_MIN_SIDE = 4  # positions along an axis, of a map that is not called coarse
 _LINEAR = {1: "linear", 2: "bilinear", 3: "trilinear"}
 
 _T = TypeVar("_T", bound="Channels | Explanation")
@@ -102,8 +104,7 @@ class Explanation:
         They have the resolution of the images, or that of the layer with `upsampling="none"`. A *blank* map is 0
         everywhere, a *skipped* one NaN everywhere.
         """
-        layer_size = self.layer_maps.shape[-len(self.size) :]
-        return scaled(self.layer_maps, layer_size if self.upsampling == "none" else self.size, self.upsampling)
+        return scaled(self.layer_maps, self.positions if self.upsampling == "none" else self.size, self.upsampling)
 
     def scaled_to(self, brightest: float | None) -> Tensor:
         """Return the maps at the resolution of the images, on a common scale.
@@ -115,6 +116,19 @@ class Explanation:
             (*leading, *size) float32; with `upsampling="none"` each position of the layer is a block.
         """
         return scaled(self.layer_maps, self.size, self.upsampling, brightest)
+
+    @property
+    def positions(self) -> tuple[int, ...]:
+        """The number of positions along each axis of the images: the spatial shape of `layer_maps`."""
+        return tuple(self.layer_maps.shape[-len(self.size) :])
+
+    @property
+    def is_coarse(self) -> bool:
+        """Whether the maps have too few positions to say where: for images, fewer than 16, which is 4 x 4.
+
+        For signals it is fewer than 4, and for volumes fewer than 64.
+        """
+        return are_coarse(self.positions)
 
     @property
     def predicted(self) -> Tensor | None:
@@ -173,6 +187,21 @@ def _as_index(rows: Any, count: int) -> Tensor:
     if missing:
         raise IndexError(f"explanation[{missing[0]}]: there are {count} images")
     return index
+
+
+def are_coarse(positions: Sequence[int]) -> bool:
+    """Whether maps with so many positions along each axis say too little of where: see `Explanation.is_coarse`."""
+    return math.prod(positions) < _MIN_SIDE ** len(positions)
+
+
+def shown_positions(positions: Sequence[int]) -> str:
+    """Return how many positions there are along each axis, for people: `"2 x 2 positions"`."""
+    return f"{' x '.join(map(str, positions))} positions"
+
+
+def coarse_note(positions: Sequence[int]) -> str:
+    """Return what a picture of coarse maps says of them; nothing for those that are not coarse."""
+    return f"coarse: {shown_positions(positions)}" if are_coarse(positions) else ""
 
 
 def concatenated(parts: Sequence[Explanation]) -> Explanation:

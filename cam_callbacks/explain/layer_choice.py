@@ -1,8 +1,9 @@
-"""The choice of a layer where none is named: the last with positions that the answer is read from."""
+"""The choice of a layer where none is named: the last one that the answer is read from and whose map says where."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,12 +11,28 @@ import torch
 from torch import Tensor, nn
 
 from cam_callbacks.explain.axes import AxisTracker, tracked
+from cam_callbacks.explain.gradient_graph import Edge, edge_of, is_only_way
 from cam_callbacks.explain.hooks import hooked
 from cam_callbacks.explain.layers import CALL_THE_PARTS, Forward, readable, without_orig_mod
 from cam_callbacks.explain.layouts import Layout
 from cam_callbacks.explain.model_outputs import class_columns
 from cam_callbacks.explain.probing import Probe
 from cam_callbacks.explain.sharding import share
+
+_MIN_SIDE = 6  # positions along an axis, of a map that says where
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A layer that was chosen.
+
+    Attributes:
+        name: Its dotted name, with the call (`"relu[0]"`) if it is not the last one.
+        reason: Why it was chosen, in words that follow its name.
+    """
+
+    name: str
+    reason: str
 
 
 @dataclass(eq=False)
@@ -28,6 +45,7 @@ class _Call:
         module: The module.
         output: Its output, kept so that its identity stays unique.
         layout: How the output is read; None if that is not known.
+        edge: Where the output is in the graph of gradients; None without gradients.
         call: Which of the module's calls it is.
         inner: The calls of parts of the module that returned the very same tensor.
         is_read: Whether the answer depends on the positions of the output; True if that is not known.
@@ -41,12 +59,23 @@ class _Call:
     module: nn.Module
     output: Tensor
     layout: Layout | None
+    edge: Edge | None
     call: int
     inner: list[_Call]
     is_read: bool = True
     gradient: Tensor | None = None
     channels: int | None = None
     is_input: bool = False
+
+    @property
+    def positions(self) -> int:
+        """The number of positions; 0 if the layout is not known."""
+        return 0 if self.layout is None else math.prod(self.layout.spatial)
+
+    @property
+    def says_where(self) -> bool:
+        """Whether there are enough positions for a map."""
+        return self.layout is not None and self.positions >= _MIN_SIDE**self.layout.axes
 
     @property
     def has_weights(self) -> bool:
@@ -75,11 +104,13 @@ class _Trace:
         output: What the model returned.
         calls: All calls whose output has positions, or may have, in their order.
         head: How many of them come before the last call of a module with weights whose output has no positions.
+        source: Where the image is in the graph of gradients; None without gradients.
     """
 
     output: Any
     calls: list[_Call]
     head: int
+    source: Edge | None
 
 
 def choose(
@@ -89,8 +120,13 @@ def choose(
     class_map: bool = False,
     agreed: Callable[[Tensor], Tensor] = lambda values: values,
     read: Callable[[Any], Tensor] = class_columns,
-) -> str:
-    """Return the last layer with positions that the answer is read from, found by running `forward` on one image.
+) -> Choice:
+    """Choose a layer by running `forward` on one image: the last that the answer is read from and whose map says where.
+
+    A map says where with 6 positions along each axis, that is, 6 of a signal, 6 x 6 of an image and 6 x 6 x 6 of a
+    volume, or with as many in another proportion, such as 3 x 12. If no layer has that many, the last of the finest is
+    chosen. A layer before the last one has to be one that all of the image passes through on its way to the last: not a
+    branch that a shortcut leads around.
 
     Passed over are: pooling, because the map is finer just before it; class maps (as many channels as the model has
     classes, and no weights after them but those of other class maps, as at the end of SqueezeNet), because they are the
@@ -107,7 +143,8 @@ def choose(
         model: The model; to be called inside `isolated`.
         images: (N, C, *spatial); only the first is used.
         forward: Runs the model on images.
-        class_map: Whether a class map may be chosen.
+        class_map: Whether the weights of the last linear layer are to be read: then the last layer with positions is
+            chosen, however few these are, and it may be a class map.
         agreed: Gives all ranks the values of the first.
         read: Reads the scores (N, classes, *spatial) out of what `forward` returns.
 
@@ -122,11 +159,9 @@ def choose(
     candidates = [call for call in reached if call.has_features and call not in class_maps]
     if not candidates:
         candidates = [call for call in reached if not call.is_input]
-    known = [call for call in candidates if call.layout is not None]
-    last = known[-1].place if known else -1
-    _probe([call for call in candidates if call.place > last], images[:1], forward, agreed)
-    chosen = [call for call in candidates if call.layout is not None and (call.is_read or not is_known)]
-    if not chosen:
+    _probe(candidates, class_map, images[:1], forward, agreed)
+    known = [call for call in candidates if call.layout is not None and (call.is_read or not is_known)]
+    if not known:
         as_one = f". What is scripted, traced or exported calls none of its parts: {CALL_THE_PARTS}"
         raise ValueError(
             f"no layer of {type(model).__name__} has an output whose positions are known, neither from its modules nor "
@@ -134,25 +169,67 @@ def choose(
             "target_layer, and give reshape_transform, a callable from its output to (N, channels, *spatial)"
             f"{'' if candidates else as_one}"
         )
-    return without_orig_mod(chosen[-1].name)
+    if class_map:
+        return Choice(_name(known[-1], trace), "the last layer with positions, which the weights of CAM belong to")
+    chosen = _finest_needed(known, trace)
+    least = " x ".join([str(_MIN_SIDE)] * (images.ndim - 2))
+    reason = f"the last layer with at least {least} positions" if chosen.says_where else "the finest layer"
+    return Choice(_name(chosen, trace), reason)
 
 
-def _probe(calls: list[_Call], image: Tensor, forward: Forward, agreed: Callable[[Tensor], Tensor]) -> None:
-    """Find the layouts of calls that come after all that are known, by changing patches of the image.
+def _finest_needed(calls: Sequence[_Call], trace: _Trace) -> _Call:
+    """Return the last call whose map says where, or else the last of the finest, on the only way to the last of all."""
+    last = calls[-1]
+    latest_first = sorted(calls, key=lambda call: call.place, reverse=True)
+    finest_first = sorted(latest_first, key=lambda call: call.positions, reverse=True)
+    wanted = [*(call for call in latest_first if call.says_where), *finest_first]
+    return next(call for call in wanted if call is last or _is_only_way(call, last, trace))
+
+
+def _is_only_way(call: _Call, last: _Call, trace: _Trace) -> bool:
+    """Whether all of the image passes through a call on its way to the last; True if there are no gradients to say."""
+    if call.edge is None or last.edge is None or trace.source is None:
+        return True
+    return is_only_way(call.edge, last.edge, trace.source)
+
+
+def _name(call: _Call, trace: _Trace) -> str:
+    """Return the name by which the output of a call is found again: that of the module means its last call."""
+    is_last = not any(other.module is call.module and other.call > call.call for other in trace.calls)
+    return without_orig_mod(call.name) + ("" if is_last else f"[{call.call}]")
+
+
+def _probe(
+    candidates: Sequence[_Call],
+    class_map: bool,
+    image: Tensor,
+    forward: Forward,
+    agreed: Callable[[Tensor], Tensor],
+) -> None:
+    """Find layouts that are not known, by changing patches of the image: from the last call to one that can be chosen.
 
     Raises:
         ValueError: The last of them has positions that are not understood: an earlier layer is no answer to that.
     """
-    if not calls:
+
+    def can_be_chosen(call: _Call) -> bool:
+        return call.says_where or (class_map and call.layout is not None)
+
+    last = max((call.place for call in candidates if call.layout is not None), default=-1)
+    enough = max((call.place for call in candidates if can_be_chosen(call)), default=-1)
+    unknown = [call for call in candidates if call.layout is None and call.place > enough]
+    if not unknown:
         return
-    probe = Probe(forward, image, [call.module for call in calls], 1, agreed)
-    for call in reversed(calls):
+    probe = Probe(forward, image, [call.module for call in unknown], 1, agreed)
+    for call in reversed(unknown):
         call.layout = probe.layout(call.module, call.call, call.output.shape, call.channels)
         if call.layout is not None:
             call.is_read = call.gradient is None or bool((call.layout.to_maps(call.gradient) != 0).any())
             if call.is_read:
-                return
-        elif not probe.answers_everywhere_alike(call.module, call.call, call.output.shape):
+                last = max(last, call.place)
+                if can_be_chosen(call):
+                    return
+        elif call.place > last and not probe.answers_everywhere_alike(call.module, call.call, call.output.shape):
             raise ValueError(
                 f"no layer can be chosen: {without_orig_mod(call.name)!r} comes late and has an output of shape "
                 f"{tuple(call.output.shape)} for images {tuple(image.shape)}, and neither its modules nor its response "
@@ -176,7 +253,7 @@ def _count_classes(output: Any, read: Callable[[Any], Tensor]) -> int | None:
 
 
 def _traced(model: nn.Module, image: Tensor, forward: Forward) -> _Trace:
-    trace = _Trace(None, [], head=0)
+    trace = _Trace(None, [], head=0, source=edge_of(image))
     calls = trace.calls
     names = {id(module): name for name, module in model.named_modules()}
 
@@ -200,6 +277,7 @@ def _traced(model: nn.Module, image: Tensor, forward: Forward) -> _Trace:
                     module,
                     output,
                     layout,
+                    edge_of(output),
                     call,
                     inner,
                     channels=tracker.channels(output),

@@ -96,8 +96,9 @@ class Method(ABC):
             model: Any module, on any device, in any floating type.
             images: (N, C, *spatial) floating point, as the model is fed, one to three spatial dimensions. They are
                 moved to the model's device and type.
-            target_layer: Dotted name of a submodule, or the submodule itself; None chooses the last layer with spatial
-                positions that the answer is read from. `"name[0]"` is the first call of a module that is called several
+            target_layer: Dotted name of a submodule, or the submodule itself; None chooses the last layer with at least
+                6 x 6 positions that the answer is read from (6 of a signal, 6 x 6 x 6 of a volume), or else the finest;
+                `CAM` takes the last layer with positions. `"name[0]"` is the first call of a module that is called several
                 times in one forward; without it the last call is used. Of several layers, in a list, the heatmap is
                 the mean of their maps, each scaled to [0, 1].
             targets: What to explain. None: the predicted class of each image. A class: one for all images, one for
@@ -145,10 +146,23 @@ class Method(ABC):
         Returns:
             The name of the layer that would be used; of several, all names.
         """
+        return self.check_and_choose(model, images, target_layer, targets, forward_fn=forward_fn)[0]
+
+    def check_and_choose(
+        self,
+        model: nn.Module,
+        images: Tensor,
+        target_layer: TargetLayer = None,
+        targets: Targets = None,
+        *,
+        forward_fn: ForwardFn | None = None,
+    ) -> tuple[str | tuple[str, ...], str | None]:
+        """Do what `check` does, and also say why the layer was chosen; None if `target_layer` names it."""
         with isolated(model):
             network = Network(model, images, forward_fn, self._options())
             self._check_upsampling(network.images)
-            return _one_or_all(self.forward_pass(network, target_layer, targets).layers)
+            used = _one_or_all(self.forward_pass(network, target_layer, targets).layers)
+            return used, None if network.choice is None else network.choice.reason
 
     def _positional(self) -> Iterator[Any]:
         return (getattr(self, field.name) for field in fields(self) if not field.kw_only)

@@ -16,6 +16,7 @@ from cam_callbacks.explain.explanation import min_max, upsample
 from cam_callbacks.explain.forward_pass import ForwardPass
 from cam_callbacks.explain.forwarding import ForwardFn, takes_rows
 from cam_callbacks.explain.isolation import isolated
+from cam_callbacks.explain.layer_choice import Choice
 from cam_callbacks.explain.model_outputs import ClassScores, OutputKind
 from cam_callbacks.explain.output_evidence import decide
 from cam_callbacks.explain.runner import Options, Runner
@@ -27,7 +28,13 @@ TargetLayer: TypeAlias = str | nn.Module | Sequence[str | nn.Module] | None
 
 
 class Network(Runner):
-    """A model and the images to explain: the scores of these images, and of masked ones. See `Runner`."""
+    """A model and the images to explain: the scores of these images, and of masked ones. See `Runner`.
+
+    Attributes:
+        choice: The layer that was chosen; None if the user has named one.
+    """
+
+    choice: Choice | None = None
 
     def scores(self) -> ClassScores:
         """Return the class scores of the images."""
@@ -44,11 +51,12 @@ class Network(Runner):
         """Return the name of the layer that is explained if the user names none.
 
         Args:
-            class_map: Whether it may be a class map, as in `cam_callbacks.explain.layer_choice.choose`.
+            class_map: Whether it belongs to the last linear layer, as in `cam_callbacks.explain.layer_choice.choose`.
         """
-        return layer_choice.choose(
+        self.choice = layer_choice.choose(
             self.model, self.images, self.try_run, class_map, self.ranks.agreed, self.outputs.columns
         )
+        return self.choice.name
 
     def forward_pass(
         self, target_layer: TargetLayer, targets: Targets, score: Score = "probability", gradients: bool = False

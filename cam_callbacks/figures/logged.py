@@ -14,11 +14,11 @@ from cam_callbacks.audit.interventions import ring, with_background_of, with_rin
 from cam_callbacks.audit.result import AuditResult
 from cam_callbacks.data.normalization import as_floats
 from cam_callbacks.data.probes import ProbeSet
-from cam_callbacks.explain.explanation import Explanation, Upsampling, scaled
+from cam_callbacks.explain.explanation import Explanation, Upsampling, coarse_note, scaled
 from cam_callbacks.figures.colors import ALERT, MUTED
 from cam_callbacks.figures.drawing import Picture, outlined, overlay, to_pictures
 from cam_callbacks.figures.grid import Cell, Line, grid, histogram
-from cam_callbacks.figures.notebook import channel_cells
+from cam_callbacks.figures.notebook import channel_cells, coarse_lines
 from cam_callbacks.figures.settings import Figures, OverlayStyle
 from cam_callbacks.figures.text import shown_name
 from cam_callbacks.history import PastMaps
@@ -79,7 +79,7 @@ def heatmaps_picture(
 ) -> Picture:
     """Draw one cell per probe: the image, its overlay, and below them the true label and the most probable classes.
 
-    An image that has a mask is shown with its outline.
+    An image that has a mask is shown with its outline. Above them it says so if the maps are coarse.
 
     Args:
         probes: N probes.
@@ -95,7 +95,7 @@ def heatmaps_picture(
     ]
     lines = max(len(cell.lines) for cell in cells)
     filled = [Cell(c.pictures, [*c.lines, *[Line("")] * (lines - len(c.lines))], c.headings, c.alert) for c in cells]
-    return _grid_of(probes, filled)
+    return _grid_of(probes, filled, explanation)
 
 
 def _probe_cell(
@@ -184,7 +184,8 @@ def history_picture(
         overlays = [overlay(image, maps[index], style) for maps in heatmaps]
         names = [] if probes.labels is None else [shown_name(probes.class_names, int(probes.labels[index]))]
         cells.append(Cell([image, *overlays], [Line(f"true: {name}", MUTED) for name in names], headings))
-    return grid(cells, size=_SIDE_IN_HISTORY[len(size)], title=[Line(f"Maps by {unit}", MUTED)])
+    about = filter(None, [f"Maps by {unit}", coarse_note(looks[-1].layer_maps.shape[1:])])
+    return grid(cells, size=_SIDE_IN_HISTORY[len(size)], title=[Line("; ".join(about), MUTED)])
 
 
 def class_mean_picture(probes: ProbeSet, explanation: Explanation, heatmaps: Tensor, style: OverlayStyle) -> Picture:
@@ -213,7 +214,7 @@ def class_mean_picture(probes: ProbeSet, explanation: Explanation, heatmaps: Ten
             Line(f"mean of {int(used.sum())}" + (f", {left_out} left out" if left_out else ""), MUTED),
         ]
         cells.append(Cell([mean_image, overlay(mean_image, heat, style)], lines, ["mean", "heatmap"]))
-    return _grid_of(probes, cells)
+    return _grid_of(probes, cells, explanation)
 
 
 def channels_picture(probes: ProbeSet, explanation: Explanation) -> Picture:
@@ -223,7 +224,7 @@ def channels_picture(probes: ProbeSet, explanation: Explanation) -> Picture:
         cells += channel_cells(
             probes.images[index], explanation, index, probes.normalization, _MAX_CHANNELS, probes.bands
         )
-    return _grid_of(probes, cells)
+    return _grid_of(probes, cells, explanation)
 
 
 def _one_per_class(explanation: Explanation) -> list[int]:
@@ -234,9 +235,9 @@ def _one_per_class(explanation: Explanation) -> list[int]:
     return sorted(first.values())[:_MAX_PROBES_WITH_CHANNELS]
 
 
-def _grid_of(probes: ProbeSet, cells: Sequence[Cell]) -> Picture:
+def _grid_of(probes: ProbeSet, cells: Sequence[Cell], explanation: Explanation) -> Picture:
     dimensions = probes.images.ndim - 2
-    return grid(cells, columns=_CELLS_PER_ROW[dimensions], size=_SIDE[dimensions])
+    return grid(cells, _CELLS_PER_ROW[dimensions], _SIDE[dimensions], coarse_lines(explanation))
 
 
 def audit_pictures(audited: AuditSnapshot) -> dict[str, Picture]:

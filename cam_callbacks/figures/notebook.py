@@ -11,7 +11,7 @@ from torch import Tensor
 
 from cam_callbacks.data.class_names import ClassNames
 from cam_callbacks.data.normalization import Normalization, as_floats
-from cam_callbacks.explain.explanation import Explanation, min_max, upsample
+from cam_callbacks.explain.explanation import Explanation, coarse_note, min_max, shown_positions, upsample
 from cam_callbacks.figures.colors import MUTED
 from cam_callbacks.figures.drawing import Picture, overlay, to_pictures
 from cam_callbacks.figures.grid import Cell, Line, grid
@@ -44,7 +44,14 @@ def strongest_channels(
     Raises:
         ValueError: The explanation has several layers, or `image` is not one image.
     """
-    return grid(channel_cells(image, explanation, index, normalization, count, bands), columns, _SIDE)
+    cells = channel_cells(image, explanation, index, normalization, count, bands)
+    return grid(cells, columns, _SIDE, coarse_lines(explanation))
+
+
+def coarse_lines(explanation: Explanation) -> list[Line]:
+    """Return the line above a picture of coarse maps that says so; none if the maps are not coarse."""
+    note = coarse_note(explanation.positions)
+    return [Line(note, MUTED)] if note else []
 
 
 def channel_cells(
@@ -117,7 +124,7 @@ def classes_side_by_side(
         probabilities = [f"{float(explanation.probabilities[index, target]):.2f}" for target in targets]
         named = [f"{share} {name}" for share, name in zip(probabilities, headings, strict=True)]
         rows.append(Cell([picture, *overlays], headings=["image", *named]))
-    return grid(rows, size=size)
+    return grid(rows, size=size, title=coarse_lines(explanation))
 
 
 def methods_side_by_side(
@@ -151,4 +158,6 @@ def methods_side_by_side(
     for index, picture in enumerate(to_pictures(images, normalization, bands)):
         overlays = [overlay(picture, maps[index], style) for maps in heatmaps]
         rows.append(Cell([picture, *overlays], headings=["image", *explanations]))
-    return grid(rows, size=size)
+    coarse = {name: each.positions for name, each in explanations.items() if each.is_coarse}
+    title = [Line(f"{name} is coarse: {shown_positions(positions)}", MUTED) for name, positions in coarse.items()]
+    return grid(rows, size=size, title=title)

@@ -17,7 +17,7 @@ from cam_callbacks.audit.attention import heat_by_chance, heat_on_object
 from cam_callbacks.audit.measures import MEASURES
 from cam_callbacks.audit.statistics import Estimate, Measure
 from cam_callbacks.data.probes import ProbeSet
-from cam_callbacks.explain.explanation import Explanation, min_max, scaled
+from cam_callbacks.explain.explanation import Explanation, coarse_note, min_max, scaled
 from cam_callbacks.figures.drawing import Picture, heat_layout, to_pictures
 from cam_callbacks.review import schema
 from cam_callbacks.review.json_values import as_json, number
@@ -115,6 +115,7 @@ def _look(snapshot: Snapshot, epoch: int, method: str) -> LookJson:
     return LookJson(
         epoch=epoch,
         layer=layer if isinstance(layer, str) else ", ".join(layer),
+        coarse=coarse_note(snapshot.explanation.positions),
         method=method,
         class_names=list(snapshot.probes.class_names) or None,
         seconds=number(snapshot.seconds),
@@ -166,9 +167,9 @@ def _probability(explanation: Explanation, index: int, label: int | None) -> flo
 
 
 def _heat_on_object(snapshot: Snapshot) -> tuple[Tensor, Tensor]:
-    """Measure the share of the heat on the object, (N,), and its chance level, (N,); NaN where unknown."""
+    """Measure the share of the heat on the object, (N,), and its chance level, (N,); NaN where unknown, or coarse."""
     probes, unknown = snapshot.probes, torch.full((len(snapshot.probes),), torch.nan)
-    if probes.masks is None:
+    if probes.masks is None or snapshot.explanation.is_coarse:
         return unknown, unknown
     heatmaps = snapshot.explanation.scaled_to(None)
     on_object = heat_on_object(heatmaps, probes.masks)

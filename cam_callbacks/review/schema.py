@@ -84,6 +84,8 @@ class LookJson(TypedDict):
 
     epoch: int
     layer: str
+    coarse: str
+    """What is to be said of maps that are coarse; empty if they are not."""
     method: str
     class_names: list[str] | None
     seconds: float | None

@@ -92,6 +92,31 @@ class TestPlanted:
 
 
 class TestDegenerate:
+    @pytest.mark.parametrize("masks", [True, False])
+    def test_the_heat_of_coarse_maps_is_left_out_and_the_verdict_says_so(self, masks, no_opencv):
+        class Coarse(Reader):
+            """Its features are pooled, to few positions."""
+
+            def __init__(self, side):
+                super().__init__(1)
+                self.pool = nn.AdaptiveAvgPool2d(side)
+
+            def forward(self, images):
+                return self.head(self.pool(self.features(images)).mean(dim=(2, 3)))
+
+        probes = scenes(masks=masks)
+        fine, coarse = (audit_model(Coarse(side), probes, "pool") for side in (4, 3))
+        heat = {"border_share", "delete_hot"}
+        heat |= {"heat_on_object", "heat_over_area", "rank_accuracy", "pointing"} if masks else {"data_color_auc"}
+        assert set(fine) - set(coarse) == heat
+        assert coarse.heat_method is None
+        assert judge(fine).heat.keys() == ({0, 1} if masks else set())
+        verdict = judge(coarse)
+        assert not verdict.heat
+        assert "Note: Heat is not measured: 3 x 3 positions of 'pool' are too few to say where it lies" in verdict.text
+        assert (verdict.state, verdict.classes) == (judge(fine).state, judge(fine).classes)
+        assert len(probes) == fine.passes - coarse.passes
+
     def test_empty_and_full_masks_are_counted_and_left_out(self):
         probes = scenes()
         masks = probes.masks.clone()

@@ -26,7 +26,7 @@ def test_it_is_the_sum_of_channels_by_the_weights_of_the_class(small_cnn, images
 def test_it_is_grad_cam_up_to_scale(small_cnn, blobs, dimensions):
     network, images = small_cnn(dimensions=dimensions), blobs(2, *[16] * dimensions)
     for targets in (None, 1, [[0, 1], [2, 3]]):
-        cam, grad_cam = (method(network, images, None, targets) for method in (CAM(), GradCAM()))
+        cam, grad_cam = (method(network, images, "features", targets) for method in (CAM(), GradCAM()))
         torch.testing.assert_close(cam.heatmaps, grad_cam.heatmaps, rtol=1e-3, atol=1e-5)
         torch.testing.assert_close(
             cam.layer_maps, grad_cam.layer_maps * cam.layer_maps.shape[-1] ** dimensions, rtol=1e-3, atol=1e-4
@@ -39,11 +39,17 @@ def test_it_is_grad_cam_up_to_scale_on_torchvisions_networks(name):
     network, images = models.get_model(name, num_classes=7).eval(), torch.randn(1, 3, 96, 96)
     every = [list(range(7))]
     cam = CAM()(network, images, targets=every)
-    grad_cam = GradCAM()(network, images, targets=every)
+    grad_cam = GradCAM()(network, images, cam.target_layer, every)
     assert torch.equal(cam.blank, grad_cam.blank)
     assert cam.blank.sum() < 5
     for ours, theirs in zip(cam.layer_maps[~cam.blank], grad_cam.layer_maps[~cam.blank], strict=True):
         assert torch.corrcoef(torch.stack([ours.flatten(), theirs.flatten()]))[0, 1] > 0.9999
+
+
+def test_the_last_layer_is_taken_however_coarse(small_cnn, blobs):
+    explanation = CAM()(small_cnn(), blobs(2, 8, 8))
+    assert (explanation.target_layer, explanation.positions) == ("features", (2, 2))
+    assert explanation.is_coarse
 
 
 def test_a_relu_between_layer_and_mean_is_applied():

@@ -46,6 +46,21 @@ class TestExplanation:
         assert explanation.predicted[:2].tolist() == [1, 0]
         assert explanation.targets[:2].tolist() == [0, 0]
 
+    @pytest.mark.parametrize(
+        ("coarse", "fine"), [((3,), (4,)), ((3, 5), (4, 4)), ((1, 15), (2, 8)), ((3, 4, 5), (4, 4, 4))], ids=str
+    )
+    @pytest.mark.parametrize("leading", [(3,), (3, 2)], ids=["one target", "two"])
+    def test_maps_of_few_positions_are_coarse(self, explanation, coarse, fine, leading):
+        for positions, expected in ((coarse, True), (fine, False)):
+            made = dataclasses.replace(
+                explanation,
+                layer_maps=torch.rand(*leading, *positions),
+                size=(32,) * len(positions),
+                estimated_error=torch.zeros(leading),
+            )
+            assert made.positions == positions
+            assert made.is_coarse is expected
+
     def test_some_of_it_is_an_explanation_of_those_images(self, explanation):
         mask = [False, True, True]
         for rows in (slice(1, 3), torch.tensor([1, 2]), [1, -1], np.array([1, 2]), range(1, 3), mask, np.array(mask)):

@@ -36,7 +36,7 @@ def probes(**changes: Any) -> ProbeSet:
 
 
 def explanation(predicted: tuple[int, ...] = (0, 0, 1, 2), classes: int = 3, **changes: Any) -> Explanation:
-    raw = torch.rand(4, 3, 3, generator=torch.Generator().manual_seed(1))
+    raw = torch.rand(4, 4, 4, generator=torch.Generator().manual_seed(1))
     scores = torch.nn.functional.one_hot(torch.tensor(predicted), classes).float() * 3
     made = Explanation(
         layer_maps=raw,
@@ -94,6 +94,20 @@ def test_skipped_and_blank_maps_are_noted() -> None:
     assert alerts(drawn(explanation(layer_maps=blank))) > 0
 
 
+def test_coarse_maps_have_a_line_above_that_says_so() -> None:
+    coarse = explanation(layer_maps=torch.rand(4, 3, 5, generator=torch.Generator().manual_seed(1)))
+    for draw in (drawn, mean_picture):
+        assert draw(coarse).shape[0] > draw(explanation()).shape[0]
+        assert draw(coarse).shape[1] == draw(explanation()).shape[1]
+    fine, rough = (
+        history_picture(probes(), [PastMaps(0, 0, made.layer_maps)] * 4, "blend", None)
+        for made in (explanation(), coarse)
+    )
+    assert fine.shape == rough.shape  # it stands behind the title
+    title = 20
+    assert not np.array_equal(fine[:title], rough[:title])
+
+
 def test_a_model_of_many_or_of_two_classes_is_drawn() -> None:
     many = explanation(classes=1000)
     assert drawn(many, probes(class_names=None)).shape == drawn(explanation()).shape
@@ -104,7 +118,7 @@ def test_a_model_of_many_or_of_two_classes_is_drawn() -> None:
 
 
 def test_the_history_has_a_column_a_look() -> None:
-    looks = [PastMaps(step, step, torch.rand(4, 3, 3)) for step in range(4)]
+    looks = [PastMaps(step, step, torch.rand(4, 4, 4)) for step in range(4)]
     one, two, four = (history_picture(probes(), looks[:count], "blend", None) for count in (1, 2, 4))
     assert one.shape[0] == two.shape[0] == four.shape[0]
     assert four.shape[1] - two.shape[1] == 2 * (two.shape[1] - one.shape[1]) > 0
@@ -138,7 +152,7 @@ def test_skipped_and_blank_maps_do_not_enter_the_class_mean() -> None:
 
 
 def test_a_class_of_which_nothing_is_left_is_drawn_blank() -> None:
-    nothing = explanation(layer_maps=torch.full((4, 3, 3), torch.nan), skipped=torch.ones(4).bool())
+    nothing = explanation(layer_maps=torch.full((4, 4, 4), torch.nan), skipped=torch.ones(4).bool())
     assert (mean_picture(nothing, "heatmap")[40:110, 115:195] == mean_picture(nothing, "heatmap")[40, 115]).all()
     assert len(np.unique(mean_picture(explanation(), "heatmap")[40:110, 115:195])) > 2
 

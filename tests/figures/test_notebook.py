@@ -86,6 +86,27 @@ def test_methods_stand_side_by_side(network, images):
         methods_side_by_side(images, {"many": GradCAM()(network, images, "features", [[0, 1], [1, 2]])})
 
 
+def test_coarse_maps_have_a_line_above_that_says_so(network, blobs):
+    images = blobs(2, 64, 64)
+    fine, coarse = (GradCAM()(network, images[..., :side, :side], "features", 1) for side in (16, 12))
+    several = GradCAM()(network, images[..., :12, :12], "features", [[1, 2], [1, 2]])
+    assert (fine.is_coarse, coarse.is_coarse, several.is_coarse) == (False, True, True)
+
+    def height(draw, *arguments):
+        return draw(*arguments).shape[0]
+
+    small = images[..., :12, :12]
+    plain = height(methods_side_by_side, images[..., :16, :16], {"a": fine})
+    assert height(methods_side_by_side, small, {"a": coarse}) > plain
+    assert height(methods_side_by_side, small, {"a": coarse, "b": coarse}) > height(
+        methods_side_by_side, small, {"a": coarse}
+    )
+    assert height(classes_side_by_side, small, several) > plain
+    assert height(strongest_channels, small[0], coarse, 0, None, 1) > height(
+        strongest_channels, images[0, :, :16, :16], fine, 0, None, 1
+    )
+
+
 @pytest.mark.parametrize(("dimensions", "size"), [(1, (40,)), (3, (6, 12, 12))], ids=["sequences", "volumes"])
 def test_sequences_and_volumes_are_drawn_too(small_cnn, blobs, dimensions, size):
     network, images = small_cnn(dimensions=dimensions), blobs(2, *size)

@@ -139,6 +139,7 @@ def _look(look: int, probes: int) -> dict[str, Any]:
     return {
         "epoch": look,
         "layer": "features",
+        "coarse": "",
         "method": "Score-CAM",
         "class_names": [f"class {index}" for index in range(10)],
         "seconds": 1.5,

@@ -178,6 +178,17 @@ def test_a_blank_probe_is_black(tmp_path: Path, model: nn.Module, probes: ProbeS
     assert picture(look["maps"][2]).max() == 0
 
 
+def test_coarse_maps_are_called_so_and_their_heat_is_not_measured(
+    tmp_path: Path, model: nn.Module, probes: ProbeSet
+) -> None:
+    looked = look_at(model, probes, probes.labels)
+    fine = written(tmp_path / "fine", looked)
+    coarse = replace(looked.explanation, layer_maps=torch.rand(4, 2, 3), channels=None)
+    look = written(tmp_path / "coarse", replace(looked, explanation=coarse))
+    assert (fine["coarse"], look["coarse"]) == ("", "coarse: 2 x 3 positions")
+    assert all(probe["heat_on_object"] is None for probe in look["probes"])
+
+
 def test_several_layers_have_maps_without_channels(tmp_path: Path, model: nn.Module, probes: ProbeSet) -> None:
     explanation = ScoreCAM(tolerance=0)(model, probes.images, ["features.2", "features"])
     looked = Snapshot(probes, explanation, torch.tensor([], dtype=torch.long), None, 1.0)

@@ -142,7 +142,7 @@ export class Pane {
     this.#makeCards(look);
     const all = look.probes.length;
     const count = `${order.length < all ? `${order.length} of ` : ''}${plural(all, 'probe')}`;
-    this.#facts.textContent = [moment(look), count, look.layer, look.method].filter(Boolean).join(' · ');
+    this.#facts.textContent = [moment(look), count, look.layer, look.coarse, look.method].filter(Boolean).join(' · ');
     const cards = order.map((index) => this.#cards[index]).filter(Boolean);
     for (const card of cards) card.show(look, state.colors);
     const nodes = cards.map(({ node }) => node);
