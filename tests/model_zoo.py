@@ -28,9 +28,11 @@ class Entry:
     Attributes:
         library: Where it is from.
         name: What it is called there.
-        layer: The layer that is chosen where none is named.
-        build: Builds it.
-        size: Spatial size of the images.
+        layer: The layer that is chosen where none is named, for images of the usual size.
+        small_layer: The same for small images.
+        build: Builds it for images of a spatial size.
+        size: Spatial size of small images.
+        usual_size: The usual spatial size.
         segmented: The class that is explained at one position of a segmentation; None if the predicted class is.
         refused: Why a method cannot explain it, a phrase of the error, by the method's name.
         layers: The layer that a method chooses instead, by the method's name.
@@ -41,8 +43,10 @@ class Entry:
     library: str
     name: str
     layer: str
-    build: Callable[[], nn.Module]
+    small_layer: str
+    build: Callable[[tuple[int, ...]], nn.Module]
     size: tuple[int, ...] = (64, 64)
+    usual_size: tuple[int, ...] = (224, 224)
     segmented: int | None = None
     refused: Mapping[str, str] = field(default_factory=dict)
     layers: Mapping[str, str] = field(default_factory=dict)
@@ -52,56 +56,56 @@ class Entry:
         return f"{self.library}-{self.name}"
 
 
-def _torchvision(name: str, layer: str, no_cam: str | None = None, **known: Any) -> Entry:
+def _torchvision(name: str, layer: str, small_layer: str, no_cam: str | None = None, **known: Any) -> Entry:
     options = known.pop("options", {})
 
-    def build() -> nn.Module:
+    def build(_size: tuple[int, ...]) -> nn.Module:
         from torchvision import models
 
         return models.get_model(name, num_classes=CLASSES, **options)
 
-    return Entry("torchvision", name, layer, build, refused=_no_cam(no_cam), **known)
+    return Entry("torchvision", name, layer, small_layer, build, refused=_no_cam(no_cam), **known)
 
 
-def _segmentation(name: str, layer: str, class_index: int, **options: Any) -> Entry:
+def _segmentation(name: str, layer: str, small_layer: str, class_index: int, seed: int = 0, **options: Any) -> Entry:
     """A segmentation model, explained at one position."""
     options = {"weights_backbone": None, **options}
-    return _torchvision(name, layer, NO_CLASSES, segmented=class_index, options=options)
+    return _torchvision(name, layer, small_layer, NO_CLASSES, segmented=class_index, seed=seed, options=options)
 
 
-def _timm(name: str, layer: str, no_cam: str | None = None, **known: Any) -> Entry:
-    options = known.pop("options", {})
+def _timm(name: str, layer: str, small_layer: str, no_cam: str | None = None, **known: Any) -> Entry:
+    is_sized = known.pop("is_sized", False)
 
-    def build() -> nn.Module:
+    def build(size: tuple[int, ...]) -> nn.Module:
         import timm
 
-        return timm.create_model(name, num_classes=CLASSES, **options)
+        return timm.create_model(name, num_classes=CLASSES, **({"img_size": size[0]} if is_sized else {}))
 
-    return Entry("timm", name, layer, build, refused=_no_cam(no_cam), **known)
+    return Entry("timm", name, layer, small_layer, build, refused=_no_cam(no_cam), **known)
 
 
 def _no_cam(reason: str | None) -> dict[str, str]:
     return {} if reason is None else {"CAM": reason}
 
 
-def _vit_b_16() -> nn.Module:
+def _vit_b_16(size: tuple[int, ...]) -> nn.Module:
     """torchvision starts the weights of the head at 0, so that no heatmap of it has contrast: here they are drawn."""
     from torch import nn
     from torchvision import models
 
-    network = models.vit_b_16(num_classes=CLASSES, image_size=64)
+    network = models.vit_b_16(num_classes=CLASSES, image_size=size[0])
     nn.init.normal_(network.heads.head.weight, std=0.02)
     return network
 
 
-def _maxvit_t() -> nn.Module:
-    """For smaller images than `maxvit_t` takes, and with windows that fit them."""
+def _maxvit_t(size: tuple[int, ...]) -> nn.Module:
+    """`maxvit_t` takes images of 224 pixels only; this one is for others, with windows that fit them."""
     from torchvision import models
 
-    return models.MaxVit((64, 64), 64, 2, [64, 128, 256, 512], [2, 2, 5, 2], 32, 0.2, num_classes=CLASSES)
+    return models.MaxVit(size, 64, size[0] // 32, [64, 128, 256, 512], [2, 2, 5, 2], 32, 0.2, num_classes=CLASSES)
 
 
-def _hugging_face() -> nn.Module:
+def _hugging_face(size: tuple[int, ...]) -> nn.Module:
     import transformers
 
     config = transformers.ViTConfig(
@@ -109,47 +113,66 @@ def _hugging_face() -> nn.Module:
         num_hidden_layers=3,
         num_attention_heads=4,
         intermediate_size=64,
-        image_size=64,
+        image_size=size[0],
         patch_size=8,
         num_labels=CLASSES,
     )
     return transformers.ViTForImageClassification(config)
 
 
+_VIT_B_16 = "encoder.layers.encoder_layer_11.ln_1"
+_VIT_OF_HUGGING_FACE = "vit.layers.2.layernorm_before"
+
 ZOO = (
-    _torchvision("alexnet", "features.11", HIDDEN_LAYERS.format(3)),
-    _torchvision("vgg16", "features.29", HIDDEN_LAYERS.format(3), options={"init_weights": False}),
-    _torchvision("squeezenet1_1", "features", layers={"CAM": "classifier.2"}),
-    _torchvision("googlenet", "inception5b", options={"init_weights": False}),
-    _torchvision("inception_v3", "Mixed_7c", size=(128, 128), options={"init_weights": False}),
-    _torchvision("resnet18", "layer4"),
-    _torchvision("resnet50", "layer4"),
-    _torchvision("resnext50_32x4d", "layer4"),
-    _torchvision("wide_resnet50_2", "layer4"),
-    _torchvision("mobilenet_v2", "features"),
-    _torchvision("mobilenet_v3_small", "features", HIDDEN_LAYERS.format(2)),
-    _torchvision("densenet121", "features"),
-    _torchvision("efficientnet_b0", "features"),
-    _torchvision("convnext_tiny", "features", NOT_THE_MEAN, seed=6),
-    _torchvision("shufflenet_v2_x1_0", "conv5"),
-    _torchvision("mnasnet1_0", "layers"),
-    _torchvision("regnet_y_400mf", "trunk_output"),
-    Entry("torchvision", "vit_b_16", "encoder.layers.encoder_layer_11.ln_1", _vit_b_16, refused=_no_cam(NOT_THE_MEAN)),
-    _torchvision("swin_t", "norm"),
-    Entry("torchvision", "maxvit_t", "blocks.3", _maxvit_t, refused=_no_cam(HIDDEN_LAYERS.format(2)), seed=6),
-    _segmentation("fcn_resnet50", "classifier.2", 0, aux_loss=True),
-    _segmentation("deeplabv3_resnet50", "classifier.3", 3, aux_loss=True),
-    _segmentation("lraspp_mobilenet_v3_large", "classifier.cbr", 1),
-    _torchvision("r3d_18", "layer4", size=(16, 32, 32)),
-    _timm("resnet18", "layer4"),
-    _timm("convnext_atto", "stages", NOT_THE_MEAN),
-    _timm("vit_tiny_patch16_224", "blocks.11.norm1", NOT_THE_MEAN, options={"img_size": 64}),
-    _timm("swin_tiny_patch4_window7_224", "norm", options={"img_size": 64}),
-    _timm("efficientformer_l1", "norm", TWO_HEADS, size=(224, 224)),
+    _torchvision("alexnet", "features.11", "features.4", HIDDEN_LAYERS.format(3)),
+    _torchvision("vgg16", "features.29", "features.22", HIDDEN_LAYERS.format(3), options={"init_weights": False}),
+    _torchvision("squeezenet1_1", "features", "features.7", layers={"CAM": "classifier.2"}),
+    _torchvision("googlenet", "inception5b", "inception3b", options={"init_weights": False}),
+    _torchvision(
+        "inception_v3",
+        "Mixed_7c",
+        "Mixed_6e",
+        size=(128, 128),
+        usual_size=(299, 299),
+        options={"init_weights": False},
+    ),
+    _torchvision("resnet18", "layer4", "layer2"),
+    _torchvision("resnet50", "layer4", "layer2"),
+    _torchvision("resnext50_32x4d", "layer4", "layer2"),
+    _torchvision("wide_resnet50_2", "layer4", "layer2"),
+    _torchvision("mobilenet_v2", "features", "features.7.conv.0"),
+    _torchvision("mobilenet_v3_small", "features", "features.4.block.0", HIDDEN_LAYERS.format(2), seed=1),
+    _torchvision("densenet121", "features", "features.transition2.conv"),
+    _torchvision("efficientnet_b0", "features", "features.4.0.block.0"),
+    _torchvision("convnext_tiny", "features", "features.4.0", NOT_THE_MEAN, seed=6),
+    _torchvision("shufflenet_v2_x1_0", "conv5", "stage2"),
+    _torchvision("mnasnet1_0", "layers", "layers.10.0.layers.2"),
+    _torchvision("regnet_y_400mf", "trunk_output", "trunk_output.block2"),
+    Entry("torchvision", "vit_b_16", _VIT_B_16, _VIT_B_16, _vit_b_16, refused=_no_cam(NOT_THE_MEAN)),
+    _torchvision("swin_t", "norm", "features.3"),
+    Entry(
+        "torchvision",
+        "maxvit_t",
+        "blocks.3",
+        "blocks.1",
+        _maxvit_t,
+        refused=_no_cam(HIDDEN_LAYERS.format(2)),
+        seed=1,
+    ),
+    _segmentation("fcn_resnet50", "classifier.2", "classifier.2", 0, aux_loss=True),
+    _segmentation("deeplabv3_resnet50", "classifier.3", "classifier.3", 3, aux_loss=True),
+    _segmentation("lraspp_mobilenet_v3_large", "classifier.cbr", "backbone.7.block.0", 1, seed=1),
+    _torchvision("r3d_18", "layer3", "layer2", size=(16, 32, 32), usual_size=(16, 112, 112), layers={"CAM": "layer4"}),
+    _timm("resnet18", "layer4", "layer2"),
+    _timm("convnext_atto", "stages", "stages.2.downsample.0", NOT_THE_MEAN),
+    _timm("vit_tiny_patch16_224", "blocks.11.norm1", "blocks.11.norm1", NOT_THE_MEAN, is_sized=True),
+    _timm("swin_tiny_patch4_window7_224", "norm", "layers.1", is_sized=True),
+    _timm("efficientformer_l1", "norm", "norm", TWO_HEADS, size=(224, 224)),
     Entry(
         "transformers",
         "ViTForImageClassification",
-        "vit.layers.2.layernorm_before",
+        _VIT_OF_HUGGING_FACE,
+        _VIT_OF_HUGGING_FACE,
         _hugging_face,
         refused=_no_cam(NOT_THE_MEAN),
     ),

@@ -52,7 +52,13 @@ def faults(_before: str) -> str:
 def models(_before: str) -> str:
     """Return docs/models.md."""
     rows = [
-        [entry.library, f"`{entry.name}`", f"`{entry.layer}`", *(_cell(entry, method) for method in METHODS)]
+        [
+            entry.library,
+            f"`{entry.name}`",
+            _chosen(entry.layer, entry.usual_size, 224),
+            _chosen(entry.small_layer, entry.size, 64),
+            *(_cell(entry, method) for method in METHODS),
+        ]
         for entry in ZOO
     ]
     lines = [
@@ -60,13 +66,18 @@ def models(_before: str) -> str:
         "",
         "# Models",
         "",
-        "Which layer of a model is chosen if `target_layer` is left out, and which methods explain the model: yes,",
-        "or no with a part of the error. `tests/explain/test_models.py` makes sure of it, with random weights and",
-        "small images. If your model is not listed: [Choose the layer](how_to/choose_the_layer.md).",
+        "Which layer of a model is chosen if `target_layer` is left out, for images of 224 and of 64 pixels (or of the",
+        "size in brackets), and which methods explain the model: yes, or no with a part of the error. CAM always takes",
+        "the last layer, whatever the size of the images. `tests/explain/test_models.py` makes sure of it, with random",
+        "weights. If your model is not listed: [Choose the layer](how_to/choose_the_layer.md).",
         "",
-        *markdown_table(["library", "model", "chosen layer", *METHODS], rows),
+        *markdown_table(["library", "model", "chosen at 224 pixels", "at 64 pixels", *METHODS], rows),
     ]
     return "\n".join(lines) + "\n"
+
+
+def _chosen(layer: str, size: tuple[int, ...], side: int) -> str:
+    return f"`{layer}`" if size == (side, side) else f"`{layer}` ({' x '.join(map(str, size))})"
 
 
 def _cell(entry: Entry, method: str) -> str:

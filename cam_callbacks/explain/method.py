@@ -97,10 +97,10 @@ class Method(ABC):
             images: (N, C, *spatial) floating point, as the model is fed, one to three spatial dimensions. They are
                 moved to the model's device and type.
             target_layer: Dotted name of a submodule, or the submodule itself; None chooses the last layer with at least
-                6 x 6 positions that the answer is read from (6 of a signal, 6 x 6 x 6 of a volume), or else the finest;
-                `CAM` takes the last layer with positions. `"name[0]"` is the first call of a module that is called several
-                times in one forward; without it the last call is used. Of several layers, in a list, the heatmap is
-                the mean of their maps, each scaled to [0, 1].
+                6 x 6 positions (of signals 6, of volumes 6 x 6 x 6) that the answer is read from, or else the finest;
+                for `CAM`, the last with any. `"name[0]"` is the first call of a module that is called several times in
+                one forward; without it the last call is used. Of several layers, in a list, the heatmap is the mean of
+                their maps, each scaled to [0, 1].
             targets: What to explain. None: the predicted class of each image. A class: one for all images, one for
                 each (N,), or T for each (N, T). Marked classes, (N, classes) bool: of those of an image the one with
                 the highest score, the predicted class where none is marked. A callable, or one for each image: it is

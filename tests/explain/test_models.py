@@ -8,6 +8,8 @@ import torchvision.models
 from model_zoo import METHODS, ZOO
 
 from cam_callbacks import CAM, GradCAM, ScoreCAM, SegmentationTarget
+from cam_callbacks.explain.isolation import isolated
+from cam_callbacks.explain.network import Network
 
 EACH = dict(zip(METHODS, [ScoreCAM(max_passes=8), GradCAM(), CAM()], strict=True))
 
@@ -16,7 +18,7 @@ EACH = dict(zip(METHODS, [ScoreCAM(max_passes=8), GradCAM(), CAM()], strict=True
 def test_a_model_is_explained_or_refused_as_the_docs_say(entry, blobs):
     pytest.importorskip(entry.library)
     torch.manual_seed(entry.seed)
-    model = entry.build().eval()
+    model = entry.build(entry.size).eval()
     images = blobs(2, *entry.size)
     target = None if entry.segmented is None else SegmentationTarget(entry.segmented, (20, 40))
     for name, method in EACH.items():
@@ -26,13 +28,22 @@ def test_a_model_is_explained_or_refused_as_the_docs_say(entry, blobs):
                     call(model, images, targets=target)
             continue
         explanation = method(model, images, targets=target)
-        assert explanation.target_layer == entry.layers.get(name, entry.layer), name
+        layer = entry.layers.get(name, entry.layer if name == "CAM" else entry.small_layer)
+        assert explanation.target_layer == layer, name
         assert explanation.heatmaps.shape == (2, *entry.size), name
         assert not explanation.skipped.any(), name
         assert not explanation.blank.any(), name
         assert explanation.heatmaps.isfinite().all(), name
         assert explanation.heatmaps.min() >= 0, name
         assert explanation.heatmaps.max() <= 1, name
+
+
+@pytest.mark.parametrize("entry", ZOO, ids=str)
+def test_of_images_of_the_usual_size_the_layer_is_chosen_that_the_docs_name(entry, blobs):
+    pytest.importorskip(entry.library)
+    model, images = entry.build(entry.usual_size).eval(), blobs(1, *entry.usual_size)
+    with isolated(model):
+        assert Network(model, images).choose_layer() == entry.layer
 
 
 def test_the_layer_is_the_same_before_the_head_of_a_transformer_is_trained():
