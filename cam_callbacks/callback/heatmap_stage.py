@@ -73,7 +73,8 @@ class HeatmapStage(Stage):
             raise self._diagnosed(failed, probes) from failed
         if self.memory.layer is None:
             self.memory.layer = layer
-            self.notices.inform_once(f"CAMMonitor explains {layer!r}, {reason}; target_layer overrides it")
+            why = "" if reason is None else f", {reason}"  # a method of the user's own may choose by itself
+            self.notices.inform_once(f"CAMMonitor explains {layer!r}{why}; target_layer overrides it")
 
     def explain(self, probes: ProbeSet) -> Snapshot:
         """Explain the probes; ranks that can split the work do so.

@@ -67,7 +67,8 @@ class CAMMonitor(CallbackBase):
 
     Args:
         target_layer: Dotted name of the layer whose activations are used, or several names, whose maps are averaged.
-            None chooses the last layer that still has spatial positions and that the output depends on.
+            None chooses the last layer with at least 6 x 6 positions that the output depends on (of signals 6, of
+            volumes 6 x 6 x 6), or else the finest; for `CAM()`, the last with any positions.
         method: How heatmaps are computed: `ScoreCAM()`, `GradCAM()`, `CAM()`, or a `Method` of your own.
         probes: The images to explain. None picks them from the validation batches. A folder of photos, a data set (its
             first images of each class; all of it is read if the names of its classes are not known), or a `ProbeSet`.

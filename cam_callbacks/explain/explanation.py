@@ -191,7 +191,8 @@ def _as_index(rows: Any, count: int) -> Tensor:
 
 def are_coarse(positions: Sequence[int]) -> bool:
     """Whether maps with so many positions along each axis say too little of where: see `Explanation.is_coarse`."""
-    return math.prod(positions) < _MIN_SIDE ** len(positions)
+    least: int = _MIN_SIDE ** len(positions)
+    return math.prod(positions) < least
 
 
 def shown_positions(positions: Sequence[int]) -> str:

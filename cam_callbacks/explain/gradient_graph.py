@@ -29,13 +29,16 @@ def is_only_way(way: Edge, start: Edge, source: Edge) -> bool:
     """
     seen, ahead, is_on_the_way = {start}, [start], False
     while ahead:
-        node, _ = ahead.pop()
-        for edge in node.next_functions:
+        operation, _ = ahead.pop()
+        for node, place in operation.next_functions:
+            if node is None:
+                continue
+            edge = node, place
             if edge == way:
                 is_on_the_way = True
             elif edge == source:
                 return False
-            elif edge[0] is not None and edge not in seen:
+            elif edge not in seen:
                 seen.add(edge)
                 ahead.append(edge)
     return is_on_the_way

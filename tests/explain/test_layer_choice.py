@@ -157,7 +157,7 @@ class TestWays:
 
         assert choice(NoGradients(), 16, 16).name == "network.features.2"
 
-    def test_positions_that_no_operation_tells_are_probed_until_they_are_enough(self):
+    def test_positions_that_nothing_tells_are_probed_until_they_are_enough(self):
         class Rearranged(nn.Module):
             def forward(self, maps):  # an operation on the whole storage, which says nothing about positions
                 return maps.flatten()[torch.arange(maps.numel())].reshape(maps.shape)

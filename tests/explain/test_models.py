@@ -39,7 +39,7 @@ def test_a_model_is_explained_or_refused_as_the_docs_say(entry, blobs):
 
 
 @pytest.mark.parametrize("entry", ZOO, ids=str)
-def test_of_images_of_the_usual_size_the_layer_is_chosen_that_the_docs_name(entry, blobs):
+def test_for_images_of_the_usual_size_the_layer_is_the_one_in_the_docs(entry, blobs):
     pytest.importorskip(entry.library)
     model, images = entry.build(entry.usual_size).eval(), blobs(1, *entry.usual_size)
     with isolated(model):
