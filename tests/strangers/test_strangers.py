@@ -1,0 +1,73 @@
+"""One line, `CAMMonitor()`, in trainings as strangers write them: they go on as they were, and what is shown is right."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+from lightning.pytorch import Trainer
+from lightning_runs import infos, quiet
+from strangers import PROJECTS, Project, scene
+from torch import Tensor
+
+from cam_callbacks import CAMMonitor
+
+
+def trained(folder: Path, project: Project, callbacks: list[CAMMonitor]) -> dict[str, Tensor]:
+    torch.manual_seed(0)
+    module = project.module()
+    trainer = Trainer(callbacks=callbacks, **quiet(folder, max_epochs=2))
+    trainer.fit(module, project.loader(), project.loader() if project.has_validation else None)
+    return module.state_dict()
+
+
+def is_own(warning: warnings.WarningMessage) -> bool:
+    return "CAMMonitor" in str(warning.message) or "cam_callbacks" in str(warning.filename)
+
+
+def squares(monitor: CAMMonitor, project: Project) -> Tensor:
+    """Where what was explained lies: (N, *spatial) bool."""
+    assert monitor.probes is not None
+    assert monitor.explanation is not None
+    found = []
+    scenes = [scene(index, project.data.dimensions, project.data.squares) for index in range(len(project.data))]
+    targets = monitor.explanation.targets
+    assert targets is not None
+    for image, target in zip(monitor.probes.images, targets.tolist(), strict=True):
+        bands = image[1:4] if len(image) == 13 else image
+        as_floats = bands / 255 if bands.dtype == torch.uint8 else bands
+        nearest = min(scenes, key=lambda each: float((each.image.clamp(0, 1) - as_floats).abs().max()))
+        if "segmentation" not in " ".join(project.says):
+            found.append(nearest.pixels == target + 1)
+        else:
+            found.append((nearest.pixels > 0) if project.data.dimensions == 3 else nearest.pixels == target)
+    return torch.stack(found)
+
+
+@pytest.mark.parametrize("name", PROJECTS)
+def test_a_stranger(tmp_path: Path, name: str) -> None:
+    project = PROJECTS[name]
+    monitor = CAMMonitor()
+    with infos() as said, warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        weights = trained(tmp_path / "with", project, [monitor])
+    without = trained(tmp_path / "without", project, [])
+    assert all(torch.equal(weights[key], without[key]) for key in without)
+
+    lines = [text for text in said if "CAMMonitor" in text and ", epoch " not in text]
+    lines += [str(warning.message) for warning in warned if is_own(warning)]
+    assert len(lines) == len(project.says) <= 3, lines
+    assert all(any(re.search(pattern, line) for line in lines) for pattern in project.says), lines
+    assert not any("cam_callbacks" in line or "Traceback" in line for line in lines)
+    assert not any("cam_callbacks" in warning.filename for warning in warned)
+
+    assert (monitor.verdict is not None) == project.audited
+    if project.evidence:
+        explanation = monitor.explanation
+        assert explanation is not None
+        assert not (explanation.blank | explanation.skipped).any()
+        hottest = explanation.heatmaps.flatten(1).argmax(dim=1, keepdim=True)
+        assert squares(monitor, project).flatten(1).gather(1, hottest).all()
