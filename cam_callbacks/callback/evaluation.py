@@ -97,14 +97,14 @@ class Evaluation(Stage):
                 f"CAMMonitor cannot tell whether a step changes the images of its batch in place: {error}"
             )
 
-    def collect(self, batch: Any) -> None:
-        """Pick images from a batch; one that is not understood costs no more than itself."""
+    def collect(self, batch: Any, loader: int) -> None:
+        """Pick images from a batch of one of the loaders; one that is not understood costs no more than itself."""
         self._weights = _few_weights(self.pl_module)
         if self._is_disabled:
             return
         try:
             with torch.inference_mode(False), torch.no_grad():
-                self._collect(batch)
+                self._collect(batch, loader)
         except Exception as error:
             self._errors.append(error)
 
@@ -150,7 +150,7 @@ class Evaluation(Stage):
         if audit is not None and audit.verdict.state == "alarm":
             self._attempt(Part.ON_ALARM, self.agreed, self._call_on_alarm, audit.verdict)
 
-    def _collect(self, batch: Any) -> None:
+    def _collect(self, batch: Any, loader: int) -> None:
         memory, data = self.memory, self.parts.data
         if memory.unread is not None and not self._has_tried_to_read:
             self._has_tried_to_read = True
@@ -162,9 +162,9 @@ class Evaluation(Stage):
         given, self._given = self._given, None
         if given is not None and given.was_changed:
             samples = self._as_the_model_saw_them(given, samples)
-        memory.probes.offer(samples)
+        memory.probes.offer(samples, loader)
         if memory.audit_images is not None and samples.labels is not None:
-            memory.audit_images.offer(samples)
+            memory.audit_images.offer(samples, loader)
 
     @property
     def _watched_picking(self) -> bool:

@@ -164,7 +164,7 @@ class HeatmapStage(Stage):
         if watched.ignored:
             self.notices.warn_once(
                 f"CAMMonitor left out {watched.ignored} images that are not finite, or whose size, labels or masks are "
-                f"unlike those of the first one, {tuple(picked.images.shape[1:])}: {watched.reasons}"
+                f"unlike those of most, {tuple(picked.images.shape[1:])}: {watched.reasons}"
             )
         return self.parts.data.described(ProbeSet.of(picked), self.trainer)
 

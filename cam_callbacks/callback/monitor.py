@@ -246,7 +246,7 @@ class CAMMonitor(CallbackBase):
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         """Keep the images as the step is given them, while probes are picked."""
-        if self._evaluation is not None and dataloader_idx == 0:
+        if self._evaluation is not None:
             self._evaluation.begin_batch(batch)
 
     on_test_batch_start = on_validation_batch_start
@@ -310,8 +310,7 @@ class CAMMonitor(CallbackBase):
         evaluation = self._evaluation
         if evaluation is None:
             return
-        if dataloader_idx == 0:
-            evaluation.collect(batch)
+        evaluation.collect(batch, dataloader_idx)
         if of_trainer.is_last_batch(trainer):
             self._evaluation = None
             evaluation.finish()

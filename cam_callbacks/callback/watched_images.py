@@ -51,10 +51,10 @@ class WatchedImages:
         """Whether the images of this evaluation are known to all ranks; the same on all of them."""
         return self._is_settled
 
-    def offer(self, samples: Samples) -> None:
-        """Consider the samples of a batch."""
+    def offer(self, samples: Samples, loader: int) -> None:
+        """Consider the samples of a batch of one of the loaders."""
         if self._picker is not None:
-            self._picker.offer(samples)
+            self._picker.offer(samples, loader)
 
     @property
     def picked(self) -> Samples | None:
@@ -68,12 +68,12 @@ class WatchedImages:
 
     @property
     def ignored(self) -> int:
-        """How many images were left out of the choice: not finite, or unlike the first one."""
+        """How many images were left out of the choice: not finite, or unlike most."""
         return 0 if self._picker is None else self._picker.ignored
 
     @property
     def reasons(self) -> str:
-        """Why images were left out, in words: `4 not finite, 2 of another size than the first`."""
+        """Why images were left out, in words: `4 not finite, 2 of another size`."""
         left_out = {} if self._picker is None else self._picker.left_out
         return ", ".join(f"{count} {reason}" for reason, count in left_out.items())
 

@@ -84,14 +84,52 @@ class TestImagePicker:
         assert found.images[:, 0, 0, 0].tolist() == [0, 1, 2]
         assert found.labels is None
 
-    def test_images_unlike_the_first_are_left_out_and_counted(self) -> None:
+    def test_images_unlike_most_are_left_out_and_counted(self) -> None:
         picker = ImagePicker(6)
-        picker.offer(samples([0, 1]))
-        picker.offer(samples([0, 1, 2], size=5))
         picker.offer(Samples(torch.rand(1, 3, 4, 4), None, None))
+        picker.offer(samples([0, 1, 2], size=5))
         picker.offer(Samples(torch.rand(1, 3, 4, 4), torch.tensor([1]), torch.ones(1, 4, 4).bool()))
-        assert len(picker.picked().images) == 2
-        assert picker.ignored == 5
+        picker.offer(samples([0, 1]))
+        picker.offer(samples([2, 1]))
+        picker.offer(samples([2, 1], size=9))
+        found = picker.picked()
+        assert found.labels is not None
+        assert found.labels.tolist() == [0, 1, 1, 2]
+        assert picker.left_out == {
+            "of another size": 3,
+            "with labels of another kind": 1,
+            "with other masks": 1,
+            "of yet other kinds": 2,
+        }
+
+    def test_of_several_loaders_each_gives_its_share(self) -> None:
+        picker = ImagePicker(8)
+        for loader in range(3):
+            for _ in range(4):
+                picker.offer(samples([0, 1], value=10.0 * loader), loader)
+        found = picker.picked()
+        assert found.labels is not None
+        assert found.labels.tolist() == [0] * 4 + [1] * 4
+        origins = (found.images[:, 0, 0, 0] // 10).int()
+        assert sorted(origins.tolist().count(origin) for origin in range(3)) == [2, 2, 4]
+
+    @pytest.mark.parametrize(("kind", "labels"), [("multi-label", None), ("soft", [0, 0, 1, 1])])
+    def test_rows_that_are_one_hot_by_chance_are_read_as_the_others(self, kind: Any, labels: Any) -> None:
+        rows = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+        other = torch.full((2, 2), 1.0 if kind == "multi-label" else 0.5)
+        one_hot = Samples(torch.rand(2, 3, 4, 4), torch.tensor([0, 1]), None, label_kind="class", annotations=rows)
+        of_kind = torch.tensor([0, 1]) if labels else None
+        several = Samples(torch.rand(2, 3, 4, 4), of_kind, None, label_kind=kind, annotations=other)
+        for order in ([one_hot, several], [several, one_hot]):
+            picker = ImagePicker(8)
+            for each in order:
+                picker.offer(each)
+            found = picker.picked()
+            assert found.label_kind == kind
+            assert (None if found.labels is None else found.labels.tolist()) == labels
+            assert found.annotations is not None
+            assert len(found.annotations) == 4
+            assert picker.ignored == 0
 
     def test_images_that_are_not_finite_are_left_out_and_counted(self) -> None:
         picker = ImagePicker(4)

@@ -1,7 +1,7 @@
 """Trainings as strangers write them: their batches, their modules, their losses, and what one line shows of each.
 
-The networks see colors by construction: channel k of their one convolution is the brightness of color k over the others.
-So it is known where the evidence lies: on the square of that color.
+The networks see colors by construction: channel k of their one convolution is the brightness of color k over the
+others. So it is known where the evidence lies: on the square of that color.
 """
 
 from __future__ import annotations
@@ -291,7 +291,8 @@ class HuggingFaceViT(Stranger):
 
         config = ViTConfig(
             hidden_size=12, num_hidden_layers=1, num_attention_heads=1, intermediate_size=12, image_size=SIDE,
-            patch_size=2, layer_norm_eps=10.0, id2label=dict(enumerate(COLORS)), label2id={name: at for at, name in enumerate(COLORS)},
+            patch_size=2, layer_norm_eps=10.0, id2label=dict(enumerate(COLORS)),
+            label2id={name: at for at, name in enumerate(COLORS)},
         )  # fmt: skip
         self.model = ViTForImageClassification(config)
         with torch.no_grad():

@@ -1,4 +1,4 @@
-"""One line, `CAMMonitor()`, in trainings as strangers write them: they go on as they were, and what is shown is right."""
+"""One line, `CAMMonitor()`, in strangers' trainings: they go on as they were, and what is shown is right."""
 
 from __future__ import annotations
 
