@@ -1,7 +1,8 @@
 """Write the pages, and parts of pages, that are made from lists in the code: `make pages`.
 
-docs/faults.md from tests/faults.py, docs/models.md from tests/model_zoo.py, and the table of the audit's scalars in
-docs/logged.md from cam_callbacks/audit/measures.py.
+docs/faults.md from tests/faults.py, docs/models.md from tests/model_zoo.py, the table of the audit's scalars in
+docs/logged.md from cam_callbacks/audit/measures.py, and that of projects in docs/tasks.md from
+tests/strangers/strangers.py.
 """
 
 from __future__ import annotations
@@ -12,10 +13,11 @@ from pathlib import Path
 
 from pages import ROOT, markdown_table
 
-sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "tests" / "strangers")]
 
 from faults import FAULTS, ON_TWO_RANKS, PASSES_THROUGH  # noqa: E402
 from model_zoo import METHODS, ZOO, Entry  # noqa: E402
+from strangers import PROJECTS  # noqa: E402
 
 from cam_callbacks.audit.measures import MEASURES, MeasureSpec  # noqa: E402
 
@@ -94,6 +96,17 @@ def logged(before: str) -> str:
         for spec in MEASURES.values()
     ]
     table = markdown_table(["tag", "what it is", "masks", "endings that it has", "source"], rows)
+    return _with_table(before, begin, table)
+
+
+def tasks(before: str) -> str:
+    """Return docs/tasks.md, with the table of strangers' projects made anew."""
+    rows = [[name, project.batch, project.returns, project.shown] for name, project in PROJECTS.items()]
+    table = markdown_table(["a project", "its batches", "its model returns", "what `CAMMonitor()` shows"], rows)
+    return _with_table(before, MADE.format("table", "tests/strangers/strangers.py"), table)
+
+
+def _with_table(before: str, begin: str, table: list[str]) -> str:
     head, rest = before.split(begin)
     return "\n".join([f"{head}{begin}", "", *table, "", END + rest.split(END)[1]])
 
@@ -108,6 +121,7 @@ GENERATED: dict[str, Callable[[str], str]] = {
     "docs/faults.md": faults,
     "docs/logged.md": logged,
     "docs/models.md": models,
+    "docs/tasks.md": tasks,
 }
 """The function that makes each page from what it holds now."""
 

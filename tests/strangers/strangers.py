@@ -54,14 +54,18 @@ def scene(index: int, dimensions: int = 2, squares: int = 1) -> Scene:
 class Scenes(Dataset[Any]):
     """Scenes, each in the form that the stranger's data set gives."""
 
-    def __init__(self, item: Callable[[Scene], Any], dimensions: int = 2, squares: int = 1) -> None:
-        self.item, self.dimensions, self.squares = item, dimensions, squares
+    def __init__(
+        self, item: Callable[[Scene], Any], dimensions: int = 2, squares: int = 1, only_red: bool = False
+    ) -> None:
+        self.item = item
+        indices = range(0, 3 * COUNT, 3) if only_red else range(COUNT)
+        self.scenes = [scene(index, dimensions, squares) for index in indices]
 
     def __len__(self) -> int:
         return COUNT
 
     def __getitem__(self, index: int) -> Any:
-        return self.item(scene(index, self.dimensions, self.squares))
+        return self.item(self.scenes[index])
 
 
 def sees_colors(conv: type[nn.Module], channels: int = 3, first: int = 0) -> nn.Sequential:
@@ -327,7 +331,8 @@ class Project:
         says: What CAMMonitor says, as regular expressions: all of it.
         evidence: Whether heatmaps are made, and the hottest pixel of each must lie on what is explained.
         audited: Whether there is a verdict.
-        loader: Makes the loader.
+        class_of_red: The class of red squares, which those of green and blue follow; None if all are one object.
+        collate: Makes batches of items; None as a loader does it.
         has_validation: Whether there is one.
     """
 
@@ -339,6 +344,7 @@ class Project:
     says: tuple[str, ...]
     evidence: bool = False
     audited: bool = False
+    class_of_red: int | None = 0
     collate: Callable[[list[Any]], Any] | None = None
     has_validation: bool = True
 
@@ -361,7 +367,6 @@ def _bands(image: Tensor) -> Tensor:
     return torch.cat([torch.zeros(1, SIDE, SIDE), image, torch.zeros(9, SIDE, SIDE)])
 
 
-_LAYER = r"CAMMonitor explains '[\w.]+'"
 _NO_AUDIT = r"No audit, which needs one class for each image$"
 
 PROJECTS = {
@@ -371,7 +376,7 @@ PROJECTS = {
         "the audit; no heatmaps, because no layer has positions",
         Digits,
         Scenes(lambda s: (s.image.mean(dim=0, keepdim=True), s.color)),
-        (r"single-label, 3 classes; explains the label", "shows no heatmaps: no layer of Digits has an output whose"),
+        ("shows no heatmaps: no layer of Digits has an output whose",),
         audited=True,
     ),
     "findings in X-rays": Project(
@@ -380,7 +385,7 @@ PROJECTS = {
         "of the true labels of each image the one with the highest score",
         Findings,
         Scenes(lambda s: {"image": s.image, "labels": _findings(s)}, squares=2),
-        (_LAYER, rf"multi-label, 14 classes; explains the label with the highest score of each image. {_NO_AUDIT}"),
+        (rf"multi-label, 14 classes; explains the label with the highest score of each image .*{_NO_AUDIT}",),
         evidence=True,
     ),
     "a segmentation of byte images": Project(
@@ -389,8 +394,9 @@ PROJECTS = {
         "the largest class of each image, over its pixels",
         SegmentsBytes,
         Scenes(lambda s: ((s.image.clamp(0, 1) * 255).byte(), s.pixels), squares=2),
-        (_LAYER, rf"segmentation, 4 classes; explains the class with the most pixels of each image, .*{_NO_AUDIT}"),
+        (rf"segmentation, 4 classes; explains the class with the most pixels of each image, .*{_NO_AUDIT}",),
         evidence=True,
+        class_of_red=1,
     ),
     "a segmentation of volumes": Project(
         "a dictionary of volumes, tensors of a subclass",
@@ -400,16 +406,18 @@ PROJECTS = {
         Scenes(
             lambda s: {"image": as_meta(s.image), "label": as_meta((s.pixels > 0).long().unsqueeze(0))}, dimensions=3
         ),
-        (_LAYER, rf"segmentation, 2 classes; explains the class with the most pixels .*{_NO_AUDIT}"),
+        (rf"segmentation, 2 classes; explains the class with the most pixels .*{_NO_AUDIT}",),
         evidence=True,
+        class_of_red=None,
     ),
     "a regression": Project(
         "a dictionary; a float for each image",
         "(N, 1), with `MSELoss`",
         "the number",
         CountsRed,
-        Scenes(lambda s: {"image": s.image, "target": s.image[:1].mean() * 30}),
-        (_LAYER, rf"regression, 1 number; explains the number. {_NO_AUDIT}"),
+        Scenes(lambda s: {"image": s.image, "target": s.image[:1].mean(dim=(1, 2)) * 30}, only_red=True),
+        (rf"regression, 1 number; explains the number by .*{_NO_AUDIT}",),
+        evidence=True,
     ),
     "an autoencoder": Project(
         "`(images, classes)`",
@@ -433,7 +441,7 @@ PROJECTS = {
         "nothing: there is no validation to look after",
         SimCLR,
         Scenes(lambda s: ((s.image, s.image.flip(-1)), s.color, "a.png")),
-        (),
+        ("looks after each validation, but this fit has none",),
         has_validation=False,
     ),
     "a detector": Project(
@@ -459,7 +467,11 @@ PROJECTS = {
         "the label of each image, over the first three bands; the audit",
         ThirteenBands,
         Scenes(lambda s: {"image": _bands(s.image), "label": s.color}),
-        (_LAYER, "single-label, 3 classes; explains the label of each image", "the images have 13 channels"),
+        (
+            "single-label, 3 classes; explains the label of each image",
+            "the images have 13 channels",
+            "nearly the plain mean",
+        ),
         evidence=True,
         audited=True,
     ),
@@ -469,7 +481,7 @@ PROJECTS = {
         "the label of each image, by its name; the audit",
         HuggingFaceViT,
         Scenes(lambda s: {"pixel_values": s.image, "labels": s.color}),
-        (_LAYER, "single-label, 3 classes; explains the label of each image"),
+        ("single-label, 3 classes; explains the label of each image", "nearly the plain mean"),
         evidence=True,
         audited=True,
     ),

@@ -10,7 +10,7 @@ import pytest
 import torch
 from lightning.pytorch import Trainer
 from lightning_runs import infos, quiet
-from strangers import PROJECTS, Project, scene
+from strangers import PROJECTS, Project
 from torch import Tensor
 
 from cam_callbacks import CAMMonitor
@@ -33,17 +33,15 @@ def squares(monitor: CAMMonitor, project: Project) -> Tensor:
     assert monitor.probes is not None
     assert monitor.explanation is not None
     found = []
-    scenes = [scene(index, project.data.dimensions, project.data.squares) for index in range(len(project.data))]
-    targets = monitor.explanation.targets
-    assert targets is not None
-    for image, target in zip(monitor.probes.images, targets.tolist(), strict=True):
+    explained = monitor.explanation.targets
+    for row, image in enumerate(monitor.probes.images):
         bands = image[1:4] if len(image) == 13 else image
         as_floats = bands / 255 if bands.dtype == torch.uint8 else bands
-        nearest = min(scenes, key=lambda each: float((each.image.clamp(0, 1) - as_floats).abs().max()))
-        if "segmentation" not in " ".join(project.says):
-            found.append(nearest.pixels == target + 1)
+        nearest = min(project.data.scenes, key=lambda each: float((each.image - as_floats).abs().max()))
+        if project.class_of_red is None or explained is None:
+            found.append(nearest.pixels > 0)
         else:
-            found.append((nearest.pixels > 0) if project.data.dimensions == 3 else nearest.pixels == target)
+            found.append(nearest.pixels == int(explained[row]) - project.class_of_red + 1)
     return torch.stack(found)
 
 
