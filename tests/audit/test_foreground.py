@@ -7,6 +7,8 @@ import pytest
 import torch
 
 from cam_callbacks.audit.foreground import can_estimate, estimate_masks
+from cam_callbacks.audit.observations import Observations
+from cam_callbacks.data.probes import ProbeSet
 
 cv2 = pytest.importorskip("cv2", reason="needs OpenCV: pip install opencv-python-headless")
 
@@ -29,6 +31,18 @@ def test_a_blob_on_a_textured_ground_is_found(side, channels):
 
 def test_flat_images_have_empty_masks():
     assert not estimate_masks(torch.stack([torch.zeros(3, 32, 32), torch.full((3, 32, 32), 0.7)])).any()
+
+
+def test_of_too_few_foregrounds_none_is_used():
+    """Those of a few images would stand for their class."""
+    found, _ = blob(32)
+    images = torch.cat([found[:1], torch.rand(1, 3, 1, 1).expand(7, 3, 32, 32)])
+    few = Observations(ProbeSet(images, torch.arange(8) % 2))
+    assert few.masks is None
+    assert [exchange.name for exchange in few.exchanges] == ["ring_gap"]
+    assert "found a foreground in only 1 of 8 images" in few.notes[0]
+    enough = Observations(ProbeSet(torch.cat([found[:1], found[:1], images[2:]]), torch.arange(8) % 2))
+    assert [exchange.name for exchange in enough.exchanges] == ["bg_gap", "recolor_gap"]
 
 
 @pytest.mark.parametrize("size", [(1, 1), (2, 2), (1, 5), (24, 2)], ids=str)

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torchvision.tv_tensors import BoundingBoxes
 
 from cam_callbacks.data.batches import Samples, describe, read_batch
 
@@ -67,6 +68,18 @@ def test_images_without_labels_are_found(batch: Any) -> None:
 def test_masks_of_two_values_are_found(masks: Tensor) -> None:
     assert_read(read_batch((IMAGES, LABELS, masks)), masks=MASKS)
     assert_read(read_batch({"img": IMAGES, "target": LABELS, "mask": masks}), masks=MASKS)
+
+
+@pytest.mark.parametrize("ignored", [255, -1, -100])
+@pytest.mark.parametrize("dtype", [torch.int64, torch.float32, torch.uint8])
+def test_what_is_ignored_in_a_mask_is_not_the_object(ignored: int, dtype: torch.dtype) -> None:
+    if dtype == torch.uint8 and ignored < 0:
+        ignored = 255
+    masks = MASKS.to(dtype)
+    masks[:, 0, :2] = ignored
+    expected = MASKS.clone()
+    expected[:, 0, :2] = False
+    assert_read(read_batch({"image": IMAGES, "label": LABELS, "mask": masks}), masks=expected)
 
 
 def test_masks_without_labels_are_found_in_a_mapping() -> None:
@@ -312,6 +325,22 @@ class TestBoxes:
             masks = with_boxes(given).masks
             assert masks is not None
             assert masks.flatten(1).sum(dim=1).tolist() == [12, 21]
+
+    @pytest.mark.parametrize(
+        ("name", "boxes"),
+        [
+            ("XYXY", [[4, 4, 7, 8], [0, 1, 8, 8]]),
+            ("XYWH", [[4, 4, 3, 4], [0, 1, 8, 7]]),
+            ("CXCYWH", [[5.5, 6, 3, 4], [4, 4.5, 8, 7]]),
+        ],
+    )
+    def test_boxes_that_say_their_format_are_read_in_it(self, name: str, boxes: list[list[float]]) -> None:
+        given = BoundingBoxes(torch.tensor(boxes, dtype=torch.float32), format=name, canvas_size=(8, 8))
+        masks = with_boxes(given).masks
+        assert masks is not None
+        assert masks.flatten(1).sum(dim=1).tolist() == [12, 56]
+        elsewhere = BoundingBoxes(torch.tensor(boxes, dtype=torch.float32), format=name, canvas_size=(16, 16))
+        assert "for images of size (16, 16)" in str(with_boxes(elsewhere).note)
 
     def test_four_numbers_an_image_in_a_tuple_are_not_boxes(self) -> None:
         assert read_batch((IMAGES, LABELS, torch.randn(3, 4))).masks is None

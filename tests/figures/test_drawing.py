@@ -53,6 +53,20 @@ def test_images_of_any_number_of_channels_are_shown(channels: int) -> None:
         assert np.array_equal(picture[..., 2], (images[0, 2] * 255).round().to(torch.uint8).numpy())
 
 
+@pytest.mark.parametrize("bands", [(3, 2, 1), (6,), [0, 0, 5]])
+def test_the_bands_that_are_wanted_are_shown(bands: Any) -> None:
+    images = torch.rand(1, 7, 4, 4)
+    (picture,) = to_pictures(images, ([0.0] * 7, [1.0] * 7), bands)
+    expected = (images[0, list(bands)] * 255).round().to(torch.uint8).expand(3, 4, 4)
+    assert np.array_equal(picture.transpose(2, 0, 1), expected.numpy())
+
+
+@pytest.mark.parametrize(("bands", "says"), [((7,), "the channels 0 to 6"), ((0, 1), "one channel"), ((-1,), "bands")])
+def test_bands_that_there_are_not_are_refused(bands: Any, says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        to_pictures(torch.rand(1, 7, 4, 4), None, bands)
+
+
 def test_images_outside_of_display_range_are_scaled_each_to_its_own_range() -> None:
     images = torch.stack([torch.linspace(-3, 5, 48).view(3, 4, 4), torch.linspace(100, 200, 48).view(3, 4, 4)])
     for picture in to_pictures(images, None):
