@@ -15,7 +15,7 @@ from lightning_runs import ChangedSquares, Squares, TinyModule, fit, infos, load
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Sampler, TensorDataset
 
-from cam_callbacks import Audit, CAMMonitor, GradCAM, ScoreCAM
+from cam_callbacks import Audit, CAMMonitor, GradCAM, ProbeSet, ScoreCAM
 
 
 class TakesAnyBatch(TinyModule):
@@ -325,3 +325,37 @@ class HasUnused(TakesAnyBatch):
 def test_weights_that_are_not_made_yet_are_left_alone(tmp_path: Path) -> None:
     fit(tmp_path, CAMMonitor(audit=None), HasUnused())
     assert looks(tmp_path) == 1
+
+
+class NeedsAge(TinyModule):
+    """Takes a number with each image, which decides the answer."""
+
+    def forward(self, images: Tensor, ages: Tensor) -> Tensor:
+        return super().forward(images) * ages.view(-1, 1)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        return self.loss(self(batch[0], batch[1].float()), batch[1])
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self.log("val_loss", 0.0, batch_size=1)
+
+
+@pytest.mark.parametrize("explain", ["label", "both"])
+def test_a_forward_fn_is_told_which_probes_it_gets(tmp_path: Path, explain: Any) -> None:
+    """Also where chunks are smaller than the probes, and where only the mistakes are explained again."""
+    squares = Squares(6, seed=1)
+    ages = torch.tensor([-1.0, 0.5, 2.0, -3.0, 1.5, 4.0])
+
+    def of_probe(module: Any, images: Tensor, rows: Tensor) -> Tensor:
+        return module(images, ages.to(images)[rows])
+
+    probes = ProbeSet(squares.images, squares.labels)
+    module = NeedsAge()
+    monitor = CAMMonitor(probes=probes, method=GradCAM(batch_size=4), forward_fn=of_probe, explain=explain, audit=None)
+    fit(tmp_path, monitor, module)
+    explanation = monitor.explanation
+    assert explanation is not None
+    assert explanation.logits is not None
+    with torch.no_grad():
+        expected = module.eval()(squares.images, ages)
+    assert torch.allclose(explanation.logits, expected, atol=1e-5)
