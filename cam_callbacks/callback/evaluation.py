@@ -15,7 +15,7 @@ from torch.nn.parameter import is_lazy
 from cam_callbacks._warnings import warn_user
 from cam_callbacks.audit.result import Verdict
 from cam_callbacks.callback import trainer as of_trainer
-from cam_callbacks.callback.audit_stage import AuditStage
+from cam_callbacks.callback.audit_stage import MOST_PASSES, AuditStage
 from cam_callbacks.callback.heatmap_stage import HeatmapStage
 from cam_callbacks.callback.loggers import Media
 from cam_callbacks.callback.progress_bar import progress_in_bar
@@ -24,6 +24,7 @@ from cam_callbacks.callback.trainer import Misconfiguration
 from cam_callbacks.data.batches import Samples
 from cam_callbacks.data.given import GivenBatch
 from cam_callbacks.data.probes import ProbeSet
+from cam_callbacks.explain import progress
 from cam_callbacks.explain.isolation import isolated, random_state_kept
 from cam_callbacks.explain.runner import Runner
 from cam_callbacks.explain.sharding import device_mesh
@@ -136,6 +137,8 @@ class Evaluation(Stage):
         snapshot, audit = None, None
         media: Media = {}
         with progress_in_bar(self.trainer):
+            if self.memory.audit_images is not None:
+                progress.reserve(MOST_PASSES * len(self.rows_of_rank(len(self.memory.audit_images))))
             if not self.memory.are_heatmaps_off:
                 explained = self._attempt(Part.HEATMAPS, self._explain, probes)
                 if explained is not None:

@@ -66,6 +66,12 @@ class WatchedImages:
         """Whether an image was picked from the batches of this evaluation."""
         return self._picker is not None and not self._picker.is_empty
 
+    def __len__(self) -> int:
+        """Return how many there are now, or would be picked now."""
+        if self._picker is not None:
+            return len(self._picker)
+        return 0 if self.images is None else len(self.images)
+
     @property
     def ignored(self) -> int:
         """How many images were left out of the choice: not finite, or unlike most."""

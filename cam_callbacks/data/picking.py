@@ -83,6 +83,10 @@ class ImagePicker:
         """How many images were left out."""
         return self.left_out.total()
 
+    def __len__(self) -> int:
+        """Return how many images would be picked now."""
+        return 0 if self._most is None else sum(self._most.sizes().values())
+
     @property
     def is_empty(self) -> bool:
         """Whether no image has been kept."""

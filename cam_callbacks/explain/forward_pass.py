@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from cam_callbacks.explain import layers
+from cam_callbacks.explain import layers, progress
 from cam_callbacks.explain.axes import AxisTracker, tracked
 from cam_callbacks.explain.layers import ReadLayer
 from cam_callbacks.explain.layouts import Layout
@@ -78,6 +78,7 @@ def record(
         score: Which score of a class is explained.
         gradients: Whether to take the gradients of the explained scores.
     """
+    progress.expect(len(runner.images))
     parts: list[_Part] = []
     read: list[ReadLayer] = []  # found with the first chunk
     runner.in_chunks(
@@ -126,6 +127,7 @@ def _record(
         with layers.recorded(modules, gradients):  # a checkpoint runs its part of the model again, and compares
             by_layer = _gradients(target_scores, outputs) if gradients else []
 
+    progress.advance(len(images))
     return _Part(
         activations=[agreed(layer.to_maps(each.detach()).float()) for layer, each in zip(read, outputs, strict=True)],
         weights=[

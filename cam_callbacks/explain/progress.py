@@ -18,6 +18,7 @@ class _Tally:
         self.show = show
         self.done = 0
         self.total = 0
+        self.reserved = 0  # of the total, for work that nobody has expected yet
 
 
 _CURRENT: ContextVar[_Tally | None] = ContextVar("progress", default=None)
@@ -33,11 +34,21 @@ def shown(show: Show) -> Iterator[None]:
         _CURRENT.reset(token)
 
 
-def expect(count: int) -> None:
-    """Add `count` units of work to the total."""
+def reserve(count: int) -> None:
+    """Add `count` units to the total for work that comes later, so that the total does not jump when it begins."""
     tally = _CURRENT.get()
     if tally is not None:
         tally.total += count
+        tally.reserved += count
+
+
+def expect(count: int) -> None:
+    """Add `count` units of work to the total, unless they are in what was reserved."""
+    tally = _CURRENT.get()
+    if tally is not None:
+        covered = min(count, tally.reserved)
+        tally.reserved -= covered
+        tally.total += count - covered
 
 
 def advance(count: int) -> None:

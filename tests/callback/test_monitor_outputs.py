@@ -177,14 +177,14 @@ def with_bar(folder: Path, package: Any, bar: Any) -> None:
 def test_the_tqdm_bar_tells_how_far_it_is(tmp_path: Path, package: Any, capfd: pytest.CaptureFixture[str]) -> None:
     with_bar(tmp_path, package, package.callbacks.TQDMProgressBar())
     shown = "".join(capfd.readouterr())
-    assert re.search(r"CAMMonitor 32 of \d+ passes", shown)
+    assert re.search(r"CAMMonitor 44 of \d+ passes", shown)
     assert "Validation DataLoader 0: 100%" in shown.split("CAMMonitor")[-1]  # the bar's own text is put back
 
 
 def test_the_rich_bar_tells_how_far_it_is(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("rich")
     with_bar(tmp_path, lightning.pytorch, RichProgressBar(console_kwargs={"force_terminal": True, "width": 200}))
-    assert re.search(r"CAMMonitor 32 of \d+ passes", "".join(capfd.readouterr()))
+    assert re.search(r"CAMMonitor 44 of \d+ passes", "".join(capfd.readouterr()))
 
 
 class Counter(ProgressBar):
@@ -204,7 +204,7 @@ def test_a_bar_of_another_kind_is_left_alone(tmp_path: Path, capfd: pytest.Captu
     assert looks(tmp_path) == 1
     shown = "".join(capfd.readouterr())
     assert shown.count("validated") == 5  # two batches of the sanity check, three of the validation
-    assert "CAMMonitor 32 of" not in shown
+    assert "CAMMonitor 44 of" not in shown
 
 
 class Breaks(TQDMProgressBar):
@@ -238,7 +238,7 @@ def test_a_bar_that_raises_costs_neither_the_look_nor_the_run(tmp_path: Path) ->
 def test_without_a_visible_bar_nothing_is_printed(tmp_path: Path, bar: bool, capfd: pytest.CaptureFixture[str]) -> None:
     callbacks = [CAMMonitor(num_probes=12), *([TQDMProgressBar(refresh_rate=0)] if bar else [])]
     fit(tmp_path, callbacks, enable_progress_bar=bar)
-    assert "CAMMonitor 32 of" not in "".join(capfd.readouterr())
+    assert "CAMMonitor 44 of" not in "".join(capfd.readouterr())
 
 
 def test_the_bar_is_put_back_where_the_look_fails(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -256,8 +256,8 @@ def test_the_bar_is_put_back_where_the_look_fails(tmp_path: Path, capfd: pytest.
         fit(tmp_path, [monitor, TQDMProgressBar()], enable_progress_bar=True)
     shown = "".join(capfd.readouterr())
     assert len(said) == 1
-    assert re.search(r"CAMMonitor 32 of \d+ passes", shown)
-    assert "Validation DataLoader 0: 100%" in shown.split("CAMMonitor 32 of ")[-1]
+    assert re.search(r"CAMMonitor 44 of \d+ passes", shown)
+    assert "Validation DataLoader 0: 100%" in shown.split("CAMMonitor 44 of ")[-1]
 
 
 def test_in_test_the_bar_of_the_test_is_used(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -265,5 +265,5 @@ def test_in_test_the_bar_of_the_test_is_used(tmp_path: Path, capfd: pytest.Captu
         callbacks=[CAMMonitor(num_probes=12), TQDMProgressBar()], **quiet(tmp_path, enable_progress_bar=True)
     )
     trainer.test(TinyModule(), loader(Squares(12)), verbose=False)
-    assert re.search(r"CAMMonitor 32 of \d+ passes", "".join(capfd.readouterr()))
+    assert re.search(r"CAMMonitor 44 of \d+ passes", "".join(capfd.readouterr()))
     assert scalars(tmp_path)["cam_test/skipped"][0][1] == 0

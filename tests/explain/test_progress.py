@@ -1,8 +1,12 @@
 """Progress reaches whoever watches, wherever the work is done."""
 
 import pytest
+import torch
+from torch import nn
 
+from cam_callbacks import CAM, GradCAM
 from cam_callbacks.explain import progress
+from cam_callbacks.explain.method import Method
 
 
 def work() -> None:
@@ -37,6 +41,23 @@ def test_never_exceeds_its_total(seen: list[tuple[int, int]]) -> None:
         progress.expect(1)
         progress.advance(3)
     assert seen == [(2, 2), (5, 5)]
+
+
+def test_what_was_reserved_is_in_the_total_from_the_beginning(seen: list[tuple[int, int]]) -> None:
+    with progress.shown(lambda *counts: seen.append(counts)):
+        progress.reserve(7)
+        work()
+        work()
+        work()
+    assert seen == [(2, 7), (5, 7), (7, 10), (10, 10), (12, 15), (15, 15)]
+
+
+@pytest.mark.parametrize("method", [GradCAM(batch_size=2), CAM(batch_size=2)])
+def test_passes_over_unmasked_images_are_counted(seen: list[tuple[int, int]], method: Method) -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3))
+    with progress.shown(lambda *counts: seen.append(counts)):
+        method(model, torch.rand(5, 3, 8, 8))
+    assert seen == [(2, 5), (4, 5), (5, 5)]
 
 
 def test_is_not_shown_again_where_nothing_was_done(seen: list[tuple[int, int]]) -> None:
