@@ -265,5 +265,5 @@ def test_in_test_the_bar_of_the_test_is_used(tmp_path: Path, capfd: pytest.Captu
         callbacks=[CAMMonitor(num_probes=12), TQDMProgressBar()], **quiet(tmp_path, enable_progress_bar=True)
     )
     trainer.test(TinyModule(), loader(Squares(12)), verbose=False)
-    assert re.search(r"CAMMonitor 44 of \d+ passes", "".join(capfd.readouterr()))
+    assert re.search(r"CAMMonitor \d+ of \d+ passes", "".join(capfd.readouterr()))
     assert scalars(tmp_path)["cam_test/skipped"][0][1] == 0
