@@ -14,6 +14,7 @@ from cam_callbacks.explain.forward_pass import ForwardPass
 from cam_callbacks.explain.hooks import hooked
 from cam_callbacks.explain.method import Method
 from cam_callbacks.explain.network import Network, TargetLayer
+from cam_callbacks.explain.score_readers import ClassScoreReader
 from cam_callbacks.explain.sharding import full_tensor
 from cam_callbacks.explain.targets import RegressionTarget, Targets
 
@@ -62,7 +63,8 @@ class CAM(Method):
         layer = network.choose_layer(class_map=True) if target_layer is None else target_layer
         forward_pass = network.forward_pass(layer, targets, "logit")
         reader = forward_pass.reader
-        if reader.classes is None and not all(isinstance(each, RegressionTarget) for each in _as_list(targets)):
+        is_of_numbers = all(isinstance(each, RegressionTarget) for each in _as_list(targets))
+        if not (isinstance(reader, ClassScoreReader) or is_of_numbers):
             raise ValueError(
                 "CAM explains classes and RegressionTarget, the outputs of the last layer; not targets="
                 f"{reader.score}. {_INSTEAD}"

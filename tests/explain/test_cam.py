@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torchvision import models
 
-from cam_callbacks import CAM, GradCAM, RegressionTarget
+from cam_callbacks import CAM, GradCAM, RegressionTarget, SegmentationTarget
 
 
 @pytest.fixture
@@ -146,3 +146,10 @@ def test_a_callable_is_refused(small_cnn, images):
 
     with pytest.raises(ValueError, match=r"CAM explains classes and RegressionTarget.*; not targets=sum_of"):
         CAM()(small_cnn(), images, "features", sum_of)
+
+
+def test_a_region_of_a_segmentation_is_refused(images):
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 3, 1))
+    for targets in (SegmentationTarget(1), [SegmentationTarget(1)] * len(images)):
+        with pytest.raises(ValueError, match="CAM explains classes and RegressionTarget"):
+            CAM()(model, images, "1", targets)
