@@ -184,8 +184,8 @@ def history_picture(
         overlays = [overlay(image, maps[index], style) for maps in heatmaps]
         names = [] if probes.labels is None else [shown_name(probes.class_names, int(probes.labels[index]))]
         cells.append(Cell([image, *overlays], [Line(f"true: {name}", MUTED) for name in names], headings))
-    about = filter(None, [f"Maps by {unit}", coarse_note(looks[-1].layer_maps.shape[1:])])
-    return grid(cells, size=_SIDE_IN_HISTORY[len(size)], title=[Line("; ".join(about), MUTED)])
+    about = filter(None, [coarse_note(looks[-1].layer_maps.shape[1:]), f"Maps by {unit}"])
+    return grid(cells, size=_SIDE_IN_HISTORY[len(size)], title=[Line(text, MUTED) for text in about])
 
 
 def class_mean_picture(probes: ProbeSet, explanation: Explanation, heatmaps: Tensor, style: OverlayStyle) -> Picture:

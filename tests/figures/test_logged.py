@@ -100,12 +100,9 @@ def test_coarse_maps_have_a_line_above_that_says_so() -> None:
         assert draw(coarse).shape[0] > draw(explanation()).shape[0]
         assert draw(coarse).shape[1] == draw(explanation()).shape[1]
     fine, rough = (
-        history_picture(probes(), [PastMaps(0, 0, made.layer_maps)] * 4, "blend", None)
-        for made in (explanation(), coarse)
+        history_picture(probes(), [PastMaps(0, 0, made.layer_maps)], "blend", None) for made in (explanation(), coarse)
     )
-    assert fine.shape == rough.shape  # it stands behind the title
-    title = 20
-    assert not np.array_equal(fine[:title], rough[:title])
+    assert rough.shape[0] > fine.shape[0]
 
 
 def test_a_model_of_many_or_of_two_classes_is_drawn() -> None:
