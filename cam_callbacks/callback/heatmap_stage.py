@@ -72,9 +72,7 @@ class HeatmapStage(Stage):
         except StepFailedError as failed:
             raise self._diagnosed(failed, probes) from failed
         if self.memory.layer is None:
-            self.memory.layer = layer
-            why = "" if reason is None else f", {reason}"  # a method of the user's own may choose by itself
-            self.notices.inform_once(f"CAMMonitor explains {layer!r}{why}; target_layer overrides it")
+            self.memory.layer, self.memory.reason_for_layer = layer, reason
 
     def explain(self, probes: ProbeSet) -> Snapshot:
         """Explain the probes; ranks that can split the work do so.
@@ -95,11 +93,13 @@ class HeatmapStage(Stage):
         try:
             self.memory.method = self.agreed(self._broadcast_method, self.agreed(self._method_for, probes))
             share = self.agreed(self._explain_share, probes)
-            return self.agreed(self._join, probes, share)
+            snapshot = self.agreed(self._join, probes, share)
         except StepFailedError as failed:
             if self.memory.snapshot is not None:
                 raise
             raise self._diagnosed(failed, probes) from failed
+        self._say_what_is_explained(snapshot)
+        return snapshot
 
     def log(self, snapshot: Snapshot) -> Media:
         """Log the numbers, remember the maps, and return the pictures by name: on the first rank, else none.
@@ -184,9 +184,25 @@ class HeatmapStage(Stage):
             return
         if isinstance(found, Task):
             self.memory.task = found
-            self.notices.inform_once(f"CAMMonitor: {found.describe(explain, self.settings.audit is not None)}")
         elif explain in ("label", "both"):
             raise StepFailedError(found)
+
+    def _say_what_is_explained(self, snapshot: Snapshot) -> None:
+        """Say once what was found out rather than stated: the task, and the layer."""
+        task, settings, reason = self.memory.task, self.settings, self.memory.reason_for_layer
+        is_layer_found = settings.target_layer is None
+        if task is None and not is_layer_found:
+            return
+        explain = settings.explain
+        said = f"explains {snapshot.explanation.score_kind}"
+        if task is not None and not callable(explain):
+            said = task.describe(explain)
+        if is_layer_found:
+            layer = snapshot.explanation.target_layer
+            said += f" by {layer!r}{f', {reason}' if reason else ''} (target_layer overrides it)"
+        if task is not None and task.kind != "single-label" and settings.audit is not None:
+            said += ". No audit, which needs one class for each image"
+        self.notices.inform_once(f"CAMMonitor: {said}")
 
     def _recognized(self, probes: ProbeSet) -> Task | NotUnderstoodError:
         method = self.settings.method

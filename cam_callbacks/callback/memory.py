@@ -23,6 +23,7 @@ class Memory:
 
     Attributes:
         layer: The layer that is explained; None until it is chosen.
+        reason_for_layer: Why it was chosen, in words; None if it is known from elsewhere.
         method: The user's method; from the first look on, with what the model's outputs were taken for.
         task: What the model is trained to answer; None until it is recognized, or where a callable is explained.
         unread: The folder or data set of the probes, until they are read.
@@ -41,6 +42,7 @@ class Memory:
         given = settings.probes
         self._settings = settings
         self.layer: str | Sequence[str] | None = settings.target_layer
+        self.reason_for_layer: str | None = None
         self.method: Method = settings.method
         self.unread: ProbeSource | None = None if isinstance(given, ProbeSet) else given
         self.probes = WatchedImages(

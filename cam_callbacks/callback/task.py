@@ -54,21 +54,19 @@ class Task:
     multi_label: bool = False
     size: tuple[int, ...] = ()
 
-    def describe(self, wanted: Wanted | int, audits: bool) -> str:
-        """Say what the task is, what is explained, and that there is no audit where one is wanted."""
+    def describe(self, wanted: Wanted | int) -> str:
+        """Say what the task is, and what is explained."""
         unit = "classes" if self.kind != "regression" else "number" if self.outputs == 1 else "numbers"
-        said = f"{self.kind}, {self.outputs} {unit}; explains {self._explained(wanted)}"
-        is_left_out = audits and self.kind != "single-label"
-        return f"{said}. No audit, which needs one class for each image" if is_left_out else said
+        return f"{self.kind}, {self.outputs} {unit}; explains {self._explained(wanted)}"
 
     def _explained(self, wanted: Wanted | int) -> str:
         if isinstance(wanted, int):
             return f"class {wanted}"
         if self.kind == "regression":
-            return "the number" if self.outputs == 1 else "the first; RegressionTarget(index) explains another"
+            return "the number" if self.outputs == 1 else "the first (RegressionTarget(index) another)"
         if self.kind == "segmentation":
             pixels = "predicted pixels" if wanted == "prediction" else "pixels"
-            return f"the class with the most {pixels} of each image, 0 only where there is no other"
+            return f"the class with the most {pixels} of each image (0 only where there is no other)"
         if self.kind == "no labels" or wanted == "prediction":
             return "the predicted class of each image"
         if self.kind == "multi-label":

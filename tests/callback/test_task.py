@@ -142,17 +142,17 @@ CASES: dict[str, tuple[Answers, Any, str]] = {
     "multi-label": (
         Answers(lambda features, scores: scores, nn.BCEWithLogitsLoss()),
         several,
-        "multi-label, 3 classes; explains the label with the highest score of each image. No audit",
+        "multi-label, 3 classes; explains the label with the highest score of each image by 'features', ",
     ),
     "segmentation": (
         Answers(lambda features, scores: features[:, :3]),
         lambda image, label: (image, (image[0] > 0.5).long() * (label + 1)),
-        "segmentation, 3 classes; explains the class with the most pixels of each image, 0 only where",
+        "segmentation, 3 classes; explains the class with the most pixels of each image (0 only where",
     ),
     "regression": (
         Answers(lambda features, scores: scores[:, 0]),
         lambda image, label: (image, image.mean()),
-        "regression, 1 number; explains the number. No audit",
+        "regression, 1 number; explains the number by 'features', ",
     ),
 }
 
@@ -165,7 +165,9 @@ def test_a_run_says_its_task_once_and_explains_it(tmp_path: Path, name: str, san
     data = loader(ChangedSquares(item))
     with infos() as told, own_warnings() as warned:
         fit(tmp_path, monitor, module, data, data, max_epochs=2, num_sanity_val_steps=sanity_steps)
-    assert len([text for text in told if f"CAMMonitor: {says}" in text]) == 1
+    (line,) = [text for text in told if "CAMMonitor" in text]
+    assert line.startswith(f"CAMMonitor: {says}")
+    assert line.endswith(". No audit, which needs one class for each image")
     assert not warned
     explanation = monitor.explanation
     assert explanation is not None

@@ -103,7 +103,7 @@ PROJECTS = {
         "the largest class of each image, over its pixels",
         SegmentsBytes,
         Scenes(lambda s: ((s.image.clamp(0, 1) * 255).byte(), s.pixels), squares=2),
-        (rf"segmentation, 4 classes; explains the class with the most pixels of each image, .*{_NO_AUDIT}",),
+        (rf"segmentation, 4 classes; explains the class with the most pixels of each image .*{_NO_AUDIT}",),
         evidence=True,
         class_of_red=1,
     ),
