@@ -120,6 +120,7 @@ def choose(
     class_map: bool = False,
     agreed: Callable[[Tensor], Tensor] = lambda values: values,
     read: Callable[[Any], Tensor] = class_columns,
+    gradients: bool = False,
 ) -> Choice:
     """Choose a layer by running `forward` on one image: the last that the answer is read from and whose map says where.
 
@@ -147,6 +148,8 @@ def choose(
             chosen, however few these are, and it may be a class map.
         agreed: Gives all ranks the values of the first.
         read: Reads the scores (N, classes, *spatial) out of what `forward` returns.
+        gradients: Whether the gradient at the layer is needed: then a layer before the last has to have one, which it
+            has not inside a part that runs without gradients, such as a frozen one.
 
     Raises:
         ValueError: No layer has spatial output, or that of a late one is not understood.
@@ -171,25 +174,29 @@ def choose(
         )
     if class_map:
         return Choice(_name(known[-1], trace), "the last layer with positions, which the weights of CAM belong to")
-    chosen = _finest_needed(known, trace)
+    chosen = _finest_needed(known, trace, gradients)
     least = " x ".join([str(_MIN_SIDE)] * (images.ndim - 2))
-    reason = f"the last layer with at least {least} positions" if chosen.says_where else "the finest layer"
-    return Choice(_name(chosen, trace), reason)
+    if chosen.says_where:
+        return Choice(_name(chosen, trace), f"the last layer with at least {least} positions")
+    return Choice(_name(chosen, trace), f"the finest layer that fits: none has {least} positions")
 
 
-def _finest_needed(calls: Sequence[_Call], trace: _Trace) -> _Call:
+def _finest_needed(calls: Sequence[_Call], trace: _Trace, gradients: bool) -> _Call:
     """Return the last call whose map says where, or else the last of the finest, on the only way to the last of all."""
     last = calls[-1]
     latest_first = sorted(calls, key=lambda call: call.place, reverse=True)
     finest_first = sorted(latest_first, key=lambda call: call.positions, reverse=True)
     wanted = [*(call for call in latest_first if call.says_where), *finest_first]
-    return next(call for call in wanted if call is last or _is_only_way(call, last, trace))
+    return next(call for call in wanted if call is last or _leads_to(call, last, trace, gradients))
 
 
-def _is_only_way(call: _Call, last: _Call, trace: _Trace) -> bool:
-    """Whether all of the image passes through a call on its way to the last; True if there are no gradients to say."""
+def _leads_to(call: _Call, last: _Call, trace: _Trace, gradients: bool) -> bool:
+    """Whether all of the image passes through a call on its way to the last.
+
+    Where there are no gradients that say so, a call will do unless gradients are needed.
+    """
     if call.edge is None or last.edge is None or trace.source is None:
-        return True
+        return not gradients
     return is_only_way(call.edge, last.edge, trace.source)
 
 

@@ -47,14 +47,15 @@ class Network(Runner):
         self.in_chunks(len(self.images), read)
         return ClassScores(*map(torch.cat, zip(*parts, strict=True)))
 
-    def choose_layer(self, class_map: bool = False) -> str:
+    def choose_layer(self, class_map: bool = False, gradients: bool = False) -> str:
         """Return the name of the layer that is explained if the user names none.
 
         Args:
             class_map: Whether it belongs to the last linear layer, as in `cam_callbacks.explain.layer_choice.choose`.
+            gradients: Whether the gradient at the layer is needed.
         """
         self.choice = layer_choice.choose(
-            self.model, self.images, self.try_run, class_map, self.ranks.agreed, self.outputs.columns
+            self.model, self.images, self.try_run, class_map, self.ranks.agreed, self.outputs.columns, gradients
         )
         return self.choice.name
 
@@ -76,11 +77,11 @@ class Network(Runner):
                 gradient.
         """
         request = TargetRequest(targets, len(self.images))
-        return forward_pass.record(self, self._layer_names(target_layer), request, score, gradients)
+        return forward_pass.record(self, self._layer_names(target_layer, gradients), request, score, gradients)
 
-    def _layer_names(self, target_layer: TargetLayer) -> list[str]:
+    def _layer_names(self, target_layer: TargetLayer, gradients: bool) -> list[str]:
         if target_layer is None:
-            return [self.choose_layer()]
+            return [self.choose_layer(gradients=gradients)]
         if not is_list(target_layer):
             return [layers.layer_name(self.model, target_layer)]
         if not target_layer:

@@ -85,7 +85,7 @@ class TestRule:
 
     def test_where_none_has_enough_the_last_of_the_finest_is_taken(self, small_cnn):
         assert chosen(small_cnn(), 8, 8) == ("features.2", (4, 4))
-        assert choice(small_cnn(), 8, 8).reason == "the finest layer"
+        assert choice(small_cnn(), 8, 8).reason == "the finest layer that fits: none has 6 x 6 positions"
 
     @pytest.mark.parametrize(("dimensions", "least"), [(1, "6"), (2, "6 x 6"), (3, "6 x 6 x 6")])
     def test_the_reason_is_said(self, small_cnn, dimensions, least):
@@ -145,17 +145,20 @@ class TestWays:
 
         assert chosen(SharesItsReLU(), 24, 24) == ("relu[1]", (6, 6))
 
-    def test_a_model_without_gradients_has_its_last_layer_of_enough_positions(self, small_cnn):
-        class NoGradients(nn.Module):
+    def test_inside_a_part_without_gradients_none_is_taken_for_grad_cam(self, small_cnn):
+        class Frozen(nn.Module):
             def __init__(self):
                 super().__init__()
-                self.network = small_cnn()
+                self.features, self.head = small_cnn().features, small_cnn().head
 
-            @torch.no_grad()
             def forward(self, images):
-                return self.network(images)
+                with torch.no_grad():
+                    maps = self.features(images)
+                return self.head(maps.mean(dim=(2, 3)))
 
-        assert choice(NoGradients(), 16, 16).name == "network.features.2"
+        network, images = Frozen().eval(), torch.randn(1, 3, 16, 16)
+        assert GradCAM()(network, images).target_layer == "features"
+        assert ScoreCAM()(network, images).target_layer == "features.2"
 
     def test_positions_that_nothing_tells_are_probed_until_they_are_enough(self):
         class Rearranged(nn.Module):
