@@ -8,6 +8,7 @@ from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
 from functools import partial
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -144,7 +145,7 @@ class _Lockstep:
     """
 
     def __init__(self, model: nn.Module, meshes: list[DeviceMesh]) -> None:
-        self._shards: list[Any] = [part for part in model.modules() if is_kind(part, "FSDPModule")]
+        self._shards = _shards(model)
         self._parts = list(dict.fromkeys([model, *self._shards]))
         self._groups = _groups(meshes)
         self._device = meshes[0].device_type
@@ -240,11 +241,37 @@ def _meet(*what: object) -> None:
         lockstep.meet(*what)
 
 
+_KNOWN: WeakKeyDictionary[nn.Module, list[DeviceMesh]] = WeakKeyDictionary()
+
+
 def _meshes(model: nn.Module) -> list[DeviceMesh]:
-    """Return all groups of ranks across which weights of a model are sharded."""
+    """Return all groups of ranks across which weights of a model are sharded.
+
+    After a forward its weights may still be gathered, and look like those of any other model. So what was found once is
+    remembered, and what is not known yet is asked of the shards.
+    """
     if not torch.distributed.is_available() or not torch.distributed.is_initialized():
         return []
+    if model not in _KNOWN:
+        found = _visible_meshes(model)
+        shards = _shards(model)
+        if shards and not found:
+            for part in shards:
+                part.reshard()
+            found = _visible_meshes(model)
+        if not found:
+            return []
+        _KNOWN[model] = found
+    return _KNOWN[model]
+
+
+def _visible_meshes(model: nn.Module) -> list[DeviceMesh]:
     return list(dict.fromkeys(part.device_mesh for part in model.parameters() if isinstance(part, DTensor)))
+
+
+def _shards(model: nn.Module) -> list[Any]:
+    """Return the parts of a model that were given to `fully_shard`."""
+    return [part for part in model.modules() if is_kind(part, "FSDPModule")]
 
 
 def _groups(meshes: list[DeviceMesh]) -> list[ProcessGroup]:

@@ -13,7 +13,7 @@ import sys, warnings
 from datetime import timedelta
 from pathlib import Path
 import torch
-from lightning.pytorch import Trainer, seed_everything
+from lightning.pytorch import Callback, Trainer, seed_everything
 from lightning.pytorch.strategies import ModelParallelStrategy
 from torch.distributed.fsdp import fully_shard
 from fault_makers import Watches, in_epoch_1
@@ -36,17 +36,16 @@ class FailsToGoBack(torch.autograd.Function):
 
 
 class Sharded(TinyModule):
-    "Three parts are sharded, and the whole; between the first two it may fail, in looks only."
+    "Three parts are sharded, and the whole, unless said otherwise; after the first it may fail, in looks only."
     is_step = False
 
-    def __init__(self, fails=None, fails_to_go_back=None):
+    def __init__(self, fails=None, fails_to_go_back=None, parts=("features.0", "features.3", "head", "")):
         super().__init__()
-        self.fails, self.fails_to_go_back = fails, fails_to_go_back
+        self.fails, self.fails_to_go_back, self.parts = fails, fails_to_go_back, parts
 
     def configure_model(self):
-        for part in (self.features[0], self.features[3], self.head):
-            fully_shard(part, mesh=self.device_mesh["data_parallel"])
-        fully_shard(self, mesh=self.device_mesh["data_parallel"])
+        for name in self.parts:
+            fully_shard(self.get_submodule(name), mesh=self.device_mesh["data_parallel"])
 
     def forward(self, images):
         maps = self.features[:3](images)
@@ -110,7 +109,17 @@ def for_more_than(count):
     return forward
 
 
+def hooks_of(module):
+    return [(len(each._forward_hooks), len(each._forward_pre_hooks)) for each in module.modules()]
+
+
+class HooksAtStart(Callback):
+    def on_fit_start(self, trainer, module):
+        self.hooks = hooks_of(module)
+
+
 reports = {}
+PARTS = ["features.0", "features.1", "features.3", "head"]
 
 
 def run(name, monitor=None, module=None, **options):
@@ -123,14 +132,14 @@ def run(name, monitor=None, module=None, **options):
     settings = {"max_epochs": 3, "strategy": strategy, "devices": 2, "num_sanity_val_steps": 1} | options
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        callbacks = [] if monitor is None else [monitor, *watches]
+        callbacks = [start := HooksAtStart(), *([] if monitor is None else [monitor, *watches])]
         trainer = Trainer(callbacks=callbacks, **quiet(folder / name, **settings))
         trainer.fit(module, loader(Squares(8)), loader(Squares(8, seed=1)))
     reports[name] = {
         "epochs": trainer.current_epoch,
         "weights": [full_tensor(each) for each in module.parameters()],
         "gradients": [each.grad is not None for each in module.parameters()],
-        "hooks": [(len(each._forward_hooks), len(each._forward_pre_hooks)) for each in module.modules()],
+        "hooks_stay": hooks_of(module) == start.hooks,
         "looks": watches[0].looks if watches else [],
         "audits": watches[0].audits if watches else [],
         "said": [str(each.message) for each in caught if str(each.message).startswith("CAMMonitor")],
@@ -152,6 +161,12 @@ RUNS = {
     "inside the model, on both": lambda: {"monitor": monitor(), "module": Sharded(fails=in_look)},
     "backward": lambda: {"monitor": monitor(method=GradCAM()), "module": Sharded(fails_to_go_back=on_one)},
     "backward, on both": lambda: {"monitor": monitor(method=GradCAM()), "module": Sharded(fails_to_go_back=in_look)},
+    "backward, only the parts sharded": lambda: {
+        "monitor": monitor(method=GradCAM()), "module": Sharded(fails_to_go_back=on_one, parts=PARTS)
+    },
+    "backward, only the whole sharded": lambda: {
+        "monitor": monitor(method=GradCAM()), "module": Sharded(fails_to_go_back=on_one, parts=[""])
+    },
     "audit": lambda: {"monitor": monitor(forward_fn=for_more_than(3), method=GradCAM(), audit=Audit(num_images=6))},
     "choice of the layer": lambda: {
         "monitor": monitor(),
@@ -181,7 +196,8 @@ def test_ranks_that_share_the_weights_fail_and_go_on_together(tmp_path: Path) ->
         without = rank.pop("without")
         for fault, ran in rank.items():
             assert ran["epochs"] == 3
-            for what in ("weights", "gradients", "hooks"):
+            assert ran["hooks_stay"]
+            for what in ("weights", "gradients"):
                 assert_equal(ran[what], without[what])
             assert ran["looks"] == LOOKS.get(fault, [0, 2]), fault
             if fault == "audit":
