@@ -124,11 +124,6 @@ class DataSource:
             ValueError: The images do not have the bands that are to be shown.
         """
         bands, channels = self._settings.figures.bands or probes.bands, probes.images.shape[1]
-        if probes.images.ndim > 3 and bands is None and channels > 3:
-            self._warn_once(
-                f"CAMMonitor: the images have {channels} channels, of which the first three are shown; "
-                "Figures(bands=(...)) shows others"
-            )
         if probes.images.ndim > 3 and bands is not None and max(bands) >= channels:
             raise ValueError(f"Figures(bands={bands!r}): the images have the channels 0 to {channels - 1}")
         return replace(

@@ -192,7 +192,7 @@ class HeatmapStage(Stage):
         task, settings, reason = self.memory.task, self.settings, self.memory.reason_for_layer
         is_layer_found = settings.target_layer is None
         if task is None and not is_layer_found:
-            return
+            return  # all of it is stated
         explain = settings.explain
         said = f"explains {snapshot.explanation.score_kind}"
         if task is not None and not callable(explain):
@@ -202,6 +202,9 @@ class HeatmapStage(Stage):
             said += f" by {layer!r}{f', {reason}' if reason else ''} (target_layer overrides it)"
         if task is not None and task.kind != "single-label" and settings.audit is not None:
             said += ". No audit, which needs one class for each image"
+        shape = snapshot.probes.images.shape
+        if len(shape) > 3 and shape[1] > 3 and snapshot.probes.bands is None:
+            said += f". Pictures show the first three of {shape[1]} channels (Figures(bands=(...)) shows others)"
         self.notices.inform_once(f"CAMMonitor: {said}")
 
     def _recognized(self, probes: ProbeSet) -> Task | NotUnderstoodError:

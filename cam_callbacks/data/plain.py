@@ -58,5 +58,8 @@ def describe(value: Any, depth: int = 3) -> str:
         parts = [f"{field.name}={describe(getattr(value, field.name, None), depth - 1)}" for field in fields(value)[:8]]
         return f"{kind}({', '.join(parts)})"
     if isinstance(value, Sequence):
-        return f"{kind}({', '.join(describe(part, depth - 1) for part in value[:8])})"
+        parts = [describe(part, depth - 1) for part in value[:8]]
+        if len(value) > 2 and len(set(parts)) == 1:
+            return f"{kind} of {len(value)} {parts[0]}"
+        return f"{kind}({', '.join(parts)})"
     return kind

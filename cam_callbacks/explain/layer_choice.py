@@ -10,10 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from cam_callbacks.explain import layers
 from cam_callbacks.explain.axes import AxisTracker, tracked
 from cam_callbacks.explain.gradient_graph import Edge, edge_of, is_only_way
 from cam_callbacks.explain.hooks import hooked
-from cam_callbacks.explain.layers import CALL_THE_PARTS, Forward, readable, without_orig_mod
+from cam_callbacks.explain.layers import Forward, readable, without_orig_mod
 from cam_callbacks.explain.layouts import Layout
 from cam_callbacks.explain.model_outputs import class_columns
 from cam_callbacks.explain.probing import Probe
@@ -165,13 +166,7 @@ def choose(
     _probe(candidates, class_map, images[:1], forward, agreed)
     known = [call for call in candidates if call.layout is not None and (call.is_read or not is_known)]
     if not known:
-        as_one = f". What is scripted, traced or exported calls none of its parts: {CALL_THE_PARTS}"
-        raise ValueError(
-            f"no layer of {type(model).__name__} has an output whose positions are known, neither from its modules nor "
-            f"from its response to a change of a small patch, for images {tuple(images.shape)}; name one by "
-            "target_layer, and give reshape_transform, a callable from its output to (N, channels, *spatial)"
-            f"{'' if candidates else as_one}"
-        )
+        raise ValueError(_why_none(model, images, forward, bool(candidates)))
     if class_map:
         return Choice(_name(known[-1], trace), "the last layer with positions, which the weights of CAM belong to")
     chosen = _finest_needed(known, trace, gradients)
@@ -179,6 +174,31 @@ def choose(
     if chosen.says_where:
         return Choice(_name(chosen, trace), f"the last layer with at least {least} positions")
     return Choice(_name(chosen, trace), f"the finest layer that fits: none has {least} positions")
+
+
+def _why_none(model: nn.Module, images: Tensor, forward: Forward, has_candidates: bool) -> str:
+    """Return why no layer can be chosen, and what to do."""
+    name = type(model).__name__
+    whole = [] if has_candidates else layers.running_as_one(model, lambda: forward(images[:1]))
+    if not has_candidates and next(model.parameters(), None) is None:
+        whole = [""]  # what is frozen has no parameters any more
+    if not has_candidates and not whole:
+        return (
+            f"no layer of {name} puts out positions, for images {tuple(images.shape)}: a network of linear layers "
+            "alone has none. If one does, name it by target_layer, and give reshape_transform, a callable from its "
+            "output to (N, channels, *spatial)"
+        )
+    if whole:
+        parts = ", ".join(repr(each) if each else name for each in whole)
+        return (
+            f"no layer of {name} can be chosen: {parts} runs as one, as modules do that are scripted, traced or "
+            f"exported, and calls none of its parts; {layers.CALL_THE_PARTS}"
+        )
+    return (
+        f"no layer of {name} has an output whose positions are known, neither from its modules nor from its response "
+        f"to a change of a small patch, for images {tuple(images.shape)}; name one by target_layer, and give "
+        "reshape_transform, a callable from its output to (N, channels, *spatial)"
+    )
 
 
 def _finest_needed(calls: Sequence[_Call], trace: _Trace, gradients: bool) -> _Call:

@@ -233,8 +233,9 @@ class Runner:
         if self.forward_fn is None or takes_rows(self.forward_fn):
             return ""
         return (
-            ". If forward_fn gives the model a second input for each image, let it take a third argument, (model, "
-            "images, rows), and give the model the rows of that input: images are not always all of them, in order"
+            ". Give forward_fn, a callable (model, images) -> logits that calls what takes images; or (model, images, "
+            "rows), if a second input for each image is needed: rows tell which images these are, not always all of "
+            "them"
         )
 
     def _count_that_works(self, images: Tensor) -> int | None:

@@ -188,7 +188,7 @@ class NoMaps(StepsOnly):
         (NeedsMore, "NeedsMore.forward needs more than the images.*temperature.*give forward_fn"),
         (ReturnsText, r"the model returned dict with the keys \['answer'\].*forward_fn"),
         (ReturnsMaps, "the model returned a tensor of shape .*forward_fn"),
-        (NoMaps, "no layer of NoMaps has an output whose positions are known"),
+        (NoMaps, "no layer of NoMaps puts out positions"),
     ],
 )
 def test_a_model_that_cannot_be_explained_is_refused_if_that_is_wanted(

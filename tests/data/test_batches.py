@@ -122,7 +122,7 @@ def test_what_batch_fn_returns_is_read_like_a_batch() -> None:
         ({}, "dict"),
         ({"picture": IMAGES}, r"dict\('picture': Tensor float32 \(3, 3, 8, 8\)\)"),
         ([IMAGES[0], IMAGES[1]], "list.Tensor"),
-        ((list(IMAGES), [{"labels": LABELS}] * 3), "list.Tensor"),
+        ((list(IMAGES), [{"labels": LABELS}] * 3), "list of 3 Tensor"),
         ((MASKS.long().unsqueeze(1), IMAGES), "Tensor int64"),
         (Photos(IMAGES, ["cat"]), r"Photos\(pixels=Tensor float32 \(3, 3, 8, 8\), kinds=list\(str\)\)\. Give batch_fn"),
     ],
@@ -215,6 +215,7 @@ class HalfMade:
 
 
 def test_a_description_names_types_and_shapes_and_stays_short() -> None:
+    assert describe([(IMAGES, "a")] * 4) == "list of 4 tuple(Tensor float32 (3, 3, 8, 8), str)"
     assert describe((IMAGES, "a", 3)) == "tuple(Tensor float32 (3, 3, 8, 8), str, int)"
     assert describe([[[[IMAGES]]]]) == "list(list(list(list)))"
     assert describe({"a": LABELS, "b": None}) == "dict('a': Tensor int64 (3,), 'b': NoneType)"

@@ -116,7 +116,7 @@ class TestChoose:
     def test_refuses_a_model_without_space(self):
         network = nn.Sequential(nn.Flatten(), nn.Linear(48, 4))
         with pytest.raises(
-            ValueError, match=r"no layer of Sequential has an output .*\(2, 3, 4, 4\).*name one by target"
+            ValueError, match=r"no layer of Sequential puts out positions, .*\(2, 3, 4, 4\).*name it by"
         ):
             chosen(network, torch.zeros(2, 3, 4, 4))
 

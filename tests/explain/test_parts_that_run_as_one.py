@@ -130,7 +130,7 @@ def test_a_layer_within_a_part_that_runs_as_one_is_told_what_works(images, kind,
 def test_a_model_that_runs_as_one_is_told_what_works(images, kind, method):
     model = AS_ONE[kind](Parts().eval(), images)
     for wrapped in (model, nn.Sequential(nn.Identity(), model)):
-        with pytest.raises(ValueError, match=r"no layer of .* has an output .* keep the eager module .* forward_fn"):
+        with pytest.raises(ValueError, match=r"no layer of .* runs as one, .* keep the eager module .* forward_fn"):
             method(wrapped, images, targets=1)
     if kind == "scripted":
         found = ScoreCAM()(model, images, targets=1, forward_fn=lambda model, x: model.head(model.body(model.stem(x))))

@@ -85,7 +85,7 @@ PROJECTS = {
         "the audit; no heatmaps, because no layer has positions",
         Digits,
         Scenes(lambda s: (s.image.mean(dim=0, keepdim=True), s.color)),
-        ("shows no heatmaps: no layer of Digits has an output whose",),
+        ("shows no heatmaps: no layer of Digits puts out positions",),
         audited=True,
     ),
     "findings in X-rays": Project(
@@ -177,8 +177,7 @@ PROJECTS = {
         ThirteenBands,
         Scenes(lambda s: {"image": _bands(s.image), "label": s.color}),
         (
-            "single-label, 3 classes; explains the label of each image",
-            "the images have 13 channels",
+            "single-label, 3 classes; explains the label of each image .*Pictures show the first three of 13 channels",
             "nearly the plain mean",
         ),
         evidence=True,

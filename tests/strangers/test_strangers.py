@@ -55,10 +55,12 @@ def test_a_stranger(tmp_path: Path, name: str) -> None:
     without = trained(tmp_path / "without", project, [])
     assert all(torch.equal(weights[key], without[key]) for key in without)
 
-    lines = [text for text in said if "CAMMonitor" in text and ", epoch " not in text]
+    lines = [text for text in said if "CAMMonitor" in text]
     lines += [str(warning.message) for warning in warned if is_own(warning)]
-    assert len(lines) == len(project.says) <= 3, lines
-    assert all(any(re.search(pattern, line) for line in lines) for pattern in project.says), lines
+    assert len(lines) <= 3, lines
+    about_itself = [line for line in lines if not line.startswith("CAMMonitor, epoch ")]  # which are verdicts
+    assert len(about_itself) == len(project.says), lines
+    assert all(any(re.search(pattern, line) for line in about_itself) for pattern in project.says), lines
     assert not any("cam_callbacks" in line or "Traceback" in line for line in lines)
     assert not any("cam_callbacks" in warning.filename for warning in warned)
 
