@@ -19,7 +19,7 @@ from cam_callbacks.callback import trainer as asked
 from cam_callbacks.callback.trainer import Misconfiguration
 
 SCRIPT = """
-import json, os, sys
+import atexit, json, os, sys
 from pathlib import Path
 import torch
 from lightning.pytorch import Trainer
@@ -69,6 +69,11 @@ class Reports(Callback):
 
     def __init__(self, folder, monitor, forward_fn):
         self.folder, self.monitor, self.forward_fn, self.logged = folder, monitor, forward_fn, []
+
+    def setup(self, trainer, module, stage):
+        if torch.distributed.is_initialized():
+            # Lightning does so for NCCL only; the threads of gloo may abort a spawned process that ends before them.
+            atexit.register(torch.distributed.destroy_process_group)
 
     def on_validation_end(self, trainer, module):
         if not trainer.sanity_checking:
