@@ -98,8 +98,8 @@ class Stage:
             with torch.inference_mode(False), torch.no_grad(), together(self.pl_module):
                 result = step(*args, **kwargs)
             is_done = True
-        except RanksPartedError as parted:
-            error = parted.own_error
+        except RanksPartedError:  # another rank has failed
+            pass
         except Exception as caught:
             error = caught
         if not of_trainer.all_ranks_ok(self.trainer, is_done):

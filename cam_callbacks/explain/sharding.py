@@ -69,16 +69,17 @@ def together(model: nn.Module) -> Iterator[None]:
         return
     lockstep = _Lockstep(model, meshes)
     token = _LOCKSTEP.set(lockstep)
+    failed: Exception | None = None
     try:
         with lockstep.listening():
             yield
     except Exception as error:
-        lockstep.end(error)
-        raise
-    else:
-        lockstep.end(None)
+        failed = error
     finally:
         _LOCKSTEP.reset(token)
+    failed = lockstep.end(failed)
+    if failed is not None:
+        raise failed
 
 
 def share(error: Exception) -> None:
@@ -183,21 +184,23 @@ class _Lockstep:
             self._parted = RanksPartedError()
             raise self._parted
 
-    def end(self, error: Exception | None) -> None:
+    def end(self, error: Exception | None) -> Exception | None:
         """Meet for the last time; where the model was stopped in the middle, let it begin anew the next time.
 
-        Raises:
-            RanksPartedError: This rank has come to the end, and another has not.
+        Args:
+            error: What this rank has come to the end with.
+
+        Returns:
+            The error of this rank, or else that another one has failed; None where all is well.
         """
         try:
             self.meet("end" if error is None else "error")
-        except RanksPartedError:
-            if error is None:
-                raise
-        finally:
-            is_broken_off = self._forwards > 0 or self._is_in_backward
-            if self._has_run and (error is not None or self._parted is not None or is_broken_off):
-                self._begin_anew()
+        except RanksPartedError as parted:
+            error = error or parted
+        is_broken_off = self._forwards > 0 or self._is_in_backward
+        if self._has_run and (error is not None or is_broken_off):
+            self._begin_anew()
+        return error.own_error or error if isinstance(error, RanksPartedError) else error
 
     def _begin_forward(self, place: int, _module: nn.Module, _inputs: Any) -> None:
         self.meet("forward", place)
