@@ -20,14 +20,16 @@ Wanted = Literal["label", "prediction", "both"]
 
 # By the names of losses, metrics and functions of PyTorch, torchmetrics and MONAI.
 _OF_NUMBERS = re.compile(
-    "MSELoss|L1Loss|HuberLoss|Gaussian|Poisson|MeanSquared|MeanAbsolute|R2Score|CorrCoef|ExplainedVariance|mse_loss|"
-    "l1_loss|huber_loss"
+    "(MSE|L1|SmoothL1|Huber|GaussianNLL|PoissonNLL)Loss|(mse|l1|smooth_l1|huber|gaussian_nll|poisson_nll)_loss|"
+    "Mean(Squared|Absolute).*Error|R2Score|.*CorrCoef|ExplainedVariance"
 )
 _OF_ONE_CLASS = re.compile(
-    r"(?<!Binary)CrossEntropyLoss|NLLLoss|Multiclass|MultiMargin|(?<!binary_)cross_entropy|nll_loss"
+    "(?!Binary).*CrossEntropy(Loss)?|NLLLoss|Multiclass.+|MultiMarginLoss|cross_entropy|nll_loss"
 )
-_OF_EACH_CLASS = re.compile("BCE|Binary|Multilabel|MultiLabel|binary_cross_entropy")
-_OF_VIEWS = re.compile("contrast|nt_?xent|info_?nce|triplet|barlow|vicreg|byol|simclr|simsiam|dino|swav", re.IGNORECASE)
+_OF_EACH_CLASS = re.compile("BCE.*|Binary.+|Multi[lL]abel.+|binary_cross_entropy.*")
+_OF_VIEWS = re.compile(
+    ".*(contrast|supcon|nt_?xent|info_?nce|triplet|barlow|vicreg|byol|simsiam|dino|swav).*loss|info_?nce", re.IGNORECASE
+)
 
 _MIN_FEATURES = 16  # fewer outputs are taken for features only where a loss, or views of the images, say so
 _ROUNDING = 1e-3
@@ -110,7 +112,7 @@ def recognize(probes: ProbeSet, output: Any, module: nn.Module, has_views: bool 
     columns = columns.flatten(1)
     names = sorted(set(_names_of_losses(module)))
     of_numbers, of_one, of_each, of_views = (
-        any(pattern.search(name) for name in names)
+        any(pattern.fullmatch(name) for name in names)
         for pattern in (_OF_NUMBERS, _OF_ONE_CLASS, _OF_EACH_CLASS, _OF_VIEWS)
     )
     of_classes = of_one or of_each
@@ -125,7 +127,7 @@ def recognize(probes: ProbeSet, output: Any, module: nn.Module, has_views: bool 
             raise NothingToExplainError(f"{outputs} numbers for each image, where the data has {classes} classes")
     multi_label = outputs > 1 and of_each and not of_one
     if annotations is not None and annotations.is_floating_point():
-        if outputs in (1, annotations.shape[1]):
+        if outputs in (1, annotations.shape[1]) or (of_numbers and not of_classes):
             return Task("regression", outputs)
         if not of_classes and not count_fits:
             raise NothingToExplainError(f"{outputs} numbers for each image, where a label has {annotations.shape[1]}")
@@ -145,8 +147,7 @@ def _names_of_losses(module: nn.Module) -> Iterator[str]:
     for part in module.modules():
         yield from (kind.__name__ for kind in type(part).__mro__)
     for value in vars(module).values():
-        if callable(value):
-            yield getattr(value, "__name__", "")
+        yield getattr(getattr(value, "func", value), "__name__", "")  # also of a partial function
 
 
 def _have_one_norm(columns: Tensor) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,14 @@ def known(labels: Tensor | None = None, annotations: Tensor | None = None, names
     return ProbeSet(IMAGES, labels, class_names=names, annotations=annotations)
 
 
+class DinoTransformer(nn.Module):
+    """A backbone that is named as the loss it was once trained with."""
+
+
+class GaussianBlur(nn.Module):
+    pass
+
+
 @pytest.mark.parametrize(
     ("probes", "output", "held", "task"),
     [
@@ -55,6 +64,10 @@ def known(labels: Tensor | None = None, annotations: Tensor | None = None, names
         (known(annotations=numbers(1)), numbers(1), Holds(), Task("regression", 1)),
         (known(annotations=numbers(5)), numbers(5), Holds(), Task("regression", 5)),
         (known(annotations=numbers(1)), numbers(5), Holds(nn.CrossEntropyLoss()), Task("no labels", 5)),
+        (known(annotations=numbers(1)), numbers(2), Holds(nn.GaussianNLLLoss()), Task("regression", 2)),
+        (known(CLASSES), numbers(64), Holds(partial(F.cross_entropy, label_smoothing=0.1)), Task("single-label", 64)),
+        (known(CLASSES), numbers(64), Holds(DinoTransformer(), F.nll_loss), Task("single-label", 64)),
+        (known(CLASSES), numbers(8), Holds(DinoTransformer(), GaussianBlur()), Task("single-label", 8)),
         (known(annotations=PAIRS), numbers(3), Holds(), Task("multi-label", 3, multi_label=True)),
         (known(annotations=PAIRS), numbers(4), Holds(nn.BCELoss()), Task("no labels", 4, multi_label=True)),
         (known(annotations=PIXELS), numbers(3, 8, 8), Holds(), Task("segmentation", 3, size=(8, 8))),
@@ -73,6 +86,10 @@ class NTXentLoss(nn.Module):
     """Named as in the libraries for contrastive learning."""
 
 
+class SupConLoss(nn.Module):
+    """Likewise."""
+
+
 @pytest.mark.parametrize(
     ("probes", "output", "held", "says"),
     [
@@ -82,6 +99,7 @@ class NTXentLoss(nn.Module):
         (known(), numbers(64), Holds(), "neither labels nor a loss"),
         (known(CLASSES), numbers(64), Holds(NTXentLoss()), "features"),
         (known(CLASSES), numbers(8), Holds(nn.TripletMarginLoss()), "features"),
+        (known(CLASSES), numbers(8), Holds(SupConLoss(), nn.GaussianNLLLoss()), "features"),
         (known(CLASSES), F.normalize(numbers(64), dim=1), Holds(), "features"),
         (known(CLASSES, names=["a", "b", "c"]), numbers(64), Holds(), "64 numbers .* 3 classes"),
         (known(CLASSES + 1000), numbers(5), Holds(), "all labels are above 4"),
