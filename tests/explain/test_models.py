@@ -11,7 +11,7 @@ from cam_callbacks import CAM, GradCAM, ScoreCAM, SegmentationTarget
 from cam_callbacks.explain.isolation import isolated
 from cam_callbacks.explain.network import Network
 
-EACH = dict(zip(METHODS, [ScoreCAM(max_passes=8), GradCAM(), CAM()], strict=True))
+EACH = dict(zip(METHODS, [ScoreCAM(max_passes=4), GradCAM(), CAM()], strict=True))
 
 
 @pytest.mark.parametrize("entry", ZOO, ids=str)
@@ -19,18 +19,17 @@ def test_a_model_is_explained_or_refused_as_the_docs_say(entry, blobs):
     pytest.importorskip(entry.library)
     torch.manual_seed(entry.seed)
     model = entry.build(entry.size).eval()
-    images = blobs(2, *entry.size)
+    images = blobs(2, *entry.size)[:1]
     target = None if entry.segmented is None else SegmentationTarget(entry.segmented, (20, 40))
     for name, method in EACH.items():
         if name in entry.refused:
-            for call in (method, method.check):
-                with pytest.raises(ValueError, match=re.escape(entry.refused[name])):
-                    call(model, images, targets=target)
+            with pytest.raises(ValueError, match=re.escape(entry.refused[name])):
+                method(model, images, targets=target)
             continue
-        explanation = method(model, images, targets=target)
         layer = entry.layers.get(name, entry.layer if name == "CAM" else entry.small_layer)
+        explanation = method(model, images, layer if name == "Grad-CAM" else None, target)  # it chooses as Score-CAM
         assert explanation.target_layer == layer, name
-        assert explanation.heatmaps.shape == (2, *entry.size), name
+        assert explanation.heatmaps.shape == (1, *entry.size), name
         assert not explanation.skipped.any(), name
         assert not explanation.blank.any(), name
         assert explanation.heatmaps.isfinite().all(), name
