@@ -60,6 +60,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--num-images", type=int, default=2048, help="training images of each run")
+    parser.add_argument("--batch-size", type=int, default=64, help="images of each training step")
     parser.add_argument(
         "--logs", type=Path, default=Path("lightning_logs/color_bias"), help="folder of the event files"
     )
@@ -71,7 +72,7 @@ def main() -> None:
     runs = {}
     for background in ("biased", "balanced"):
         print(f"\nTraining on {background} images ...", flush=True)
-        data = ColorBiasData(background, num_images=args.num_images, seed=args.seed)
+        data = ColorBiasData(background, args.batch_size, args.num_images, args.seed)
         runs[background] = train(data, args.epochs, args.logs, args.seed)
 
     data = ColorBiasData("biased", num_images=args.num_images, seed=args.seed)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
-import subprocess
-import sys
 from pathlib import Path
 from types import ModuleType
+
+from processes import run_script
 
 EXAMPLES = Path(__file__).parents[2] / "example_projects"
 
@@ -22,9 +22,19 @@ def loaded(script: str) -> ModuleType:
     return module
 
 
-def printed(script: str, *options: object, timeout: float = 300) -> str:
-    """What a script prints when it is run with these options; an error where it fails."""
-    command = [sys.executable, EXAMPLES / script, *map(str, options)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return done.stdout
+RUN = """
+import runpy
+import sys
+
+path = sys.argv[0] = {path!r}
+sys.path[0] = {folder!r}
+runpy.run_path(path, run_name="__main__")
+"""
+
+
+def printed(folder: Path, script: str, *options: object) -> str:
+    """What a script prints when it is run in this folder with these options; an error where it fails."""
+    path = EXAMPLES / script
+    ended = run_script(folder, RUN.format(path=str(path), folder=str(path.parent)), *map(str, options))
+    assert ended.well, ended.printed[-3000:]
+    return ended.printed

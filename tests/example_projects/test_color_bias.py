@@ -16,8 +16,9 @@ EPOCHS = 3
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory):
     folder = tmp_path_factory.mktemp("demo")
-    options = ["--epochs", EPOCHS, "--num-images", 768, "--logs", folder / "logs", "--picture", folder / "picture.png"]
-    return folder, printed("color_bias/demo.py", *options, timeout=600)
+    options = ["--epochs", EPOCHS, "--num-images", 320, "--batch-size", 16, "--seed", 1]
+    files = ["--logs", folder / "logs", "--picture", folder / "picture.png"]
+    return folder, printed(folder, "color_bias/demo.py", *options, *files)
 
 
 def events(folder: Path, run: str) -> EventAccumulator:

@@ -117,13 +117,14 @@ def test_breeds_that_are_not_there_are_an_error(data, pets_folder):
 
 @pytest.mark.parametrize(("background", "masks"), [("biased90", "given"), ("tinted", "estimated")])
 def test_a_run_prints_gaps_and_verdict_and_writes_the_pictures(pets_folder, tmp_path, background, masks):
+    logs = tmp_path / "logs"
     options = ("--background", background, "--masks", masks, "--from-scratch", "--epochs", "1", "--size", "64")
-    table = printed("pets_background/train.py", "--logs", tmp_path, "--data", pets_folder, *options, "--png")
+    table = printed(tmp_path, "pets_background/train.py", "--logs", logs, "--data", pets_folder, *options, "--png")
     value, low, high = gap(table, "bg_gap")
     assert low <= value <= high
     assert "Next: " in table
     assert "TensorBoard:" in table
-    (folder,) = [path for path in tmp_path.iterdir() if path.name.startswith(background)]
+    (folder,) = [path for path in logs.iterdir() if path.name.startswith(background)]
     assert list(folder.glob("events.out.tfevents*"))
     for picture in ("heatmaps", "swaps", "heat_over_chance"):
         (written,) = (folder / "csv" / "cam").glob(f"{picture}_step=*.png")
@@ -140,7 +141,9 @@ def test_on_real_photos_only_a_biased_run_has_a_clear_gap(data_folder, data, mon
     for kind in ("natural", "biased"):
         torch.manual_seed(0)
         model = train.PetClassifier(train.load_network(weights, from_scratch=False), learning_rate=3e-4)
-        photos, held_out = (data.PetsOnBackgrounds(data_folder, split, kind, size=96) for split in ("train", "val"))
+        photos, held_out = (
+            data.PetsOnBackgrounds(data_folder, split, kind, photos=80, size=64) for split in ("train", "val")
+        )
         trainer = Trainer(
             max_epochs=3,
             accelerator="cpu",
@@ -149,7 +152,7 @@ def test_on_real_photos_only_a_biased_run_has_a_clear_gap(data_folder, data, mon
             enable_progress_bar=False,
             enable_model_summary=False,
         )
-        trainer.fit(model, DataLoader(photos, 16, shuffle=True))
+        trainer.fit(model, DataLoader(photos, 8, shuffle=True))
         images, labels, masks = zip(*(held_out[index] for index in range(len(held_out))), strict=True)
         probes = ProbeSet(torch.stack(images), torch.tensor(labels), masks=torch.stack(masks))
         gaps[kind] = audit_model(model, probes)["bg_gap"].overall

@@ -19,8 +19,8 @@ EPOCHS = 2
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     folder = tmp_path_factory.mktemp("rotation_angle")
-    options = ["--epochs", EPOCHS, "--num-images", 512, "--logs", folder / "logs", "--picture", folder / "picture.png"]
-    return folder, printed(SCRIPT, *options)
+    options = ["--epochs", EPOCHS, "--num-images", 128, "--logs", folder / "logs", "--picture", folder / "picture.png"]
+    return folder, printed(folder, SCRIPT, *options)
 
 
 @pytest.fixture(scope="module")
