@@ -70,7 +70,8 @@ class TestCompiledModels:
                 return explanation
 
         module, given = self.compiled(part, backend)
-        monitor = CAMMonitor("features.4", Watches(), num_probes=5, on_error="raise", audit=Audit(num_images=6))
+        audit = Audit(num_images=6) if part == "whole module" else None
+        monitor = CAMMonitor(method=Watches(), num_probes=5, on_error="raise", audit=audit)
         with own_warnings() as said:
             fit(tmp_path, monitor, given, max_epochs=2)
         assert said == []
@@ -81,11 +82,12 @@ class TestCompiledModels:
         assert hooks_left(module) == 0
         assert monitor.explanation is not None
         assert monitor.probes is not None
+        assert monitor.explanation.target_layer == "features"
         assert monitor.explanation.passes.max() > CHANNELS / 2
         weights = {key.replace("_orig_mod.", ""): value for key, value in module.validated[-1].items()}
         plain = TinyModule()
         plain.load_state_dict(weights)
-        direct = ScoreCAM()(plain, monitor.probes.images, "features.4", monitor.probes.labels)
+        direct = ScoreCAM()(plain, monitor.probes.images, "features", monitor.probes.labels)
         torch.testing.assert_close(monitor.explanation.heatmaps, direct.heatmaps, atol=1e-4, rtol=1e-4)
         assert [step for step, _ in scalars(tmp_path)["cam/passes"]] == [2, 5]
 

@@ -19,7 +19,6 @@ from lightning_runs import (
     TinyModule,
     TinyModuleOfPytorchLightning,
     fit,
-    hooks_left,
     image_steps,
     infos,
     loader,
@@ -48,7 +47,7 @@ def scores_by(weights: dict[str, Tensor], monitor: CAMMonitor) -> Tensor:
 
 
 def test_it_gives_the_heatmaps_that_the_method_gives_without_a_trainer(tmp_path: Path) -> None:
-    module, monitor = TinyModule(), CAMMonitor(num_probes=6)
+    module, monitor = TinyModule(), CAMMonitor(num_probes=6, audit=None)
     fit(tmp_path, monitor, module)
     assert monitor.probes is not None
     alone = ScoreCAM()(module, monitor.probes.images, "features.4", monitor.probes.labels)
@@ -219,64 +218,6 @@ def test_trainers_of_both_lightning_packages_take_it_alone_and_in_a_list(
     assert image_steps(tmp_path)["cam/heatmaps"] == [2]
 
 
-def compiled_fit(folder: Path, monitor: CAMMonitor | None, part: str) -> tuple[nn.Module, int]:
-    """The module, and how many graphs with a convolution were compiled (Lightning has `log` compiled as well)."""
-    graphs = []
-
-    def backend(graph: Any, inputs: Any) -> Any:
-        if "conv" in graph.code:
-            graphs.append(graph)
-        return graph.forward
-
-    torch.compiler.reset()
-    module = TinyModule()
-    compiled: Any = module
-    if part == "module":
-        compiled = torch.compile(module, backend=backend)
-    elif part == "features":
-        module.features = torch.compile(module.features, backend=backend)
-    else:
-        module.compile(backend=backend)
-    fit(folder, monitor, compiled, max_epochs=2)
-    return module, len(graphs)
-
-
-@pytest.mark.parametrize("part", ["module", "features", "in place"])
-def test_a_compiled_model_is_explained_without_compiling_again(tmp_path: Path, part: str) -> None:
-    monitor = CAMMonitor(num_probes=5, audit=None)
-    with own_warnings() as said:
-        module, graphs = compiled_fit(tmp_path / "with", monitor, part)
-    assert said == []
-    assert explanation_of(monitor).target_layer == "features"
-    assert explanation_of(monitor).passes.max() > CHANNELS / 2
-    assert looks(tmp_path / "with") == 2
-    assert hooks_left(module) == 0
-    _, without = compiled_fit(tmp_path / "without", None, part)
-    assert graphs == without > 0
-
-
-@pytest.mark.parametrize("precision", ["bf16-mixed", "bf16-true", "64-true"])
-def test_it_explains_in_the_precision_that_the_trainer_validates_in(tmp_path: Path, precision: Any) -> None:
-    seen = set()
-
-    class Module(TinyModule):
-        def forward(self, images: Tensor) -> Tensor:
-            output: Tensor = super().forward(images)
-            if not self.training:
-                seen.add(output.dtype)
-            return output
-
-    monitor = CAMMonitor(num_probes=4, audit=None)
-    with own_warnings() as said:
-        fit(tmp_path, monitor, Module(), precision=precision, max_epochs=2)
-    assert said == []
-    assert seen == {torch.float64 if precision == "64-true" else torch.bfloat16}
-    explanation = explanation_of(monitor)
-    assert explanation.heatmaps.dtype == torch.float32
-    assert not explanation.skipped.any()
-    assert image_steps(tmp_path)["cam/history"] == [2, 5]
-
-
 def test_a_model_with_a_layer_that_views_its_input_is_explained(tmp_path: Path) -> None:
     class Views(nn.Module):
         def forward(self, maps: Tensor) -> Tensor:
@@ -322,7 +263,7 @@ class TestOutputs:
         return module
 
     def test_that_are_probabilities_are_said_once_and_read_as_such(self, tmp_path: Path) -> None:
-        monitor = CAMMonitor("features.4", num_probes=6, outputs="auto")
+        monitor = CAMMonitor("features.4", num_probes=6, audit=None, outputs="auto")
         with infos() as said:
             fit(tmp_path, monitor, self.module(nn.Softmax(dim=1)), max_epochs=2)
         assert sum("the model returns probabilities" in each for each in said) == 1
