@@ -78,8 +78,14 @@ def run_without(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Maker, in
 
 
 def watched(maker: Maker, **arguments: Any) -> CAMMonitor:
-    """The monitor of a run with a fault; it audits, on all images that there are."""
-    return CAMMonitor(**({"num_probes": PROBES, "audit": Audit(num_images=AUDITED)} | maker.monitor() | arguments))
+    """The monitor of a run with a fault; where it audits, then on all images that there are."""
+    return CAMMonitor(**({"num_probes": PROBES, "audit": None} | maker.monitor() | arguments))
+
+
+def audit_of(name: str) -> Audit | None:
+    """That of a run with this fault, of each kind of outcome at least once."""
+    audited = FAULTS[name].stage in ("audit", "figures") or name in ("data set", "masked passes", "TensorBoard")
+    return Audit(num_images=AUDITED) if audited else None
 
 
 def meddlers(maker: Maker, monitor: CAMMonitor) -> list[Callback]:
@@ -93,7 +99,7 @@ def test_each_fault_that_is_listed_is_brought_about() -> None:
 @pytest.mark.parametrize("name", LOOKS_FAIL)
 def test_the_run_goes_on_as_without_the_monitor(name: str, tmp_path: Path, run_without: Any) -> None:
     maker, says, outcome = MAKERS[name], FAULTS[name].says, FAULTS[name].outcome
-    monitor = watched(maker)
+    monitor = watched(maker, audit=audit_of(name))
     callbacks, before, after = around(monitor)
     watches = Watches(monitor)
     folder = tmp_path / "with"
@@ -109,7 +115,7 @@ def test_the_run_goes_on_as_without_the_monitor(name: str, tmp_path: Path, run_w
         return list(outcome.looks if given is None else given)
 
     assert watches.looks == epochs(None)
-    assert watches.audits == epochs(outcome.audits)
+    assert watches.audits == ([] if monitor.settings.audit is None else epochs(outcome.audits))
     if (folder / "run").exists():
         logged, plain = scalars(folder), scalars(plain_folder)
         for tag in ("train_loss", "val_loss"):
@@ -134,7 +140,7 @@ def test_the_run_goes_on_as_without_the_monitor(name: str, tmp_path: Path, run_w
 @pytest.mark.parametrize("name", [name for name in LOOKS_FAIL if FAULTS[name].outcome.error])
 def test_those_who_want_it_get_the_error_itself_and_nothing_stays(name: str, tmp_path: Path) -> None:
     maker = MAKERS[name]
-    monitor = watched(maker, on_error="raise")
+    monitor = watched(maker, on_error="raise", audit=audit_of(name))
     callbacks, before, _ = around(monitor)
     module = maker.module()
     with pytest.raises(Exception) as caught:  # noqa: PT011 - it is compared in the last line
@@ -196,7 +202,7 @@ def test_the_tags_of_all_numbers_are_names_that_mlflow_takes(names: tuple[str, .
 def test_validations_without_a_look_do_not_count_as_successes(tmp_path: Path) -> None:
     broken = when(lambda module: True, OSError("gone"))
     with own_warnings() as said:
-        fit(tmp_path, CAMMonitor(num_probes=PROBES, every_n_epochs=2, forward_fn=broken), max_epochs=10)
+        fit(tmp_path, CAMMonitor(num_probes=PROBES, every_n_epochs=2, forward_fn=broken, audit=None), max_epochs=10)
     assert len(said) == 3
     assert "disabled" in said[2]
 
@@ -232,7 +238,7 @@ def test_after_a_failed_look_the_monitor_can_be_copied_and_pickled(tmp_path: Pat
             copied.append((copy.deepcopy(monitor), pickle.dumps(monitor)))
 
     error = UnpicklableError("one", "two")
-    monitor = CAMMonitor(num_probes=PROBES, forward_fn=Raises(error))
+    monitor = CAMMonitor(num_probes=PROBES, forward_fn=Raises(error), audit=None)
     with own_warnings() as said:
         fit(tmp_path, [monitor, Copies()])
     assert len(copied) == 2

@@ -16,6 +16,23 @@ def resumed(folder: Path, monitor: CAMMonitor, checkpoint: Path) -> None:
     fit(folder, monitor, ckpt_path=str(checkpoint), max_epochs=2)
 
 
+USUAL: dict[str, Any] = {"target_layer": "features.4", "num_probes": 6, "audit": None}
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of a run with the usual monitor, after one epoch."""
+    folder = tmp_path_factory.mktemp("first")
+    fit(folder, CAMMonitor(**USUAL)).save_checkpoint(folder / "last.ckpt")
+    return folder / "last.ckpt"
+
+
+def test_maps_made_in_the_same_way_go_on(tmp_path: Path, checkpoint: Path) -> None:
+    same = CAMMonitor(**USUAL)
+    resumed(tmp_path, same, checkpoint)
+    assert [look.epoch for look in same.history] == [0, 1]
+
+
 @pytest.mark.parametrize(
     "other",
     [
@@ -29,15 +46,10 @@ def resumed(folder: Path, monitor: CAMMonitor, checkpoint: Path) -> None:
     ],
     ids=["layer", "method", "weighting", "class of method", "multi-label", "prediction", "class"],
 )
-def test_maps_made_in_another_way_are_no_continuation(tmp_path: Path, other: dict[str, Any]) -> None:
-    usual: dict[str, Any] = {"target_layer": "features.4", "num_probes": 6}
-    trainer = fit(tmp_path / "first", CAMMonitor(**usual))
-    trainer.save_checkpoint(tmp_path / "last.ckpt")
-    same, changed = CAMMonitor(**usual), CAMMonitor(**usual | other)
-    resumed(tmp_path / "same", same, tmp_path / "last.ckpt")
+def test_maps_made_in_another_way_are_no_continuation(tmp_path: Path, checkpoint: Path, other: dict[str, Any]) -> None:
+    changed = CAMMonitor(**USUAL | other)
     with own_warnings() as said:
-        resumed(tmp_path / "changed", changed, tmp_path / "last.ckpt")
-    assert [look.epoch for look in same.history] == [0, 1]
+        resumed(tmp_path / "changed", changed, checkpoint)
     assert [look.epoch for look in changed.history] == [1]
     assert any("starting a new history" in text for text in said)
 
@@ -58,8 +70,8 @@ def by_reshape(output: Tensor) -> Tensor:
     ids=["batch size", "both", "class of method", "reshape_transform", "target"],
 )
 def test_maps_that_would_be_the_same_go_on(tmp_path: Path, before: dict[str, Any], after: dict[str, Any]) -> None:
-    fit(tmp_path / "first", CAMMonitor(num_probes=6, **before)).save_checkpoint(tmp_path / "last.ckpt")
-    monitor = CAMMonitor(num_probes=6, **after)
+    fit(tmp_path / "first", CAMMonitor(num_probes=6, **before, audit=None)).save_checkpoint(tmp_path / "last.ckpt")
+    monitor = CAMMonitor(num_probes=6, **after, audit=None)
     with own_warnings() as said:
         resumed(tmp_path / "second", monitor, tmp_path / "last.ckpt")
     assert said == []

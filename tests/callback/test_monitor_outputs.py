@@ -113,7 +113,7 @@ def test_pictures_are_on_disk_when_the_validation_has_ended(tmp_path: Path) -> N
             if not self.trainer.sanity_checking:
                 found.append(image_steps(tmp_path).get("cam/heatmaps", []))
 
-    fit(tmp_path, CAMMonitor(num_probes=4), Reads(), max_epochs=2)
+    fit(tmp_path, CAMMonitor(num_probes=4, audit=None), Reads(), max_epochs=2)
     assert found == [[2], [2, 5]]
 
 
@@ -127,7 +127,7 @@ def test_images_normalized_in_an_unknown_way_are_shown_with_a_warning(tmp_path: 
     data = Squares(12)
     data.images = (data.images - 0.5) / 0.25
     with own_warnings() as said:
-        fit(tmp_path, CAMMonitor(num_probes=4), train=loader(data), val=loader(data), max_epochs=2)
+        fit(tmp_path, CAMMonitor(num_probes=4, audit=None), train=loader(data), val=loader(data), max_epochs=2)
     assert len(said) == 1
     assert "How the images were normalized: it is not known" in said[0]
     assert looks(tmp_path) == 2
@@ -137,7 +137,7 @@ def test_a_normalization_that_is_given_is_undone(tmp_path: Path) -> None:
     data = Squares(12)
     plain = data.images.clone()
     data.images = (data.images - 0.5) / 0.25
-    monitor = CAMMonitor(num_probes=4, normalization=([0.5] * 3, [0.25] * 3))
+    monitor = CAMMonitor(num_probes=4, normalization=([0.5] * 3, [0.25] * 3), audit=None)
     with own_warnings() as said:
         fit(tmp_path, monitor, train=loader(data), val=loader(data))
     assert said == []
@@ -150,13 +150,18 @@ def test_a_normalization_that_does_not_fit_the_images_is_not_used_and_said(tmp_p
     data = Squares(12)
     data.images = data.images * 255
     with own_warnings() as said:
-        fit(tmp_path, CAMMonitor(num_probes=4, normalization="imagenet"), train=loader(data), val=loader(data))
+        fit(
+            tmp_path,
+            CAMMonitor(num_probes=4, normalization="imagenet", audit=None),
+            train=loader(data),
+            val=loader(data),
+        )
     assert len(said) == 1
     assert "does not bring them into [0, 1]" in said[0]
 
 
 def test_images_in_display_range_are_shown_as_they_are(tmp_path: Path) -> None:
-    monitor = CAMMonitor(num_probes=4, normalization=([0.5] * 3, [1.0] * 3))
+    monitor = CAMMonitor(num_probes=4, normalization=([0.5] * 3, [1.0] * 3), audit=None)
     with own_warnings() as said:
         fit(tmp_path, monitor)
     assert said == []
@@ -166,7 +171,7 @@ def test_images_in_display_range_are_shown_as_they_are(tmp_path: Path) -> None:
 
 def with_bar(folder: Path, package: Any, bar: Any) -> None:
     trainer = package.Trainer(
-        callbacks=[CAMMonitor(num_probes=12), bar],
+        callbacks=[CAMMonitor(num_probes=12, audit=None), bar],
         **quiet(folder, enable_progress_bar=True, logger=False),
     )
     module = TinyModule() if package is lightning.pytorch else TinyModuleOfPytorchLightning()
@@ -227,7 +232,7 @@ class Breaks(TQDMProgressBar):
 def test_a_bar_that_raises_costs_neither_the_look_nor_the_run(tmp_path: Path) -> None:
     bar = Breaks()
     with own_warnings() as said:
-        trainer = fit(tmp_path, [CAMMonitor(num_probes=12), bar], enable_progress_bar=True, max_epochs=2)
+        trainer = fit(tmp_path, [CAMMonitor(num_probes=12, audit=None), bar], enable_progress_bar=True, max_epochs=2)
     assert any(text.startswith("CAMMonitor") for text in bar.texts)
     assert trainer.current_epoch == 2
     assert looks(tmp_path) == 2
@@ -236,7 +241,7 @@ def test_a_bar_that_raises_costs_neither_the_look_nor_the_run(tmp_path: Path) ->
 
 @pytest.mark.parametrize("bar", [False, True])
 def test_without_a_visible_bar_nothing_is_printed(tmp_path: Path, bar: bool, capfd: pytest.CaptureFixture[str]) -> None:
-    callbacks = [CAMMonitor(num_probes=12), *([TQDMProgressBar(refresh_rate=0)] if bar else [])]
+    callbacks = [CAMMonitor(num_probes=12, audit=None), *([TQDMProgressBar(refresh_rate=0)] if bar else [])]
     fit(tmp_path, callbacks, enable_progress_bar=bar)
     assert "CAMMonitor 44 of" not in "".join(capfd.readouterr())
 
@@ -251,7 +256,7 @@ def test_the_bar_is_put_back_where_the_look_fails(tmp_path: Path, capfd: pytest.
                 raise OSError("gone")
         return module(images)
 
-    monitor = CAMMonitor(num_probes=12, forward_fn=fails_late)
+    monitor = CAMMonitor(num_probes=12, forward_fn=fails_late, audit=None)
     with own_warnings() as said:
         fit(tmp_path, [monitor, TQDMProgressBar()], enable_progress_bar=True)
     shown = "".join(capfd.readouterr())
@@ -262,7 +267,8 @@ def test_the_bar_is_put_back_where_the_look_fails(tmp_path: Path, capfd: pytest.
 
 def test_in_test_the_bar_of_the_test_is_used(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     trainer = lightning.pytorch.Trainer(
-        callbacks=[CAMMonitor(num_probes=12), TQDMProgressBar()], **quiet(tmp_path, enable_progress_bar=True)
+        callbacks=[CAMMonitor(num_probes=12, audit=None), TQDMProgressBar()],
+        **quiet(tmp_path, enable_progress_bar=True),
     )
     trainer.test(TinyModule(), loader(Squares(12)), verbose=False)
     assert re.search(r"CAMMonitor \d+ of \d+ passes", "".join(capfd.readouterr()))

@@ -37,7 +37,7 @@ def picked(monitor: CAMMonitor) -> ProbeSet:
 def test_a_probe_set_is_explained_as_it_is(tmp_path: Path) -> None:
     data = Squares(5, seed=4)
     probes = ProbeSet(data.images, data.labels, class_names=("x", "y", "z"))
-    monitor = CAMMonitor(probes=probes, num_probes=2)
+    monitor = CAMMonitor(probes=probes, num_probes=2, audit=None)
     fit(tmp_path, monitor)
     assert picked(monitor).fingerprint == probes.fingerprint
     assert picked(monitor).class_names == ("x", "y", "z")
@@ -64,7 +64,7 @@ def test_masks_of_a_data_set_are_read_by_the_values_of_the_batches(tmp_path: Pat
 
 def test_a_probe_set_is_also_explained_in_test(tmp_path: Path) -> None:
     data = Squares(5, seed=4)
-    monitor = CAMMonitor(probes=ProbeSet(data.images, data.labels))
+    monitor = CAMMonitor(probes=ProbeSet(data.images, data.labels), audit=None)
     Trainer(callbacks=[monitor], **quiet(tmp_path)).test(TinyModule(), loader(Squares(12)), verbose=False)
     assert monitor.explanation is not None
     assert len(monitor.explanation) == 5
@@ -73,7 +73,7 @@ def test_a_probe_set_is_also_explained_in_test(tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", [str, Path])
 def test_a_folder_of_photos_is_read_at_the_size_of_the_batches(tmp_path: Path, kind: Any) -> None:
     folder = write_photos(tmp_path / "photos")
-    monitor = CAMMonitor(probes=kind(folder), num_probes=6)
+    monitor = CAMMonitor(probes=kind(folder), num_probes=6, audit=None)
     with own_warnings() as said:
         fit(tmp_path / "logs", monitor, max_epochs=2)
     assert said == []
@@ -88,7 +88,7 @@ def test_a_folder_of_photos_is_read_at_the_size_of_the_batches(tmp_path: Path, k
 
 def test_the_subfolders_are_matched_with_the_class_names_of_the_data(tmp_path: Path) -> None:
     folder = write_photos(tmp_path / "photos", names=("owl", "cat"))
-    monitor = CAMMonitor(probes=folder)
+    monitor = CAMMonitor(probes=folder, audit=None)
     fit(tmp_path / "logs", monitor)
     assert picked(monitor).labels is not None
     assert picked(monitor).labels.tolist() == [0, 0, 0, 2, 2, 2]  # type: ignore[union-attr]
@@ -101,7 +101,7 @@ def test_photos_without_subfolders_are_explained_for_the_prediction(tmp_path: Pa
         Image.fromarray(np.random.default_rng(k).integers(0, 256, (20, 30, 3), dtype=np.uint8)).save(
             folder / f"{k}.png"
         )
-    monitor = CAMMonitor(probes=folder, explain="prediction")
+    monitor = CAMMonitor(probes=folder, explain="prediction", audit=None)
     fit(tmp_path / "logs", monitor)
     assert picked(monitor).labels is None
     assert looks(tmp_path / "logs") == 1
@@ -111,7 +111,7 @@ def test_photos_are_normalized_as_the_data_is(tmp_path: Path) -> None:
     folder = write_photos(tmp_path / "photos")
     steps = [transforms.Resize((16, 16)), transforms.ToTensor(), transforms.Normalize([0.5] * 3, [0.2] * 3)]
     data = datasets.ImageFolder(folder, transforms.Compose(steps))
-    monitor = CAMMonitor(probes=folder, num_probes=9)
+    monitor = CAMMonitor(probes=folder, num_probes=9, audit=None)
     with own_warnings() as said:
         fit(tmp_path / "logs", monitor, train=loader(data), val=loader(data))
     assert said == []
@@ -122,7 +122,7 @@ def test_photos_are_normalized_as_the_data_is(tmp_path: Path) -> None:
 
 def test_the_first_images_of_each_class_are_taken_from_a_data_set(tmp_path: Path) -> None:
     data = Squares(30, seed=6)
-    monitor = CAMMonitor(probes=data, num_probes=6)
+    monitor = CAMMonitor(probes=data, num_probes=6, audit=None)
     fit(tmp_path, monitor)
     assert torch.equal(picked(monitor).images, data.images[[0, 3, 1, 4, 2, 5]])
     assert picked(monitor).class_names == CLASSES
@@ -140,7 +140,7 @@ def test_a_data_set_with_random_transforms_leaves_the_training_as_it_was(tmp_pat
         fit(folder, monitor, module, loader(Squares(12), shuffle=True), max_epochs=2)
         return list(module.state_dict().values())
 
-    watched = weights(tmp_path / "a", CAMMonitor(probes=Noisy(12), num_probes=3))
+    watched = weights(tmp_path / "a", CAMMonitor(probes=Noisy(12), num_probes=3, audit=None))
     plain = weights(tmp_path / "b", None)
     assert all(torch.equal(mine, theirs) for mine, theirs in zip(watched, plain, strict=True))
 
@@ -156,7 +156,7 @@ class Dicts(Squares):
 
 
 def test_batches_that_are_dictionaries_are_understood(tmp_path: Path) -> None:
-    monitor = CAMMonitor(num_probes=6)
+    monitor = CAMMonitor(num_probes=6, audit=None)
     fit(tmp_path, monitor, DictModule(), loader(Dicts(12)), loader(Dicts(12)))
     assert picked(monitor).labels is not None
     assert picked(monitor).labels.tolist() == [0, 0, 1, 1, 2, 2]  # type: ignore[union-attr]
@@ -166,7 +166,7 @@ def test_batch_fn_reads_other_batches_and_masks_with_them(tmp_path: Path) -> Non
     def batch_fn(batch: Any) -> Any:
         return batch["pixel_values"], batch["labels"], batch["pixel_values"].mean(dim=1) > 0.3
 
-    monitor = CAMMonitor(num_probes=6, batch_fn=batch_fn)
+    monitor = CAMMonitor(num_probes=6, batch_fn=batch_fn, audit=None)
     fit(tmp_path, monitor, DictModule(), loader(Dicts(12)), loader(Dicts(12)))
     masks = picked(monitor).masks
     assert masks is not None
@@ -186,7 +186,7 @@ def test_class_names_are_found_in_the_datamodule(tmp_path: Path) -> None:
 
         val_dataloader = train_dataloader
 
-    monitor = CAMMonitor(num_probes=6)
+    monitor = CAMMonitor(num_probes=6, audit=None)
     Trainer(callbacks=[monitor], **quiet(tmp_path)).fit(TinyModule(), datamodule=Data())
     assert picked(monitor).class_names == ("x", "y", "z")
 
@@ -223,7 +223,7 @@ def test_images_of_other_sizes_are_left_out_with_one_warning(tmp_path: Path) -> 
             image, target = super().__getitem__(index)
             return (image if index < 8 else image[:, :12, :12]), target
 
-    monitor = CAMMonitor(num_probes=12)
+    monitor = CAMMonitor(num_probes=12, audit=None)
     with own_warnings() as said:
         fit(tmp_path, monitor, val=loader(Mixed(12)), max_epochs=2)
     assert len(said) == 1
@@ -232,7 +232,7 @@ def test_images_of_other_sizes_are_left_out_with_one_warning(tmp_path: Path) -> 
 
 
 def test_fewer_images_than_asked_for_are_all_explained(tmp_path: Path) -> None:
-    monitor = CAMMonitor(num_probes=100)
+    monitor = CAMMonitor(num_probes=100, audit=None)
     fit(tmp_path, monitor)
     assert len(picked(monitor)) == 12
 
@@ -247,14 +247,14 @@ def test_images_of_one_channel_are_explained_and_drawn(tmp_path: Path) -> None:
         def forward(self, images: Tensor) -> Any:
             return super().forward(images.expand(-1, 3, -1, -1))
 
-    fit(tmp_path, CAMMonitor(num_probes=4), Module(), loader(Gray(12)), loader(Gray(12)))
+    fit(tmp_path, CAMMonitor(num_probes=4, audit=None), Module(), loader(Gray(12)), loader(Gray(12)))
     assert looks(tmp_path) == 1
 
 
 def test_class_names_come_from_the_data_set_unless_they_are_given(tmp_path: Path) -> None:
     found, given = (
-        CAMMonitor(num_probes=3, name="found"),
-        CAMMonitor(num_probes=3, class_names=list("xyz"), name="given"),
+        CAMMonitor(num_probes=3, name="found", audit=None),
+        CAMMonitor(num_probes=3, class_names=list("xyz"), name="given", audit=None),
     )
     fit(tmp_path, [found, given])
     assert found.probes is not None
@@ -265,7 +265,7 @@ def test_class_names_come_from_the_data_set_unless_they_are_given(tmp_path: Path
 
 def test_class_names_of_another_number_are_left_out_with_one_warning(tmp_path: Path) -> None:
     with own_warnings() as said:
-        fit(tmp_path, CAMMonitor(num_probes=3, class_names=["a", "b"]), max_epochs=2)
+        fit(tmp_path, CAMMonitor(num_probes=3, class_names=["a", "b"], audit=None), max_epochs=2)
     assert len(said) == 1
     assert "there are 2 class names, found or given, but the model has 3 classes" in said[0]
     assert looks(tmp_path) == 2
@@ -280,7 +280,7 @@ def test_photos_are_refused_if_their_normalization_is_not_known(tmp_path: Path) 
             image, target = super().__getitem__(index)
             return (image - 0.5) / 0.2, target
 
-    monitor = CAMMonitor(probes=str(tmp_path / "photos"), explain="prediction")
+    monitor = CAMMonitor(probes=str(tmp_path / "photos"), explain="prediction", audit=None)
     with pytest.raises(Exception, match="how to normalize these photos"):
         fit(tmp_path, monitor, val=loader(Normalized(12)))
 
@@ -291,8 +291,8 @@ def test_a_folder_of_unknown_classes_is_refused_before_training(tmp_path: Path) 
     data = Squares(12)
     nameless = loader(TensorDataset(data.images, data.labels))
     with pytest.raises(MisconfigurationException, match="which classes its subfolders are; give class_names"):
-        fit(tmp_path, CAMMonitor(probes=tmp_path / "photos"), train=nameless, val=nameless)
-    monitor = CAMMonitor(probes=tmp_path / "photos", class_names=["cat", "dog", "owl"])
+        fit(tmp_path, CAMMonitor(probes=tmp_path / "photos", audit=None), train=nameless, val=nameless)
+    monitor = CAMMonitor(probes=tmp_path / "photos", class_names=["cat", "dog", "owl"], audit=None)
     fit(tmp_path, monitor, train=nameless, val=nameless)
     assert monitor.probes is not None
     assert monitor.probes.labels is not None

@@ -36,14 +36,14 @@ class Stream(IterableDataset):
 
 
 def test_it_looks_after_every_nth_epoch(tmp_path: Path) -> None:
-    fit(tmp_path, CAMMonitor(num_probes=4, every_n_epochs=2), max_epochs=5)
+    fit(tmp_path, CAMMonitor(num_probes=4, every_n_epochs=2, audit=None), max_epochs=5)
     # three batches an epoch: the second epoch ends at step 5, the fourth at step 11
     assert [step for step, _ in scalars(tmp_path)["cam/passes"]] == [5, 11]
 
 
 def test_it_does_not_look_in_the_sanity_check(tmp_path: Path) -> None:
     method = CountingCAM()
-    monitor = CAMMonitor(method=method, num_probes=4)
+    monitor = CAMMonitor(method=method, num_probes=4, audit=None)
     with pytest.raises(ZeroDivisionError):
         fit(tmp_path, monitor, FailsInTraining())
     assert method.explanations == []
@@ -57,14 +57,14 @@ class FailsInTraining(TinyModule):
 
 
 def test_the_sanity_check_does_not_settle_the_probes(tmp_path: Path) -> None:
-    monitor = CAMMonitor(num_probes=12)
+    monitor = CAMMonitor(num_probes=12, audit=None)
     fit(tmp_path, monitor, num_sanity_val_steps=1)
     assert monitor.probes is not None
     assert len(monitor.probes) == 12
 
 
 def test_it_looks_in_validate_whatever_the_epoch(tmp_path: Path) -> None:
-    monitor = CAMMonitor(num_probes=4, every_n_epochs=7)
+    monitor = CAMMonitor(num_probes=4, every_n_epochs=7, audit=None)
     trainer = Trainer(callbacks=[monitor], **quiet(tmp_path))
     trainer.validate(TinyModule(), loader(Squares(12)), verbose=False)
     assert looks(tmp_path) == 1
@@ -72,7 +72,7 @@ def test_it_looks_in_validate_whatever_the_epoch(tmp_path: Path) -> None:
 
 
 def test_probes_picked_in_validate_serve_a_fit_after_it(tmp_path: Path) -> None:
-    monitor = CAMMonitor(num_probes=4)
+    monitor = CAMMonitor(num_probes=4, audit=None)
     module, trainer = TinyModule(), Trainer(callbacks=[monitor], **quiet(tmp_path))
     trainer.validate(module, loader(Squares(12)), verbose=False)
     assert monitor.probes is not None
@@ -84,7 +84,7 @@ def test_probes_picked_in_validate_serve_a_fit_after_it(tmp_path: Path) -> None:
 
 
 def test_it_looks_in_test_at_the_test_images_under_tags_of_their_own(tmp_path: Path) -> None:
-    monitor = CAMMonitor(num_probes=4)
+    monitor = CAMMonitor(num_probes=4, audit=None)
     trainer = fit(tmp_path, monitor)
     assert monitor.probes is not None
     kept = monitor.probes.fingerprint
@@ -97,7 +97,7 @@ def test_it_looks_in_test_at_the_test_images_under_tags_of_their_own(tmp_path: P
 
 @pytest.mark.parametrize("limit", [2, 0.7])
 def test_it_looks_after_the_last_of_a_limited_number_of_batches(tmp_path: Path, limit: float) -> None:
-    monitor = CAMMonitor(num_probes=12)
+    monitor = CAMMonitor(num_probes=12, audit=None)
     fit(tmp_path, monitor, limit_val_batches=limit)
     assert looks(tmp_path) == 1
     assert monitor.probes is not None
@@ -129,7 +129,7 @@ def test_pictures_stand_at_the_steps_of_lightnings_own_scalars(tmp_path: Path) -
 
 
 def test_pictures_stand_at_the_steps_of_scalars_in_validate_after_fit(tmp_path: Path) -> None:
-    trainer = fit(tmp_path, CAMMonitor(num_probes=4), max_epochs=2)
+    trainer = fit(tmp_path, CAMMonitor(num_probes=4, audit=None), max_epochs=2)
     trainer.validate(TinyModule(), loader(Squares(12)), verbose=False)
     own = [step for step, _ in scalars(tmp_path)["cam/passes"]]
     assert image_steps(tmp_path)["cam/heatmaps"] == own
@@ -152,7 +152,7 @@ def test_passes_seconds_blank_and_skipped_are_logged(tmp_path: Path) -> None:
 def test_model_checkpoint_and_early_stopping_can_monitor_the_scalars(tmp_path: Path, first: bool) -> None:
     checkpoint = ModelCheckpoint(tmp_path / "best", monitor="cam/passes", mode="max")
     stop = EarlyStopping(monitor="cam/skipped", patience=1, mode="min")
-    monitor = CAMMonitor(num_probes=4)
+    monitor = CAMMonitor(num_probes=4, audit=None)
     others = [stop, checkpoint]
     callbacks = [monitor, *others] if first else [*others, monitor]
     trainer = fit(tmp_path, callbacks, max_epochs=6, enable_checkpointing=True)
@@ -167,7 +167,7 @@ def test_skipped_images_are_counted_and_drawn(tmp_path: Path) -> None:
         scores[images[:, 2].flatten(1).mean(dim=1) > 0.25] = torch.nan  # the third class, unmasked
         return scores
 
-    monitor = CAMMonitor(num_probes=6, forward_fn=not_finite_for_bright_images)
+    monitor = CAMMonitor(num_probes=6, forward_fn=not_finite_for_bright_images, audit=None)
     fit(tmp_path, monitor)
     assert scalars(tmp_path)["cam/skipped"][0][1] == 2
     assert monitor.explanation is not None

@@ -24,8 +24,10 @@ METHODS: dict[str, Method] = {"Score-CAM": ScoreCAM(), "Grad-CAM": GradCAM(), "C
 by_method = pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
 
 
-def small(**arguments: Any) -> CAMMonitor:
-    return CAMMonitor(**({"num_probes": 4, "audit": Audit(num_images=12)} | arguments))
+def small(method: Method = METHODS["Score-CAM"], **arguments: Any) -> CAMMonitor:
+    """A monitor of four probes; with another method than Score-CAM it audits only where that is asked for."""
+    audit = Audit(num_images=12) if isinstance(method, ScoreCAM) else None
+    return CAMMonitor(**({"method": method, "num_probes": 4, "audit": audit} | arguments))
 
 
 class InTraining(TinyModule):
@@ -116,7 +118,7 @@ def test_after_fit_the_module_is_that_of_a_run_without_it(
     tmp_path: Path, method: Method, after_fit: dict[str, Any]
 ) -> None:
     module = InTraining()
-    fit(tmp_path, small(method=method, audit=Audit(randomization=True)), module, max_epochs=2)
+    fit(tmp_path, small(method=method, audit=Audit(num_images=12, randomization=True)), module, max_epochs=2)
     assert lasting(module) == after_fit
 
 
@@ -262,7 +264,7 @@ def test_nor_after_looks_that_failed(tmp_path: Path, epochs: tuple[int, ...]) ->
         return module(images)
 
     with pytest.warns(UserWarning, match="disk gone"):
-        alive = outlives(fits, tmp_path, small(forward_fn=broken))
+        alive = outlives(fits, tmp_path, small(forward_fn=broken, audit=None))
     assert not alive
 
 

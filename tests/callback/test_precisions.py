@@ -82,21 +82,23 @@ LOOKS = [("16-mixed", "GradCAM"), *((each, name) for each in PRECISIONS for name
 @pytest.mark.parametrize(("precision", "name"), LOOKS)
 def test_looks_are_those_of_direct_calls_in_the_same_precision(tmp_path: Path, precision: Any, name: str) -> None:
     method, module = recording(METHODS[name]), Watched()
-    monitor = CAMMonitor(method=method, num_probes=6, audit=Audit(num_images=12), on_error="raise")
+    audit = Audit(num_images=12) if name == "ScoreCAM" else None
+    monitor = CAMMonitor(method=method, num_probes=6, audit=audit, on_error="raise")
     with own_warnings() as said:
-        fit(tmp_path, monitor, module, precision=precision, max_epochs=2)
+        fit(tmp_path, monitor, module, precision=precision)
     assert said == []
     assert module.returned == {PRECISIONS[precision][2]}
-    assert len(method.calls) == len(module.validated) == 2
+    assert len(method.calls) == len(module.validated) == 1
     for call, weights in zip(method.calls, module.validated, strict=True):
         assert_explained_in(precision, call, weights, METHODS[name]())
-    assert_logged(tmp_path, [2, 5], method.calls)
+    assert_logged(tmp_path, [2], method.calls)
     assert monitor.explanation is not None
     assert monitor.explanation.heatmaps.dtype == torch.float32
     assert not monitor.explanation.skipped.any()
-    assert monitor.audit_result is not None
-    gap = monitor.audit_result.measures[monitor.audit_result.gap_name].overall
-    assert -1 <= gap.low <= gap.value <= gap.high <= 1
+    assert (monitor.audit_result is None) == (audit is None)
+    if monitor.audit_result is not None:
+        gap = monitor.audit_result.measures[monitor.audit_result.gap_name].overall
+        assert -1 <= gap.low <= gap.value <= gap.high <= 1
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
@@ -104,7 +106,7 @@ def test_the_weights_are_those_of_a_run_without_the_monitor(tmp_path: Path, prec
     finished = []
     for monitor in (None, CAMMonitor(num_probes=6, audit=Audit(num_images=12), on_error="raise")):
         module = Watched()
-        fit(tmp_path / str(monitor is None), monitor, module, precision=precision, max_epochs=2, val_check_interval=2)
+        fit(tmp_path / str(monitor is None), monitor, module, precision=precision, val_check_interval=2)
         finished.append(module.state_dict())
     without, with_it = finished
     assert all(torch.equal(without[key], with_it[key]) for key in without)
