@@ -12,6 +12,7 @@ from torch import Tensor
 
 from cam_callbacks.callback import trainer as of_trainer
 from cam_callbacks.callback.settings import MonitorSettings, ProbeSource
+from cam_callbacks.callback.task import BatchSigns
 from cam_callbacks.data import datasets
 from cam_callbacks.data.batches import Samples, read_batch
 from cam_callbacks.data.class_names import ClassNames
@@ -35,7 +36,7 @@ class DataSource:
         warn_once: Gives a warning, unless it was given before.
 
     Attributes:
-        has_views: Whether a batch held several views of its images.
+        signs: What the batches so far say about the task.
     """
 
     def __init__(self, settings: MonitorSettings, warn_once: Callable[[str], None]) -> None:
@@ -43,7 +44,7 @@ class DataSource:
         self._warn_once = warn_once
         self._found: ClassNames | None = None
         self._has_asked = False
-        self.has_views = False
+        self.signs = BatchSigns()
 
     def begin(self) -> None:
         """Forget what was found in the data of the last evaluation, which may have been another."""
@@ -68,7 +69,10 @@ class DataSource:
             samples = replace(samples, labels=samples.annotations.argmax(dim=1))
         if samples.labels is not None and callable(explain):  # they may be numbers that only look like classes
             samples = replace(samples, labels=None)
-        self.has_views |= samples.has_views
+        self.signs = BatchSigns(
+            self.signs.have_views or samples.has_views,
+            self.signs.have_other_labels or samples.label_note is not None,
+        )
         for note in (samples.note, samples.label_note):
             if note is not None:
                 note = note.replace("foreground_values", "Audit(foreground_values=[...])")

@@ -48,13 +48,11 @@ class HeatmapStage(Stage):
         """
         watched = self.memory.probes
         probes = self.agreed(self._broadcast_probes, self.agreed(self._choose_probes, errors))
-        if self.trainer.sanity_checking:
-            return probes
         if not watched.is_settled or self.memory.task is None:
             self._settle_task(probes)
         if watched.is_picking:
             probes = self._with_known_classes(probes)
-        if self.trainer.testing or watched.is_settled:
+        if self.trainer.sanity_checking or self.trainer.testing or watched.is_settled:
             return probes
         if not watched.keep(probes):
             self.memory.history.clear()
@@ -151,11 +149,11 @@ class HeatmapStage(Stage):
             if watched.images is None and errors:
                 raise self.stated(errors[0])  # the probes that are given cannot be read
             return watched.images
-        if errors and self.settings.batch_fn is not None:
+        picked = watched.picked
+        if errors and self.settings.batch_fn is not None and (picked is None or self.trainer.sanity_checking):
             raise self.stated(errors[0])
         if not self.trainer.is_global_zero:
             return None
-        picked = watched.picked
         if picked is None:
             reason = str(errors[0]) if errors else "no batch had a finite image with a valid label"
             raise NotUnderstoodError(f"CAMMonitor shows nothing: {reason}")
@@ -212,13 +210,9 @@ class HeatmapStage(Stage):
         few = probes.images[: min(_FEW_PROBES, method.batch_size or _FEW_PROBES)]
         columns = first_columns(self.pl_module, few, self.forward_fn, Options(method.batch_size))
         try:
-            return recognize(probes, columns, self.pl_module, self.parts.data.has_views)
+            return recognize(probes, columns, self.pl_module, self.parts.data.signs)
         except NothingToExplainError as error:
-            return NotUnderstoodError(
-                f"CAMMonitor shows nothing: {type(self.pl_module).__name__} returns {error}. If it does return scores "
-                'of classes, give explain="prediction"; else forward_fn, a callable (pl_module, images) -> logits, or '
-                "explain=, a callable from what it returns to one number for each image"
-            )
+            return NotUnderstoodError(f"CAMMonitor shows nothing: {type(self.pl_module).__name__} returns {error}")
 
     def _with_known_classes(self, probes: ProbeSet) -> ProbeSet:
         """Return the probes without those whose label is none of the model's classes."""

@@ -2,41 +2,41 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cam_callbacks.data.probes import ProbeSet
-from cam_callbacks.explain.model_outputs import class_columns
+from cam_callbacks.explain.losses import Losses, losses_of
 from cam_callbacks.explain.targets import LargestSegment, RegressionTarget, SegmentationTarget, Targets
 
 TaskKind = Literal["single-label", "multi-label", "segmentation", "regression", "no labels"]
 Wanted = Literal["label", "prediction", "both"]
 
-# By the names of losses, metrics and functions of PyTorch, torchmetrics and MONAI.
-_OF_NUMBERS = re.compile(
-    "(MSE|L1|SmoothL1|Huber|GaussianNLL|PoissonNLL)Loss|(mse|l1|smooth_l1|huber|gaussian_nll|poisson_nll)_loss|"
-    "Mean(Squared|Absolute).*Error|R2Score|.*CorrCoef|ExplainedVariance"
-)
-_OF_ONE_CLASS = re.compile(
-    "(?!Binary).*CrossEntropy(Loss)?|NLLLoss|Multiclass.+|MultiMarginLoss|cross_entropy|nll_loss"
-)
-_OF_EACH_CLASS = re.compile("BCE.*|Binary.+|Multi[lL]abel.+|binary_cross_entropy.*")
-_OF_VIEWS = re.compile(
-    ".*(contrast|supcon|nt_?xent|info_?nce|triplet|barlow|vicreg|byol|simsiam|dino|swav).*loss|info_?nce", re.IGNORECASE
-)
-
 _MIN_FEATURES = 16  # fewer outputs are taken for features only where a loss, or views of the images, say so
 _ROUNDING = 1e-3
+_IGNORED_BYTE = 255  # the mark of images that are not to be counted, beside 0 and 1
 
 
 class NothingToExplainError(ValueError):
-    """What the model returns is neither classes nor numbers that could be explained."""
+    """What the model returns is neither classes nor numbers that could be explained.
+
+    Args:
+        returned: What it seems to be, in words that follow "it returns".
+        are_numbers: Whether it is numbers for each image, which could be scores of classes after all.
+    """
+
+    def __init__(self, returned: str, are_numbers: bool = True) -> None:
+        remedy = (
+            "forward_fn, a callable (pl_module, images) -> logits, or explain=, a callable from what it returns to one "
+            "number for each image"
+        )
+        if are_numbers:
+            remedy = f'explain="prediction" if these are scores of classes, else {remedy}'
+        super().__init__(f"{returned}. Give {remedy}")
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,8 @@ class Task:
     def describe(self, wanted: Wanted | int) -> str:
         """Say what the task is, and what is explained."""
         unit = "classes" if self.kind != "regression" else "number" if self.outputs == 1 else "numbers"
-        return f"{self.kind}, {self.outputs} {unit}; explains {self._explained(wanted)}"
+        kind = "no labels that fit (batch_fn gives them)" if self.kind == "no labels" else self.kind
+        return f"{kind}, {self.outputs} {unit}; explains {self._explained(wanted)}"
 
     def _explained(self, wanted: Wanted | int) -> str:
         if isinstance(wanted, int):
@@ -88,66 +89,76 @@ class Task:
         return probes.labels if self.kind == "single-label" else probes.annotations
 
 
-def recognize(probes: ProbeSet, output: Any, module: nn.Module, has_views: bool = False) -> Task:
+@dataclass(frozen=True)
+class BatchSigns:
+    """What the batches say about the task, beside the labels.
+
+    Attributes:
+        have_views: They hold several views of each image.
+        have_other_labels: They hold labels that are not understood.
+    """
+
+    have_views: bool = False
+    have_other_labels: bool = False
+
+
+def recognize(probes: ProbeSet, columns: Tensor, module: nn.Module, signs: BatchSigns = BatchSigns()) -> Task:
     """Tell what a model is trained to answer.
 
     Args:
         probes: N images, with what is true of them.
-        output: What the model returned for some of them.
+        columns: (n, outputs, *spatial), what the model returned for some of them.
         module: The LightningModule, whose losses and metrics are evidence.
-        has_views: Whether the batches hold several views of each image.
+        signs: What else the batches say.
 
     Raises:
         NothingToExplainError: Images or features come out, or labels are about something else than the outputs.
-        TypeError: The output is not understood.
     """
-    columns = class_columns(output).detach().float()
-    outputs, labels, annotations = columns.shape[1], probes.labels, probes.annotations
-    of_pixels = annotations is not None and not annotations.is_floating_point() and annotations.dtype != torch.bool
+    annotations = probes.annotations
     if columns.ndim > 2 and columns.shape[2:].numel() > 1:
-        if of_pixels:
-            return Task("segmentation", max(2, outputs), size=tuple(columns.shape[2:]))
+        if annotations is not None and not annotations.is_floating_point() and annotations.dtype != torch.bool:
+            return Task("segmentation", max(2, columns.shape[1]), size=tuple(columns.shape[2:]))
         is_image = columns.shape[1:] == probes.images.shape[1:]
-        raise NothingToExplainError("images, as an autoencoder does" if is_image else "maps, and no labels of pixels")
-    columns = columns.flatten(1)
-    names = sorted(set(_names_of_losses(module)))
-    of_numbers, of_one, of_each, of_views = (
-        any(pattern.fullmatch(name) for name in names)
-        for pattern in (_OF_NUMBERS, _OF_ONE_CLASS, _OF_EACH_CLASS, _OF_VIEWS)
-    )
-    of_classes = of_one or of_each
-    count_fits = outputs == len(probes.class_names) or (labels is not None and outputs == int(labels.max()) + 1)
-    if not of_classes and not count_fits:
-        if of_views or has_views or _have_one_norm(columns):
+        what = "images, as an autoencoder does" if is_image else "maps, and there are no labels of pixels"
+        raise NothingToExplainError(what, are_numbers=False)
+    return _of_rows(probes, columns.detach().float().flatten(1), losses_of(module), signs)
+
+
+def _of_rows(probes: ProbeSet, rows: Tensor, losses: Losses, signs: BatchSigns) -> Task:
+    """Tell the task of a model that returns rows (n, outputs)."""
+    outputs, labels, annotations, classes = rows.shape[1], probes.labels, probes.annotations, len(probes.class_names)
+    count_fits = outputs == classes or (labels is not None and outputs == int(labels.max()) + 1)
+    what = f"{outputs} numbers for each image"
+    if not count_fits:
+        if signs.have_views or losses.are_of_views or _have_one_norm(rows):
             raise NothingToExplainError(f"{outputs} features of each image, it seems, to compare images by")
-        if labels is None and annotations is None and outputs >= _MIN_FEATURES:
-            raise NothingToExplainError(f"{outputs} numbers for each image, and neither labels nor a loss say of what")
-        if outputs >= max(_MIN_FEATURES, len(probes.class_names) + 1) and probes.class_names:
-            classes = len(probes.class_names)
-            raise NothingToExplainError(f"{outputs} numbers for each image, where the data has {classes} classes")
-    multi_label = outputs > 1 and of_each and not of_one
+        if outputs >= _MIN_FEATURES and 0 < classes < outputs and bool((rows.argmax(dim=1) >= classes).any()):
+            raise NothingToExplainError(f"{what}, where the data has {classes} classes")
+        has_no_sign = labels is None and annotations is None and not losses.are_of_classes
+        if has_no_sign and not signs.have_other_labels and (outputs >= _MIN_FEATURES or losses.are_of_numbers):
+            raise NothingToExplainError(f"{what}, and neither labels nor a loss say of what")
+    multi_label = outputs > 1 and losses.are_of_several_classes
     if annotations is not None and annotations.is_floating_point():
-        if outputs in (1, annotations.shape[1]) or (of_numbers and not of_classes):
+        if outputs in (1, annotations.shape[1]) or losses.are_of_numbers:
             return Task("regression", outputs)
-        if not of_classes and not count_fits:
-            raise NothingToExplainError(f"{outputs} numbers for each image, where a label has {annotations.shape[1]}")
+        if not losses.are_of_classes and not count_fits:
+            raise NothingToExplainError(f"{what}, where a label has {annotations.shape[1]}")
     elif annotations is not None and annotations.dtype == torch.bool and annotations.shape[1] == outputs:
-        return Task("multi-label", outputs, multi_label=not of_one)
-    elif labels is not None:
-        if outputs == 1 and ((of_numbers and not of_classes) or bool((labels > 1).any())):
+        return Task("multi-label", outputs, multi_label=not losses.are_of_one_class)
+    elif labels is not None and outputs == 1:
+        are_of_two = bool((labels[labels != _IGNORED_BYTE] <= 1).all())
+        if losses.are_of_numbers or not are_of_two:
             return Task("regression", 1)
-        if bool((labels < max(2, outputs)).any()):
-            return Task("single-label", max(2, outputs), multi_label)
-        raise NothingToExplainError(f"{outputs} numbers for each image, where all labels are above {outputs - 1}")
+        return Task("single-label", 2)
+    elif labels is not None:
+        if losses.are_of_numbers and not count_fits:
+            raise NothingToExplainError(f"{what}, by a loss for numbers, where the labels are classes")
+        if bool((labels < outputs).any()):
+            return Task("single-label", outputs, multi_label)
+        raise NothingToExplainError(f"{what}, where all labels are above {outputs - 1}")
+    elif signs.have_other_labels and losses.are_of_numbers:
+        return Task("regression", outputs)
     return Task("no labels", max(2, outputs), multi_label)
-
-
-def _names_of_losses(module: nn.Module) -> Iterator[str]:
-    """Give the names of the kinds of all parts of a module, and of the functions that it keeps."""
-    for part in module.modules():
-        yield from (kind.__name__ for kind in type(part).__mro__)
-    for value in vars(module).values():
-        yield getattr(getattr(value, "func", value), "__name__", "")  # also of a partial function
 
 
 def _have_one_norm(columns: Tensor) -> bool:

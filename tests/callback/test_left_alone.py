@@ -105,15 +105,22 @@ def test_without_a_layer_there_is_still_an_audit(tmp_path: Path) -> None:
     assert monitor.verdict is not None
 
 
-@pytest.mark.parametrize("place", [0, 1, 2])
-def test_an_odd_batch_costs_only_itself(tmp_path: Path, place: int) -> None:
+def first_two(batch: Any) -> Any:
+    return batch[0], batch[1]
+
+
+@pytest.mark.parametrize(("place", "batch_fn"), [(0, None), (1, None), (2, None), (2, first_two)])
+def test_an_odd_batch_costs_only_itself(tmp_path: Path, place: int, batch_fn: Any) -> None:
     good = [(Squares(12).images[start : start + 4], Squares(12).labels[start : start + 4]) for start in (0, 4, 8)]
     odd: Any = {"note": "nothing in it"}
     batches = [*good[:place], odd, *good[place:]]
-    monitor = CAMMonitor(num_probes=12)
-    fit(tmp_path, monitor, TakesAnyBatch(), val=DataLoader(batches, batch_size=None, collate_fn=lambda batch: batch))
+    monitor = CAMMonitor(num_probes=12, batch_fn=batch_fn, audit=None)
+    val = DataLoader(batches, batch_size=None, collate_fn=lambda batch: batch)
+    with own_warnings() as said:
+        fit(tmp_path, monitor, TakesAnyBatch(), val=val, max_epochs=2)
     assert monitor.explanation is not None
     assert len(monitor.explanation) == 12
+    assert len([text for text in said if "left out batches, 1 of this validation" in text]) == 1
 
 
 @pytest.mark.parametrize(
@@ -159,7 +166,7 @@ def test_without_labels_that_fit_the_prediction_is_explained(
     assert monitor.explanation.targets is not None
     assert torch.equal(monitor.explanation.targets, monitor.explanation.predicted)
     (line,) = [text for text in told if "CAMMonitor" in text]
-    assert line.startswith("CAMMonitor: no labels, 3 classes; explains the predicted class of each image by ")
+    assert "no labels that fit (batch_fn gives them), 3 classes; explains the predicted class of each image by" in line
     assert line.endswith(". No audit, which needs one class for each image")
     assert monitor.verdict is None
     assert not warned

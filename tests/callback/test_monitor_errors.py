@@ -107,7 +107,7 @@ def test_an_unknown_layer_is_refused_in_validate_too(tmp_path: Path) -> None:
         (lambda image, target: {"picture": image, "kind": target}, r"'picture': Tensor float32 \(4, 3, 16, 16\)"),
         (
             lambda image, target: (image, torch.tensor(7)),
-            r"targets contains \[7\], but the model has 3 classes: 0 to 2",
+            "returns 3 numbers for each image, where all labels are above 2",
         ),
         (lambda image, target: (image * torch.nan, target), "no batch had a finite image"),
         (lambda image, target: (image[0].flatten(), target), "not understood"),
@@ -187,7 +187,7 @@ class NoMaps(StepsOnly):
         (TwoNetworks, "TwoNetworks has no forward method; define it, or give forward_fn"),
         (NeedsMore, "NeedsMore.forward needs more than the images.*temperature.*give forward_fn"),
         (ReturnsText, r"the model returned dict with the keys \['answer'\].*forward_fn"),
-        (ReturnsMaps, "the model returned a tensor of shape .*forward_fn"),
+        (ReturnsMaps, "returns maps, and there are no labels of pixels.*forward_fn"),
         (NoMaps, "no layer of NoMaps puts out positions"),
     ],
 )

@@ -12,9 +12,11 @@ import torch
 import torch.nn.functional as F
 from lightning_runs import ChangedSquares, TinyModule, fit, infos, loader, own_warnings
 from torch import Tensor, nn
+from torchmetrics.classification import BinaryAUROC
 
 from cam_callbacks import Audit, CAMMonitor, GradCAM, ProbeSet, RegressionTarget, SegmentationTarget
-from cam_callbacks.callback.task import NothingToExplainError, Task, recognize
+from cam_callbacks.callback.task import BatchSigns, NothingToExplainError, Task, recognize
+from cam_callbacks.explain.model_outputs import class_columns
 from cam_callbacks.explain.targets import LargestSegment
 
 N = 4
@@ -75,11 +77,12 @@ class GaussianBlur(nn.Module):
         (known(), numbers(3), Holds(), Task("no labels", 3)),
         (known(), numbers(64), Holds(F.cross_entropy), Task("no labels", 64)),
         (known(names=[f"class {i}" for i in range(64)]), numbers(64), Holds(), Task("no labels", 64)),
-        (known(CLASSES), F.normalize(numbers(64), dim=1), Holds(nn.CrossEntropyLoss()), Task("single-label", 64)),
+        (known(CLASSES), numbers(3), Holds(BinaryAUROC()), Task("single-label", 3)),
+        (known(CLASSES.clamp(max=1) * 255), numbers(1), Holds(), Task("single-label", 2)),
     ],
 )
 def test_tasks(probes: ProbeSet, output: Any, held: nn.Module, task: Task) -> None:
-    assert recognize(probes, output, held) == task
+    assert recognize(probes, class_columns(output), held) == task
 
 
 class NTXentLoss(nn.Module):
@@ -100,7 +103,7 @@ class SupConLoss(nn.Module):
         (known(CLASSES), numbers(64), Holds(NTXentLoss()), "features"),
         (known(CLASSES), numbers(8), Holds(nn.TripletMarginLoss()), "features"),
         (known(CLASSES), numbers(8), Holds(SupConLoss(), nn.GaussianNLLLoss()), "features"),
-        (known(CLASSES), F.normalize(numbers(64), dim=1), Holds(), "features"),
+        (known(CLASSES), F.normalize(numbers(64), dim=1), Holds(nn.CrossEntropyLoss()), "features"),
         (known(CLASSES, names=["a", "b", "c"]), numbers(64), Holds(), "64 numbers .* 3 classes"),
         (known(CLASSES + 1000), numbers(5), Holds(), "all labels are above 4"),
         (known(annotations=numbers(1)), numbers(5), Holds(), "5 numbers .* a label has 1"),
@@ -110,13 +113,46 @@ def test_nothing_is_explained_of_what_is_not_classes_or_numbers(
     probes: ProbeSet, output: Any, held: nn.Module, says: str
 ) -> None:
     with pytest.raises(NothingToExplainError, match=says):
-        recognize(probes, output, held)
+        recognize(probes, class_columns(output), held)
 
 
 def test_views_of_the_images_mean_features() -> None:
     with pytest.raises(NothingToExplainError, match="features"):
-        recognize(known(CLASSES), numbers(8), Holds(), has_views=True)
-    assert recognize(known(CLASSES), numbers(8), Holds(nn.CrossEntropyLoss()), has_views=True).outputs == 8
+        recognize(known(CLASSES), numbers(8), Holds(nn.CrossEntropyLoss()), BatchSigns(have_views=True))
+    assert recognize(known(CLASSES), numbers(3), Holds(), BatchSigns(have_views=True)).outputs == 3
+
+
+def test_a_loss_for_numbers_decides_where_labels_are_not_understood() -> None:
+    signs = BatchSigns(have_other_labels=True)
+    assert recognize(known(), numbers(136), Holds(nn.MSELoss()), signs) == Task("regression", 136)
+    assert recognize(known(), numbers(3), Holds(), signs) == Task("no labels", 3)
+
+
+class Steps(nn.Module):
+    """Its steps call a loss that it does not keep."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        return self._loss(batch)
+
+    def _loss(self, batch: Any) -> Tensor:
+        return F.mse_loss(batch[0], batch[1])
+
+
+def test_losses_are_read_in_the_steps() -> None:
+    assert recognize(known(CLASSES.clamp(max=1)), numbers(1), Steps()) == Task("regression", 1)
+    with pytest.raises(NothingToExplainError, match="a loss for numbers, where the labels are classes"):
+        recognize(known(CLASSES), numbers(8), Steps())
+    assert recognize(known(CLASSES), numbers(3), Steps()) == Task("single-label", 3)
+
+
+def test_an_output_for_each_class_of_a_larger_head_is_told_from_features() -> None:
+    """A head of 1000 outputs that has been trained on three classes answers with one of these."""
+    scores = numbers(1000)
+    scores[:, :3] += 10
+    three = known(CLASSES, names=["a", "b", "c"])
+    assert recognize(three, scores, Holds()) == Task("single-label", 1000)
+    with pytest.raises(NothingToExplainError, match=r"1000 numbers .* 3 classes"):
+        recognize(three, numbers(1000), Holds(nn.CrossEntropyLoss()))
 
 
 def test_the_largest_class_but_0_is_explained_where_it_is() -> None:
@@ -238,3 +274,13 @@ def test_labels_that_are_no_class_of_the_model_are_left_out(tmp_path: Path) -> N
     assert monitor.audit_result is not None
     assert set(monitor.audit_result.labels.tolist()) == {0, 1}
     assert len([text for text in warned if "none of the model's 3 classes: [255]" in text]) == 1
+
+
+@pytest.mark.parametrize("sanity_steps", [0, 2])
+def test_ages_are_numbers_also_where_errors_end_the_run(tmp_path: Path, sanity_steps: int) -> None:
+    module = Answers(lambda features, scores: scores[:, 0])
+    data = loader(ChangedSquares(lambda image, label: (image, label + 30)))
+    monitor = CAMMonitor(method=GradCAM(), on_error="raise", audit=None, num_probes=4)
+    fit(tmp_path, monitor, module, val=data, num_sanity_val_steps=sanity_steps)
+    assert monitor.explanation is not None
+    assert monitor.explanation.score_kind == repr(RegressionTarget())
