@@ -28,7 +28,10 @@ def contradiction(metrics: Mapping[str, Tensor], result: AuditResult, own: str) 
         is_accuracy = re.search(r"(^|[^a-z])acc(uracy)?($|[^a-z])", name.lower()) and "train" not in name.lower()
         if name.startswith(f"{own}/"):
             continue
-        if is_accuracy and value.numel() == 1 and accuracy.high < float(value) <= 1 and float(value) > chance:
+        if not is_accuracy or value.numel() != 1:
+            continue
+        logged = float(value) / (100 if float(value) > 1 else 1)  # percent
+        if max(accuracy.high, chance) < logged <= 1:
             return (
                 f"CAMMonitor finds {accuracy.value:.2f} of the answers right, fewer than guessing would give, where "
                 f"{name!r} is {float(value):.2f}: forward does not seem to return what validation_step judges, but "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Literal
 
@@ -17,6 +18,7 @@ TaskKind = Literal["single-label", "multi-label", "segmentation", "regression", 
 Wanted = Literal["label", "prediction", "both"]
 
 _MIN_FEATURES = 16  # fewer outputs are taken for features only where a loss, or views of the images, say so
+_BACKGROUND = re.compile(r"backg|\bbg\b|void|unlabel|none|other|ignore|^0$", re.IGNORECASE)  # in a name
 _ROUNDING = 1e-3
 _IGNORED_BYTE = 255  # the mark of images that are not to be counted, beside 0 and 1
 
@@ -49,12 +51,15 @@ class Task:
         outputs: The number of classes, or of numbers.
         multi_label: Whether classes do not exclude each other.
         size: The spatial size of what a segmentation returns; empty otherwise.
+        has_background: Whether class 0 of a segmentation is the background, which stands back behind other classes:
+            as its name says, or where there are no names.
     """
 
     kind: TaskKind
     outputs: int
     multi_label: bool = False
     size: tuple[int, ...] = ()
+    has_background: bool = True
 
     def describe(self, wanted: Wanted | int) -> str:
         """Say what the task is, and what is explained."""
@@ -69,7 +74,8 @@ class Task:
             return "the number" if self.outputs == 1 else "the first (RegressionTarget(index) another)"
         if self.kind == "segmentation":
             pixels = "predicted pixels" if wanted == "prediction" else "pixels"
-            return f"the class with the most {pixels} of each image (0 only where there is no other)"
+            said = f"the class with the most {pixels} of each image"
+            return f"{said} (0 only where there is no other)" if self.has_background else said
         if self.kind == "no labels" or wanted == "prediction":
             return "the predicted class of each image"
         if self.kind == "multi-label":
@@ -82,11 +88,22 @@ class Task:
             return RegressionTarget()
         if self.kind == "segmentation":
             if wanted == "prediction" or probes.annotations is None:
-                return LargestSegment()
-            return [_largest(pixels, self.outputs, self.size) for pixels in probes.annotations]
+                return LargestSegment(self.has_background)
+            return [self._largest(pixels) for pixels in probes.annotations]
         if wanted == "prediction" or self.kind == "no labels":
             return None
         return probes.labels if self.kind == "single-label" else probes.annotations
+
+    def _largest(self, pixels: Tensor) -> SegmentationTarget | LargestSegment:
+        """Return the class with the most of an image's pixels (*spatial), where they are, as a target."""
+        resized = F.interpolate(pixels[None, None].float(), size=self.size, mode="nearest-exact")[0, 0].long()
+        counts = torch.bincount(resized[(resized >= 0) & (resized < self.outputs)], minlength=self.outputs)
+        if not counts.any():
+            return LargestSegment(self.has_background)
+        if self.has_background and counts[1:].any():
+            counts[0] = 0
+        largest = int(counts.argmax())
+        return SegmentationTarget(largest, resized == largest)
 
 
 @dataclass(frozen=True)
@@ -117,7 +134,9 @@ def recognize(probes: ProbeSet, columns: Tensor, module: nn.Module, signs: Batch
     annotations = probes.annotations
     if columns.ndim > 2 and columns.shape[2:].numel() > 1:
         if annotations is not None and not annotations.is_floating_point() and annotations.dtype != torch.bool:
-            return Task("segmentation", max(2, columns.shape[1]), size=tuple(columns.shape[2:]))
+            names = probes.class_names
+            has_background = not names or bool(_BACKGROUND.search(names.name(0)))
+            return Task("segmentation", max(2, columns.shape[1]), False, tuple(columns.shape[2:]), has_background)
         is_image = columns.shape[1:] == probes.images.shape[1:]
         what = "images, as an autoencoder does" if is_image else "maps, and there are no labels of pixels"
         raise NothingToExplainError(what, are_numbers=False)
@@ -166,19 +185,3 @@ def _have_one_norm(columns: Tensor) -> bool:
     norms = columns.norm(dim=1)
     is_wide = columns.shape[1] >= _MIN_FEATURES and len(columns) > 1
     return is_wide and bool((columns < 0).any() and ((norms - norms.mean()).abs() < _ROUNDING * norms.mean()).all())
-
-
-def _largest(pixels: Tensor, classes: int, size: tuple[int, ...]) -> SegmentationTarget | LargestSegment:
-    """Return the class with the most of an image's pixels (*spatial), where they are, as a target.
-
-    Args:
-        pixels: The class of each pixel. Class 0, most often the background, counts only where there is no other.
-        classes: The number of classes; others are passed over.
-        size: The spatial size of the output.
-    """
-    resized = F.interpolate(pixels[None, None].float(), size=size, mode="nearest-exact")[0, 0].long()
-    counts = torch.bincount(resized[(resized >= 0) & (resized < classes)], minlength=classes)
-    if not counts.any():
-        return LargestSegment()
-    largest = int(counts[1:].argmax()) + 1 if counts[1:].any() else 0
-    return SegmentationTarget(largest, resized == largest)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from cam_callbacks.explain.hooks import hooked, pre_hooked
+from cam_callbacks.explain.losses import kept_losses
 from cam_callbacks.explain.model_outputs import OutputKind, class_columns
 from cam_callbacks.explain.sharding import share
 
@@ -22,7 +23,12 @@ _NARROW = 0.05  # probabilities that answer to extreme inputs vary by more
 _FEW = 4  # images that are made extreme
 _LOUD = 1e4
 
-_LOSSES: tuple[type[nn.Module], ...] = (nn.BCELoss, nn.BCEWithLogitsLoss, nn.CrossEntropyLoss, nn.NLLLoss)
+_LOSSES = {  # those that tell, and the functions that compute them
+    "BCELoss": "binary_cross_entropy",
+    "BCEWithLogitsLoss": "binary_cross_entropy_with_logits",
+    "CrossEntropyLoss": "cross_entropy",
+    "NLLLoss": "nll_loss",
+}
 
 
 class Evidence:
@@ -117,13 +123,14 @@ def judge(found: Evidence, model: nn.Module, multi_label: bool) -> OutputKind:
     """Judge evidence, together with the loss that the model holds, if it holds one."""
     if found.leaves_unit_interval or found.is_empty:
         return OutputKind("logits", multi_label)
-    losses = [kind for kind in _LOSSES if any(isinstance(module, kind) for module in model.modules())]
-    names = " and ".join(loss.__name__ for loss in losses)
+    kept = kept_losses(model).names
+    losses = [loss for loss, function in _LOSSES.items() if loss in kept or function in kept]
+    names = " and ".join(losses)
     override = 'outputs="logits" or outputs="probabilities" decides otherwise'
     if found.sums_to_one:
         note = f"the model returns probabilities, which sum to 1: they are used as they are; {override}"
         return OutputKind("probabilities", multi_label, note)
-    only_exclusive = bool(losses) and set(losses) <= {nn.CrossEntropyLoss, nn.NLLLoss}
+    only_exclusive = bool(losses) and set(losses) <= {"CrossEntropyLoss", "NLLLoss"}
     if found.columns > 1 and only_exclusive and not multi_label:
         note = (
             f"the model's outputs lie in [0, 1], but do not sum to 1 as the probabilities of its {names} would: they "
@@ -132,10 +139,10 @@ def judge(found: Evidence, model: nn.Module, multi_label: bool) -> OutputKind:
         return OutputKind("logits", multi_label, note)
     independent = multi_label or found.columns > 1
     if found.is_constant:
-        if losses == [nn.BCELoss]:
+        if losses == ["BCELoss"]:
             note = f"the model's outputs are constant; its {names} takes probabilities, so they are; {override}"
             return OutputKind("probabilities", independent, note)
-        if losses == [nn.BCEWithLogitsLoss] or found.is_zero:
+        if losses == ["BCEWithLogitsLoss"] or found.is_zero:
             return OutputKind("logits", multi_label)
         note = (
             "the model's outputs are nearly the same for all images and lie in [0, 1]: they may be logits or "
@@ -146,9 +153,9 @@ def judge(found: Evidence, model: nn.Module, multi_label: bool) -> OutputKind:
     note = f"the model returns {what}, never outside of [0, 1]: they are used as they are"
     if found.columns > 1 and not multi_label:
         note += ", for classes that do not exclude each other; multi_label=True says the same"
-    if nn.BCEWithLogitsLoss in losses or len(losses) > 1:
+    if "BCEWithLogitsLoss" in losses or len(losses) > 1:
         note += f". But it holds a {names}; what it returns has decided"
-    return OutputKind("probabilities", independent, f"{note}; {override}", is_certain=losses != [nn.BCEWithLogitsLoss])
+    return OutputKind("probabilities", independent, f"{note}; {override}", is_certain=losses != ["BCEWithLogitsLoss"])
 
 
 def _forward(runner: Runner, found: Evidence, images: Tensor, rows: Tensor) -> None:

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cam_callbacks._checks import check_index, check_list
+from cam_callbacks._checks import check_bool, check_index, check_list
 from cam_callbacks.explain.model_outputs import logits_of
 
 TargetFn: TypeAlias = Callable[[Any], Tensor]
@@ -151,18 +151,24 @@ class SegmentationTarget(Target):
 class LargestSegment(Target):
     """The class of a segmentation that the most positions of each image are predicted as, over these positions.
 
-    Class 0, most often the background, is explained only where nothing else is predicted. The model returns what
-    `SegmentationTarget` understands.
+    The model returns what `SegmentationTarget` understands.
+
+    Attributes:
+        has_background: Whether class 0 is the background, which is explained only where nothing else is predicted.
     """
 
     wants_logits: ClassVar[bool] = True
+    has_background: bool = True
+
+    def __post_init__(self) -> None:
+        check_bool("has_background", self.has_background)
 
     def resolve(self, output: Any) -> list[SegmentationTarget]:
         """Return, for each image, its class and the positions."""
         predicted = _pixel_logits(self, output).argmax(dim=1)
         found = []
         for positions in predicted:
-            others = positions[positions > 0]
+            others = positions[positions > 0] if self.has_background else positions
             largest = int(others.mode().values) if len(others) else 0
             found.append(SegmentationTarget(largest, positions == largest))
         return found

@@ -169,6 +169,17 @@ def test_the_largest_class_but_0_is_explained_where_it_is() -> None:
     assert task.targets(known(annotations=pixels), "prediction") == LargestSegment()
 
 
+@pytest.mark.parametrize(("name", "largest"), [("background", 2), ("road", 0)])
+def test_class_0_stands_back_only_if_its_name_says_so(name: str, largest: int) -> None:
+    pixels = torch.zeros(N, 8, 8, dtype=torch.int64)
+    pixels[:, :2] = 2
+    probes = known(annotations=pixels, names=[name, "car", "sky"])
+    task = recognize(probes, numbers(3, 8, 8), Holds())
+    assert {target.class_index for target in task.targets(probes, "label")} == {largest}  # type: ignore[union-attr]
+    assert task.targets(probes, "prediction") == LargestSegment(has_background=name != "road")
+    assert ("0 only where there is no other" in task.describe("label")) == (name != "road")
+
+
 class Answers(TinyModule):
     """Returns what a function makes of its features and of its three scores."""
 

@@ -197,7 +197,7 @@ class TestLargestSegment:
         largest = [max(range(1, 4), key=lambda c: int((one == c).sum())) if one.any() else 0 for one in predicted]
         assert explanation.targets.tolist() == largest
         assert explanation.logits is None
-        assert explanation.score_kind == "LargestSegment()"
+        assert explanation.score_kind == repr(LargestSegment())
 
     def test_refuses_what_has_no_positions(self):
         with pytest.raises(ValueError, match="LargestSegment needs logits"):

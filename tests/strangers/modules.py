@@ -57,7 +57,7 @@ class Findings(Stranger):
         return self.head(self.backbone(image).mean(dim=(2, 3)))
 
     def loss_of(self, batch: Any) -> Tensor:
-        return self.loss_fn(self(batch["image"]), batch["findings"] if "findings" in batch else batch["labels"])
+        return self.loss_fn(self(batch["image"]), batch["labels"])
 
 
 class SegmentsBytes(Stranger):
