@@ -19,6 +19,7 @@ SLOW = {
     "test_docs.py": "what is documented",
     "test_release.py": "what is handed out is built",
     "test_cuda.py": "trainings",
+    "strangers/": "trainings",
     "review/test_report_browser.py": "a real browser",
     "review/test_report_of_a_run.py": "trainings",
     "review/test_tab_browser.py": "a real browser",
