@@ -276,21 +276,6 @@ class ReturnsFeatures(TinyModule):
         self.log("val_acc", (answers == batch[1]).float().mean())
 
 
-def scores_of(module: Any, images: Tensor) -> Tensor:
-    return module.last(module(images))
-
-
-@pytest.mark.parametrize("forward_fn", [None, scores_of])
-def test_features_taken_for_class_scores_are_noticed(tmp_path: Path, forward_fn: Any) -> None:
-    monitor = CAMMonitor(method=GradCAM(), forward_fn=forward_fn)
-    squares = Squares(48)
-    nameless = loader(TensorDataset(squares.images, squares.labels), batch_size=12)
-    with own_warnings() as texts:
-        fit(tmp_path, monitor, ReturnsFeatures(), nameless, nameless, max_epochs=12)
-    noticed = [text for text in texts if "forward does not seem to return what validation_step judges" in text]
-    assert len(noticed) == (1 if forward_fn is None else 0)
-
-
 def test_features_are_noticed_at_once_where_the_data_names_its_classes(tmp_path: Path) -> None:
     with own_warnings() as texts:
         fit(tmp_path, CAMMonitor(method=GradCAM()), ReturnsFeatures())
@@ -308,6 +293,41 @@ class RightLater(TinyModule):
 def wrong_answers(module: Any, images: Tensor) -> Tensor:
     """The color of each square, taken for that of the next class."""
     return images.amax(dim=(2, 3)).roll(1, dims=1)
+
+
+class Logs(TinyModule):
+    """It logs that it is right, under a name and in a unit."""
+
+    def __init__(self, name: str, value: float) -> None:
+        super().__init__()
+        self.logged = name, value
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self.log(*self.logged, batch_size=1)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "is_noticed"),
+    [
+        ("val_acc", 0.9, True),
+        ("val/accuracy", 90.0, True),
+        ("Accuracy/val", 0.9, True),
+        ("val_acc", 0.2, False),
+        ("val_acc", 900.0, False),
+        ("val_backlog", 0.9, False),
+        ("train_acc", 0.9, False),
+    ],
+)
+def test_answers_that_are_worse_than_guessing_are_noticed(
+    tmp_path: Path, name: str, value: float, is_noticed: bool
+) -> None:
+    squares = Squares(48)
+    nameless = loader(TensorDataset(squares.images, squares.labels))
+    monitor = CAMMonitor(method=GradCAM(), forward_fn=wrong_answers, num_probes=2)
+    with own_warnings() as texts:
+        fit(tmp_path, monitor, Logs(name, value), val=nameless, limit_train_batches=1)
+    noticed = [text for text in texts if "forward does not seem to return what validation_step judges" in text]
+    assert len(noticed) == is_noticed
 
 
 def test_an_accuracy_is_not_compared_with_that_of_another_validation(tmp_path: Path) -> None:
