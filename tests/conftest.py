@@ -2,6 +2,7 @@
 
 import os
 import signal
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -141,21 +142,21 @@ def blobs() -> Callable[..., Tensor]:
     return build
 
 
-FORWARDED: list[list[int]] = []
-"""What the fixture `forwarded` counts; a global, because what a hook itself holds on to is put back after each call."""
+class Sizes(list[int]):
+    """A list that can be known weakly: what a hook itself holds on to is put back after each call."""
 
 
 @pytest.fixture
 def forwarded() -> Iterator[Callable[[nn.Module], list[int]]]:
     """Given a model, a list that grows by the number of images of each of its forward calls."""
-    handles = []
+    handles, kept = [], []
 
     def count(model: nn.Module) -> list[int]:
-        number = len(FORWARDED)
-        FORWARDED.append(sizes := [])
+        kept.append(sizes := Sizes())
+        known = weakref.ref(sizes)
 
         def keep(_module: nn.Module, inputs: tuple[Any, ...]) -> None:
-            FORWARDED[number].append(len(inputs[0]))
+            known().append(len(inputs[0]))
 
         handles.append(model.register_forward_pre_hook(keep))
         return sizes

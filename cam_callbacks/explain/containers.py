@@ -3,102 +3,238 @@
 from __future__ import annotations
 
 import functools
-import sys
+import operator
 import types
-from collections import deque
-from collections.abc import Iterable
-from typing import Any
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from typing import Any, NamedTuple
 
-from torch import nn
+import torch
+from torch import Tensor, nn
+from torch.nn.modules import module as of_all_modules
 
-from cam_callbacks._checks import is_kind
+from cam_callbacks.explain.ownership import Ownership, is_library, is_of_no_library
 
-_KINDS = (list, dict, set, deque)
+_KINDS: tuple[Any, ...] = (OrderedDict, dict, list, set, deque)
+_ATOMS = frozenset(
+    {bool, int, float, complex, str, bytes, type(None), Tensor, nn.Parameter, torch.Size, torch.dtype, torch.device}
+)
 _NAMES_OF_EVERY_MODULE = frozenset(vars(nn.Module()))
-_OPAQUE = (type, types.ModuleType, nn.Module)
-_LIBRARIES = (sys.stdlib_module_names - {"types"}) | {"torch", "cam_callbacks"}  # whose objects look after themselves
+_WRAPPERS: dict[type, Callable[[Any], list[object]]] = {
+    types.MethodType: lambda method: [method.__func__, method.__self__],
+    types.BuiltinMethodType: lambda method: [method.__self__],
+    staticmethod: lambda method: [method.__func__],
+    classmethod: lambda method: [method.__func__],
+    property: lambda method: [method.fget],
+}
+_Entries = tuple[list[Any], ...]
+_DEPTH = 5  # of steps from a module or a hook
+_MANY = 1000  # entries, from which on a container is kept, but not looked into
+_MOST = 20_000  # values that are looked at
 
 
 class Contents:
     """What containers held when this was made; entries are not copied, and containers stay the same objects.
 
-    Looked for are containers, and containers in them, among the attributes of modules; and in what their forward hooks
-    hold on to: closures, bound objects and their attributes, arguments of partial functions. What hangs on these
-    further down is not followed, nor is a trainer, nor are objects of torch, of the standard library and of this
-    package: the hooks of `fully_shard`, and ours, keep a state of their own.
+    Looked for are containers that the forwards and forward hooks of the modules can reach: attributes of modules and
+    their classes, what functions hold on to (closures, defaults, the globals that they name, functions among them), and
+    the attributes of the user's own objects. Names that are bound to something else are bound again to what they were.
+
+    Looked at are a few steps only. The contents of tensors and arrays are not, nor what large containers hold, nor
+    whatever belongs to a library (`cam_callbacks.explain.ownership`): a trainer, a data set, a logger keeps a state of
+    its own. No code of the user's runs.
 
     Args:
-        modules: The modules.
+        modules: The modules of a model; none, and nothing is looked for.
     """
 
     def __init__(self, modules: Iterable[nn.Module]) -> None:
-        self._seen: set[int] = set()
-        self._containers: list[tuple[Any, Any]] = []
-        self._cells: list[tuple[types.CellType, object]] = []
+        modules = list(modules)
+        self._containers: list[tuple[Any, Any, _Entries]] = []
+        self._attributes: list[tuple[dict[str, Any], dict[str, Any], frozenset[str]]] = []
+        self._bindings: dict[tuple[int, str], _Binding] = {}
+        self._ownership = Ownership(modules)
+        self._seen: dict[int, object] = {id(module): module for module in modules}
+        self._waiting: deque[tuple[object, int]] = deque()
+        self._wait(_hooks(modules), 0)
         for module in modules:
-            for name, value in list(vars(module).items()):
-                if name not in _NAMES_OF_EVERY_MODULE:
-                    self._keep(value)
-            for hook in (*module._forward_hooks.values(), *module._forward_pre_hooks.values()):
-                self._follow(hook)
+            self._wait((value for name, value in vars(module).items() if name not in _NAMES_OF_EVERY_MODULE), 1)
+            self._wait(type(module).__mro__, 1)
+        while self._waiting:
+            with suppress(Exception):  # objects may be as odd as they like
+                self._visit(*self._waiting.popleft())
+        self._seen.clear()
 
     def restore(self) -> None:
-        """Let all containers hold again what they held."""
-        for cell, value in self._cells:
-            cell.cell_contents = value
-        for container, before in self._containers:
-            if not _are_same(container, before):
-                container.clear()
-                (container.update if isinstance(container, (dict, set)) else container.extend)(before)
+        """Let all containers hold again what they held, and names mean again what they meant."""
+        for binding in self._bindings.values():
+            with suppress(Exception):
+                binding.restore()
+        for names, before, left in self._attributes:
+            with suppress(Exception):
+                for name in names.keys() - before.keys() - left:
+                    del names[name]
+                names.update({name: value for name, value in before.items() if names.get(name, self) is not value})
+        for kind, container, entries in self._containers:
+            with suppress(Exception):
+                if not _are_same(_entries(kind, container), entries):
+                    _fill(kind, container, entries)
 
-    def _is_new(self, value: object) -> bool:
-        is_new = id(value) not in self._seen
-        self._seen.add(id(value))
-        return is_new
-
-    def _keep(self, value: object, depth: int = 1) -> None:
-        if not isinstance(value, _KINDS) or not self._is_new(value):
+    def _wait(self, values: Iterable[object], depth: int) -> None:
+        """Let values be visited; those that are near come first."""
+        if depth > _DEPTH:
             return
-        self._containers.append((value, dict(value) if isinstance(value, dict) else list(value)))
-        if depth:
-            for inner in list(value.values() if isinstance(value, dict) else value):
-                self._keep(inner, depth - 1)
+        for value in list(values):
+            if type(value) not in _ATOMS and id(value) not in self._seen and len(self._seen) < _MOST:
+                self._seen[id(value)] = value  # kept, so that its identity stays unique
+                self._waiting.append((value, depth))
 
-    def _follow(self, value: object) -> None:
-        """Keep what a callable, or what it holds on to, may collect in."""
-        if isinstance(value, _KINDS):
-            self._keep(value)
-        elif isinstance(value, functools.partial):
-            for each in (value.func, *value.args, *value.keywords.values()):
-                self._follow(each)
-        elif isinstance(value, types.MethodType):
-            self._follow(value.__self__)
-        elif isinstance(value, types.FunctionType):
-            if self._is_new(value):
-                for cell in value.__closure__ or ():
-                    self._follow_cell(cell)
-        elif hasattr(value, "__dict__") and not _is_opaque(value):
-            self._keep(vars(value))
+    def _visit(self, value: Any, depth: int) -> None:
+        kind = type(value)
+        if issubclass(kind, (*_KINDS, tuple)):
+            self._container(value, depth)
+        elif kind is types.FunctionType:
+            self._function(value, depth)
+        elif kind in _WRAPPERS:
+            self._wait(_WRAPPERS[kind](value), depth)
+        elif issubclass(kind, functools.partial):
+            self._wait([value.func], depth)
+            self._wait([*value.args, *value.keywords.values()], depth + 1)
+        elif issubclass(kind, type):
+            self._class(value, depth)
+        elif issubclass(kind, types.ModuleType):
+            return  # what code names of it was kept where it is named
+        elif self._ownership.is_open(kind) or (depth == 0 and is_of_no_library(kind)):  # what a hook is bound to
+            self._object(value, depth)
 
-    def _follow_cell(self, cell: types.CellType) -> None:
+    def _container(self, value: Any, depth: int) -> None:
+        base = next((each for each in _KINDS if issubclass(type(value), each)), tuple)
+        entries = _entries(base, value)
+        if base is not tuple:
+            self._containers.append((base, value, entries))
+        if len(entries[-1]) <= _MANY:
+            self._wait(entries[-1], depth + 1)
+        if self._ownership.is_users_class(type(value)):
+            self._object(value, depth)
+
+    def _function(self, function: types.FunctionType, depth: int) -> None:
+        space = function.__globals__
+        module = space.get("__name__")
+        self._names(vars(function), depth)  # also what it wraps
+        if is_library(module):
+            return
+        for cell in function.__closure__ or ():
+            with suppress(ValueError):  # it is empty yet
+                self._bind(cell, "cell_contents", cell.cell_contents, depth + 1)
+        self._wait([*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()], depth + 1)
+        if self._ownership.is_users(module):
+            self._globals(set(_names(function.__code__)), space, depth + 1)
+
+    def _globals(self, names: set[str], space: dict[str, Any], depth: int) -> None:
+        """Keep what code names, also in those of the user's Python modules that it names."""
+        found = [vars(space[name]) for name in names if isinstance(space.get(name), types.ModuleType)]
+        for each in (space, *(own for own in found if self._ownership.is_users(own.get("__name__")))):
+            for name in names & each.keys():
+                self._bind(each, name, each[name], depth, each.get, each.__setitem__)
+
+    def _class(self, kind: type, depth: int) -> None:
+        if self._ownership.is_users_class(kind):
+            for name, value in list(vars(kind).items()):
+                if callable(value) or type(value) in _WRAPPERS:
+                    self._wait([value], depth + 1)
+                elif not name.startswith("__"):
+                    put = functools.partial(type.__setattr__, kind)
+                    self._bind(kind, name, value, depth + 1, vars(kind).get, put)
+
+    def _object(self, value: object, depth: int) -> None:
+        kind = type(value)
+        with suppress(AttributeError):
+            names = object.__getattribute__(value, "__dict__")
+            self._names(names, depth + 1, _NAMES_OF_EVERY_MODULE if issubclass(kind, nn.Module) else frozenset())
+        for base in kind.__mro__:
+            for name, slot in list(vars(base).items()):
+                if isinstance(slot, types.MemberDescriptorType):
+                    with suppress(AttributeError):  # it is empty yet
+                        self._bind(value, name, slot.__get__(value), depth + 1)
+        self._wait(kind.__mro__, depth)
+
+    def _names(self, names: Any, depth: int, left: frozenset[str] = frozenset()) -> None:
+        if type(names) is dict:
+            before = {name: value for name, value in names.items() if name not in left}
+            self._attributes.append((names, before, left))
+            self._wait(before.values(), depth)
+
+    def _bind(
+        self,
+        owner: Any,
+        name: str,
+        value: object,
+        depth: int,
+        get: Callable[[str], object] | None = None,
+        put: Callable[[str, Any], object] | None = None,
+    ) -> None:
+        get, put = (
+            get or functools.partial(object.__getattribute__, owner),
+            put or functools.partial(object.__setattr__, owner),
+        )
+        self._bindings[id(owner), name] = _Binding(name, value, get, put)
+        self._wait([value], depth)
+
+
+class _Binding(NamedTuple):
+    """A name and what it is bound to; it holds its owner by its functions."""
+
+    name: str
+    value: object
+    get: Callable[[str], object]
+    put: Callable[[str, Any], object]
+
+    def restore(self) -> None:
         try:
-            value = cell.cell_contents
-        except ValueError:  # it is empty yet
-            return
-        self._cells.append((cell, value))
-        self._follow(value)
+            is_same = self.get(self.name) is self.value
+        except (AttributeError, ValueError):  # it is bound to nothing now
+            is_same = False
+        if not is_same:
+            self.put(self.name, self.value)
 
 
-def _is_opaque(value: object) -> bool:
-    package = type(value).__module__.partition(".")[0]
-    return isinstance(value, _OPAQUE) or package in _LIBRARIES or is_kind(value, "Trainer")
+def _hooks(modules: list[nn.Module]) -> Iterator[object]:
+    for hooks in (of_all_modules._global_forward_hooks, of_all_modules._global_forward_pre_hooks) if modules else ():
+        yield from hooks.values()
+    for module in modules:
+        yield from (*module._forward_hooks.values(), *module._forward_pre_hooks.values())
 
 
-def _are_same(container: Any, before: Any) -> bool:
-    """Whether a container holds the very same entries, in the same order."""
-    if len(container) != len(before):
-        return False
-    if isinstance(container, dict):
-        pairs = zip(container.items(), before.items(), strict=True)
-        return all(a is b and one is two for (a, one), (b, two) in pairs)
-    return all(a is b for a, b in zip(container, before, strict=True))
+def _names(code: types.CodeType) -> Iterator[str]:
+    """Yield all names that code uses and that are not local to it, also those of functions within it."""
+    yield from code.co_names
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            yield from _names(constant)
+
+
+def _entries(base: Any, container: Any) -> _Entries:
+    """Return what a container holds, for a dictionary the keys and the values, past methods of a class of its own."""
+    entries = list(base.__iter__(container))
+    if not issubclass(base, dict):
+        return (entries,)
+    if base is dict:
+        return entries, list(dict.values(container))
+    return entries, [dict.__getitem__(container, key) for key in entries]  # in the order of an OrderedDict
+
+
+def _are_same(entries: _Entries, before: _Entries) -> bool:
+    """Whether these are the very same entries, in the same order."""
+    return all(len(a) == len(b) and all(map(operator.is_, a, b)) for a, b in zip(entries, before, strict=True))
+
+
+def _fill(base: Any, container: Any, entries: _Entries) -> None:
+    base.clear(container)
+    if issubclass(base, dict):
+        for key, value in zip(*entries, strict=True):
+            base.__setitem__(container, key, value)
+    elif base is set:
+        set.update(container, *entries)
+    else:
+        base.extend(container, *entries)

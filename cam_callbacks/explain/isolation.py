@@ -34,8 +34,9 @@ def isolated(model: nn.Module) -> Iterator[None]:
     On the way out, whatever happened, all that is restored, as are the random number generators (Python, NumPy, torch
     on every device in use) and what the model's own forward has written into its modules: buffers, the states of
     torchmetrics' metrics, attributes, new ones too. What the forward or a forward hook has collected is taken out
-    of their containers again (`cam_callbacks.explain.containers`). What is written elsewhere (parameters, globals,
-    attributes of other objects), or kept by the user's `forward_fn`, which nothing else calls, stays.
+    of its containers again, and what it has written to objects, classes and globals of the user's is put back
+    (`cam_callbacks.explain.containers`). What is written elsewhere (parameters, files, the contents of other tensors
+    and of arrays, objects of libraries), or kept by the user's `forward_fn`, which nothing else calls, stays.
 
     Gradients are off by `no_grad`, not by `inference_mode`, and if the caller is in inference mode, it is left: a
     tensor that a model caches during its forward would become an inference tensor, and the next training step would
