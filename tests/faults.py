@@ -95,7 +95,12 @@ OUT_OF_LUCK = "out of luck"
 DISK_FULL = "No space left on device"
 
 FAULTS = {
-    "batch_fn": Fault("probe capture", "`batch_fn` raises", FIRST_SKIPPED, "KeyError: 'label'"),
+    "batch_fn": Fault(
+        "probe capture",
+        "`batch_fn` raises on a batch",
+        replace(REMARKED, words="The look goes on without this batch, with one warning that says so.", error=True),
+        "KeyError: 'label'",
+    ),
     "other batch": Fault(
         "probe capture",
         "each validation has a batch of another kind than those of the sanity check",
@@ -166,5 +171,5 @@ FAULTS = {
     "SIGTERM": Fault("the whole process", "SIGTERM in the middle of the masked passes", PASSES_THROUGH),
 }
 
-ON_TWO_RANKS = {"probe capture": FIRST_SKIPPED, "forward": SECOND_SKIPPED, "audit": NO_AUDIT, "logger": LOGGER_FAILS}
+ON_TWO_RANKS = {"probe capture": REMARKED, "forward": SECOND_SKIPPED, "audit": NO_AUDIT, "logger": LOGGER_FAILS}
 """What happens if one of two processes fails."""

@@ -150,7 +150,8 @@ class HeatmapStage(Stage):
                 raise self.stated(errors[0])  # the probes that are given cannot be read
             return watched.images
         picked = watched.picked
-        if errors and self.settings.batch_fn is not None and (picked is None or self.trainer.sanity_checking):
+        is_strict = self.trainer.sanity_checking or self.settings.on_error == "raise"
+        if errors and self.settings.batch_fn is not None and (picked is None or is_strict):
             raise self.stated(errors[0])
         if not self.trainer.is_global_zero:
             return None

@@ -19,6 +19,7 @@ Wanted = Literal["label", "prediction", "both"]
 
 _MIN_FEATURES = 16  # fewer outputs are taken for features only where a loss, or views of the images, say so
 _BACKGROUND = re.compile(r"backg|\bbg\b|void|unlabel|none|other|ignore|^0$", re.IGNORECASE)  # in a name
+_SHIFTED = "if the step subtracts 1, let batch_fn do so, too"
 _ROUNDING = 1e-3
 _IGNORED_BYTE = 255  # the mark of images that are not to be counted, beside 0 and 1
 
@@ -132,8 +133,13 @@ def recognize(probes: ProbeSet, columns: Tensor, module: nn.Module, signs: Batch
         NothingToExplainError: Images or features come out, or labels are about something else than the outputs.
     """
     annotations = probes.annotations
+    if not columns.is_floating_point():
+        raise NothingToExplainError(f"{columns.dtype}, such as the index of a class, and no scores", are_numbers=False)
     if columns.ndim > 2 and columns.shape[2:].numel() > 1:
+        if columns.ndim != probes.images.ndim:
+            raise NothingToExplainError(f"{tuple(columns.shape)}, not (N, classes, *spatial)", are_numbers=False)
         if annotations is not None and not annotations.is_floating_point() and annotations.dtype != torch.bool:
+            _check_that_pixels_fit(annotations, max(2, columns.shape[1]))
             names = probes.class_names
             has_background = not names or bool(_BACKGROUND.search(names.name(0)))
             return Task("segmentation", max(2, columns.shape[1]), False, tuple(columns.shape[2:]), has_background)
@@ -158,12 +164,15 @@ def _of_rows(probes: ProbeSet, rows: Tensor, losses: Losses, signs: BatchSigns) 
             raise NothingToExplainError(f"{what}, and neither labels nor a loss say of what")
     multi_label = outputs > 1 and losses.are_of_several_classes
     if annotations is not None and annotations.is_floating_point():
-        if outputs in (1, annotations.shape[1]) or losses.are_of_numbers:
+        may_be_shares = losses.are_of_classes and bool(((annotations >= 0) & (annotations <= 1)).all())
+        if (outputs in (1, annotations.shape[1]) and not may_be_shares) or losses.are_of_numbers:
             return Task("regression", outputs)
         if not losses.are_of_classes and not count_fits:
             raise NothingToExplainError(f"{what}, where a label has {annotations.shape[1]}")
     elif annotations is not None and annotations.dtype == torch.bool and annotations.shape[1] == outputs:
         return Task("multi-label", outputs, multi_label=not losses.are_of_one_class)
+    elif labels is not None and _begin_at_one(labels, max(2, outputs)) and (outputs > 1 or losses.are_of_classes):
+        raise NothingToExplainError(f"{what}, where the labels are 1 to {int(labels.max())}: {_SHIFTED}")
     elif labels is not None and outputs == 1:
         are_of_two = bool((labels[labels != _IGNORED_BYTE] <= 1).all())
         if losses.are_of_numbers or not are_of_two:
@@ -178,6 +187,23 @@ def _of_rows(probes: ProbeSet, rows: Tensor, losses: Losses, signs: BatchSigns) 
     elif signs.have_other_labels and losses.are_of_numbers:
         return Task("regression", outputs)
     return Task("no labels", max(2, outputs), multi_label)
+
+
+def _begin_at_one(labels: Tensor, classes: int) -> bool:
+    """Whether labels count the classes from 1, so that a step subtracts 1."""
+    counted = labels[labels != _IGNORED_BYTE]
+    return len(counted) > 0 and int(counted.min()) == 1 and int(counted.max()) == classes
+
+
+def _check_that_pixels_fit(pixels: Tensor, classes: int) -> None:
+    """Raise an error if the labels of pixels (N, *spatial) are not those of the model's classes."""
+    largest = int(pixels.max())
+    if largest >= classes:
+        known = pixels[pixels >= 0]
+        why = _SHIFTED if int(known.min()) == 1 and largest == classes else "give batch_fn, which returns those it has"
+        raise NothingToExplainError(
+            f"{classes} classes for each pixel, where the labels go up to {largest}: {why}", are_numbers=False
+        )
 
 
 def _have_one_norm(columns: Tensor) -> bool:

@@ -101,7 +101,8 @@ def read_batch(
     if parts.labels is None and isinstance(parts.masks, Tensor):
         # A segmentation has its labels in its masks.
         of_pixels = read_labels(parts.masks, images.shape, class_names)
-        labels = of_pixels if of_pixels.kind == "dense" else labels
+        if of_pixels.kind == "dense":
+            labels, note = of_pixels, None
     notes = [each for each in (parts.note, note) if each is not None]
     return Samples(
         images,

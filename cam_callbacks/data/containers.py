@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cam_callbacks.data.plain import as_numbers, plain
+from cam_callbacks.data.plain import as_numbers, describe, plain
 
 _IMAGE_KEYS = ("image", "images", "img", "imgs", "pixel_values", "x", "input", "inputs", "data", "video", "videos",
                "jpg", "jpeg", "png", "webp")  # fmt: skip
@@ -152,7 +152,14 @@ def _in_sequence(items: list[Any], depth: int) -> Parts:
     if found.images is None:
         return found
     before, after = items[:place], items[place + 1 :]
-    labels = _labels_among(before, after, found.images)
+    labels, others = _labels_among(before, after, found.images)
+    note = found.note
+    if others:
+        parts = ", ".join(describe(each) for each in others)
+        note = (
+            f"what follows the images may be their labels, {describe(labels)}, or {parts}; the first is read. Give "
+            "batch_fn to choose another"
+        )
     if found.labels is not None:  # of a batch in the batch, ((images, labels), ...)
         if labels is None or _counts_up(labels):
             return found
@@ -169,7 +176,7 @@ def _in_sequence(items: list[Any], depth: int) -> Parts:
         _value(about, _BOX_KEYS),
         _value(about, _GROUP_KEYS),
         is_named=named_masks is not None,
-        note=found.note,
+        note=note,
         has_views=found.has_views,
     )
 
@@ -235,8 +242,8 @@ def _are_tensors_of_one_shape(item: Any) -> bool:
     return len(shapes) == 1 and len(next(iter(shapes))) >= 3
 
 
-def _labels_among(before: list[Any], after: list[Any], images: Tensor) -> Any:
-    """Return the labels among what stands before and after the images.
+def _labels_among(before: list[Any], after: list[Any], images: Tensor) -> tuple[Any, list[Any]]:
+    """Return the labels among what stands before and after the images, and what else they may be.
 
     That is what comes next after them and has an entry for each, numbers rather than text. What counts the images, as
     an index does, is passed over where there is something else than masks. Labels before the images are taken if
@@ -250,13 +257,14 @@ def _labels_among(before: list[Any], after: list[Any], images: Tensor) -> Any:
     numbers = [item for item in as_labels if as_numbers(item) is not None]
     first = next(iter(following), None)
     if isinstance(first, Mapping):
-        return first
+        return first, []
     if numbers or as_labels:
-        return (numbers or as_labels)[0]
+        labels = (numbers or as_labels)[0]
+        return labels, [item for item in numbers if item is not labels and not _looks_like_masks(item, images)]
     if first is not None:
-        return first
+        return first, []
     preceding = [item for item in before if _has_entries(item, count) and not _counts_up(item)]
-    return preceding[0] if len(preceding) == 1 else None
+    return (preceding[0] if len(preceding) == 1 else None), []
 
 
 def _has_entries(item: Any, count: int) -> bool:

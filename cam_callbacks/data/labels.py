@@ -99,17 +99,18 @@ def _one_number_each(numbers: Tensor) -> Labels:
 
 def _rows(numbers: Tensor) -> Labels:
     """Read (N, K) numbers."""
-    known = numbers >= 0
+    known = numbers >= 0  # negative entries and NaN are the usual marks of what is not known
     is_binary = bool(((numbers == 0) | (numbers == 1)).all())
     rows = numbers.float()
     if is_binary and bool((rows.sum(dim=1) == 1).all()):
         return Labels("class", rows.argmax(dim=1), rows)
     if is_binary:
         return Labels("multi-label", annotations=rows)
+    is_mark = rows.isnan() | ((rows < 0) & (rows == rows.round()))
+    if numbers.shape[1] > 1 and bool(((rows == 0) | (rows == 1) | is_mark).all()) and bool((rows == 0).any()):
+        return Labels("multi-label", annotations=rows.masked_fill(~known, torch.nan))
     if not numbers.is_floating_point():
-        # Negative entries are the usual mark of what is not known. Other whole numbers may be anything.
-        is_partly_known = bool(((rows == 0) | (rows == 1) | ~known).all()) and bool(known.any())
-        return Labels("multi-label", annotations=rows.masked_fill(~known, torch.nan)) if is_partly_known else Labels()
+        return Labels()  # other whole numbers may be anything
     if not bool(((rows >= 0) & (rows <= 1)).all()):
         return Labels("value", annotations=rows)
     # Numbers in [0, 1] that do not sum to 1 may be coordinates as well as smoothed labels.

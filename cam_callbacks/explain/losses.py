@@ -80,16 +80,16 @@ def kept_losses(module: nn.Module) -> Losses:
 
 
 def losses_of(module: nn.Module) -> Losses:
-    """Return the losses and metrics that a module keeps; if these say nothing, those that its methods call by name."""
+    """Return the losses and metrics that a module keeps; if none is for classes, also those that its methods call."""
     kept = kept_losses(module)
-    if kept.are_of_numbers or kept.are_of_classes or kept.are_of_views:
+    if kept.are_of_classes or kept.are_of_views:
         return kept
-    names: set[str] = set()
-    for kind in type(module).__mro__:
+    methods: dict[str, Any] = {}  # as they are overridden
+    for kind in reversed(type(module).__mro__):
         if kind.__module__.partition(".")[0] not in ("torch", "lightning", "pytorch_lightning", "builtins"):
-            for value in vars(kind).values():
-                names.update(_names_in(value))
-    return Losses(frozenset(names))
+            methods |= vars(kind)
+    called = {name for value in methods.values() for name in _names_in(value)}
+    return Losses(kept.names | called)
 
 
 def _names_in(value: Any) -> Iterator[str]:

@@ -201,7 +201,7 @@ class ScoreCAM(Method):
                 if search.done:
                     del active[index]
                     progress.advance(search.spared)
-        weights = torch.zeros(*offset.shape, live.shape[1], device=live.device)
+        weights = torch.zeros(*offset.shape, live.shape[1], dtype=torch.float32, device=live.device)
         error = torch.zeros_like(offset)
         for index, search in searches.items():
             weights[index][:, search.channels] = search.weights()
