@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import logging
 import warnings
 from types import FrameType
 
@@ -29,6 +30,14 @@ def warn_user(message: str) -> None:
     while frame is not None and frame.f_back is not None and _package(frame) in _NOT_THE_USERS:
         level, frame = level + 1, frame.f_back
     warnings.warn(message, UserWarning, stacklevel=level)
+
+
+def warn_in_training(message: str) -> None:
+    """Do what `warn_user` does; where warnings are errors (`-W error`), log it, so that it does not end the run."""
+    try:
+        warn_user(message)
+    except UserWarning:
+        logging.getLogger("cam_callbacks").warning(message)
 
 
 def _package(frame: FrameType) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -22,6 +23,7 @@ from cam_callbacks.callback.loggers import Media
 from cam_callbacks.callback.stage import MonitorParts, Stage
 from cam_callbacks.callback.task import Task
 from cam_callbacks.callback.watched_images import WatchedImages
+from cam_callbacks.data.class_names import ClassNames
 from cam_callbacks.data.probes import ProbeSet
 from cam_callbacks.explain import faithfulness
 from cam_callbacks.explain.forwarding import of_rows
@@ -110,7 +112,10 @@ class AuditStage(Stage):
         images = ProbeSet.of(picked)
         if task is not None:
             images = self.parts.data.with_known_classes(images, task.outputs)
-        images = with_estimated_masks(self.parts.data.described(images, self.trainer))
+        images = self.parts.data.described(images, self.trainer)
+        if task is not None and len(images.class_names) != task.outputs:
+            images = replace(images, class_names=ClassNames())  # as in the heatmaps, where this is said
+        images = with_estimated_masks(images)
         if images.masks is None and images.images.ndim == 4 and not can_estimate():
             self.notices.warn_once(
                 "CAMMonitor: no masks came with the images, and without OpenCV none are estimated: the audit swaps "

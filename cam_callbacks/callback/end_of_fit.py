@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from lightning_utilities.core.rank_zero import rank_zero_info
 
-from cam_callbacks._warnings import warn_user
+from cam_callbacks._warnings import warn_in_training
 from cam_callbacks.audit.statistics import bootstrap
 from cam_callbacks.callback.stage import Stage, StepFailedError
 from cam_callbacks.explain.faithfulness import randomization
@@ -40,7 +40,7 @@ class EndOfFit(Stage):
         if own is not None:
             trace = "".join(traceback.format_exception(own))
             traceback.clear_frames(own.__traceback__)  # they hold the model's tensors
-            warn_user(f"CAMMonitor could not {what}.\n{trace}")
+            warn_in_training(f"CAMMonitor could not {what}.\n{trace}")
         return None
 
     def _randomization(self, snapshot: Snapshot) -> float:

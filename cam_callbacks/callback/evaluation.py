@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from cam_callbacks._warnings import warn_user
+from cam_callbacks._warnings import warn_in_training
 from cam_callbacks.audit.result import Verdict
 from cam_callbacks.callback import trainer as of_trainer
 from cam_callbacks.callback.audit_stage import MOST_PASSES, AuditStage
@@ -229,6 +229,10 @@ class Evaluation(Stage):
         images = stage.settle_images(self._errors)
         if images is None:
             return None
+        if self.memory.are_heatmaps_off and images.masks is None and images.images.ndim > 4:
+            # The ring would be cut out of dimensions that may be no positions, such as the frames of a video.
+            self.notices.inform_once("CAMMonitor skips the audit: it is not known where the positions are; give masks")
+            return None
         found = stage.observe(images, snapshot)
         return found, stage.log(found)
 
@@ -304,7 +308,7 @@ class Evaluation(Stage):
             rest = "" if part in (Part.PROBES, Part.HEATMAPS) else "Everything else is logged. "
         trace = "".join(traceback.format_exception(error))
         traceback.clear_frames(error.__traceback__)  # they hold the model's tensors
-        warn_user(f"{what} {at}; {outlook}. {rest}Training continues.\n{trace}")
+        warn_in_training(f"{what} {at}; {outlook}. {rest}Training continues.\n{trace}")
 
 
 def _few_weights(module: nn.Module) -> list[Tensor]:

@@ -198,7 +198,7 @@ class HeatmapStage(Stage):
             said = task.describe(explain)
         if is_layer_found:
             layer = snapshot.explanation.target_layer
-            said += f" by {layer!r}{f', {reason}' if reason else ''} (target_layer overrides it)"
+            said += f" at layer {layer!r}{f', {reason}' if reason else ''} (target_layer overrides it)"
         if task is not None and task.kind != "single-label" and settings.audit is not None:
             said += ". No audit, which needs one class for each image"
         shape = snapshot.probes.images.shape
@@ -286,6 +286,13 @@ class HeatmapStage(Stage):
             self.notices.warn_once(
                 f"The layer {explanation.target_layer!r} has only {shown_positions(explanation.positions)}: its maps "
                 "are coarse, and where their heat lies is not judged; an earlier target_layer shows more"
+            )
+        shows_nothing = explanation.blank | explanation.skipped
+        if shows_nothing.all():
+            self.notices.warn_once(
+                f"CAMMonitor: all {len(explanation)} heatmaps are empty: no channel raises the score "
+                f"({int(explanation.blank.sum())}), or it is not finite ({int(explanation.skipped.sum())}). Is the "
+                "model fed as its steps feed it? forward_fn can do what they do before it"
             )
         return snapshot
 

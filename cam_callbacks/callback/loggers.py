@@ -10,7 +10,7 @@ from typing import Any
 
 from PIL import Image
 
-from cam_callbacks._warnings import warn_user
+from cam_callbacks._warnings import warn_in_training
 from cam_callbacks.callback.retries import Retries
 from cam_callbacks.figures.drawing import Picture
 
@@ -145,7 +145,7 @@ class MediaLogger:
                 continue
             self._named.add(name)
             who = "the trainer has no logger" if logger is None else f"{name} takes no {kind}"
-            warn_user(f"{who}: heatmaps are written as PNG files, and verdicts as Markdown, to {path.parent}")
+            warn_in_training(f"{who}: heatmaps are written as PNG files, and verdicts as Markdown, to {path.parent}")
 
 
 def _sender(logger: Any) -> Sender:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_only
 
-from cam_callbacks._warnings import warn_user
+from cam_callbacks._warnings import warn_in_training
 
-_warn = rank_zero_only(warn_user)
+_warn = rank_zero_only(warn_in_training)
 
 
 class Notices:

@@ -65,7 +65,7 @@ class Task:
     def describe(self, wanted: Wanted | int) -> str:
         """Say what the task is, and what is explained."""
         unit = "classes" if self.kind != "regression" else "number" if self.outputs == 1 else "numbers"
-        kind = "no labels that fit (batch_fn gives them)" if self.kind == "no labels" else self.kind
+        kind = "no labels that are understood (batch_fn gives them)" if self.kind == "no labels" else self.kind
         return f"{kind}, {self.outputs} {unit}; explains {self._explained(wanted)}"
 
     def _explained(self, wanted: Wanted | int) -> str:
@@ -74,13 +74,13 @@ class Task:
         if self.kind == "regression":
             return "the number" if self.outputs == 1 else "the first (RegressionTarget(index) another)"
         if self.kind == "segmentation":
-            pixels = "predicted pixels" if wanted == "prediction" else "pixels"
+            pixels = "predicted pixels" if wanted == "prediction" else "labeled pixels"
             said = f"the class with the most {pixels} of each image"
             return f"{said} (0 only where there is no other)" if self.has_background else said
         if self.kind == "no labels" or wanted == "prediction":
             return "the predicted class of each image"
         if self.kind == "multi-label":
-            return "the label with the highest score of each image"
+            return "the true label with the highest score of each image"
         return "the label of each image" + ", and the predicted class of mistakes" * (wanted == "both")
 
     def targets(self, probes: ProbeSet, wanted: Wanted) -> Targets:

@@ -104,7 +104,7 @@ def _refusal(model: nn.Module, images: Tensor) -> str | None:
             return (
                 f"needs more than the images ({', '.join(needed)}); give forward_fn, a callable (model, images) -> "
                 "logits that calls the model with all that it needs; or a callable (model, images, rows), if that "
-                "differs from image to image: rows tell which images these are"
+                "differs from image to image: rows count the images that are explained, not those of a data set"
             )
         return _refusal_of_a_batch(model, images)
     for name in needed or [each.name for each in keywords]:

@@ -168,12 +168,12 @@ def choose(
     if not known:
         raise ValueError(_why_none(model, images, forward, bool(candidates)))
     if class_map:
-        return Choice(_name(known[-1], trace), "the last layer with positions, which the weights of CAM belong to")
+        return Choice(_name(known[-1], trace), "the last with positions, which the weights of CAM belong to")
     chosen = _finest_needed(known, trace, gradients)
     least = " x ".join([str(_MIN_SIDE)] * (images.ndim - 2))
     if chosen.says_where:
-        return Choice(_name(chosen, trace), f"the last layer with at least {least} positions")
-    return Choice(_name(chosen, trace), f"the finest layer that fits: none has {least} positions")
+        return Choice(_name(chosen, trace), f"the last with at least {least} positions")
+    return Choice(_name(chosen, trace), f"the finest that fits: none has {least} positions")
 
 
 def _why_none(model: nn.Module, images: Tensor, forward: Forward, has_candidates: bool) -> str:

@@ -80,7 +80,7 @@ def kept_losses(module: nn.Module) -> Losses:
 
 
 def losses_of(module: nn.Module) -> Losses:
-    """Return the losses and metrics that a module keeps; if none is for classes, also those that its methods call."""
+    """Return the losses and metrics that a module keeps; if none is for classes, also those that its steps call."""
     kept = kept_losses(module)
     if kept.are_of_classes or kept.are_of_views:
         return kept
@@ -88,7 +88,12 @@ def losses_of(module: nn.Module) -> Losses:
     for kind in reversed(type(module).__mro__):
         if kind.__module__.partition(".")[0] not in ("torch", "lightning", "pytorch_lightning", "builtins"):
             methods |= vars(kind)
-    called = {name for value in methods.values() for name in _names_in(value)}
+    called: set[str] = set()
+    waiting = {"training_step", "validation_step"}
+    while waiting:
+        found = {name for step in waiting for name in _names_in(methods.get(step))} - called
+        called |= found
+        waiting = found & methods.keys()
     return Losses(kept.names | called)
 
 

@@ -234,8 +234,8 @@ class Runner:
             return ""
         return (
             ". Give forward_fn, a callable (model, images) -> logits that calls what takes images; or (model, images, "
-            "rows), if a second input for each image is needed: rows tell which images these are, not always all of "
-            "them"
+            "rows), if a second input for each image is needed: rows count the images that are explained, not those "
+            "of a data set"
         )
 
     def _count_that_works(self, images: Tensor) -> int | None:

@@ -15,6 +15,7 @@ from cam_callbacks.audit.result import AuditResult
 from cam_callbacks.data.normalization import as_floats
 from cam_callbacks.data.probes import ProbeSet
 from cam_callbacks.explain.explanation import Explanation, Upsampling, coarse_note, scaled
+from cam_callbacks.explain.targets import RegressionTarget
 from cam_callbacks.figures.colors import ALERT, MUTED
 from cam_callbacks.figures.drawing import Picture, outlined, overlay, to_pictures
 from cam_callbacks.figures.grid import Cell, Line, grid, histogram
@@ -119,7 +120,9 @@ def _probe_cell(
         headings.append(shown_name(probes.class_names, predicted))
     lines = _label_lines(probes, index, label, mistake) + _map_lines(explanation, index)
     if explained is None:
-        lines.append(Line(f"{float(explanation.target_scores[index]):.3g} {explanation.score_kind}", MUTED))
+        score, kind = float(explanation.target_scores[index]), explanation.score_kind
+        is_regression = kind.startswith(RegressionTarget.__name__)
+        lines.append(Line(f"predicted: {score:.3g}" if is_regression else f"{score:.3g} {kind}", MUTED))
     elif predicted is not None and explanation.probabilities is not None:
         lines += _top_classes(probes, explanation.probabilities[index])
     return Cell(pictures, lines, headings, alert=mistake)

@@ -306,7 +306,7 @@ class TestTheConfigOfTheDocumentation:
         options = ("--config=printed.yaml", "--trainer.accelerator=cpu", "--trainer.logger.init_args.version=run")
         ended = run_script(folder, (folder / "train.py").read_text(), "fit", *options, name="train")
         assert ended.well, ended.printed[-3000:]
-        assert "by 'features', the last layer" in ended.printed
+        assert "at layer 'features', the last" in ended.printed
         logs = folder / "lightning_logs" / "photos"
         assert [step for step, _ in scalars(logs)["cam/passes"]] == [3, 7]
         steps = image_steps(logs)

@@ -166,7 +166,10 @@ def test_without_labels_that_fit_the_prediction_is_explained(
     assert monitor.explanation.targets is not None
     assert torch.equal(monitor.explanation.targets, monitor.explanation.predicted)
     (line,) = [text for text in told if "CAMMonitor" in text]
-    assert "no labels that fit (batch_fn gives them), 3 classes; explains the predicted class of each image by" in line
+    assert (
+        "no labels that are understood (batch_fn gives them), 3 classes; explains the predicted class of each image at"
+        in line
+    )
     assert line.endswith(". No audit, which needs one class for each image")
     assert monitor.verdict is None
     assert not warned
@@ -387,3 +390,37 @@ def test_a_forward_fn_is_told_which_probes_it_gets(tmp_path: Path, explain: Any)
     with torch.no_grad():
         expected = module.eval()(squares.images, ages)
     assert torch.allclose(explanation.logits, expected, atol=1e-5)
+
+
+@pytest.mark.filterwarnings("error:CAMMonitor:UserWarning")
+def test_a_run_whose_warnings_are_errors_is_not_ended_by_ours(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    trainer = fit(tmp_path, CAMMonitor(audit=None), Dense(), max_epochs=2)
+    assert trainer.current_epoch == 2
+    assert len([text for text in caplog.messages if "CAMMonitor shows no heatmaps" in text]) == 1
+
+
+class Frames(TakesAnyBatch):
+    """Takes each frame of a video by itself, (N, T, C, H, W)."""
+
+    def forward(self, frames: Tensor) -> Tensor:
+        return super().forward(frames.flatten(0, 1)).view(*frames.shape[:2], -1).mean(dim=1)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        return self.loss(self(batch[0].unsqueeze(1)), batch[1])
+
+
+def test_no_ring_is_cut_out_of_what_may_be_no_positions(tmp_path: Path) -> None:
+    monitor = CAMMonitor()
+    data = loader(ChangedSquares(lambda image, label: (image.expand(8, *image.shape), label)))
+    fit(tmp_path, monitor, Frames(), val=data)
+    assert monitor.explanation is None
+    assert monitor.verdict is None
+
+
+def test_it_is_said_if_all_maps_are_empty(tmp_path: Path) -> None:
+    def of_nothing(module: Any, images: Tensor) -> Tensor:
+        return module(images) * 0
+
+    with own_warnings() as said:
+        fit(tmp_path, CAMMonitor(method=GradCAM(), num_probes=4, audit=None, forward_fn=of_nothing), max_epochs=2)
+    assert len([text for text in said if "all 4 heatmaps are empty" in text]) == 1

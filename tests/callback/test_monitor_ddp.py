@@ -225,7 +225,7 @@ def test_processes_share_out_the_work_and_see_what_one_process_sees(
     logged = scalars(ran.folder)
     assert [value for _, value in logged["cam/passes"]] == [at["cam/passes"] for at in ran.ranks[0]["logged"]]
     assert image_steps(ran.folder)["cam/heatmaps"] == [step for step, _ in logged["val_loss"]]
-    assert ran.printed.count("the last layer with at least 6 x 6 positions") == 1
+    assert ran.printed.count("the last with at least 6 x 6 positions") == 1
 
 
 def test_so_do_processes_that_are_spawned(forked: dict[str, Ran], alone: dict[str, Any]) -> None:

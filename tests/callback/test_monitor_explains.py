@@ -189,7 +189,7 @@ def test_forward_fn_is_called_in_place_of_the_model(tmp_path: Path) -> None:
 def test_the_layer_that_was_chosen_is_said_once(tmp_path: Path) -> None:
     with infos() as said:
         fit(tmp_path, CAMMonitor(num_probes=4, audit=None), max_epochs=2)
-    chosen = [text for text in said if "the last layer with at least 6 x 6 positions" in text]
+    chosen = [text for text in said if "the last with at least 6 x 6 positions" in text]
     assert len(chosen) == 1
     assert "'features'" in chosen[0]
 

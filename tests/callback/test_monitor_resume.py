@@ -90,7 +90,7 @@ def test_a_resumed_run_goes_on_with_the_same_probes_layer_and_history(
         trainer = resumed(tmp_path / "second", monitor, checkpoint)
     assert trainer.current_epoch == 4
     assert warned == []
-    assert not [text for text in said if "the last layer with at least 6 x 6 positions" in text]
+    assert not [text for text in said if "the last with at least 6 x 6 positions" in text]
     assert fingerprint(monitor) == fingerprint(before)
     assert [look.epoch for look in looked(monitor)] == [0, 1, 2, 3]
     assert [look.step for look in looked(monitor)] == [2, 5, 8, 11]

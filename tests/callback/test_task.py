@@ -65,6 +65,8 @@ class GaussianBlur(nn.Module):
         (known(CLASSES + 30), numbers(1), Holds(), Task("regression", 1)),
         (known(annotations=numbers(1)), numbers(1), Holds(), Task("regression", 1)),
         (known(annotations=numbers(5)), numbers(5), Holds(), Task("regression", 5)),
+        (known(annotations=numbers(1)), numbers(1), Holds(nn.BCELoss()), Task("regression", 1)),
+        (known(annotations=numbers(1).sigmoid()), numbers(1), Holds(nn.BCELoss()), Task("no labels", 2)),
         (known(annotations=numbers(1)), numbers(5), Holds(nn.CrossEntropyLoss()), Task("no labels", 5)),
         (known(annotations=numbers(1)), numbers(2), Holds(nn.GaussianNLLLoss()), Task("regression", 2)),
         (known(CLASSES), numbers(64), Holds(partial(F.cross_entropy, label_smoothing=0.1)), Task("single-label", 64)),
@@ -73,7 +75,12 @@ class GaussianBlur(nn.Module):
         (known(annotations=PAIRS), numbers(3), Holds(), Task("multi-label", 3, multi_label=True)),
         (known(annotations=PAIRS), numbers(4), Holds(nn.BCELoss()), Task("no labels", 4, multi_label=True)),
         (known(annotations=PIXELS), numbers(3, 8, 8), Holds(), Task("segmentation", 3, size=(8, 8))),
-        (known(annotations=PIXELS), {"out": numbers(1, 4, 4)}, Holds(), Task("segmentation", 2, size=(4, 4))),
+        (
+            known(annotations=PIXELS.clamp(max=1)),
+            {"out": numbers(1, 4, 4)},
+            Holds(),
+            Task("segmentation", 2, size=(4, 4)),
+        ),
         (known(), numbers(3), Holds(), Task("no labels", 3)),
         (known(), numbers(64), Holds(F.cross_entropy), Task("no labels", 64)),
         (known(names=[f"class {i}" for i in range(64)]), numbers(64), Holds(), Task("no labels", 64)),
@@ -106,6 +113,12 @@ class SupConLoss(nn.Module):
         (known(CLASSES), F.normalize(numbers(64), dim=1), Holds(nn.CrossEntropyLoss()), "features"),
         (known(CLASSES, names=["a", "b", "c"]), numbers(64), Holds(), "64 numbers .* 3 classes"),
         (known(CLASSES + 1000), numbers(5), Holds(), "all labels are above 4"),
+        (known(CLASSES + 1), numbers(3), Holds(), "labels are 1 to 3: if the step subtracts 1, let batch_fn"),
+        (known(CLASSES.clamp(max=1) + 1), numbers(1), Holds(nn.BCEWithLogitsLoss()), "labels are 1 to 2"),
+        (known(annotations=PIXELS + 1), numbers(3, 8, 8), Holds(), "labels go up to 3: if the step subtracts 1"),
+        (known(annotations=PIXELS), numbers(2, 8, 8), Holds(), "labels go up to 2: give batch_fn"),
+        (known(annotations=PIXELS), numbers(8, 8), Holds(), r"\(4, 8, 8\), not \(N, classes"),
+        (known(CLASSES), CLASSES, Holds(), "torch.int64, such as the index of a class"),
         (known(annotations=numbers(1)), numbers(5), Holds(), "5 numbers .* a label has 1"),
     ],
 )
@@ -129,7 +142,10 @@ def test_a_loss_for_numbers_decides_where_labels_are_not_understood() -> None:
 
 
 class Steps(nn.Module):
-    """Its steps call a loss that it does not keep."""
+    """Its steps call a loss that it does not keep; what they do not call does not count."""
+
+    def predict_step(self, batch: Any) -> Tensor:
+        return F.cross_entropy(batch[0], batch[1])
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         return self._loss(batch)
@@ -207,17 +223,17 @@ CASES: dict[str, tuple[Answers, Any, str]] = {
     "multi-label": (
         Answers(lambda features, scores: scores, nn.BCEWithLogitsLoss()),
         several,
-        "multi-label, 3 classes; explains the label with the highest score of each image by 'features', ",
+        "multi-label, 3 classes; explains the true label with the highest score of each image at layer 'features', ",
     ),
     "segmentation": (
-        Answers(lambda features, scores: features[:, :3]),
+        Answers(lambda features, scores: features[:, :3] + features.mean(dim=1, keepdim=True)),
         lambda image, label: (image, (image[0] > 0.5).long() * (label + 1)),
-        "segmentation, 3 classes; explains the class with the most pixels of each image (0 only where",
+        "segmentation, 3 classes; explains the class with the most labeled pixels of each image (0 only where",
     ),
     "regression": (
         Answers(lambda features, scores: scores[:, 0]),
         lambda image, label: (image, image.mean()),
-        "regression, 1 number; explains the number by 'features', ",
+        "regression, 1 number; explains the number at layer 'features', ",
     ),
 }
 

@@ -85,17 +85,17 @@ class TestRule:
 
     def test_where_none_has_enough_the_last_of_the_finest_is_taken(self, small_cnn):
         assert chosen(small_cnn(), 8, 8) == ("features.2", (4, 4))
-        assert choice(small_cnn(), 8, 8).reason == "the finest layer that fits: none has 6 x 6 positions"
+        assert choice(small_cnn(), 8, 8).reason == "the finest that fits: none has 6 x 6 positions"
 
     @pytest.mark.parametrize(("dimensions", "least"), [(1, "6"), (2, "6 x 6"), (3, "6 x 6 x 6")])
     def test_the_reason_is_said(self, small_cnn, dimensions, least):
         reason = choice(small_cnn(dimensions=dimensions), *[24] * dimensions).reason
-        assert reason == f"the last layer with at least {least} positions"
+        assert reason == f"the last with at least {least} positions"
 
     def test_cam_keeps_the_last_layer_and_says_so(self, small_cnn):
         images = torch.randn(2, 3, 8, 8)
         layer, reason = CAM().check_and_choose(small_cnn(), images)
-        assert (layer, reason) == ("features", "the last layer with positions, which the weights of CAM belong to")
+        assert (layer, reason) == ("features", "the last with positions, which the weights of CAM belong to")
         assert ScoreCAM().check_and_choose(small_cnn(), images, "features") == ("features", None)
 
 

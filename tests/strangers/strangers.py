@@ -94,7 +94,7 @@ PROJECTS = {
         "of the true labels of each image the one with the highest score",
         Findings,
         Scenes(lambda s: {"image": s.image, "labels": _findings(s)}, squares=2),
-        (rf"multi-label, 14 classes; explains the label with the highest score of each image .*{_NO_AUDIT}",),
+        (rf"multi-label, 14 classes; explains the true label with the highest score of each image .*{_NO_AUDIT}",),
         evidence=True,
     ),
     "a segmentation of byte images": Project(
@@ -103,7 +103,7 @@ PROJECTS = {
         "the largest class of each image, over its pixels",
         SegmentsBytes,
         Scenes(lambda s: ((s.image.clamp(0, 1) * 255).byte(), s.pixels), squares=2),
-        (rf"segmentation, 4 classes; explains the class with the most pixels of each image .*{_NO_AUDIT}",),
+        (rf"segmentation, 4 classes; explains the class with the most labeled pixels of each image .*{_NO_AUDIT}",),
         evidence=True,
         class_of_red=1,
     ),
@@ -115,7 +115,7 @@ PROJECTS = {
         Scenes(
             lambda s: {"image": as_meta(s.image), "label": as_meta((s.pixels > 0).long().unsqueeze(0))}, dimensions=3
         ),
-        (rf"segmentation, 2 classes; explains the class with the most pixels .*{_NO_AUDIT}",),
+        (rf"segmentation, 2 classes; explains the class with the most labeled pixels .*{_NO_AUDIT}",),
         evidence=True,
         class_of_red=None,
     ),
@@ -125,7 +125,7 @@ PROJECTS = {
         "the number",
         CountsRed,
         Scenes(lambda s: {"image": s.image, "target": s.image[:1].mean(dim=(1, 2)) * 30}, only_red=True),
-        (rf"regression, 1 number; explains the number by .*{_NO_AUDIT}",),
+        (rf"regression, 1 number; explains the number at layer .*{_NO_AUDIT}",),
         evidence=True,
     ),
     "an autoencoder": Project(
@@ -156,7 +156,7 @@ PROJECTS = {
     "a detector": Project(
         "a list of images, and one of boxes",
         "a dictionary for each image",
-        "nothing; `forward_fn` or `explain` would change it",
+        "nothing; `batch_fn` and a callable as `explain` would change it",
         Detector,
         Scenes(lambda s: (s.image, _boxes(s))),
         ("CAMMonitor shows nothing: ",),
