@@ -260,7 +260,7 @@ def _labels_among(before: list[Any], after: list[Any], images: Tensor) -> tuple[
         return first, []
     if numbers or as_labels:
         labels = (numbers or as_labels)[0]
-        return labels, [item for item in numbers if item is not labels and not _looks_like_masks(item, images)]
+        return labels, [item for item in numbers if item is not labels and _is_one_whole_number_each(item)]
     if first is not None:
         return first, []
     preceding = [item for item in before if _has_entries(item, count) and not _counts_up(item)]
@@ -287,6 +287,14 @@ def _counts_up(item: Any) -> bool:
 def _is_one_number_each(labels: Any) -> bool:
     numbers = as_numbers(labels)
     return numbers is not None and numbers.ndim == 1
+
+
+def _is_one_whole_number_each(item: Any) -> bool:
+    """Check whether there is one whole number for each image, as classes are."""
+    numbers = as_numbers(item)
+    if numbers is None or numbers.ndim == 0 or numbers[0].numel() != 1:
+        return False
+    return not numbers.is_floating_point() or bool((numbers == numbers.round()).all())
 
 
 def _looks_like_masks(item: Any, images: Tensor) -> bool:

@@ -13,7 +13,7 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.callbacks import EMAWeightAveraging
 from lightning_runs import ChangedSquares, Squares, TinyModule, fit, infos, loader, looks, own_warnings
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Sampler, TensorDataset
+from torch.utils.data import DataLoader, Sampler
 
 from cam_callbacks import Audit, CAMMonitor, GradCAM, ProbeSet, ScoreCAM
 
@@ -258,106 +258,6 @@ def test_of_two_networks_none_is_guessed(tmp_path: Path) -> None:
     assert len([text for text in texts if "TwoNetworks has no forward method" in text]) == 1
 
 
-class ReturnsFeatures(TinyModule):
-    """Its forward returns features, and its steps compute class scores from them."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        with torch.random.fork_rng():
-            torch.manual_seed(1)
-            self.wide = nn.Linear(6, 40)
-            self.last = nn.Linear(40, 3)
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self.wide(self.features(images).mean(dim=(2, 3)))
-
-    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        return self.loss(self.last(self(batch[0])), batch[1])
-
-    def validation_step(self, batch: Any, batch_idx: int) -> None:
-        answers = self.last(self(batch[0])).argmax(dim=1)
-        self.log("val_acc", (answers == batch[1]).float().mean())
-
-
-def test_features_are_noticed_at_once_where_the_data_names_its_classes(tmp_path: Path) -> None:
-    with own_warnings() as texts:
-        fit(tmp_path, CAMMonitor(method=GradCAM()), ReturnsFeatures())
-    assert len(texts) == 1
-    assert "ReturnsFeatures returns 40 numbers for each image, where the data has 3 classes" in texts[0]
-
-
-class RightLater(TinyModule):
-    """It says that it was wrong in the second epoch, and right after that."""
-
-    def validation_step(self, batch: Any, batch_idx: int) -> None:
-        self.log("val_acc", float(self.current_epoch != 1), batch_size=1)
-
-
-def wrong_answers(module: Any, images: Tensor) -> Tensor:
-    """The color of each square, taken for that of the next class."""
-    return images.amax(dim=(2, 3)).roll(1, dims=1)
-
-
-class Logs(TinyModule):
-    """It logs that it is right, under a name and in a unit."""
-
-    def __init__(self, name: str, value: float) -> None:
-        super().__init__()
-        self.logged = name, value
-
-    def validation_step(self, batch: Any, batch_idx: int) -> None:
-        self.log(*self.logged, batch_size=1)
-
-
-@pytest.mark.parametrize(
-    ("name", "value", "is_noticed"),
-    [
-        ("val_acc", 0.9, True),
-        ("val/accuracy", 90.0, True),
-        ("Accuracy/val", 0.9, True),
-        ("val_acc", 0.2, False),
-        ("val_acc", 900.0, False),
-        ("val_backlog", 0.9, False),
-        ("train_acc", 0.9, False),
-    ],
-)
-def test_answers_that_are_worse_than_guessing_are_noticed(
-    tmp_path: Path, name: str, value: float, is_noticed: bool
-) -> None:
-    squares = Squares(48)
-    nameless = loader(TensorDataset(squares.images, squares.labels))
-    monitor = CAMMonitor(method=GradCAM(), forward_fn=wrong_answers, num_probes=2)
-    with own_warnings() as texts:
-        fit(tmp_path, monitor, Logs(name, value), val=nameless, limit_train_batches=1)
-    noticed = [text for text in texts if "forward does not seem to return what validation_step judges" in text]
-    assert len(noticed) == is_noticed
-
-
-def test_an_accuracy_is_not_compared_with_that_of_another_validation(tmp_path: Path) -> None:
-    monitor = CAMMonitor(method=GradCAM(), forward_fn=wrong_answers, every_n_epochs=2)
-    with own_warnings() as texts:
-        fit(tmp_path, monitor, RightLater(), val=loader(Squares(48)), max_epochs=3)
-    assert monitor.audit_result is not None
-    assert monitor.audit_result["accuracy"].overall.value == 0
-    assert [text for text in texts if "validation_step judges" in text] == []
-
-
-class HasUnused(TakesAnyBatch):
-    """A part of it has no weights yet, and is never run."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.unused = nn.LazyLinear(3)
-
-    def configure_optimizers(self) -> Any:
-        return torch.optim.SGD([*self.features.parameters(), *self.head.parameters()], 0.01)
-
-
-def test_weights_that_are_not_made_yet_are_left_alone(tmp_path: Path) -> None:
-    fit(tmp_path, CAMMonitor(audit=None), HasUnused())
-    assert looks(tmp_path) == 1
-
-
 class NeedsAge(TinyModule):
     """Takes a number with each image, which decides the answer."""
 
@@ -424,3 +324,19 @@ def test_it_is_said_if_all_maps_are_empty(tmp_path: Path) -> None:
     with own_warnings() as said:
         fit(tmp_path, CAMMonitor(method=GradCAM(), num_probes=4, audit=None, forward_fn=of_nothing), max_epochs=2)
     assert len([text for text in said if "all 4 heatmaps are empty" in text]) == 1
+
+
+class HasUnused(TakesAnyBatch):
+    """A part of it has no weights yet, and is never run."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.unused = nn.LazyLinear(3)
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.SGD([*self.features.parameters(), *self.head.parameters()], 0.01)
+
+
+def test_weights_that_are_not_made_yet_are_left_alone(tmp_path: Path) -> None:
+    fit(tmp_path, CAMMonitor(audit=None), HasUnused())
+    assert looks(tmp_path) == 1

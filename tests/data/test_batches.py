@@ -70,6 +70,30 @@ def test_masks_of_two_values_are_found(masks: Tensor) -> None:
     assert_read(read_batch({"img": IMAGES, "target": LABELS, "mask": masks}), masks=MASKS)
 
 
+@pytest.mark.parametrize("mark", [-1.0, -100.0, torch.nan])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.int64])
+def test_labels_that_are_not_known_are_left_out(mark: float, dtype: torch.dtype) -> None:
+    if dtype == torch.int64 and mark != mark:
+        mark = -1
+    rows = torch.tensor([[1.0, 0.0, mark], [mark, 1.0, 1.0], [0.0, 0.0, 0.0]]).to(dtype)
+    found = read_batch((IMAGES, rows))
+    assert found.label_kind == "multi-label"
+    assert found.annotations is not None
+    assert torch.equal(found.annotations.isnan(), ~(rows >= 0))
+    assert torch.equal(found.annotations == 1, rows == 1)
+
+
+@pytest.mark.parametrize("first", [torch.tensor([30, 41, 12]), torch.rand(3), torch.eye(3), torch.rand(3, 2)])
+def test_what_else_may_be_the_labels_is_said(first: Tensor) -> None:
+    for labels in (LABELS, LABELS.unsqueeze(1), LABELS.float(), LABELS.tolist()):
+        note = read_batch((IMAGES, first, labels)).note
+        assert note is not None
+        assert "may be their labels" in note
+    assert read_batch((IMAGES, LABELS, torch.arange(3))).note is None
+    assert read_batch((IMAGES, LABELS, MASKS)).note is None
+    assert read_batch((IMAGES, LABELS, torch.rand(3))).note is None
+
+
 @pytest.mark.parametrize("ignored", [255, -1, -100])
 @pytest.mark.parametrize("dtype", [torch.int64, torch.float32, torch.uint8])
 def test_what_is_ignored_in_a_mask_is_not_the_object(ignored: int, dtype: torch.dtype) -> None:
