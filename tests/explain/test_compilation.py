@@ -91,27 +91,22 @@ def test_a_released_or_copied_cache_holds_no_model(small_cnn, blobs):
 class Gate(nn.Module):
     """Lets at most 8 images through; as memory does, it refuses the others however the model is run."""
 
-    def __init__(self, refuse):
-        super().__init__()
-        self.refuse = refuse
-
     @torch.compiler.disable
     def forward(self, images):
         if len(images) > 8:
-            self.refuse(len(images))
             raise torch.OutOfMemoryError(f"no room for {len(images)}")
         return images
 
 
 def test_out_of_memory_halves_the_chunk_and_the_model_stays_compiled(small_cnn, blobs):
-    network, images, refused = small_cnn(channels=20), blobs(2, 24, 24), []
+    network, images = small_cnn(channels=20), blobs(2, 24, 24)
     method = ScoreCAM(tolerance=0, compile=True, batch_size=16)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        explanation = method(nn.Sequential(Gate(refused.append), network), images, "1.features")
+        explanation = method(nn.Sequential(Gate(), network), images, "1.features")
     said = [str(each.message) for each in caught if issubclass(each.category, UserWarning)]
+    # Not tried again as it is, which would be said again.
     assert ["out of memory with 16 images at once; continuing with 8" in text for text in said] == [True], said
-    assert refused == [16]  # not tried again as it is
     torch.testing.assert_close(
         explanation.layer_maps, ScoreCAM(tolerance=0)(network, images, "features").layer_maps, rtol=1e-4, atol=1e-5
     )
