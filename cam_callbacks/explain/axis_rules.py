@@ -2,40 +2,33 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from cam_callbacks.explain.layouts import Run
-
-_CHANNELS = "channels"
-
-
-@dataclass(frozen=True)
-class Atom:
-    """A factor of a dimension's size.
-
-    Attributes:
-        size: The factor.
-        what: The channels, an axis of the images, -1 - axis for the places within each part of an axis that was taken
-            apart, a run of positions with others around it, or None: not known.
-    """
-
-    size: int
-    what: str | int | Run | None = None
-
-    @property
-    def is_axis(self) -> bool:
-        """Whether it is an axis of the images, or a part of one."""
-        return isinstance(self.what, int) and self.what >= 0
-
-
-Dim = tuple[Atom, ...]
-"""What lies along one dimension, slowest first."""
+from cam_callbacks.explain.dimensions import (
+    Dim,
+    around,
+    changed,
+    channels_dim,
+    common,
+    has_channels,
+    is_channels,
+    is_constant,
+    is_known,
+    padded,
+    repeated_dim,
+    resized,
+    run_of,
+    sliced,
+    unknown_dim,
+    viewed,
+)
+from cam_callbacks.explain.stretches import Stretch
 
 
 def name_of(func: Any) -> str:
@@ -47,35 +40,45 @@ def name_of(func: Any) -> str:
     return next((plain for start, plain in _QUANTIZED.items() if name.startswith(start)), name)
 
 
+def makes_constants(name: str) -> bool:
+    """Whether what an operation makes does not depend on the values that it is given, only on their shape."""
+    return name in _CONSTANTS
+
+
 def made_by(
     name: str, func: Any, args: Any, kwargs: Any, known: list[tuple[Tensor, list[Dim]]], outputs: list[Tensor]
 ) -> list[list[Dim] | None]:
     """Return what lies along the dimensions of each output of an operation; None for one of which nothing is known."""
     output, rest = outputs[0], [None] * (len(outputs) - 1)
     first, dims = known[0]
+    if name == "copy" and len(known) > 1:  # what it is copied to is overwritten
+        return [common(output.shape, known[1:]), *rest]
     if torch.Tag.pointwise in func.tags or name in _LIKE_INPUT:
-        return [_common(output.shape, known), *rest]
+        return [common(output.shape, known), *rest]
     if name in _SPLITS:
         dimension = _argument(args, kwargs, 2, "dim", 0) % first.ndim
         starts, start = [], 0
         for each in outputs:
             starts.append(start)
             start += each.shape[dimension]
-        return [
-            _sliced(dims, dimension, at, each.shape[dimension], 1) for at, each in zip(starts, outputs, strict=True)
-        ]
+        return [sliced(dims, dimension, at, each.shape[dimension], 1) for at, each in zip(starts, outputs, strict=True)]
+    if name == "unbind":
+        gone = _argument(args, kwargs, 1, "dim", 0) % first.ndim
+        return [[dim for place, dim in enumerate(dims) if place != gone] for _ in outputs]
     if name in _CONVOLUTIONS:
-        return [[dims[0], channels_dim(output.shape[1]), *_resized(dims[2:], output.shape[2:])], *rest]
+        return [[dims[0], channels_dim(output.shape[1]), *_convolved(name, args, dims[2:], output.shape[2:])], *rest]
     if name in _NORMS:
-        like = dims if _is_known(dims[1]) else [dims[0], channels_dim(first.shape[1]), *dims[2:]]
+        like = dims if is_known(dims[1]) else [dims[0], channels_dim(first.shape[1]), *dims[2:]]
         return [like, *rest]
     if name == "native_layer_norm":
-        single = len(args[1]) == 1 and not _is_known(dims[-1])
+        single = len(args[1]) == 1 and not is_known(dims[-1])
         return [[*dims[:-1], channels_dim(first.shape[-1])] if single else dims, *rest]
-    if name.startswith(_RESIZES):
-        leading = 2 if output.ndim == first.ndim > 2 else 0
+    if name.startswith((*_POOLS, *_RESIZES)):
+        if not output.ndim == first.ndim > 2:
+            return [None, *rest]
         kept = first.ndim - _spatial_of(name, first.ndim)
-        return [[*dims[:kept], *_resized(dims[kept:], output.shape[kept:])] if leading else None, *rest]
+        resize = _pooled if name.startswith(_POOLS) else _filled
+        return [[*dims[:kept], *resize(name, args, dims[kept:], output.shape[kept:])], *rest]
     if name in _PRODUCTS:
         return [_product(known[-2], known[-1], output), *rest]
     if name == "linear":
@@ -91,133 +94,65 @@ def made_by(
 def _product(left: tuple[Tensor, list[Dim]], right: tuple[Tensor, list[Dim]], output: Tensor) -> list[Dim]:
     """Matrices: rows of the left one, columns of the right one, which are channels if it is a weight."""
     dims, columns = left[1], right[1][-1]
-    if not any(map(_is_known, right[1])):
-        others_have_channels = any(atom.what == _CHANNELS for dim in dims[:-1] for atom in dim)
-        mixes_positions = others_have_channels and not is_channels(dims[-1])
+    if all(map(is_constant, right[1])):
+        mixes_positions = any(map(has_channels, dims[:-1])) and not is_channels(dims[-1])
         columns = unknown_dim(output.shape[-1]) if mixes_positions else channels_dim(output.shape[-1])
     return [*dims[:-1], columns]
-
-
-def _common(shape: Sequence[int], known: Sequence[tuple[Tensor, list[Dim]]]) -> list[Dim]:
-    """What lies along the result of an operation on each element: what its operands agree on."""
-    dims: list[Dim] = []
-    for place, size in enumerate(shape):
-        found = set()
-        for tensor, own in known:
-            at = place - len(shape) + tensor.ndim
-            if at >= 0 and tensor.shape[at] == size and _is_known(own[at]):
-                found.add(own[at])
-        dims.append(found.pop() if len(found) == 1 else unknown_dim(size))
-    return dims
-
-
-def _viewed(dims: Sequence[Dim], shape: Sequence[int]) -> list[Dim]:
-    """What lies along the dimensions of a view: factors are put together, and taken apart, in their order."""
-    atoms = [atom for dim in dims for atom in dim if atom.size > 1]
-    made: list[Dim] = []
-    for size in shape:
-        dim: list[Atom] = []
-        left = size
-        while left > 1 and atoms:
-            atom = atoms.pop(0)
-            if left % atom.size == 0:
-                dim.append(atom)
-                left //= atom.size
-            elif atom.size % left == 0:
-                outer, inner = _halves(atom)
-                atoms.insert(0, Atom(atom.size // left, inner))
-                dim.append(Atom(left, outer))
-                left = 1
-            else:
-                return [unknown_dim(each) for each in shape]
-        made.append(_put_together(dim))
-    if len(shape) == len(dims):  # a channel that is alone stays one
-        pairs = zip(made, dims, shape, strict=True)
-        made = [old if size == 1 and is_channels(old) else new for new, old, size in pairs]
-    return made
-
-
-def _halves(atom: Atom) -> tuple[str | int | None, str | int | None]:
-    """What the outer and the inner factor of an atom are."""
-    if atom.what == _CHANNELS:
-        return _CHANNELS, _CHANNELS
-    return (int(atom.what), -1 - int(atom.what)) if atom.is_axis else (None, None)  # type: ignore[arg-type]
-
-
-def _put_together(atoms: Sequence[Atom]) -> Dim:
-    """Make one atom again of an axis that was taken apart."""
-    made: list[Atom] = []
-    for atom in atoms:
-        if made and made[-1].is_axis and atom.what == -1 - int(made[-1].what):  # type: ignore[arg-type]
-            made[-1] = Atom(made[-1].size * atom.size, made[-1].what)
-        else:
-            made.append(atom)
-    return tuple(made)
-
-
-def _sliced(dims: Sequence[Dim], dimension: int, start: int, count: int, step: int) -> list[Dim]:
-    """What lies along a part of a tensor. Less than half of an axis is another image, of which nothing is known."""
-    dim, made = dims[dimension], list(dims)
-    run = run_of(dim)
-    made[dimension] = unknown_dim(count)
-    if is_channels(dim):
-        made[dimension] = channels_dim(count)
-    elif run is not None and step == 1 and start <= run.before and start + count >= run.before + run.count:
-        made[dimension] = _around(replace(run, before=run.before - start), count)
-    elif len(dim) == 1 and dim[0].is_axis and 2 * count * step > dim[0].size:
-        made[dimension] = (Atom(count, dim[0].what),)
-    return made
 
 
 def _joined(args: Any, kwargs: Any, known: Any, output: Tensor) -> list[Dim] | None:
     """What lies along tensors that are joined: channels, or positions and others around them."""
     known = [(tensor, dims) for tensor, dims in known if tensor.ndim == output.ndim]
     dimension = _argument(args, kwargs, 1, "dim", 0) % output.ndim
-    made = _common(output.shape, known)
+    made = common(output.shape, known)
     parts = [dims[dimension] for _, dims in known]
     runs = [run_of(dim) for dim in parts]
     found = [(place, run) for place, run in enumerate(runs) if run is not None]
-    if all(map(is_channels, parts)):
+    if any(map(is_channels, parts)) and all(is_channels(part) or is_constant(part) for part in parts):
         made[dimension] = channels_dim(output.shape[dimension])
     elif len(found) == 1 and not any(map(is_channels, parts)):
         place, run = found[0]
         before = sum(tensor.shape[dimension] for tensor, _ in known[:place])
-        made[dimension] = _around(replace(run, before=before + run.before), output.shape[dimension])
+        made[dimension] = around(replace(run, before=before + run.before), output.shape[dimension])
     else:
         made[dimension] = unknown_dim(output.shape[dimension])
     return made
 
 
-def _around(run: Run, size: int) -> Dim:
-    """A run of positions in a dimension of `size`, with what else there is around it."""
-    if run.count == size:
-        return tuple(Atom(length, axis) for axis, length in zip(run.axes, run.grid, strict=True))
-    return (Atom(size, run),)
+def _convolved(name: str, args: Any, dims: Sequence[Dim], shape: Sequence[int]) -> list[Dim]:
+    if name not in ("convolution", "_convolution", "convolution_overrideable"):  # its arguments come in another order
+        return resized(dims, shape)
+    kernel, stride, padding, dilation = (
+        _for_each(sizes, len(shape)) for sizes in (args[1].shape[2:], args[3], args[4], args[5])
+    )
+    covers = Stretch.in_spread_windows if args[6] else Stretch.in_windows
+    return changed(dims, shape, lambda at, stretch: covers(stretch, kernel[at], stride[at], padding[at], dilation[at]))
 
 
-def run_of(dim: Dim) -> Run | None:
-    """Return the positions that a dimension consists of, or that lie in it; None if there are none."""
-    if len(dim) == 1 and isinstance(dim[0].what, Run):
-        return dim[0].what
-    if dim and all(atom.is_axis for atom in dim):
-        return Run(tuple(int(atom.what) for atom in dim), tuple(atom.size for atom in dim))  # type: ignore[arg-type]
-    return None
+def _pooled(name: str, args: Any, dims: Sequence[Dim], shape: Sequence[int]) -> list[Dim]:
+    kernel = _for_each(args[1], len(shape))
+    stride = _for_each(args[2] if len(args) > 2 and args[2] else kernel, len(shape))
+    padding = _for_each(args[3] if len(args) > 3 else 0, len(shape))
+    dilation = _for_each(args[4] if len(args) > 4 and "max" in name else 1, len(shape))
+    return changed(
+        dims, shape, lambda at, stretch: stretch.in_windows(kernel[at], stride[at], padding[at], dilation[at])
+    )
 
 
-def _resized(dims: Sequence[Dim], shape: Sequence[int]) -> list[Dim]:
-    """Axes keep their place when their length changes; anything else that changes is unknown."""
-    made = []
-    for dim, size in zip(dims, shape, strict=True):
-        if math.prod(atom.size for atom in dim) == size:
-            made.append(dim)
-        else:
-            made.append((Atom(size, dim[0].what),) if len(dim) == 1 and dim[0].is_axis else unknown_dim(size))
-    return made
+def _filled(name: str, args: Any, dims: Sequence[Dim], shape: Sequence[int]) -> list[Dim]:
+    """Interpolation and adaptive pooling: they cover what their input covers."""
+    return resized(dims, shape)
 
 
-def _reduced(args: Any, kwargs: Any, known: Any, output: Tensor) -> list[Dim] | None:
+def _for_each(sizes: Any, count: int) -> Sequence[int]:
+    """Return a size for each axis: one that is given alone is that of all."""
+    given = [sizes] if isinstance(sizes, int) else list(sizes)
+    return given * count if len(given) == 1 else given
+
+
+def _reduced(args: Any, kwargs: Any, known: Any, output: Tensor, place: int = 1) -> list[Dim] | None:
     tensor, dims = known[0]
-    over = _argument(args, kwargs, 1, "dim", None)
+    over = _argument(args, kwargs, place, "dim", None)
     over = range(tensor.ndim) if over is None else [over] if isinstance(over, int) else over
     places = {place % tensor.ndim for place in over} if len(over) else set(range(tensor.ndim))
     if output.ndim == tensor.ndim:
@@ -254,7 +189,7 @@ def _part(args: Any, kwargs: Any, known: Any, output: Tensor) -> list[Dim]:
     dimension = _argument(args, kwargs, 1, "dim", 0) % tensor.ndim
     start, step = _argument(args, kwargs, 2, "start", None) or 0, _argument(args, kwargs, 4, "step", 1)
     start = max(0, start + tensor.shape[dimension] if start < 0 else start)
-    return _sliced(dims, dimension, start, output.shape[dimension], step)
+    return sliced(dims, dimension, start, output.shape[dimension], step)
 
 
 def _selected(args: Any, kwargs: Any, known: Any, output: Tensor) -> list[Dim]:
@@ -264,19 +199,48 @@ def _selected(args: Any, kwargs: Any, known: Any, output: Tensor) -> list[Dim]:
 
 def _shuffled(args: Any, kwargs: Any, known: Any, output: Tensor) -> list[Dim]:
     dims = known[0][1]
-    return [*dims[:-3], channels_dim(output.shape[-3]), *_resized(dims[-2:], output.shape[-2:])]
+    return [*dims[:-3], channels_dim(output.shape[-3]), *resized(dims[-2:], output.shape[-2:])]
 
 
 def _padded(args: Any, kwargs: Any, known: Any, output: Tensor) -> list[Dim]:
-    return _resized(known[0][1], output.shape)
+    amounts = args[1][::2]  # before each dimension, the last one first
+    before = [*[0] * (output.ndim - len(amounts)), *reversed(amounts)]
+    return padded(known[0][1], output.shape, before)
+
+
+def _stacked(args: Any, kwargs: Any, known: Any, output: Tensor) -> list[Dim]:
+    dims = common(known[0][0].shape, known)
+    dims.insert(_argument(args, kwargs, 1, "dim", 0) % output.ndim, unknown_dim(len(known)))
+    return dims
+
+
+def _rolled(args: Any, kwargs: Any, known: Any, output: Tensor) -> list[Dim]:
+    dims = list(known[0][1])
+    places = [place % output.ndim for place in _argument(args, kwargs, 2, "dims", [])]
+    if not places:  # the whole storage
+        return [unknown_dim(size) for size in output.shape]
+    for by, place in zip(args[1], places, strict=True):
+        run = run_of(dims[place])
+        if run is not None and len(run.axes) == 1 and not run.before:
+            (stretch,) = run.stretches
+            rolled = (stretch.rolled + by * stretch.width) % (run.count * stretch.width)
+            dims[place] = around(replace(run, stretches=(replace(stretch, rolled=rolled),)), output.shape[place])
+        elif not is_channels(dims[place]):
+            dims[place] = unknown_dim(output.shape[place])
+    return dims
 
 
 def _expanded(args: Any, kwargs: Any, known: Any, output: Tensor) -> list[Dim]:
-    return _common(output.shape, known)
+    tensor, dims = known[0]
+    new = output.ndim - tensor.ndim
+    return [
+        dims[place - new] if place >= new and tensor.shape[place - new] == size else repeated_dim(size)
+        for place, size in enumerate(output.shape)
+    ]
 
 
 def _reshaped(args: Any, kwargs: Any, known: Any, output: Tensor) -> list[Dim]:
-    return _viewed(known[0][1], output.shape)
+    return viewed(known[0][1], output.shape)
 
 
 _REARRANGE: dict[str, Callable[..., list[Dim] | None]] = {
@@ -290,10 +254,13 @@ _REARRANGE: dict[str, Callable[..., list[Dim] | None]] = {
     "select": _selected,
     "cat": _joined,
     "expand": _expanded,
+    "roll": _rolled,
+    "stack": _stacked,
     **dict.fromkeys(("constant_pad_nd", "replication_pad1d", "replication_pad2d", "replication_pad3d"), _padded),
     **dict.fromkeys(("reflection_pad1d", "reflection_pad2d", "reflection_pad3d"), _padded),
     **dict.fromkeys(("pixel_shuffle", "pixel_unshuffle"), _shuffled),
-    **dict.fromkeys(("mean", "sum", "amax", "amin", "max", "min", "var", "std", "linalg_vector_norm"), _reduced),
+    **dict.fromkeys(("mean", "sum", "amax", "amin", "max", "min", "var", "std"), _reduced),
+    **dict.fromkeys(("linalg_vector_norm", "norm"), partial(_reduced, place=2)),
 }
 _COPIES = (
     "clone",
@@ -334,6 +301,10 @@ _MORE_ACTIVATIONS = (
 )
 _WITHIN_A_ROW = ("_softmax", "_log_softmax", "softmax", "_safe_softmax", "rms_norm", "_fused_rms_norm")
 _LIKE_INPUT = {*_COPIES, *_ACTIVATIONS, *_MORE_ACTIVATIONS, *_WITHIN_A_ROW}
+_CONSTANTS = {
+    *(f"new_{what}" for what in ("empty", "empty_strided", "zeros", "ones", "full")),
+    *(f"{what}_like" for what in ("empty", "zeros", "ones", "full", "rand", "randn", "randint")),
+}
 _SPLITS = {"split", "split_with_sizes", "unsafe_split", "unsafe_split_with_sizes", "chunk"}
 _CONVOLUTIONS = {"convolution", "_convolution", "mkldnn_convolution", "cudnn_convolution", "convolution_overrideable"}
 _BATCH_NORMS = ("native_batch_norm", "_native_batch_norm_legit", "_native_batch_norm_legit_no_training", "batch_norm")
@@ -342,7 +313,8 @@ _NORMS = {*_BATCH_NORMS, *_MORE_NORMS, "native_group_norm", "group_norm"}
 _PRODUCTS = {"mm", "addmm", "bmm", "baddbmm", "matmul", "addbmm", "mv"}
 _QUANTIZED = {"conv": "convolution", "batch_norm": "batch_norm", "layer_norm": "native_layer_norm"}
 _QUANTIZED.update(dict.fromkeys(("add", "mul", "relu", "leaky_relu", "hardswish", "elu", "prelu", "sigmoid"), "clone"))
-_RESIZES = ("max_pool", "avg_pool", "_adaptive_avg_pool", "adaptive_", "upsample_", "_upsample_", "mkldnn_max_pool")
+_POOLS = ("max_pool", "avg_pool", "mkldnn_max_pool", "quantized_max_pool")
+_RESIZES = ("_adaptive_avg_pool", "adaptive_", "upsample_", "_upsample_")
 
 
 def _spatial_of(name: str, dimensions: int) -> int:
@@ -360,27 +332,3 @@ def tensors_in(values: Any) -> list[Tensor]:
     if isinstance(values, Tensor):
         return [values]
     return [tensor for each in values for tensor in tensors_in(each)] if isinstance(values, (tuple, list)) else []
-
-
-def unknown_dim(size: int) -> Dim:
-    """Return a dimension of which only the size is known."""
-    return (Atom(size),)
-
-
-def channels_dim(size: int) -> Dim:
-    """Return a dimension of channels."""
-    return (Atom(size, _CHANNELS),)
-
-
-def axis_dim(axis: int, size: int) -> Dim:
-    """Return a dimension that is an axis of the images."""
-    return (Atom(size, axis),)
-
-
-def is_channels(dim: Dim) -> bool:
-    """Whether a dimension is all channels."""
-    return bool(dim) and all(atom.what == _CHANNELS for atom in dim)
-
-
-def _is_known(dim: Dim) -> bool:
-    return any(atom.what is not None for atom in dim)

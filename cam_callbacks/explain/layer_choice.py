@@ -106,12 +106,14 @@ class _Trace:
         calls: All calls whose output has positions, or may have, in their order.
         head: How many of them come before the last call of a module with weights whose output has no positions.
         source: Where the image is in the graph of gradients; None without gradients.
+        count: How often each module was called, by its identity.
     """
 
     output: Any
     calls: list[_Call]
     head: int
     source: Edge | None
+    count: dict[int, int]
 
 
 def choose(
@@ -222,7 +224,7 @@ def _leads_to(call: _Call, last: _Call, trace: _Trace, gradients: bool) -> bool:
 
 def _name(call: _Call, trace: _Trace) -> str:
     """Return the name by which the output of a call is found again: that of the module means its last call."""
-    is_last = not any(other.module is call.module and other.call > call.call for other in trace.calls)
+    is_last = trace.count[id(call.module)] == call.call + 1
     return without_orig_mod(call.name) + ("" if is_last else f"[{call.call}]")
 
 
@@ -280,17 +282,17 @@ def _count_classes(output: Any, read: Callable[[Any], Tensor]) -> int | None:
 
 
 def _traced(model: nn.Module, image: Tensor, forward: Forward) -> _Trace:
-    trace = _Trace(None, [], head=0, source=edge_of(image))
-    calls = trace.calls
+    trace = _Trace(None, [], head=0, source=edge_of(image), count={})
+    calls, count = trace.calls, trace.count
     names = {id(module): name for name, module in model.named_modules()}
 
-    count: dict[int, int] = {}
     weights_ran = False
 
     def note(module: nn.Module, _inputs: Any, output: Any) -> None:
         nonlocal weights_ran
         weights_ran = weights_ran or next(module.parameters(), None) is not None
-        call = count[id(module)] = count.get(id(module), -1) + 1
+        call = count.get(id(module), 0)
+        count[id(module)] = call + 1
         output = readable(output)
         layout = tracker.layout(output) if isinstance(output, Tensor) else None
         if layout is not None or _may_have_positions(output, tracker):
@@ -314,9 +316,13 @@ def _traced(model: nn.Module, image: Tensor, forward: Forward) -> _Trace:
         elif next(module.parameters(recurse=False), None) is not None:
             trace.head = len(calls)
 
+    def forget() -> None:
+        calls.clear()
+        count.clear()
+
     tracker = AxisTracker(image)
     with hooked([module for name, module in model.named_modules() if name], note):
-        trace.output = tracked(lambda: forward(image), tracker, calls.clear)
+        trace.output = tracked(lambda: forward(image), tracker, forget)
     return trace
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from cam_callbacks._warnings import warn_user
 from cam_callbacks.explain.hooks import hooked
-from cam_callbacks.explain.layouts import Layout, ReshapeTransform, transformed
+from cam_callbacks.explain.layouts import Layout, Margins, ReshapeTransform, transformed
 
 _MAX_NAMES = 5
 _MAX_NAMES_IF_NONE_IS_NEAR = 8
@@ -166,10 +166,12 @@ class ReadLayer:
     Attributes:
         call: Which of the layer's calls is meant.
         to_maps: Brings its output, or the gradient of that, to (N, channels, *spatial).
+        margins: What makes such maps cover the image, as in `Layout`.
     """
 
     call: int
     to_maps: Forward
+    margins: Margins = ()
 
 
 def read_layer(
@@ -203,19 +205,26 @@ def read_layer(
             f"name a call from {layer}[0] to {layer}[{len(outputs) - 1}]"
         )
     wanted = range(len(outputs)) if named is None else [named % len(outputs)]
-    readers: dict[int, Forward] = {}
+    readers: dict[int, ReadLayer] = {}
     for call in wanted:
         if isinstance(outputs[call], Tensor):
             reader = _reader(outputs[call], call, images, layout, reshape_transform)
             if reader is not None:
                 readers[call] = reader
-    if len(readers) > 1:
-        warn_user(
-            f"target_layer={name!r} is called {len(outputs)} times in one forward pass; the last call is used. "
-            f"'{layer}[0]' names the first one, '{layer}[-1]' the last"
-        )
     if readers:
-        return ReadLayer(max(readers), readers[max(readers)])
+        used = max(readers)
+        if used != wanted[-1]:
+            warn_user(
+                f"target_layer={name!r} is called {len(outputs)} times in one forward pass; '{layer}[{used}]' is used, "
+                "because what comes out of the later calls has no positions, or none that are understood. Name that "
+                "call, or another one"
+            )
+        elif len(readers) > 1:
+            warn_user(
+                f"target_layer={name!r} is called {len(outputs)} times in one forward pass; the last call is used. "
+                f"'{layer}[0]' names the first one, '{layer}[-1]' the last"
+            )
+        return readers[used]
     chosen = outputs[wanted[-1]]
     if not isinstance(chosen, Tensor):
         raise ValueError(
@@ -239,9 +248,9 @@ def _reader(
     images: Tensor,
     layout: Callable[[Tensor, int], Layout | None],
     reshape_transform: ReshapeTransform | None,
-) -> Forward | None:
+) -> ReadLayer | None:
     if reshape_transform is None:
         found = layout(output, call)
-        return None if found is None else found.to_maps
+        return None if found is None else ReadLayer(call, found.to_maps, found.margins)
     maps = transformed(output, reshape_transform, images.ndim - 2)
-    return reshape_transform if maps is not None and len(maps) == len(images) else None
+    return ReadLayer(call, reshape_transform) if maps is not None and len(maps) == len(images) else None

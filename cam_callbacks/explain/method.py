@@ -210,13 +210,19 @@ class Method(ABC):
         finite = forward_pass.finite.unsqueeze(1)
         finite = finite & torch.stack([torch.isfinite(each.weights).all(dim=2) for each in maps]).all(dim=0)
         only = maps[0] if len(maps) == 1 else None
-        layer_maps = only.combined() if only is not None else _fused([each.combined() for each in maps])
+        combined = [forward_pass.covering(each.combined(), layer) for layer, each in enumerate(maps)]
+        layer_maps = combined[0] if only is not None else _fused(combined)
         error = torch.stack([each.error for each in maps]).amax(dim=0)
         layer_maps[~finite], error[~finite] = torch.nan, torch.nan
 
         def leading(values: Tensor) -> Tensor:
             return values if forward_pass.several else values.squeeze(1)
 
+        channels = None
+        if only is not None:
+            index, weights, strongest = only.strongest()
+            channels = Channels(*map(leading, (index, weights, forward_pass.covering(strongest, 0))))
+        mean = None if only is None else forward_pass.covering(forward_pass.activations[0].mean(dim=1), 0)
         scores, reader, kind = forward_pass.scores, forward_pass.reader, network.outputs.kind
         return Explanation(
             layer_maps=leading(layer_maps),
@@ -231,8 +237,8 @@ class Method(ABC):
             passes=1 + torch.stack([each.passes for each in maps]).sum(dim=0),
             estimated_error=leading(error),
             skipped=leading(~finite),
-            channels=None if only is None else Channels(*map(leading, only.strongest())),
-            mean_activation=None if only is None else forward_pass.activations[0].mean(dim=1),
+            channels=channels,
+            mean_activation=mean,
             outputs=None if kind is None else kind.outputs,
         )
 

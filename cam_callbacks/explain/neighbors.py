@@ -7,7 +7,6 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._pytree import tree_leaves
 
 from cam_callbacks._warnings import warn_user
@@ -16,25 +15,63 @@ _TOLERANCE = 1e-2  # relative: rounding depends a little on the size of the batc
 
 _SAID: weakref.WeakSet[nn.Module] = weakref.WeakSet()
 
+_FOUND: weakref.WeakKeyDictionary[nn.Module, tuple[object, bool]] = weakref.WeakKeyDictionary()
 
-def may_mix(model: nn.Module) -> bool:
-    """Whether the model has a batch norm without running statistics, so that it takes those of each batch."""
-    return any(isinstance(module, _BatchNorm) and module.running_mean is None for module in model.modules())
+
+def remembered(model: nn.Module, images: Tensor, find: Callable[[], bool]) -> bool:
+    """Return what `find` returns, or has returned for this model, its weights as they are, and images of this shape.
+
+    It is found again once the weights have changed: what is multiplied by 0 before the training shows only later.
+    """
+    key = state_of(model, images)
+    known = _FOUND.get(model)
+    if key is None or known is None or known[0] != key:
+        known = _FOUND[model] = (key, find())
+    return known[1]
+
+
+def state_of(model: nn.Module, images: Tensor) -> object:
+    """Return what stays the same while weights and the shape of images do; None if that cannot be told."""
+    tensors = [*model.parameters(), *model.buffers()]
+    try:
+        versions = sum(tensor._version for tensor in tensors)
+        return versions, [tensor.data_ptr() for tensor in tensors[:1]], tuple(images.shape[1:])
+    except RuntimeError:  # made in inference mode, or without memory of their own
+        return None
 
 
 def mixes(run: Callable[[Tensor], object], images: Tensor) -> bool:
     """Whether the model's answer to the first image changes with a black image beside it.
 
+    A model whose answer changes from pass to pass shows nothing of that; nor does one that cannot be run so.
+
     Args:
         run: Runs the model on images.
         images: (N, C, *spatial).
+
+    Raises:
+        ValueError: The model needs other images beside each.
     """
-    alone = run(images[:1])
-    together = run(torch.cat([images[:1], torch.zeros_like(images[:1])]))
+    pair = torch.cat([images[:1], torch.zeros_like(images[:1])])
+    try:
+        alone, together = run(images[:1]), run(pair)
+        return _differ(alone, together) and not _differ(alone, run(images[:1]))
+    except (torch.OutOfMemoryError, NeedsOthersError):
+        raise
+    except (RuntimeError, TypeError, ValueError, LookupError, AssertionError):
+        return False  # it takes one size of the batch, and says so if that is another one
+
+
+class NeedsOthersError(ValueError):
+    """A model cannot answer one image alone, because it takes statistics of the batch."""
+
+
+def _differ(alone: object, others: object) -> bool:
+    """Whether the first row of any tensor in two answers differs."""
     return any(
         not _close(one[0], two[0])
-        for one, two in zip(_tensors(alone), _tensors(together), strict=False)
-        if one.shape[1:] == two.shape[1:] and one.ndim and len(one) == 1 and len(two) == 2
+        for one, two in zip(_tensors(alone), _tensors(others), strict=False)
+        if one.shape[1:] == two.shape[1:] and one.ndim and len(one) == 1 and len(two) in (1, 2)
     )
 
 
@@ -44,9 +81,9 @@ def say_once(model: nn.Module) -> None:
         return
     _SAID.add(model)
     warn_user(
-        f"{type(model).__name__} has a batch norm without running statistics, so that the answer to an image depends "
-        "on the others of its batch: each image is forwarded alone, which is slow, and its answer may differ from that "
-        "in a batch"
+        f"{type(model).__name__} answers an image differently if another one is beside it in the batch, as a batch "
+        "norm without running statistics does: each image is forwarded alone, which is slow, and its answer may differ "
+        "from that in a batch"
     )
 
 
@@ -57,9 +94,12 @@ def known_of_copy(model: nn.Module, copied: nn.Module) -> None:
 
 
 def _tensors(output: object) -> list[Tensor]:
-    leaves = tree_leaves(output if isinstance(output, (Tensor, tuple, list, dict)) else vars(output))
+    held = getattr(output, "__dict__", output)
+    leaves = tree_leaves(output if isinstance(output, (Tensor, tuple, list, dict)) else held)
     return [leaf for leaf in leaves if isinstance(leaf, Tensor) and leaf.is_floating_point()]
 
 
 def _close(a: Tensor, b: Tensor) -> bool:
+    if not bool(a.isfinite().all() & b.isfinite().all()):
+        return bool((a.isfinite() == b.isfinite()).all())
     return bool((a.float() - b.float()).norm() <= _TOLERANCE * a.float().norm())

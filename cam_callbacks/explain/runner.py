@@ -123,7 +123,7 @@ class Runner:
         That is the batch size, or 1 if images of a chunk would influence each other; a compiled model takes the last
         images in quarters of it, so that it is compiled for two sizes only.
         """
-        if self.mixes_images:
+        if (left == 1 and self.compiled is None) or self.mixes_images:
             return 1
         if self.compiled is None or left >= self.batch_size:
             return self.batch_size
@@ -159,10 +159,14 @@ class Runner:
         return self._mixes_images
 
     def _finds_mixing(self) -> bool:
-        if not neighbors.may_mix(self.model) or not neighbors.mixes(self.try_run, self.images):
-            return False
-        neighbors.say_once(self.model)
-        return True
+        def find() -> bool:
+            found = neighbors.mixes(lambda images: self.try_run(images, self.rows[:1].repeat(len(images))), self.images)
+            return not self.ranks.smallest(int(not found), self.images.device)
+
+        mixes = find() if self.forward_fn else neighbors.remembered(self.model, self.images, find)
+        if mixes:
+            neighbors.say_once(self.model)
+        return mixes
 
     def run(self, images: Tensor, rows: Tensor | None = None) -> object:
         """Return what the model returns for images, which it may change.
@@ -216,7 +220,7 @@ class Runner:
         except ValueError as error:
             if "Expected more than 1 value per channel" not in str(error):
                 raise
-            raise ValueError(
+            raise neighbors.NeedsOthersError(
                 f"{type(self.model).__name__} cannot answer one image alone: it has a batch norm without running "
                 "statistics, which takes those of the batch. No heatmap of one image follows from such a model; let "
                 "the batch norm track running statistics, or use another normalization"

@@ -131,7 +131,8 @@ class ScoreCAM(Method):
         activations = forward_pass.activations[layer]
         live = has_contrast(activations) & forward_pass.finite.unsqueeze(1)
         progress.expect(int(live.sum()))
-        scorer = _MaskedScorer(network, activations, forward_pass.reader)
+        masks = forward_pass.covering(activations, layer, repeats_edges=True)
+        scorer = _MaskedScorer(network, masks, forward_pass.reader)
         offset = torch.zeros_like(forward_pass.target_scores)
         if forward_pass.empty_scores is not None:
             offset = forward_pass.empty_scores
@@ -213,7 +214,7 @@ class _MaskedScorer:
     """Scores images masked by channels, and counts the passes of each image.
 
     Attributes:
-        activations: (N, K, *spatial of the layer).
+        activations: (N, K, *spatial of the layer), positions that cover the image.
         passes: (N,) int64.
     """
 

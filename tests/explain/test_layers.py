@@ -86,7 +86,7 @@ class TestChoose:
                 return self.head(self.relu(self.hidden(features)))
 
         explanation = ScoreCAM()(SharesItsReLU(), blobs(2, 8, 8))
-        assert explanation.target_layer == "relu"
+        assert explanation.target_layer == "relu[0]"
         assert explanation.layer_maps.shape == (2, 8, 8)
 
     def test_passes_over_whole_numbers(self, blobs):
@@ -221,7 +221,8 @@ class TestReadLayer:
     def test_takes_the_last_call_that_has_positions(self):
         outputs = [torch.zeros(2, 5, 4, 4), torch.zeros(2, 7)]
         layouts = {4: self.maps, 2: None}
-        read = layers.read_layer(outputs, "relu", self.images, lambda output, _call: layouts[output.ndim])
+        with pytest.warns(UserWarning, match=r"'relu' is called 2 times .*; 'relu\[0\]' is used, because"):
+            read = layers.read_layer(outputs, "relu", self.images, lambda output, _call: layouts[output.ndim])
         assert read.call == 0
         assert read.to_maps(outputs[0]).shape == (2, 5, 4, 4)
 

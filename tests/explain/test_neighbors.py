@@ -1,0 +1,73 @@
+"""Whether images of a batch influence each other is found by running them together, whatever the modules say."""
+
+import warnings
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from cam_callbacks import GradCAM
+
+
+class Classifier(nn.Module):
+    def __init__(self, mixing):
+        super().__init__()
+        self.mixing, self.gate = mixing, nn.Parameter(torch.ones(()))
+        self.layer, self.norm, self.head = nn.Conv2d(3, 6, 3, 2, 1), nn.BatchNorm2d(6), nn.Linear(6, 3)
+
+    def forward(self, images):
+        return self.head(self.mixing(self, self.layer(images)).relu().mean(dim=(2, 3)))
+
+
+def training_norm(model, maps):
+    model.norm.training = True
+    return model.norm(maps)
+
+
+MIXING = {
+    "functional norm": lambda model, maps: F.batch_norm(maps, None, None, training=True),
+    "mean of the batch": lambda model, maps: maps - maps.mean(dim=0),
+    "norm that trains": training_norm,
+}
+
+
+@pytest.fixture
+def images():
+    torch.manual_seed(0)
+    return torch.randn(3, 3, 16, 16)
+
+
+@pytest.mark.parametrize("mixing", MIXING.values(), ids=MIXING)
+def test_images_that_influence_each_other_are_explained_alone(mixing, images):
+    model = Classifier(mixing).eval()
+    with pytest.warns(UserWarning, match="if another one is beside it .* each image is forwarded alone"):
+        together = GradCAM()(model, images, "layer", targets=1)
+    for place in range(3):
+        alone = GradCAM()(model, images[place : place + 1], "layer", targets=1)
+        assert torch.allclose(together.heatmaps[place], alone.heatmaps[0], atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "mixing",
+    [
+        lambda model, maps: model.norm(maps),
+        lambda model, maps: F.dropout(maps, 0.5),
+        lambda model, maps: maps * torch.nan,
+    ],
+    ids=["none", "random", "not finite"],
+)
+def test_images_that_do_not_are_explained_together(mixing, images):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        GradCAM()(Classifier(mixing).eval(), images, "layer", targets=1)
+
+
+def test_it_is_asked_again_once_weights_have_changed(images):
+    model = Classifier(lambda model, maps: maps - model.gate * maps.mean(dim=0)).eval()
+    with torch.no_grad():
+        model.gate.zero_()
+        GradCAM()(model, images, "layer", targets=1)
+        model.gate.fill_(1.0)
+    with pytest.warns(UserWarning, match="each image is forwarded alone"):
+        GradCAM()(model, images, "layer", targets=1)
