@@ -120,7 +120,8 @@ def _joined(args: Any, kwargs: Any, known: Any, output: Tensor) -> list[Dim] | N
 
 
 def _convolved(name: str, args: Any, dims: Sequence[Dim], shape: Sequence[int]) -> list[Dim]:
-    if name not in ("convolution", "_convolution", "convolution_overrideable"):  # its arguments come in another order
+    in_order = name in ("convolution", "_convolution", "convolution_overrideable")
+    if not (in_order and len(args) > 6 and isinstance(args[1], Tensor)):  # its arguments come in another form
         return resized(dims, shape)
     kernel, stride, padding, dilation = (
         _for_each(sizes, len(shape)) for sizes in (args[1].shape[2:], args[3], args[4], args[5])

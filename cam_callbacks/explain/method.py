@@ -141,7 +141,7 @@ class Method(ABC):
         *,
         forward_fn: ForwardFn | None = None,
     ) -> str | tuple[str, ...]:
-        """Raise what a call with the same arguments would raise, for the cost of one forward pass per image.
+        """Raise what a call with the same arguments would raise, for the cost of one forward pass per image, and a few.
 
         Returns:
             The name of the layer that would be used; of several, all names.

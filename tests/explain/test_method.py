@@ -216,10 +216,10 @@ class TestCheck:
         assert ScoreCAM().check(network, images) == ScoreCAM()(network, images).target_layer == "features"
         assert ScoreCAM().check(network, images, "features.3") == "features.3"
 
-    def test_spends_one_pass_an_image(self, network, images, forwarded):
+    def test_spends_one_pass_an_image_and_three_more(self, network, images, forwarded):
         sizes = forwarded(network)
         ScoreCAM().check(network, images, "features")
-        assert sum(sizes) == 3
+        assert sizes == [1, 2, 3]  # whether images influence each other is asked with the first one
 
     def test_calls_forward_fn(self, network, images):
         def forward_fn(model, images):

@@ -160,6 +160,7 @@ class TestBatches:
 
 
 FOLDING = 2
+NEIGHBORS = 3  # images forwarded to see whether they influence each other: one alone, and beside another
 """Passes of one image that try whether batch norms can be folded; they are not counted."""
 
 
@@ -189,20 +190,20 @@ class TestPasses:
         explanation = exact(weighting, batch_size=batch_size)(network, blobs(3, 24, 24), "features")
         # The pass of the empty image is counted with each of the three images, which share it.
         shared = 2 if weighting == "increase" else 0
-        assert sum(sizes) == explanation.passes.sum() - shared + FOLDING
+        assert sum(sizes) == explanation.passes.sum() - shared + FOLDING + NEIGHBORS
 
     def test_choosing_the_layer_takes_one_more(self, small_cnn, blobs, forwarded):
         network = small_cnn()
         sizes = forwarded(network)
         explanation = exact()(network, blobs(3, 24, 24))
-        assert sum(sizes) == explanation.passes.sum() + 1 + FOLDING
+        assert sum(sizes) == explanation.passes.sum() + 1 + FOLDING + NEIGHBORS
 
     def test_fill_their_batches_across_images(self, small_cnn, blobs, forwarded):
         network = small_cnn()
         images, sizes = blobs(3, 24, 24), forwarded(network)
         exact(batch_size=8)(network, images, "features")
         masked = sum(live_channels(network, images))
-        assert sizes[:7] == [3, *[1] * FOLDING, 8, 8, 8, masked - 24]
+        assert sizes[:9] == [1, 2, 3, *[1] * FOLDING, 8, 8, 8, masked - 24]
 
     def test_are_reported_as_they_are_done(self, small_cnn, blobs):
         network, images, told = small_cnn(), blobs(3, 24, 24), []
