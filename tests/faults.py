@@ -126,7 +126,12 @@ FAULTS = {
         "forward", "`forward_fn` raises in the middle of the masked passes", SECOND_SKIPPED, OUT_OF_LUCK
     ),
     "every look": Fault("forward", "`forward_fn` raises at every look", LOOKS_DISABLED, OUT_OF_LUCK),
-    "answers not finite": Fault("forward", "the model's answers are not finite", SHOWN),
+    "answers not finite": Fault(
+        "forward",
+        "the model's answers are not finite",
+        replace(REMARKED, words="The look goes on; what could not be computed is marked, counted and said."),
+        "heatmaps are empty",
+    ),
     "fewer classes": Fault(
         "forward", "the model answers for fewer classes than there are", SECOND_SKIPPED, "targets contains"
     ),

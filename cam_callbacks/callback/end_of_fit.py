@@ -10,6 +10,7 @@ from lightning_utilities.core.rank_zero import rank_zero_info
 
 from cam_callbacks._warnings import warn_in_training
 from cam_callbacks.audit.statistics import bootstrap
+from cam_callbacks.callback.places import local_folder
 from cam_callbacks.callback.stage import Stage, StepFailedError
 from cam_callbacks.explain.faithfulness import randomization
 from cam_callbacks.review.report import write_report
@@ -67,8 +68,14 @@ class EndOfFit(Stage):
         return mean
 
     def _write_report(self) -> None:
-        folders = self.parts.outlet.flush(self.trainer.loggers) if self.trainer.is_global_zero else []
+        places = self.parts.outlet.flush(self.trainer.loggers) if self.trainer.is_global_zero else []
+        folders = [folder for folder in map(local_folder, places) if folder is not None]
         if folders:
             path = folders[0] / "cam_report.html"
             write_report(folders, path)
             rank_zero_info(f"CAMMonitor: the report of all looks is {path}")
+        elif places:
+            warn_in_training(
+                f"CAMMonitor writes no report: the event files are in {places[0]}, which is not on this machine. Copy "
+                "that folder here, and run: cam-callbacks report FOLDER"
+            )

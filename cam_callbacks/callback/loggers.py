@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
 from cam_callbacks._warnings import warn_in_training
+from cam_callbacks.callback.places import write_file
 from cam_callbacks.callback.retries import Retries
 from cam_callbacks.figures.drawing import Picture
 
@@ -99,7 +101,7 @@ class MediaLogger:
 
         Args:
             loggers: Those of the trainer, from either Lightning.
-            folder: Place of the files if no logger has one.
+            folder: Place of the files if no logger has one; like theirs, a path or a URL such as `s3://bucket/logs`.
             media: By tag, such as `cam/heatmaps`: pictures (H, W, 3) uint8, texts in Markdown.
             step: The step that Lightning's own scalars use.
 
@@ -117,8 +119,8 @@ class MediaLogger:
 
         def write() -> None:
             for tag, refusing in refused_by.items():
-                path = _write(_place(refusing, folder), tag, media[tag], step)
-                self._say_once(refusing, path)
+                written_to = _write(_place(refusing, folder), tag, media[tag], step)
+                self._say_once(refusing, "texts" if isinstance(media[tag], str) else "images", written_to)
 
         for number, logger in enumerate(loggers or [None]):
             name = type(logger).__name__
@@ -137,15 +139,14 @@ class MediaLogger:
             return [SendError(what, error)]
         return []
 
-    def _say_once(self, loggers: Sequence[Any], path: Path) -> None:
-        kind = "images" if path.suffix == ".png" else "texts"
+    def _say_once(self, loggers: Sequence[Any], kind: str, folder: str) -> None:
         for logger in loggers:
             name = type(logger).__name__
             if name in self._named:
                 continue
             self._named.add(name)
             who = "the trainer has no logger" if logger is None else f"{name} takes no {kind}"
-            warn_in_training(f"{who}: heatmaps are written as PNG files, and verdicts as Markdown, to {path.parent}")
+            warn_in_training(f"{who}: heatmaps are written as PNG files, and verdicts as Markdown, to {folder}")
 
 
 def _sender(logger: Any) -> Sender:
@@ -181,19 +182,19 @@ def _send(sender: Sender, logger: Any, tag: str, medium: Picture | str, step: in
     return sender.picture is not None
 
 
-def _place(loggers: list[Any], folder: str | Path) -> Path:
+def _place(loggers: list[Any], folder: str | Path) -> str | Path:
     folders = [getattr(logger, "log_dir", None) for logger in loggers]
-    return Path(next((own for own in folders if isinstance(own, str)), folder))
+    return next((own for own in folders if isinstance(own, str)), folder)
 
 
-def _write(folder: Path, tag: str, medium: Picture | str, step: int) -> Path:
-    path = folder / f"{tag}_step={step:06d}.{'md' if isinstance(medium, str) else 'png'}"
-    path.parent.mkdir(parents=True, exist_ok=True)
+def _write(place: str | Path, tag: str, medium: Picture | str, step: int) -> str:
+    """Write a picture or a text to a file, and return the folder that it is in."""
+    name = f"{tag}_step={step:06d}"
     if isinstance(medium, str):
-        path.write_text(medium, encoding="utf-8")
-    else:
-        Image.fromarray(medium).save(path)
-    return path
+        return write_file(place, f"{name}.md", medium.encode())
+    content = BytesIO()
+    Image.fromarray(medium).save(content, format="PNG")
+    return write_file(place, f"{name}.png", content.getvalue())
 
 
 def _picture_to_tensorboard(logger: Any, tag: str, picture: Picture, step: int) -> None:

@@ -71,6 +71,6 @@ class Outlet:
             swaps = media.get(tags.SWAPS)
             self._tab.write_audit(loggers, step, audit, None if isinstance(swaps, str) else swaps, testing=testing)
 
-    def flush(self, loggers: Iterable[Any]) -> list[Path]:
-        """Write everything to disk, and return the folders of the event files."""
+    def flush(self, loggers: Iterable[Any]) -> list[str]:
+        """Write out everything, and return the folders of the event files, as paths or as URLs."""
         return self._tab.flush(loggers)

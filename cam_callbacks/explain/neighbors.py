@@ -56,10 +56,10 @@ def mixes(run: Callable[[Tensor], object], images: Tensor) -> bool:
     try:
         alone, together = run(images[:1]), run(pair)
         return _differ(alone, together) and not _differ(alone, run(images[:1]))
-    except (torch.OutOfMemoryError, NeedsOthersError):
+    except NeedsOthersError:
         raise
     except (RuntimeError, TypeError, ValueError, LookupError, AssertionError):
-        return False  # it takes one size of the batch, and says so if that is another one
+        return False  # what it cannot do, such as take another size of the batch, it says when that is needed
 
 
 class NeedsOthersError(ValueError):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cam_callbacks import tags
@@ -74,12 +73,12 @@ class TabWriter:
         for writer in writers:
             self._write(writer, blobs, step, testing)
 
-    def flush(self, loggers: Iterable[Any]) -> list[Path]:
-        """Flush everything to disk, and return the folders of the event files."""
+    def flush(self, loggers: Iterable[Any]) -> list[str]:
+        """Write out everything, and return the folders of the event files, as paths or as URLs."""
         writers = _tensorboard_writers(loggers)
         for writer in writers:
             writer.flush()
-        return [Path(writer.log_dir) for writer in writers]
+        return [str(writer.log_dir) for writer in writers]
 
     def _is_new(self, writer: SummaryWriter, record: str, testing: bool, version: str = "") -> bool:
         """Check whether another version of this record, or none, was last written to this folder; remember this one."""

@@ -7,6 +7,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import lightning.pytorch.loggers
 import numpy as np
 import pytest
@@ -22,7 +23,7 @@ from cam_callbacks.callback.retries import Retries
 PICTURE = np.random.default_rng(0).integers(0, 256, (6, 9, 3), dtype=np.uint8)
 
 
-def log(loggers: list[Any], folder: Path, steps: tuple[int, ...] = (3,)) -> list[str]:
+def log(loggers: list[Any], folder: str | Path, steps: tuple[int, ...] = (3,)) -> list[str]:
     """Log the picture; the warnings that were given."""
     image_log = MediaLogger(Retries())
     with warnings.catch_warnings(record=True) as caught:
@@ -86,6 +87,42 @@ def test_two_loggers_without_images_share_one_file_and_are_both_named(tmp_path: 
     said = log([Other(), table], tmp_path / "files")
     assert len(said) == 2
     assert [path.parent for path in tmp_path.rglob("*.png")] == [Path(table.log_dir) / "cam"]
+
+
+@pytest.mark.parametrize("with_logger", [True, False])
+def test_what_goes_to_a_url_is_written_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, with_logger: bool
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    bucket = f"memory://{tmp_path.name}"
+    loggers = [lightning.pytorch.loggers.CSVLogger(f"{bucket}/csv")] if with_logger else []
+    media = {"cam/heatmaps": PICTURE, "cam/verdict": "No alarm, 95% ±3"}
+    with pytest.warns(UserWarning, match=f"Markdown, to {bucket}/.*/cam$"):
+        assert MediaLogger(Retries()).log(loggers, f"{bucket}/root/x", media, 3) == []
+    place = f"{loggers[0].log_dir if loggers else f'{bucket}/root/x'}/cam"
+    with fsspec.open(f"{place}/heatmaps_step=000003.png") as file:
+        assert np.array_equal(np.asarray(Image.open(file)), PICTURE)
+    with fsspec.open(f"{place}/verdict_step=000003.md") as file:
+        assert file.read().decode() == "No alarm, 95% ±3"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_url_of_this_machine_is_a_folder(tmp_path: Path) -> None:
+    log([], tmp_path)
+    (said,) = log([], f"file://{tmp_path}/url")
+    assert str(tmp_path / "url" / "cam") in said
+    written, expected = (folder / "cam" / "heatmaps_step=000003.png" for folder in (tmp_path / "url", tmp_path))
+    assert written.read_bytes() == expected.read_bytes()
+
+
+def test_a_url_of_no_known_kind_is_an_error_of_the_files_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    tracker = WithLogImage()
+    (failed,) = MediaLogger(Retries()).log([tracker], "nowhere://x", {"cam/heatmaps": PICTURE, "cam/verdict": "x"}, 3)
+    assert failed.what == "writing files"
+    assert "nowhere" in str(failed.error)
+    assert len(tracker.got) == 1
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_text_goes_to_a_file_if_a_logger_takes_images_only(tmp_path: Path) -> None:

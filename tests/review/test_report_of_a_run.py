@@ -6,11 +6,14 @@ import json
 import re
 from pathlib import Path
 
+import fsspec
 import pytest
+from lightning.pytorch.loggers import TensorBoardLogger
 from lightning_runs import fit, own_warnings
 
 from cam_callbacks import Audit, CAMMonitor
 from cam_callbacks.callback.trainer import Misconfiguration
+from cam_callbacks.review.report import write_report
 
 
 def test_it_holds_all_looks_of_the_run(tmp_path: Path) -> None:
@@ -53,3 +56,18 @@ def test_on_error_raise_also_raises_errors_of_the_report(tmp_path: Path) -> None
     (tmp_path / "run" / "cam_report.html").mkdir(parents=True)
     with pytest.raises(OSError, match=r"cam_report\.html"):
         fit(tmp_path, CAMMonitor(num_probes=4, audit=None, report=True, on_error="raise"))
+
+
+def test_event_files_elsewhere_are_complete_and_no_report_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    logger = TensorBoardLogger(f"memory://{tmp_path.name}", name="", version="run")
+    with own_warnings() as said:
+        fit(tmp_path / "local", CAMMonitor(num_probes=4, audit=None, report=True), logger=logger)
+    (warning,) = said
+    assert f"no report: the event files are in memory://{tmp_path.name}/run" in warning
+    assert [path.name for path in tmp_path.iterdir() if path.name != "local"] == []
+    fsspec.filesystem("memory").get(f"/{tmp_path.name}/run", str(tmp_path / "copied"), recursive=True)
+    write_report([tmp_path / "copied"], tmp_path / "report.html")
+    assert '"epoch":0' in (tmp_path / "report.html").read_text(encoding="utf-8").replace('": ', '":')
