@@ -166,7 +166,7 @@ ZOO = (
     _timm("resnet18", "layer4", "layer2"),
     _timm("convnext_atto", "stages", "stages.2.downsample.0", NOT_THE_MEAN),
     _timm("vit_tiny_patch16_224", "blocks.11.norm1", "blocks.11.norm1", NOT_THE_MEAN, is_sized=True),
-    _timm("swin_tiny_patch4_window7_224", "norm", "layers.1", is_sized=True),
+    _timm("swin_tiny_patch4_window7_224", "norm", "layers.2", is_sized=True, size=(112, 112)),
     _timm("efficientformer_l1", "norm", "norm", TWO_HEADS, size=(224, 224)),
     Entry(
         "transformers",

@@ -151,7 +151,13 @@ def resized(dims: Sequence[Dim], shape: Sequence[int]) -> list[Dim]:
 
 def padded(dims: Sequence[Dim], shape: Sequence[int], before: Sequence[int]) -> list[Dim]:
     """Return what lies along dimensions with `before` entries of no position before them, or fewer if negative."""
-    made = changed(dims, shape, lambda place, stretch: stretch.from_position(-before[place]))
+    sizes = [math.prod(atom.size for atom in dim) for dim in dims]
+
+    def moved(place: int, stretch: Stretch) -> Stretch:
+        unpadded = sizes[place] if shape[place] > sizes[place] else None
+        return replace(stretch.from_position(-before[place]), unpadded=unpadded)
+
+    made = changed(dims, shape, moved)
     for place, (dim, size) in enumerate(zip(dims, shape, strict=True)):
         run = run_of(dim)
         if is_channels(dim):
@@ -172,8 +178,9 @@ def sliced(dims: Sequence[Dim], dimension: int, start: int, count: int, step: in
         made[dimension] = channels_dim(count)
     elif run is not None and step == 1 and start <= run.before and start + count >= run.before + run.count:
         made[dimension] = around(replace(run, before=run.before - start), count)
-    elif axis is not None and 2 * count * step > axis.size:
-        made[dimension] = (replace(axis, size=count, stretch=axis.stretch.every(step, start)),)
+    elif axis is not None and (2 * count * step > axis.size or (step == 1 and count == axis.stretch.unpadded)):
+        part = replace(axis.stretch.every(step, start), unpadded=None)
+        made[dimension] = (replace(axis, size=count, stretch=part),)
     return made
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 _ROUNDING = 1e-6
 
@@ -21,6 +21,7 @@ class Stretch:
         width: Of one position.
         cell: The widest position that the values have passed through.
         rolled: How far the positions are rolled around, as in Swin's shifted windows.
+        unpadded: How many positions there were before some were added; a part of as many undoes that.
     """
 
     least: float = 0.0
@@ -28,6 +29,7 @@ class Stretch:
     width: float = 1.0
     cell: float = 1.0
     rolled: float = 0.0
+    unpadded: int | None = field(default=None, compare=False)
 
     def from_position(self, place: float) -> Stretch:
         """Return what is covered if the first position is the one at `place`, which may be negative."""
