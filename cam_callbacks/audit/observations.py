@@ -251,7 +251,8 @@ def _heat(
     """Return the heat of the true classes by the first method that applies, unless its maps are coarse.
 
     Returns:
-        (n, *spatial of the layer) heat, or None; the name of the method, or None; if there is no heat, why.
+        The heat (n, *spatial of the layer), the name of the method, and notes; without heat None, None, and notes that
+        say why.
     """
     reasons = []
     for method in methods:

@@ -61,7 +61,7 @@ class AuditResult:
         """Return a measure by its name.
 
         Raises:
-            KeyError: There is no such measure, or it could not be computed; the message says why.
+            KeyError: The name is unknown, or the measure could not be computed; the message says which.
             TypeError: The name is not a string.
         """
         check_type("name", name, str, "the name of a measure")
@@ -79,7 +79,7 @@ class AuditResult:
 
     def _why_missing(self, name: str) -> str:
         if name not in MEASURES:
-            return f"there is no such measure; nearest: {difflib.get_close_matches(name, MEASURES, 3, 0)}"
+            return f"no measure has this name; the nearest are {difflib.get_close_matches(name, MEASURES, 3, 0)}"
         if MEASURES[name].needs_masks and self.mask_source == "none":
             return "it needs masks, which were neither given nor estimated"
         if MEASURES[name].masks == "excluded" and self.mask_source != "none":

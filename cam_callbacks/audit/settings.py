@@ -27,7 +27,7 @@ class Audit:
 
     At each look the audit measures, on labeled validation images, how far the answers depend on the background, and
     gives a verdict. It logs scalars such as `cam/bg_gap`, the pictures `cam/swaps` and `cam/heat_over_chance`, and the
-    text `cam/verdict`. There is no audit if `CAMMonitor(explain=...)` is a callable.
+    text `cam/verdict`. If `CAMMonitor(explain=...)` is a callable, nothing is audited.
 
     Args:
         num_images: How many images the audit uses, balanced over the classes; allow at least 30 per class.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -23,7 +22,6 @@ from cam_callbacks.callback.loggers import Media
 from cam_callbacks.callback.stage import MonitorParts, Stage
 from cam_callbacks.callback.task import Task
 from cam_callbacks.callback.watched_images import WatchedImages
-from cam_callbacks.data.class_names import ClassNames
 from cam_callbacks.data.probes import ProbeSet
 from cam_callbacks.explain import faithfulness
 from cam_callbacks.explain.forwarding import of_rows
@@ -71,6 +69,10 @@ class AuditStage(Stage):
             StepFailedError: Where it fails on any rank.
         """
         images = self.agreed(self._broadcast_images, self.agreed(self._choose_images, errors))
+        if images is not None and self.memory.are_heatmaps_off and images.masks is None and images.images.ndim > 4:
+            # The ring would be cut out of dimensions that may be no positions, such as the frames of a video.
+            self.notices.inform_once("CAMMonitor skips the audit: it is not known where the positions are; give masks")
+            return None
         if images is None or self.trainer.testing or self._watched.is_settled:
             return images
         if not self._watched.keep(images):
@@ -109,12 +111,10 @@ class AuditStage(Stage):
             reason = str(errors[0]) if errors else "no labels of two or more classes came with the images"
             self.notices.warn_once(f"CAMMonitor skips the audit: {reason}; pass audit=None to silence this warning")
             return None
-        images = ProbeSet.of(picked)
+        data = self.parts.data
+        images = data.described(ProbeSet.of(picked), self.trainer)
         if task is not None:
-            images = self.parts.data.with_known_classes(images, task.outputs)
-        images = self.parts.data.described(images, self.trainer)
-        if task is not None and len(images.class_names) != task.outputs:
-            images = replace(images, class_names=ClassNames())  # as in the heatmaps, where this is said
+            images = data.with_fitting_names(data.with_known_classes(images, task.outputs), task.outputs)
         images = with_estimated_masks(images)
         if images.masks is None and images.images.ndim == 4 and not can_estimate():
             self.notices.warn_once(

@@ -150,6 +150,16 @@ class DataSource:
         )
         return images.subset(known.nonzero().flatten())
 
+    def with_fitting_names(self, probes: ProbeSet, classes: int) -> ProbeSet:
+        """Return the probes, without class names if there is another number of them than of the model's classes."""
+        if len(probes.class_names) in (0, classes):
+            return probes
+        self._warn_once(
+            f"there are {len(probes.class_names)} class names, found or given, but the model has {classes} classes: "
+            "they are shown by number. Give CAMMonitor(class_names=...)"
+        )
+        return replace(probes, class_names=ClassNames())
+
     def _class_names(self, trainer: Trainer, probes: ProbeSet | None = None) -> ClassNames | None:
         own = None if probes is None else probes.class_names
         return self._settings.class_names or own or self._found_names(trainer)
@@ -179,13 +189,15 @@ class DataSource:
         needs_none, channels = is_displayable(probes.images, None), probes.images.shape[1]
         given = None if self._settings.normalization is None else len(self._settings.normalization[0])
         if given not in (None, 1, channels):
-            why = f"{normalization} is for {given} channels, and they have {channels}"
+            why = f"The normalization {normalization} is for {given} channels, and the images have {channels}"
         elif needs_none:
             return None
+        elif normalization:
+            why = f"The normalization {normalization} does not bring the images into [0, 1] again"
         else:
-            why = f"{normalization} does not bring them into [0, 1]" if normalization else "it is not known"
+            why = "It is not known how the images were normalized"
         self._warn_once(
-            f"How the images were normalized: {why}. They are shown "
+            f"{why}. They are shown "
             f"{'as they are' if needs_none else 'scaled to their own minimum and maximum'}; "
             'give CAMMonitor(normalization=(mean, std)) or normalization="imagenet"'
         )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Callable, Hashable
-from dataclasses import replace
 from enum import Enum
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
@@ -17,17 +16,15 @@ from cam_callbacks.audit.result import Verdict
 from cam_callbacks.callback import trainer as of_trainer
 from cam_callbacks.callback.audit_stage import MOST_PASSES, AuditStage
 from cam_callbacks.callback.heatmap_stage import HeatmapStage
+from cam_callbacks.callback.in_place import InPlaceChanges
 from cam_callbacks.callback.loggers import Media
+from cam_callbacks.callback.probe_stage import ProbeStage
 from cam_callbacks.callback.progress_bar import progress_in_bar
 from cam_callbacks.callback.stage import MonitorParts, NotUnderstoodError, Stage, StepFailedError
 from cam_callbacks.callback.trainer import Misconfiguration
-from cam_callbacks.data.batches import Samples
-from cam_callbacks.data.given import GivenBatch
 from cam_callbacks.data.probes import ProbeSet
 from cam_callbacks.explain import progress
-from cam_callbacks.explain.isolation import isolated, random_state_kept
-from cam_callbacks.explain.runner import Runner
-from cam_callbacks.explain.sharding import device_mesh
+from cam_callbacks.explain.isolation import random_state_kept
 from cam_callbacks.snapshot import AuditSnapshot, Snapshot
 
 if TYPE_CHECKING:
@@ -35,7 +32,6 @@ if TYPE_CHECKING:
 
 P = ParamSpec("P")
 T = TypeVar("T")
-
 
 _WEIGHTS_COMPARED = 8
 
@@ -64,8 +60,8 @@ class Evaluation(Stage):
         self._errors: list[Exception] = []  # of batches, or probes, that could not be read
         self._weights: list[Tensor] | None = None  # a few of those of the last batch
         self._has_tried_to_read = False  # the probes that are given
-        self._given: GivenBatch | None = None  # the batch whose step runs
-        self._forward_changes: bool | None = None  # whether the forward alone changes its images; None: not known yet
+        self._changes = InPlaceChanges(parts, trainer, pl_module)
+        self._probes = ProbeStage(parts, trainer, pl_module)
         self._heatmaps = HeatmapStage(parts, trainer, pl_module)
         self.notices.are_warnings_kept_back = trainer.sanity_checking
         self.memory.begin(anew=trainer.testing)
@@ -87,16 +83,8 @@ class Evaluation(Stage):
 
     def begin_batch(self, batch: Any) -> None:
         """Keep the images of a batch as its step is given them, while images are picked."""
-        self._given = None
-        if self._is_disabled or not self._watched_picking:
-            return
-        try:
-            with torch.inference_mode(False), torch.no_grad():
-                self._given = GivenBatch(batch)
-        except Exception as error:  # such as a container of its own kind: then nobody can tell
-            self.notices.inform_once(
-                f"CAMMonitor cannot tell whether a step changes the images of its batch in place: {error}"
-            )
+        if not self._is_disabled and self._watched_picking:
+            self._changes.begin(batch)
 
     def collect(self, batch: Any, loader: int) -> None:
         """Pick images from a batch of one of the loaders; one that is not understood costs no more than itself."""
@@ -161,10 +149,7 @@ class Evaluation(Stage):
             memory.unread = None
         if not self._watched_picking:
             return
-        samples = data.samples(batch, self.trainer)
-        given, self._given = self._given, None
-        if given is not None and given.was_changed:
-            samples = self._as_the_model_saw_them(given, samples)
+        samples = self._changes.as_the_model_saw_them(data.samples(batch, self.trainer))
         memory.probes.offer(samples, loader)
         if memory.audit_images is not None and samples.labels is not None:
             memory.audit_images.offer(samples, loader)
@@ -175,44 +160,8 @@ class Evaluation(Stage):
         watched = (self.memory.probes, self.memory.audit_images)
         return any(each is not None and each.is_picking for each in watched)
 
-    def _as_the_model_saw_them(self, given: GivenBatch, after: Samples) -> Samples:
-        """Return the samples of a batch that its step has changed in place, with the images that the model was fed.
-
-        Where the model's forward makes that very change, these are the images of before; it will change each copy that
-        it is shown. Else they are taken as the step has left them, which is said.
-        """
-        try:
-            before = self.parts.data.samples(given.batch, self.trainer).images
-        except (TypeError, ValueError):  # `batch_fn` does not read the copy
-            before = None
-        if before is not None and torch.equal(before, after.images):
-            return after
-        if self._forward_changes is None:
-            self._forward_changes = before is not None and self._makes_of(before, after.images)
-        if before is not None and self._forward_changes:
-            return replace(after, images=before)
-        self.notices.warn_once(
-            "CAMMonitor: the step changes the images of its batch in place. They are explained as it leaves them; that "
-            "is right if it changes them before it runs the model. If not, let it change a copy"
-        )
-        return after
-
-    def _makes_of(self, before: Tensor, after: Tensor) -> bool:
-        """Whether the model's forward changes these images (N, C, *spatial) to those, in place."""
-        if device_mesh(self.pl_module) is not None or before.shape != after.shape:
-            return False  # a sharded model is run by all ranks or by none, and they have other batches
-        try:
-            with isolated(self.pl_module):
-                runner = Runner(self.pl_module, before, self.forward_fn)
-                runner.try_run(runner.images)
-                images = runner.laid_out(runner.images.clone())
-                runner.run(images)
-        except (RuntimeError, TypeError, ValueError):
-            return False
-        return bool(torch.isclose(images.double(), after.to(images).double(), rtol=1e-3, atol=1e-5).all())
-
     def _settle_probes(self) -> ProbeSet:
-        probes = self._heatmaps.settle_probes(self._errors)
+        probes = self._probes.settle(self._errors)
         if self.trainer.sanity_checking:
             self._heatmaps.check(probes)
         return probes
@@ -228,10 +177,6 @@ class Evaluation(Stage):
         stage = AuditStage(self.parts, self.trainer, self.pl_module, audit, watched)
         images = stage.settle_images(self._errors)
         if images is None:
-            return None
-        if self.memory.are_heatmaps_off and images.masks is None and images.images.ndim > 4:
-            # The ring would be cut out of dimensions that may be no positions, such as the frames of a video.
-            self.notices.inform_once("CAMMonitor skips the audit: it is not known where the positions are; give masks")
             return None
         found = stage.observe(images, snapshot)
         return found, stage.log(found)

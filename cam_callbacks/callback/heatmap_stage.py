@@ -1,4 +1,4 @@
-"""Heatmaps of one evaluation: from the images picked out of its batches to a snapshot and its pictures."""
+"""Heatmaps of one evaluation: from the probes to a snapshot and its pictures."""
 
 from __future__ import annotations
 
@@ -13,15 +13,13 @@ from cam_callbacks.callback import trainer as of_trainer
 from cam_callbacks.callback.entry_point import only_network
 from cam_callbacks.callback.loggers import Media
 from cam_callbacks.callback.stage import NotUnderstoodError, Stage, StepFailedError
-from cam_callbacks.callback.task import NothingToExplainError, Task, recognize
-from cam_callbacks.data.class_names import ClassNames
 from cam_callbacks.data.probes import ProbeSet
 from cam_callbacks.explain.diagnosis import Argument, failing_argument
 from cam_callbacks.explain.explanation import Explanation, shown_positions
 from cam_callbacks.explain.forwarding import of_rows
 from cam_callbacks.explain.method import Method
 from cam_callbacks.explain.model_outputs import Outputs
-from cam_callbacks.explain.network import first_columns, output_kind
+from cam_callbacks.explain.network import output_kind
 from cam_callbacks.explain.runner import Options
 from cam_callbacks.explain.score_cam import ScoreCAM
 from cam_callbacks.explain.targets import Targets, wants_logits
@@ -30,34 +28,10 @@ from cam_callbacks.history import PastMaps
 from cam_callbacks.snapshot import Snapshot, SnapshotShare
 
 _LOOKS_IN_HISTORY = 5
-_FEW_PROBES = 8  # whose outputs tell the task
 
 
 class HeatmapStage(Stage):
-    """Settles the probes, and explains them."""
-
-    def settle_probes(self, errors: Sequence[Exception]) -> ProbeSet:
-        """Return the probes of this evaluation, the same on all ranks; the first one chooses.
-
-        Args:
-            errors: Of the batches that this rank could not read.
-
-        Raises:
-            StepFailedError: There are none, or they cannot be described; with `NotUnderstoodError` if what the model
-                returns is neither classes nor numbers.
-        """
-        watched = self.memory.probes
-        probes = self.agreed(self._broadcast_probes, self.agreed(self._choose_probes, errors))
-        if not watched.is_settled or self.memory.task is None:
-            self._settle_task(probes)
-        if watched.is_picking:
-            probes = self._with_known_classes(probes)
-        if self.trainer.sanity_checking or self.trainer.testing or watched.is_settled:
-            return probes
-        if not watched.keep(probes):
-            self.memory.history.clear()
-            self.notices.warn_once("The probes are not those of the earlier run: starting a new history")
-        return probes
+    """Explains the probes."""
 
     def check(self, probes: ProbeSet) -> None:
         """Raise on bad input whatever an explanation would raise, at the price of one pass an image; settle the layer.
@@ -143,49 +117,6 @@ class HeatmapStage(Stage):
             self.forward_fn,
         )
 
-    def _choose_probes(self, errors: Sequence[Exception]) -> ProbeSet | None:
-        watched = self.memory.probes
-        if not watched.is_picking:
-            if watched.images is None and errors:
-                raise self.stated(errors[0])  # the probes that are given cannot be read
-            return watched.images
-        picked = watched.picked
-        is_strict = self.trainer.sanity_checking or self.settings.on_error == "raise"
-        if errors and self.settings.batch_fn is not None and (picked is None or is_strict):
-            raise self.stated(errors[0])
-        if not self.trainer.is_global_zero:
-            return None
-        if picked is None:
-            reason = str(errors[0]) if errors else "no batch had a finite image with a valid label"
-            raise NotUnderstoodError(f"CAMMonitor shows nothing: {reason}")
-        if errors:
-            self.notices.warn_once(f"CAMMonitor left out batches, {len(errors)} of this validation: {errors[0]}")
-        if watched.ignored:
-            self.notices.warn_once(
-                f"CAMMonitor left out {watched.ignored} images that are not finite, or whose size, labels or masks are "
-                f"unlike those of most, {tuple(picked.images.shape[1:])}: {watched.reasons}"
-            )
-        return self.parts.data.described(ProbeSet.of(picked), self.trainer)
-
-    def _settle_task(self, probes: ProbeSet) -> None:
-        """Recognize what the model is trained to answer, on all ranks; a model that fails is diagnosed later.
-
-        Raises:
-            StepFailedError: With `NotUnderstoodError` if it answers nothing that could be explained.
-        """
-        explain = self.settings.explain
-        if callable(explain):
-            return
-        try:
-            found = self.agreed(self._recognized, probes)
-            found = self.agreed(of_trainer.broadcast, self.trainer, found)
-        except StepFailedError:
-            return
-        if isinstance(found, Task):
-            self.memory.task = found
-        elif explain in ("label", "both"):
-            raise StepFailedError(found)
-
     def _say_what_is_explained(self, snapshot: Snapshot) -> None:
         """Say once what was found out rather than stated: the task, and the layer."""
         task, settings, reason = self.memory.task, self.settings, self.memory.reason_for_layer
@@ -205,29 +136,6 @@ class HeatmapStage(Stage):
         if len(shape) > 3 and shape[1] > 3 and snapshot.probes.bands is None:
             said += f". Pictures show the first three of {shape[1]} channels (Figures(bands=(...)) shows others)"
         self.notices.inform_once(f"CAMMonitor: {said}")
-
-    def _recognized(self, probes: ProbeSet) -> Task | NotUnderstoodError:
-        method = self.settings.method
-        few = probes.images[: min(_FEW_PROBES, method.batch_size or _FEW_PROBES)]
-        columns = first_columns(self.pl_module, few, self.forward_fn, Options(method.batch_size))
-        try:
-            return recognize(probes, columns, self.pl_module, self.parts.data.signs)
-        except NothingToExplainError as error:
-            return NotUnderstoodError(f"CAMMonitor shows nothing: {type(self.pl_module).__name__} returns {error}")
-
-    def _with_known_classes(self, probes: ProbeSet) -> ProbeSet:
-        """Return the probes without those whose label is none of the model's classes."""
-        task = self.memory.task
-        if task is None or task.kind != "single-label" or probes.labels is None:
-            return probes
-        return self.parts.data.with_known_classes(probes, task.outputs)
-
-    def _broadcast_probes(self, probes: ProbeSet | None) -> ProbeSet:
-        if not self.memory.probes.is_settled:
-            probes = of_trainer.broadcast(self.trainer, probes)
-        if probes is None:
-            raise ValueError("no probes: the first rank has none")
-        return probes
 
     def _check(self, probes: ProbeSet) -> tuple[str | tuple[str, ...], str | None]:
         return self.settings.method.check_and_choose(
@@ -280,8 +188,10 @@ class HeatmapStage(Stage):
     def _join(self, probes: ProbeSet, share: SnapshotShare) -> Snapshot:
         """Join the shares of all ranks, on all of them."""
         snapshot = Snapshot.joined(probes, self.gather(share))
-        self.memory.snapshot = snapshot = replace(snapshot, probes=self._with_matching_names(snapshot))
         explanation = snapshot.explanation
+        if explanation.logits is not None:
+            snapshot = replace(snapshot, probes=self.parts.data.with_fitting_names(probes, explanation.logits.shape[1]))
+        self.memory.snapshot = snapshot
         if explanation.is_coarse:
             self.notices.warn_once(
                 f"The layer {explanation.target_layer!r} has only {shown_positions(explanation.positions)}: its maps "
@@ -295,17 +205,6 @@ class HeatmapStage(Stage):
                 "model fed as its steps feed it? forward_fn can do what they do before it"
             )
         return snapshot
-
-    def _with_matching_names(self, snapshot: Snapshot) -> ProbeSet:
-        """Return the probes, without class names if the model has another number of classes."""
-        probes, logits = snapshot.probes, snapshot.explanation.logits
-        if logits is None or not probes.class_names or len(probes.class_names) == logits.shape[1]:
-            return probes
-        self.notices.warn_once(
-            f"there are {len(probes.class_names)} class names, found or given, but the model has {logits.shape[1]} "
-            "classes: they are shown by number. Give CAMMonitor(class_names=...)"
-        )
-        return replace(probes, class_names=ClassNames())
 
     def _log(self, snapshot: Snapshot) -> Media:
         explanation, history, settings = snapshot.explanation, self.memory.history, self.settings

@@ -1,7 +1,6 @@
 """Ask data sets and models for the names of the classes and for the normalization.
 
-What is asked is other people's code. It is asked once, and an error in it is an answer like any other: that it does not
-know.
+What is asked is other people's code: an error in it is an answer like any other, that it does not know.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from cam_callbacks._checks import check_type, is_kind
-from cam_callbacks.explain.containers import Contents
+from cam_callbacks.explain.collected import Contents
 from cam_callbacks.explain.sharding import together
 
 _NAMES_OF_EVERY_MODULE = frozenset(vars(nn.Module()))
@@ -35,7 +35,7 @@ def isolated(model: nn.Module) -> Iterator[None]:
     on every device in use) and what the model's own forward has written into its modules: buffers, the states of
     torchmetrics' metrics, attributes, new ones too. What the forward or a forward hook has collected is taken out
     of its containers again, and what it has written to objects, classes and globals of the user's is put back
-    (`cam_callbacks.explain.containers`). What is written elsewhere (parameters, files, the contents of other tensors
+    (`cam_callbacks.explain.collected`). What is written elsewhere (parameters, files, the contents of other tensors
     and of arrays, objects of libraries), or kept by the user's `forward_fn`, which nothing else calls, stays.
 
     Gradients are off by `no_grad`, not by `inference_mode`, and if the caller is in inference mode, it is left: a

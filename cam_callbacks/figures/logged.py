@@ -149,7 +149,8 @@ def _annotation_in_words(probes: ProbeSet, index: int) -> str | None:
         return None
     row = probes.annotations[index]
     if row.dtype == torch.bool:
-        said = [shown_name(probes.class_names, label) for label in row.nonzero().flatten().tolist()]
+        true = row.nonzero().flatten().tolist()
+        said = [shown_name(probes.class_names, label) if probes.class_names else str(label) for label in true]
     else:
         said = [f"{value:.3g}" for value in row.tolist()]
     listed = ", ".join(said[:_MAX_CLASSES_LISTED]) or "none"
@@ -213,7 +214,7 @@ def class_mean_picture(probes: ProbeSet, explanation: Explanation, heatmaps: Ten
         heat = heatmaps[used].mean(dim=0) if used.any() else torch.zeros(heatmaps.shape[1:])
         left_out = int(of_class.sum() - used.sum())
         lines = [
-            Line(f"class: {shown_name(probes.class_names, target)}"),
+            Line(shown_name(probes.class_names, target)),
             Line(f"mean of {int(used.sum())}" + (f", {left_out} left out" if left_out else ""), MUTED),
         ]
         cells.append(Cell([mean_image, overlay(mean_image, heat, style)], lines, ["mean", "heatmap"]))

@@ -37,9 +37,9 @@ def font_for(text: str) -> Font:
 
 
 def shown_name(names: ClassNames, index: int) -> str:
-    """Return the name of a class for a picture: its index where no font here has the letters of its name."""
-    name = names.name(index)
-    return name if _font_with(frozenset(name)) is not None and _can_be_laid_out(name) else str(index)
+    """Return the name of a class for a picture: `class 3` if it has none, or if no font here has its letters."""
+    name = names[index] if 0 <= index < len(names) else ""
+    return name if name and _font_with(frozenset(name)) is not None and _can_be_laid_out(name) else f"class {index}"
 
 
 @cache

@@ -224,7 +224,7 @@ class TestResult:
             ("none", "bg_gap", "it needs masks"),
             ("given", "ring_gap", "only without masks; 'bg_gap' takes its place"),
             ("given", "pointing", "could not be measured on these images"),
-            ("estimated", "bg_gap_estimated", "no such measure; nearest: .*'bg_gap'"),
+            ("estimated", "bg_gap_estimated", "no measure has this name; the nearest are .*'bg_gap'"),
         ],
     )
     def test_a_measure_that_is_missing_says_why(self, masks, name, why):

@@ -129,7 +129,7 @@ def test_images_normalized_in_an_unknown_way_are_shown_with_a_warning(tmp_path: 
     with own_warnings() as said:
         fit(tmp_path, CAMMonitor(num_probes=4, audit=None), train=loader(data), val=loader(data), max_epochs=2)
     assert len(said) == 1
-    assert "How the images were normalized: it is not known" in said[0]
+    assert "It is not known how the images were normalized" in said[0]
     assert looks(tmp_path) == 2
 
 
@@ -157,7 +157,7 @@ def test_a_normalization_that_does_not_fit_the_images_is_not_used_and_said(tmp_p
             val=loader(data),
         )
     assert len(said) == 1
-    assert "does not bring them into [0, 1]" in said[0]
+    assert "does not bring the images into [0, 1] again" in said[0]
 
 
 def test_images_in_display_range_are_shown_as_they_are(tmp_path: Path) -> None:

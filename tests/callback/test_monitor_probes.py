@@ -300,5 +300,5 @@ def test_a_folder_of_unknown_classes_is_refused_before_training(tmp_path: Path) 
 
 
 def test_a_given_normalization_of_other_channels_is_named(tmp_path: Path) -> None:
-    with pytest.warns(UserWarning, match="is for 2 channels, and they have 3. They are shown as they are"):
+    with pytest.warns(UserWarning, match="is for 2 channels, and the images have 3. They are shown as they are"):
         fit(tmp_path, CAMMonitor(num_probes=3, audit=None, normalization=([0.5] * 2, [0.5] * 2)))

@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torchvision.models
+from passes import NEIGHBORS
 from PIL import Image
 from torch import nn
 from torchvision.transforms import v2
@@ -55,8 +56,7 @@ def test_the_passes_reported_are_those_that_the_model_saw(images, forwarded):
     network = Wide()
     seen = forwarded(network)
     explanation = ScoreCAM()(network, images, "features")
-    of_neighbors = 3  # images that show whether they influence each other
-    assert sum(seen) == explanation.passes.sum() + of_neighbors
+    assert sum(seen) == explanation.passes.sum() + NEIGHBORS
 
 
 def test_each_image_has_its_own_number_of_passes(images):

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 import torch.nn.functional as F
+from passes import NEIGHBORS
 from torch import nn
 
 from cam_callbacks import GradCAM, ScoreCAM, SegmentationTarget
@@ -138,8 +139,7 @@ class TestTheDecision:
         model = Ends(lambda z: z, classes=3)
         sizes = forwarded(model)
         explained(model, images)
-        of_neighbors = 3  # images that show whether they influence each other
-        assert sum(sizes) == len(images) + of_neighbors
+        assert sum(sizes) == len(images) + NEIGHBORS
 
     def test_survives_a_model_that_refuses_extreme_images(self, images):
         class Strict(Ends):

@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from passes import NEIGHBORS
 from torch import nn
 
 from cam_callbacks import CAM, GradCAM, RegressionTarget, ScoreCAM, SegmentationTarget
@@ -140,5 +141,4 @@ def test_the_model_is_run_on_two_images_only_where_its_output_is_open(blobs, for
         model = Returns(form)
         sizes = forwarded(model)
         GradCAM()(model, blobs(3, 32, 32), "features", targets=1)
-        of_neighbors = 3  # images that show whether they influence each other
-        assert sum(sizes) == 3 + of_neighbors + more
+        assert sum(sizes) == 3 + NEIGHBORS + more

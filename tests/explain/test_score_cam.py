@@ -7,6 +7,7 @@ import pickle
 import pytest
 import torch
 import torch.nn.functional as F
+from passes import NEIGHBORS
 
 from cam_callbacks import ScoreCAM
 from cam_callbacks.explain import progress
@@ -160,7 +161,6 @@ class TestBatches:
 
 
 FOLDING = 2
-NEIGHBORS = 3  # images forwarded to see whether they influence each other: one alone, and beside another
 """Passes of one image that try whether batch norms can be folded; they are not counted."""
 
 

@@ -25,11 +25,11 @@ def test_names_whose_letters_a_font_has_are_shown(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["\U0001f99c owl", "\U00012000", "cat\ue000"])
 def test_the_number_stands_for_a_name_that_no_font_has(name: str) -> None:
-    assert shown_name(ClassNames(["cat", name]), 1) == "1"
+    assert shown_name(ClassNames(["cat", name]), 1) == "class 1"
     assert shown_name(ClassNames(["cat", name]), 0) == "cat"
 
 
 def test_names_from_right_to_left_are_shown_only_if_they_can_be_laid_out() -> None:
     assert shown_name(ClassNames(["\u05d7\u05ea\u05d5\u05dc"]), 0) in (
-        ["\u05d7\u05ea\u05d5\u05dc", "0"] if features.check("raqm") else ["0"]
+        ["\u05d7\u05ea\u05d5\u05dc", "class 0"] if features.check("raqm") else ["class 0"]
     )

@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn.modules.module import register_module_forward_hook
 from torch.utils.data import Dataset
 
-from cam_callbacks.explain import containers
+from cam_callbacks.explain import collected
 from cam_callbacks.explain.isolation import isolated
 
 FEATURES, BY_LAYER, COUNT, NAMED = [1], {"a": {"b": [1]}}, 0, types.SimpleNamespace(items=[1], last=None)
@@ -341,7 +341,7 @@ def test_what_belongs_to_libraries_is_left_alone(owner, name):
 
 
 def test_large_containers_are_kept_but_not_looked_into():
-    entries = [[] for _ in range(containers._MANY + 1)]
+    entries = [[] for _ in range(collected._MANY + 1)]
     module = Holds(collections.deque(entries))
     module.act = lambda x: [module.value.popleft(), entries[-1].append(1)]
     run(module, False)

@@ -1,4 +1,4 @@
-"""Containers: lists, dictionaries, sets and deques that a forward or a hook collects in, put back as they were."""
+"""What forwards and hooks collect in lists, dictionaries, sets, deques and names: put back as it was."""
 
 from __future__ import annotations
 
