@@ -26,6 +26,8 @@ SLOW = {
     "review/test_tab_browser.py": "a real browser",
     "review/test_loader.py": "servers in processes of their own",
     "review/test_plugin.py": "servers in processes of their own",
+    "explain/test_compilation.py": "a compiler",
+    "explain/test_parts_that_run_as_one.py": "a compiler",
     "explain/test_gradient_methods_against_peers.py": "other libraries",
     "explain/test_models.py": "large models",
     "explain/test_score_cam_against_peers.py": "other libraries",

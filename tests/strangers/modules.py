@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from lightning.pytorch import LightningModule
+from pytorch_lightning import LightningModule
 from scenes import COLORS, SIDE, reads, sees_colors
 from torch import Tensor, nn
 from torchmetrics.classification import MulticlassAccuracy, MultilabelAUROC

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningModule
 from modules import (
     GAN,
     Autoencoder,
@@ -22,6 +21,7 @@ from modules import (
     ThirteenBands,
     as_meta,
 )
+from pytorch_lightning import LightningModule
 from scenes import SIDE, Scene, Scenes
 from torch import Tensor
 from torch.utils.data import DataLoader

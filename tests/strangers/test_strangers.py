@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from lightning.pytorch import Trainer
 from lightning_runs import infos, quiet
+from pytorch_lightning import Trainer
 from strangers import PROJECTS, Project
 from torch import Tensor
 
