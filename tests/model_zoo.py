@@ -161,7 +161,7 @@ ZOO = (
     ),
     _segmentation("fcn_resnet50", "classifier.2", "classifier.2", 0, aux_loss=True),
     _segmentation("deeplabv3_resnet50", "classifier.3", "classifier.3", 3, aux_loss=True),
-    _segmentation("lraspp_mobilenet_v3_large", "classifier.cbr", "backbone.7.block.0", 1, seed=1),
+    _segmentation("lraspp_mobilenet_v3_large", "backbone.4", "backbone.4", 1, seed=1),
     _torchvision("r3d_18", "layer3", "layer2", size=(16, 32, 32), usual_size=(16, 112, 112), layers={"CAM": "layer4"}),
     _timm("resnet18", "layer4", "layer2"),
     _timm("convnext_atto", "stages", "stages.2.downsample.0", NOT_THE_MEAN),

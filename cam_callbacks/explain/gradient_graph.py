@@ -1,9 +1,11 @@
-"""Which way a model goes from its images to a layer, read from the graph that autograd keeps of a forward pass."""
+"""Which ways a model goes from its images to its answer, read from the graph that autograd keeps of a forward pass."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TypeAlias
 
+import torch
 from torch import Tensor
 from torch.autograd.graph import Node
 
@@ -42,3 +44,36 @@ def is_only_way(way: Edge, start: Edge, source: Edge) -> bool:
                 seen.add(edge)
                 ahead.append(edge)
     return is_on_the_way
+
+
+def dependence(output: Tensor, inputs: Sequence[Tensor], direct: bool = False) -> list[Tensor | None]:
+    """Return gradients of an output: NaN wherever it depends on an input, else 0. The graph is kept.
+
+    NaN is passed back because, unlike a gradient, it does not vanish where weights are 0, as those of a head that is
+    not trained yet may be.
+
+    Args:
+        output: What may depend on the inputs.
+        inputs: Those asked about.
+        direct: Whether an input does not count where the output depends on it by way of another one only.
+
+    Returns:
+        A gradient for each input; None for those that the output was not made from.
+    """
+    passed: dict[int, Tensor] = {}
+
+    def stop(tensor: Tensor) -> torch.utils.hooks.RemovableHandle:
+        def note(gradient: Tensor) -> Tensor:
+            passed[id(tensor)] = gradient
+            return torch.zeros_like(gradient)
+
+        return tensor.register_hook(note)  # type: ignore[no-any-return, no-untyped-call]
+
+    handles = [stop(tensor) for tensor in {id(tensor): tensor for tensor in inputs}.values()] if direct else []
+    try:
+        nan = torch.full_like(output, torch.nan)
+        gradients = torch.autograd.grad(output, inputs, nan, retain_graph=True, allow_unused=True)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return [passed.get(id(tensor)) for tensor in inputs] if direct else list(gradients)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from cam_callbacks.explain import layers
 from cam_callbacks.explain.axes import AxisTracker, tracked
-from cam_callbacks.explain.gradient_graph import Edge, edge_of, is_only_way
+from cam_callbacks.explain.gradient_graph import Edge, dependence, edge_of, is_only_way
 from cam_callbacks.explain.hooks import hooked
 from cam_callbacks.explain.layers import Forward, readable, without_orig_mod
 from cam_callbacks.explain.layouts import Layout
@@ -106,6 +106,7 @@ class _Trace:
         calls: All calls whose output has positions, or may have, in their order.
         head: How many of them come before the last call of a module with weights whose output has no positions.
         source: Where the image is in the graph of gradients; None without gradients.
+        scores: The scores in the output, with their graph of gradients; None without.
         count: How often each module was called, by its identity.
     """
 
@@ -114,6 +115,7 @@ class _Trace:
     head: int
     source: Edge | None
     count: dict[int, int]
+    scores: Tensor | None = None
 
 
 def choose(
@@ -129,8 +131,8 @@ def choose(
 
     A map says where with 6 positions along each axis, that is, 6 of a signal, 6 x 6 of an image and 6 x 6 x 6 of a
     volume, or with as many in another proportion, such as 3 x 12. If no layer has that many, the last of the finest is
-    chosen. A layer before the last one has to be one that all of the image passes through on its way to the last: not a
-    branch that a shortcut leads around.
+    chosen. It has to be one that all of the image passes through on its way to whatever the answer is read from: not a
+    branch that a shortcut leads around, and not one of two streams.
 
     Passed over are: pooling, because the map is finer just before it; class maps (as many channels as the model has
     classes, and no weights after them but those of other class maps, as at the end of SqueezeNet), because they are the
@@ -171,11 +173,13 @@ def choose(
         raise ValueError(_why_none(model, images, forward, bool(candidates)))
     if class_map:
         return Choice(_name(known[-1], trace), "the last with positions, which the weights of CAM belong to")
-    chosen = _finest_needed(known, trace, gradients)
+    chosen, is_whole = _finest_needed(known, trace, gradients)
     least = " x ".join([str(_MIN_SIDE)] * (images.ndim - 2))
-    if chosen.says_where:
-        return Choice(_name(chosen, trace), f"the last with at least {least} positions")
-    return Choice(_name(chosen, trace), f"the finest that fits: none has {least} positions")
+    fits = f"the last with at least {least} positions"
+    reason = fits if chosen.says_where else f"the finest that fits: none has {least} positions"
+    return Choice(
+        _name(chosen, trace), reason if is_whole else f"{reason}, which only a part of the image goes through"
+    )
 
 
 def _why_none(model: nn.Module, images: Tensor, forward: Forward, has_candidates: bool) -> str:
@@ -203,23 +207,41 @@ def _why_none(model: nn.Module, images: Tensor, forward: Forward, has_candidates
     )
 
 
-def _finest_needed(calls: Sequence[_Call], trace: _Trace, gradients: bool) -> _Call:
-    """Return the last call whose map says where, or else the last of the finest, on the only way to the last of all."""
-    last = calls[-1]
+def _finest_needed(calls: Sequence[_Call], trace: _Trace, gradients: bool) -> tuple[_Call, bool]:
+    """Return the last call whose map says where, or else the last of the finest, that all of the image passes through.
+
+    Returns:
+        The call, and whether there is one that all of it passes through.
+    """
     latest_first = sorted(calls, key=lambda call: call.place, reverse=True)
     finest_first = sorted(latest_first, key=lambda call: call.positions, reverse=True)
     wanted = [*(call for call in latest_first if call.says_where), *finest_first]
-    return next(call for call in wanted if call is last or _leads_to(call, last, trace, gradients))
+    ends = _read_directly(trace) or [calls[-1]]
+    for call in wanted:
+        if all(_leads_to(call, end, trace, gradients) for end in ends):
+            return call, True
+    return next((call for call in wanted if call.edge is not None), calls[-1]), False
 
 
-def _leads_to(call: _Call, last: _Call, trace: _Trace, gradients: bool) -> bool:
-    """Whether all of the image passes through a call on its way to the last.
+def _read_directly(trace: _Trace) -> list[_Call]:
+    """Return the calls whose positions the answer is read from other than by way of another one's."""
+    calls = [call for call in trace.calls if call.is_read and call.layout is not None and call.edge is not None]
+    if trace.scores is None or not calls:
+        return []
+    gradients = dependence(trace.scores, [call.output for call in calls], direct=True)
+    return [call for call, gradient in zip(calls, gradients, strict=True) if _depends(gradient, call.layout)]
+
+
+def _leads_to(call: _Call, end: _Call, trace: _Trace, gradients: bool) -> bool:
+    """Whether all of the image passes through a call on its way to a later one, or they are the same.
 
     Where there are no gradients that say so, a call will do unless gradients are needed.
     """
-    if call.edge is None or last.edge is None or trace.source is None:
+    if call is end or call.output is end.output:
+        return True
+    if call.edge is None or end.edge is None or trace.source is None:
         return not gradients
-    return is_only_way(call.edge, last.edge, trace.source)
+    return is_only_way(call.edge, end.edge, trace.source)
 
 
 def _name(call: _Call, trace: _Trace) -> str:
@@ -340,10 +362,13 @@ def _traced_with_gradients(
     try:
         with torch.enable_grad(), torch.autograd.set_detect_anomaly(False):
             trace = _traced(model, image.detach().clone().requires_grad_().clone(), forward)
-            gradients = _nan_gradients(read(trace.output), trace.calls)
+            trace.scores = read(trace.output)
+            reached = [call for call in trace.calls if call.output.requires_grad]
+            found = dependence(trace.scores, [call.output for call in reached])
+            gradients = {id(call): gradient for call, gradient in zip(reached, found, strict=True)}
             for call in trace.calls:
-                call.gradient = gradients.get(id(call.output))
-                call.is_read = call.gradient is not None and _depends(call.gradient, call.layout)
+                call.gradient = gradients.get(id(call))
+                call.is_read = _depends(call.gradient, call.layout)
             return trace
     except (RuntimeError, TypeError, ValueError) as error:
         share(error)
@@ -352,19 +377,9 @@ def _traced_with_gradients(
         return None
 
 
-def _nan_gradients(logits: Tensor, calls: list[_Call]) -> dict[int, Tensor | None]:
-    """Return gradients by the identity of the calls' outputs: NaN wherever the logits depend on a value, else 0.
-
-    NaN is passed back because, unlike a gradient, it does not vanish where weights are 0, as those of a head that is
-    not trained yet may be.
-    """
-    reached = [call.output for call in calls if call.output.requires_grad]
-    gradients = torch.autograd.grad(logits, reached, torch.full_like(logits, torch.nan), allow_unused=True)
-    return dict(zip(map(id, reached), gradients, strict=True))
-
-
-def _depends(gradient: Tensor, layout: Layout | None) -> bool:
-    return bool(((gradient if layout is None else layout.to_maps(gradient)) != 0).any())
+def _depends(gradient: Tensor | None, layout: Layout | None) -> bool:
+    """Whether the answer depends on positions, by the gradient that `dependence` found."""
+    return gradient is not None and bool(((gradient if layout is None else layout.to_maps(gradient)) != 0).any())
 
 
 _POOLING = [f"{kind}Pool{d}d" for kind in ("Max", "Avg", "AdaptiveMax", "AdaptiveAvg", "LP") for d in (1, 2, 3)]

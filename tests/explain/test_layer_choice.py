@@ -100,7 +100,7 @@ class TestRule:
 
 
 class TestWays:
-    """A layer before the last is one that all of the image passes through."""
+    """All of the image passes through the layer."""
 
     def test_a_branch_that_a_shortcut_leads_around_is_passed_over(self):
         class Block(nn.Module):
@@ -115,10 +115,11 @@ class TestWays:
         network = nn.Sequential(nn.Conv2d(3, 6, 3, 1, 1), nn.ReLU(), Block(), nn.Flatten(), nn.Linear(6 * 25, 3))
         assert chosen(network, 10, 10) == ("1", (10, 10))
 
-    def test_of_two_streams_it_is_in_that_of_the_last_layer(self):
+    def test_of_two_streams_it_is_where_they_part_or_it_is_said(self):
         class TwoStreams(nn.Module):
-            def __init__(self):
+            def __init__(self, stem):
                 super().__init__()
+                self.stem = stem
                 self.first, self.second = (
                     nn.Sequential(nn.Conv2d(3, 4, 3, 2, 1), nn.ReLU(), nn.Conv2d(4, 4, 3, 2, 1), nn.ReLU())
                     for _ in range(2)
@@ -126,10 +127,34 @@ class TestWays:
                 self.head = nn.Linear(8, 3)
 
             def forward(self, images):
+                images = self.stem(images)
                 streams = [self.second(images), self.first(images)]
                 return self.head(torch.cat(streams, dim=1).mean(dim=(2, 3)))
 
-        assert chosen(TwoStreams(), 16, 16) == ("first.1", (8, 8))
+        apart = TwoStreams(nn.Identity())
+        assert chosen(apart, 16, 16) == ("first.1", (8, 8))
+        assert "only a part of the image" in choice(apart, 16, 16).reason
+        parting = TwoStreams(nn.Sequential(nn.Conv2d(3, 3, 3, 1, 1), nn.ReLU()))
+        assert chosen(parting, 16, 16) == ("stem", (16, 16))
+        assert "part" not in choice(parting, 16, 16).reason
+
+    @pytest.mark.parametrize("join", [torch.add, torch.mul, lambda maps, more: torch.cat([maps, more], 1)])
+    def test_what_is_joined_to_it_outside_of_modules_counts(self, join):
+        """A shortcut around the last module, a mask that its output is multiplied by, features of two depths."""
+
+        class Joins(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.stem = nn.Sequential(nn.Conv2d(3, 4, 3, 2, 1), nn.ReLU())
+                self.last, self.head = nn.Conv2d(4, 4, 3, 1, 1), nn.LazyLinear(3)
+
+            def forward(self, images):
+                maps = self.stem(images)
+                return self.head(join(maps, self.last(maps).sigmoid()).mean(dim=(2, 3)))
+
+        network = Joins()
+        network(torch.zeros(1, 3, 16, 16))
+        assert chosen(network, 16, 16) == ("stem", (8, 8))
 
     def test_a_layer_that_is_called_again_is_named_with_its_call(self):
         class SharesItsReLU(nn.Module):
