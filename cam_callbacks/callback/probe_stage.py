@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from torch import Tensor
+
 from cam_callbacks.callback import trainer as of_trainer
 from cam_callbacks.callback.stage import NotUnderstoodError, Stage, StepFailedError
-from cam_callbacks.callback.task import NothingToExplainError, Task, recognize
+from cam_callbacks.callback.task import NothingToExplainError, Task, recognize, recognize_entry
 from cam_callbacks.data.probes import ProbeSet
-from cam_callbacks.explain.network import first_columns
+from cam_callbacks.explain.forwarding import ForwardFn, of_entry
+from cam_callbacks.explain.network import first_columns, score_entries
 from cam_callbacks.explain.runner import Options
 
 _FEW_PROBES = 8  # whose outputs tell the task
@@ -91,11 +94,20 @@ class ProbeStage(Stage):
             raise StepFailedError(found)
 
     def _recognized(self, probes: ProbeSet) -> Task | NotUnderstoodError:
-        method = self.settings.method
+        method, forward_fn, signs = self.settings.method, self.whole_forward_fn, self.parts.data.signs
         few = probes.images[: min(_FEW_PROBES, method.batch_size or _FEW_PROBES)]
-        columns = first_columns(self.pl_module, few, self.forward_fn, Options(method.batch_size))
+
+        def columns(of: ForwardFn) -> Tensor:
+            return first_columns(self.pl_module, few, of, Options(method.batch_size))
+
+        places: list[int] = []
+        if self.settings.forward_fn is None:
+            places, last = score_entries(self.pl_module, few, forward_fn)
         try:
-            return recognize(probes, columns, self.pl_module, self.parts.data.signs)
+            if len(places) < 2:
+                return recognize(probes, columns(forward_fn), self.pl_module, signs)
+            entries = {place: columns(of_entry(forward_fn, place)) for place in places}
+            return recognize_entry(probes, entries, last, self.pl_module, signs)
         except NothingToExplainError as error:
             return NotUnderstoodError(f"CAMMonitor shows nothing: {type(self.pl_module).__name__} returns {error}")
 

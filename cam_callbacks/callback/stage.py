@@ -20,7 +20,7 @@ from cam_callbacks.callback.retries import Retries
 from cam_callbacks.callback.settings import MonitorSettings
 from cam_callbacks.callback.trainer import Misconfiguration
 from cam_callbacks.data.probes import ProbeSet
-from cam_callbacks.explain.forwarding import ForwardFn
+from cam_callbacks.explain.forwarding import ForwardFn, of_entry
 from cam_callbacks.explain.sharding import RanksPartedError, together
 from cam_callbacks.explain.targets import Targets
 
@@ -124,7 +124,7 @@ class Stage:
         return None if explain == "prediction" else probes.labels
 
     @property
-    def forward_fn(self) -> ForwardFn:
+    def whole_forward_fn(self) -> ForwardFn:
         """The model's forward, or that of its only network, in the precision of the trainer."""
         given, network = self.settings.forward_fn, only_network(self.pl_module)
         if given is None and network is not None:
@@ -132,6 +132,12 @@ class Stage:
                 self.trainer, lambda model, images: model.get_submodule(network)(images)
             )
         return of_trainer.forward_in_precision(self.trainer, given)
+
+    @property
+    def forward_fn(self) -> ForwardFn:
+        """The forward, of which only the entry is returned that is the answer, if a tuple has several that may be."""
+        whole, task = self.whole_forward_fn, self.memory.task
+        return whole if task is None or task.place is None else of_entry(whole, task.place)
 
     @property
     def draws_pictures(self) -> bool:

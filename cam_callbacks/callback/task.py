@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -54,6 +55,7 @@ class Task:
         size: The spatial size of what a segmentation returns; empty otherwise.
         has_background: Whether class 0 of a segmentation is the background, which stands back behind other classes:
             as its name says, or where there are no names.
+        place: Which entry of the tuple that the model returns holds the scores; None if only one may.
     """
 
     kind: TaskKind
@@ -61,12 +63,14 @@ class Task:
     multi_label: bool = False
     size: tuple[int, ...] = ()
     has_background: bool = True
+    place: int | None = None
 
     def describe(self, wanted: Wanted | int) -> str:
         """Say what the task is, and what is explained."""
         unit = "classes" if self.kind != "regression" else "number" if self.outputs == 1 else "numbers"
         kind = "no labels that are understood (batch_fn gives them)" if self.kind == "no labels" else self.kind
-        return f"{kind}, {self.outputs} {unit}; explains {self._explained(wanted)}"
+        where = "" if self.place is None else f", entry {self.place} of what the model returns"
+        return f"{kind}, {self.outputs} {unit}{where}; explains {self._explained(wanted)}"
 
     def _explained(self, wanted: Wanted | int) -> str:
         if isinstance(wanted, int):
@@ -149,6 +153,57 @@ def recognize(probes: ProbeSet, columns: Tensor, module: nn.Module, signs: Batch
     return _of_rows(probes, columns.detach().float().flatten(1), losses_of(module), signs)
 
 
+def recognize_entry(
+    probes: ProbeSet,
+    entries: Mapping[int, Tensor],
+    made_from_the_others: int | None,
+    module: nn.Module,
+    signs: BatchSigns = BatchSigns(),
+) -> Task:
+    """Tell which entry of a tuple is the answer, and of which task: by the number of classes, else by what made it.
+
+    Args:
+        probes: As in `recognize`.
+        entries: The entries that may be it, by their places, each as `columns` in `recognize`.
+        made_from_the_others: The place of the one that was made from all others, as logits are from features.
+        module: As in `recognize`.
+        signs: As in `recognize`.
+
+    Raises:
+        NothingToExplainError: None of them is, or it cannot be told which.
+    """
+    tasks: dict[int, Task] = {}
+    refusals: dict[int, NothingToExplainError] = {}
+    for place, columns in entries.items():
+        try:
+            tasks[place] = replace(recognize(probes, columns, module, signs), place=place)
+        except NothingToExplainError as error:
+            refusals[place] = error
+    if not tasks:
+        raise next(iter(refusals.values()))
+    left = [place for place in tasks if _count_fits(probes, entries[place].shape[1])]
+    if len(left) != 1 and made_from_the_others in refusals:  # such as the images of an autoencoder
+        raise refusals[made_from_the_others]
+    left = left or list(tasks)
+    if made_from_the_others in left:
+        left = [made_from_the_others]
+    if len(left) > 1:
+        shapes = " and ".join(f"entry {place} (N, {', '.join(map(str, entries[place].shape[1:]))})" for place in left)
+        raise NothingToExplainError(f"several tensors that may be the answer: {shapes}", are_numbers=False)
+    return tasks[left[0]]
+
+
+def _count_fits(probes: ProbeSet, outputs: int) -> bool:
+    """Whether there are as many outputs as classes, or as numbers in a label."""
+    annotations, labels, classes = probes.annotations, probes.labels, len(probes.class_names)
+    if not classes and labels is not None:
+        classes = int(labels.max()) + 1
+    elif not classes and annotations is not None:
+        of_pixels = annotations.ndim > 2 and not annotations.is_floating_point()
+        classes = int(annotations.max()) + 1 if of_pixels else annotations.shape[1]
+    return outputs == classes or (outputs == 1 and classes == 2)
+
+
 def _of_rows(probes: ProbeSet, rows: Tensor, losses: Losses, signs: BatchSigns) -> Task:
     """Tell the task of a model that returns rows (n, outputs)."""
     outputs, labels, annotations, classes = rows.shape[1], probes.labels, probes.annotations, len(probes.class_names)
@@ -173,6 +228,8 @@ def _of_rows(probes: ProbeSet, rows: Tensor, losses: Losses, signs: BatchSigns) 
         return Task("multi-label", outputs, multi_label=not losses.are_of_one_class)
     elif labels is not None and _begin_at_one(labels, max(2, outputs)) and (outputs > 1 or losses.are_of_classes):
         raise NothingToExplainError(f"{what}, where the labels are 1 to {int(labels.max())}: {_SHIFTED}")
+    elif labels is not None and 1 < outputs != classes and int(labels[labels != _IGNORED_BYTE].max()) == outputs:
+        raise NothingToExplainError(f"{what}, where the labels are 0 to {outputs}, as ranks are told by thresholds")
     elif labels is not None and outputs == 1:
         are_of_two = bool((labels[labels != _IGNORED_BYTE] <= 1).all())
         if losses.are_of_numbers or not are_of_two:

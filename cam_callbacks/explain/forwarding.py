@@ -69,6 +69,13 @@ def of_rows(forward_fn: ForwardFn | None, rows: Tensor) -> ForwardFn | None:
     return lambda model, images, own: forward_fn(model, images, rows.to(own.device)[own])  # type: ignore[call-arg]
 
 
+def of_entry(forward_fn: ForwardFn, place: int) -> ForwardFn:
+    """Return a `forward_fn` that returns one entry of the tuple or list that another one returns."""
+    if takes_rows(forward_fn):
+        return lambda model, images, rows: forward_fn(model, images, rows)[place]  # type: ignore[call-arg]
+    return lambda model, images: forward_fn(model, images)[place]  # type: ignore[call-arg]
+
+
 def _call(model: nn.Module, images: Tensor) -> Any:
     try:
         return model(images)

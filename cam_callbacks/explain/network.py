@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
 from cam_callbacks._checks import is_list
-from cam_callbacks.explain import forward_pass, layer_choice, layers, progress
+from cam_callbacks.explain import forward_pass, layer_choice, layers, output_form, progress
 from cam_callbacks.explain.batch_norm_folding import equivalent_pairs, folded
 from cam_callbacks.explain.explanation import min_max, upsample
 from cam_callbacks.explain.forward_pass import ForwardPass
@@ -154,6 +154,22 @@ def first_columns(model: nn.Module, images: Tensor, forward_fn: ForwardFn | None
     with isolated(model), torch.no_grad():
         network = Network(model, images, forward_fn, options)
         return network.outputs.columns(network.try_run(network.images, network.rows))
+
+
+def score_entries(model: nn.Module, images: Tensor, forward_fn: ForwardFn | None) -> tuple[list[int], int | None]:
+    """Return which entries of a tuple that the model returns may hold scores, and which of them was made from the rest.
+
+    Args:
+        model: The model.
+        images: (N, C, *spatial), of which the first two are used.
+        forward_fn: As in `Method.__call__`.
+    """
+    with isolated(model), torch.enable_grad():
+        network = Network(model, images[:2], forward_fn)
+        output: Any = network.try_run(network.images, network.rows)
+        places = output_form.score_entries(output, len(network.images))
+        last = output_form.made_from_the_others([output[place] for place in places])
+    return places, None if last is None else places[last]
 
 
 def output_kind(model: nn.Module, images: Tensor, forward_fn: ForwardFn | None, options: Options) -> OutputKind:

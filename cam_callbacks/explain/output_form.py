@@ -6,7 +6,7 @@ classes or positions. So the model is run on two images where that is needed, an
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from cam_callbacks.explain.axes import AxisTracker, tracked
+from cam_callbacks.explain.gradient_graph import dependence
 from cam_callbacks.explain.model_outputs import class_columns, only_wide, place_of
 from cam_callbacks.explain.sharding import share
 
@@ -55,3 +56,25 @@ def find_form(run: Callable[[Tensor], Any], images: Tensor) -> OutputForm:
     is_pooled_map = wide == 1 and scores.ndim == images.ndim > 3
     is_of_classes = wide is not None and (channels == wide or (channels is None and is_pooled_map))
     return OutputForm(place, wide if is_of_classes else None)
+
+
+def score_entries(output: Any, count: int) -> list[int]:
+    """Return which entries of a tuple or list may hold the scores of `count` images; none if it has `logits`."""
+    if not isinstance(output, (tuple, list)) or hasattr(output, "logits"):
+        return []
+    return [
+        place
+        for place, entry in enumerate(output)
+        if isinstance(entry, Tensor) and entry.is_floating_point() and entry.shape[:1] == (count,)
+    ]
+
+
+def made_from_the_others(tensors: Sequence[Tensor]) -> int | None:
+    """Return which of several tensors was made from all others, as logits from features; None if none was."""
+    if len(tensors) < 2 or not all(tensor.requires_grad for tensor in tensors):
+        return None
+    for place, tensor in enumerate(tensors):
+        others = [*tensors[:place], *tensors[place + 1 :]]
+        if all(gradient is not None for gradient in dependence(tensor, others)):
+            return place
+    return None

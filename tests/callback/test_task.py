@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torchmetrics.classification import BinaryAUROC
 
 from cam_callbacks import Audit, CAMMonitor, GradCAM, ProbeSet, RegressionTarget, SegmentationTarget
-from cam_callbacks.callback.task import BatchSigns, NothingToExplainError, Task, recognize
+from cam_callbacks.callback.task import BatchSigns, NothingToExplainError, Task, recognize, recognize_entry
 from cam_callbacks.explain.model_outputs import class_columns
 from cam_callbacks.explain.targets import LargestSegment
 
@@ -113,6 +113,7 @@ class SupConLoss(nn.Module):
         (known(CLASSES), F.normalize(numbers(64), dim=1), Holds(nn.CrossEntropyLoss()), "features"),
         (known(CLASSES, names=["a", "b", "c"]), numbers(64), Holds(), "64 numbers .* 3 classes"),
         (known(CLASSES + 1000), numbers(5), Holds(), "all labels are above 4"),
+        (known(CLASSES), numbers(2), Holds(), "2 numbers .* labels are 0 to 2, as ranks are told by thresholds"),
         (known(CLASSES + 1), numbers(3), Holds(), "labels are 1 to 3: if the step subtracts 1, let batch_fn"),
         (known(CLASSES.clamp(max=1) + 1), numbers(1), Holds(nn.BCEWithLogitsLoss()), "labels are 1 to 2"),
         (known(annotations=PIXELS + 1), numbers(3, 8, 8), Holds(), "labels go up to 3: if the step subtracts 1"),
@@ -127,6 +128,43 @@ def test_nothing_is_explained_of_what_is_not_classes_or_numbers(
 ) -> None:
     with pytest.raises(NothingToExplainError, match=says):
         recognize(probes, class_columns(output), held)
+
+
+@pytest.mark.parametrize(
+    ("probes", "entries", "made", "place"),
+    [
+        (known(CLASSES), {0: numbers(64), 1: numbers(3)}, None, 1),
+        (known(CLASSES), {0: numbers(3), 2: numbers(64)}, 2, 0),
+        (known(CLASSES), {0: numbers(5), 1: numbers(64)}, 0, 0),
+        (known(CLASSES, names=list("abcde")), {0: numbers(3), 1: numbers(5)}, None, 1),
+        (known(CLASSES), {0: numbers(16, 2, 2), 1: numbers(8)}, None, 1),
+        (known(CLASSES), {0: numbers(3), 1: numbers(3)}, 1, 1),
+        (known(CLASSES.clamp(max=1)), {0: numbers(1), 1: numbers(64)}, None, 0),
+        (known(annotations=PAIRS), {0: numbers(64), 1: numbers(3)}, None, 1),
+        (known(annotations=PIXELS), {0: numbers(3, 4, 4), 1: numbers(8, 2, 2)}, None, 0),
+        (known(annotations=PIXELS), {0: numbers(3, 4, 4), 1: numbers(3, 8, 8)}, 1, 1),
+    ],
+)
+def test_of_a_tuple_the_answer_is_told_by_the_classes_or_the_graph(
+    probes: ProbeSet, entries: dict[int, Tensor], made: int | None, place: int
+) -> None:
+    assert recognize_entry(probes, entries, made, Holds()).place == place
+
+
+@pytest.mark.parametrize(
+    ("probes", "entries", "made", "says"),
+    [
+        (known(CLASSES), {0: numbers(3), 1: numbers(3)}, None, r"answer: entry 0 \(N, 3\) and entry 1 \(N, 3\)\. Give"),
+        (known(CLASSES), {0: numbers(64), 1: numbers(10)}, None, r"entry 0 \(N, 64\) and entry 1 \(N, 10\)"),
+        (known(CLASSES), {0: numbers(3, 8, 8), 1: numbers(4), 2: numbers(4)}, 0, "images, as an autoencoder"),
+        (known(CLASSES), {0: numbers(3, 8, 8), 1: numbers(3), 2: numbers(3)}, 0, "images, as an autoencoder"),
+    ],
+)
+def test_of_a_tuple_with_several_answers_none_is_explained(
+    probes: ProbeSet, entries: dict[int, Tensor], made: int | None, says: str
+) -> None:
+    with pytest.raises(NothingToExplainError, match=says):
+        recognize_entry(probes, entries, made, Holds())
 
 
 def test_views_of_the_images_mean_features() -> None:
@@ -209,7 +247,8 @@ class Answers(TinyModule):
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         output = self(torch.rand(2, 3, 16, 16))
-        return output.float().square().mean()
+        parts = output if isinstance(output, (tuple, list)) else [output]
+        return torch.stack([part.float().square().mean() for part in parts]).sum()
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         self.log("val_loss", 0.0, batch_size=1)
@@ -267,6 +306,34 @@ def test_a_run_says_its_task_once_and_explains_it(tmp_path: Path, name: str, san
         assert set(explanation.targets.tolist()) <= {1, 2, 0}
     else:
         assert explanation.score_kind == repr(RegressionTarget())
+
+
+@pytest.mark.parametrize(
+    ("answer", "place"),
+    [
+        (lambda features, scores: (features.flatten(1), scores), 1),
+        (lambda features, scores: [torch.zeros(()), scores, features], 1),
+        (lambda features, scores: (scores, features.mean(dim=(2, 3))[:, :3]), None),
+    ],
+)
+def test_a_run_explains_the_answer_in_a_tuple_or_says_that_it_cannot_tell(
+    tmp_path: Path, answer: Any, place: int | None
+) -> None:
+    monitor = CAMMonitor(num_probes=4, method=GradCAM(), audit=None)
+    with infos() as told, own_warnings() as warned:
+        fit(tmp_path, monitor, Answers(answer), max_epochs=2)
+    if place is None:
+        assert monitor.explanation is None
+        (warning,) = warned
+        assert "several tensors that may be the answer: entry 0 (N, 3) and entry 1 (N, 3). Give forward_fn" in warning
+    else:
+        assert not warned
+        assert monitor.explanation is not None
+        assert monitor.explanation.logits is not None
+        assert monitor.explanation.logits.shape == (4, 3)
+        assert any(
+            f"single-label, 3 classes, entry {place} of what the model returns; explains" in text for text in told
+        )
 
 
 def test_what_returns_images_gets_one_warning_and_no_heatmap(tmp_path: Path) -> None:
