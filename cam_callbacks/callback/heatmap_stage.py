@@ -28,6 +28,7 @@ from cam_callbacks.history import PastMaps
 from cam_callbacks.snapshot import Snapshot, SnapshotShare
 
 _LOOKS_IN_HISTORY = 5
+_ROUNDING = 1e-6  # of scores in float32
 
 
 class HeatmapStage(Stage):
@@ -197,6 +198,11 @@ class HeatmapStage(Stage):
                 f"The layer {explanation.target_layer!r} has only {shown_positions(explanation.positions)}: its maps "
                 "are coarse, and where their heat lies is not judged; an earlier target_layer shows more"
             )
+        self._say_if_nothing_is_shown(explanation)
+        return snapshot
+
+    def _say_if_nothing_is_shown(self, explanation: Explanation) -> None:
+        """Say once that all maps are empty, or that all images are answered alike, so that maps say nothing of why."""
         shows_nothing = explanation.blank | explanation.skipped
         if shows_nothing.all():
             self.notices.warn_once(
@@ -204,7 +210,15 @@ class HeatmapStage(Stage):
                 f"({int(explanation.blank.sum())}), or it is not finite ({int(explanation.skipped.sum())}). Is the "
                 "model fed as its steps feed it? forward_fn can do what they do before it"
             )
-        return snapshot
+        logits = explanation.logits
+        if logits is None or len(logits) < 2 or self.trainer.sanity_checking:
+            return
+        spread = logits.amax(dim=0) - logits.amin(dim=0)
+        if bool((spread <= _ROUNDING * logits.abs().amax()).all()):
+            self.notices.warn_once(
+                f"CAMMonitor: the model answers all {len(logits)} images alike, as if it did not look at them: the "
+                "heatmaps show what is bright in the layer, not what the answer depends on"
+            )
 
     def _log(self, snapshot: Snapshot) -> Media:
         explanation, history, settings = snapshot.explanation, self.memory.history, self.settings

@@ -336,6 +336,15 @@ def test_a_run_explains_the_answer_in_a_tuple_or_says_that_it_cannot_tell(
         )
 
 
+@pytest.mark.parametrize("is_constant", [True, False])
+def test_a_model_that_answers_all_images_alike_is_named(tmp_path: Path, is_constant: bool) -> None:
+    module = Answers(lambda features, scores: scores * (0 if is_constant else 1) + torch.arange(3.0))
+    monitor = CAMMonitor(num_probes=4, audit=None)
+    with own_warnings() as warned:
+        fit(tmp_path, monitor, module, max_epochs=2)
+    assert ["answers all 4 images alike" in text for text in warned] == [True] * is_constant
+
+
 def test_what_returns_images_gets_one_warning_and_no_heatmap(tmp_path: Path) -> None:
     module = Answers(lambda features, scores: features[:, :3].repeat_interleave(2, 2).repeat_interleave(2, 3))
     monitor = CAMMonitor()
