@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+import traceback
 import warnings
 from types import FrameType
 
@@ -32,8 +33,16 @@ def warn_user(message: str) -> None:
     warnings.warn(message, UserWarning, stacklevel=level)
 
 
-def warn_in_training(message: str) -> None:
-    """Do what `warn_user` does; where warnings are errors (`-W error`), log it, so that it does not end the run."""
+def warn_in_training(message: str, error: Exception | None = None) -> None:
+    """Do what `warn_user` does; where warnings are errors (`-W error`), log it, so that it does not end the run.
+
+    Args:
+        message: What to say.
+        error: Has led to it: its traceback is shown below, and what the frames of it hold, such as tensors, is let go.
+    """
+    if error is not None:
+        message = f"{message}\n{''.join(traceback.format_exception(error))}"
+        traceback.clear_frames(error.__traceback__)
     try:
         warn_user(message)
     except UserWarning:

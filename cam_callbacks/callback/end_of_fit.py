@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import traceback
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -39,9 +38,7 @@ class EndOfFit(Stage):
         if self.settings.on_error == "raise":
             raise own or RuntimeError(f"CAMMonitor could not {what} on another rank")
         if own is not None:
-            trace = "".join(traceback.format_exception(own))
-            traceback.clear_frames(own.__traceback__)  # they hold the model's tensors
-            warn_in_training(f"CAMMonitor could not {what}.\n{trace}")
+            warn_in_training(f"CAMMonitor could not {what}.", own)
         return None
 
     def _randomization(self, snapshot: Snapshot) -> float:

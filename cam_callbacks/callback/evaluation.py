@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import traceback
 from collections.abc import Callable, Hashable
 from enum import Enum
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
@@ -251,9 +250,7 @@ class Evaluation(Stage):
             rest = "Scalars are logged. "
         else:
             rest = "" if part in (Part.PROBES, Part.HEATMAPS) else "Everything else is logged. "
-        trace = "".join(traceback.format_exception(error))
-        traceback.clear_frames(error.__traceback__)  # they hold the model's tensors
-        warn_in_training(f"{what} {at}; {outlook}. {rest}Training continues.\n{trace}")
+        warn_in_training(f"{what} {at}; {outlook}. {rest}Training continues.", error)
 
 
 def _few_weights(module: nn.Module) -> list[Tensor]:
