@@ -11,15 +11,14 @@ from contextlib import suppress
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.modules import module as of_all_modules
 
 from cam_callbacks.explain.ownership import Ownership, is_library, is_of_no_library
+from cam_callbacks.explain.written import WRITABLE
 
 _KINDS: tuple[Any, ...] = (OrderedDict, dict, list, set, deque)
-_ATOMS = frozenset(
-    {bool, int, float, complex, str, bytes, type(None), Tensor, nn.Parameter, torch.Size, torch.dtype, torch.device}
-)
+_ATOMS = frozenset({bool, int, float, complex, str, bytes, type(None), torch.Size, torch.dtype, torch.device})
 _NAMES_OF_EVERY_MODULE = frozenset(vars(nn.Module()))
 _WRAPPERS: dict[type, Callable[[Any], list[object]]] = {
     types.MethodType: lambda method: [method.__func__, method.__self__],
@@ -41,16 +40,22 @@ class Contents:
     their classes, what functions hold on to (closures, defaults, the globals that they name, functions among them), and
     the attributes of the user's own objects. Names that are bound to something else are bound again to what they were.
 
-    Looked at are a few steps only. The contents of tensors and arrays are not, nor what large containers hold, nor
-    whatever belongs to a library (`cam_callbacks.explain.ownership`): a trainer, a data set, a logger keeps a state of
-    its own. No code of the user's runs.
+    Looked at are a few steps only. What large containers hold is not, nor whatever belongs to a library
+    (`cam_callbacks.explain.ownership`): a trainer, a data set, a logger keeps a state of its own. Of a module that is
+    kept in a container or an object, as a teacher may be, the parameters, buffers and parts are. No code of the user's
+    runs.
 
     Args:
         modules: The modules of a model; none, and nothing is looked for.
+
+    Attributes:
+        writable: The tensors, arrays and generators that were found, the contents of which are not looked at: see
+            `cam_callbacks.explain.written`.
     """
 
     def __init__(self, modules: Iterable[nn.Module]) -> None:
         modules = list(modules)
+        self.writable: list[object] = []
         self._containers: list[tuple[Any, Any, _Entries]] = []
         self._attributes: list[tuple[dict[str, Any], dict[str, Any], frozenset[str]]] = []
         self._bindings: dict[tuple[int, str], _Binding] = {}
@@ -88,6 +93,8 @@ class Contents:
         for value in list(values):
             if type(value) not in _ATOMS and id(value) not in self._seen and len(self._seen) < _MOST:
                 self._seen[id(value)] = value  # kept, so that its identity stays unique
+                if issubclass(type(value), WRITABLE):
+                    self.writable.append(value)
                 self._waiting.append((value, depth))
 
     def _visit(self, value: Any, depth: int) -> None:
@@ -105,8 +112,11 @@ class Contents:
             self._class(value, depth)
         elif issubclass(kind, types.ModuleType):
             return  # what code names of it was kept where it is named
-        elif self._ownership.is_open(kind) or (depth == 0 and is_of_no_library(kind)):  # what a hook is bound to
-            self._object(value, depth)
+        else:
+            if issubclass(kind, nn.Module):
+                self._module(value, depth)
+            if self._ownership.is_open(kind) or (depth == 0 and is_of_no_library(kind)):  # what a hook is bound to
+                self._object(value, depth)
 
     def _container(self, value: Any, depth: int) -> None:
         base = next((each for each in _KINDS if issubclass(type(value), each)), tuple)
@@ -117,6 +127,11 @@ class Contents:
             self._wait(entries[-1], depth + 1)
         if self._ownership.is_users_class(type(value)):
             self._object(value, depth)
+
+    def _module(self, module: nn.Module, depth: int) -> None:
+        parts = vars(module)
+        self._wait([parts["_parameters"], parts["_buffers"]], depth)
+        self._wait(parts["_modules"].values(), depth)
 
     def _function(self, function: types.FunctionType, depth: int) -> None:
         space = function.__globals__

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from cam_callbacks._warnings import warn_user
 from cam_callbacks.explain.forwarding import ForwardFn, forward
+from cam_callbacks.explain.written import unwatched
 
 
 class CompiledModel:
@@ -35,7 +36,7 @@ class CompiledModel:
             self._model, self._compiled, self._failed = model, torch.compile(model), False
         if not self._failed:
             try:
-                with torch.compiler.set_stance("default"):
+                with torch.compiler.set_stance("default"), unwatched():
                     # A copy: if this fails, the model may have changed its input in place before.
                     return forward(self._compiled, images.clone(), rows, forward_fn)
             except torch.OutOfMemoryError:

@@ -17,7 +17,8 @@ from torch.nn.parameter import is_lazy
 
 from cam_callbacks._checks import check_type, is_kind
 from cam_callbacks.explain.collected import Contents
-from cam_callbacks.explain.sharding import together
+from cam_callbacks.explain.sharding import device_mesh, together
+from cam_callbacks.explain.written import Writes
 
 _NAMES_OF_EVERY_MODULE = frozenset(vars(nn.Module()))
 _ISOLATED: ContextVar[frozenset[int]] = ContextVar("identities of the models that are isolated", default=frozenset())
@@ -32,11 +33,13 @@ def isolated(model: nn.Module) -> Iterator[None]:
     what they are fed here.
 
     On the way out, whatever happened, all that is restored, as are the random number generators (Python, NumPy, torch
-    on every device in use) and what the model's own forward has written into its modules: buffers, the states of
-    torchmetrics' metrics, attributes, new ones too. What the forward or a forward hook has collected is taken out
-    of its containers again, and what it has written to objects, classes and globals of the user's is put back
-    (`cam_callbacks.explain.collected`). What is written elsewhere (parameters, files, the contents of other tensors
-    and of arrays, objects of libraries), or kept by the user's `forward_fn`, which nothing else calls, stays.
+    on every device in use) and what the model's own forward has written into its modules: parameters, buffers, the
+    states of torchmetrics' metrics, attributes, new ones too. What the forward or a forward hook has collected is taken
+    out of its containers again, and what it has written to objects, classes and globals of the user's is put back
+    (`cam_callbacks.explain.collected`). So is what it has written in place, into tensors and arrays, and the states of
+    the generators of random numbers that it holds (`cam_callbacks.explain.written`). What is written elsewhere (files,
+    objects of libraries, weights that are sharded across ranks), or kept by the user's `forward_fn`, which nothing else
+    calls, stays.
 
     Gradients are off by `no_grad`, not by `inference_mode`, and if the caller is in inference mode, it is left: a
     tensor that a model caches during its forward would become an inference tensor, and the next training step would
@@ -56,8 +59,11 @@ def _restored(model: nn.Module) -> Iterator[None]:
     backward_hooks = [(module, module._backward_hooks, module._backward_pre_hooks) for module in modules]
     outer = _ISOLATED.get()
     is_outermost = id(model) not in outer
-    states = _ModuleState.capture(model) if is_outermost else []
+    is_sharded = device_mesh(model) is not None
+    states = [_ModuleState.of(module, is_sharded) for module in modules if is_outermost]
     contents = Contents(modules if is_outermost else [])
+    own = [parameter for state in states for parameter in state.parameters.values() if parameter is not None]
+    writes = Writes([*own, *(each for each in contents.writable if not (is_sharded and is_kind(each, "Parameter")))])
     token = _ISOLATED.set(outer | {id(model)})
     try:
         with (
@@ -66,6 +72,7 @@ def _restored(model: nn.Module) -> Iterator[None]:
             torch.jit.optimized_execution(False),  # type: ignore[attr-defined]
             torch.inference_mode(False),
             torch.no_grad(),
+            writes.watched(),
         ):
             for module, _ in training:
                 # Not .eval(): a model may have overridden it to do more than set the flag.
@@ -84,6 +91,7 @@ def _restored(model: nn.Module) -> Iterator[None]:
             state.restore_names()
         for state in states:
             state.restore_values()
+        writes.restore()
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,6 +103,7 @@ class _ModuleState:
         structure: What `_structure` said of it.
         attributes: All that is not a part of every module, by name.
         buffers: Its buffers, by name.
+        parameters: Its parameters, by name; none where they are sharded, for they come and go as they are gathered.
         values: Each tensor that a forward may write to in place, with a copy of its values.
     """
 
@@ -102,15 +111,12 @@ class _ModuleState:
     structure: object
     attributes: dict[str, Any]
     buffers: dict[str, Tensor | None]
+    parameters: dict[str, Tensor | None]
     values: list[tuple[Tensor, Tensor]] = field(default_factory=list)
 
     @classmethod
-    def capture(cls, model: nn.Module) -> list[_ModuleState]:
-        """Capture the state of all modules of a model."""
-        return [cls._of(module) for module in model.modules()]
-
-    @classmethod
-    def _of(cls, module: nn.Module) -> _ModuleState:
+    def of(cls, module: nn.Module, is_sharded: bool) -> _ModuleState:
+        """Capture the state of a module, as part of a model whose weights are, or are not, sharded across ranks."""
         own = {name: value for name, value in vars(module).items() if name not in _NAMES_OF_EVERY_MODULE}
         buffers = dict(module._buffers.items())
         metric_states = list(own.values()) if is_kind(module, "Metric") else []
@@ -120,11 +126,12 @@ class _ModuleState:
             _structure(module),
             own,
             buffers,
+            {} if is_sharded else dict(module._parameters.items()),
             [(tensor, tensor.detach().clone()) for tensor in tensors if _is_writable(tensor)],
         )
 
     def restore_names(self) -> None:
-        """Let attributes and buffers be the objects again that they were.
+        """Let attributes, buffers and parameters be the objects again that they were.
 
         A forward that creates modules, parameters or buffers, as lazy modules do, has changed the structure of its
         module, which is then left as it is: restoring a part of it would be worse.
@@ -137,6 +144,7 @@ class _ModuleState:
         _restore(names, self.attributes)
         if isinstance(self.module._buffers, dict):  # else it is scripted, and makes new tensors of them each time
             _restore(self.module._buffers, self.buffers)
+            _restore(self.module._parameters, self.parameters)
 
     def restore_values(self) -> None:
         """Write back the contents of tensors that have changed."""

@@ -6,6 +6,7 @@ afterwards.
 
 from __future__ import annotations
 
+import copy
 import random
 import warnings
 from collections.abc import Callable
@@ -207,6 +208,31 @@ def test_what_the_module_keeps_of_its_inputs_is_of_its_own_steps_only(tmp_path: 
     without, watched = scalars(tmp_path / "without"), scalars(tmp_path / "with")
     for tag in ("metric", "seen", "calls"):
         assert watched[tag] == without[tag]
+
+
+class KeepsAnAverage(TinyModule):
+    """Every forward, also in evaluation, moves an averaged head and a center, which the answer depends on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.average = copy.deepcopy(self.head).requires_grad_(False)
+        self.center, self.draws = torch.zeros(()), torch.Generator()
+
+    def forward(self, images: Tensor) -> Any:
+        for old, new in zip(self.average.parameters(), self.head.parameters(), strict=True):
+            old.data.mul_(0.9).add_(new.data, alpha=0.1)
+        self.center.mul_(0.9).add_(images.mean().detach() + torch.rand((), generator=self.draws))
+        answer = super().forward(images - self.center)
+        return answer * (1 + self.average.weight.mean())
+
+
+def test_what_a_forward_writes_in_place_changes_no_weight(tmp_path: Path) -> None:
+    left = []
+    for name, monitor in (("without", None), ("with", CAMMonitor(num_probes=4, audit=None, on_error="raise"))):
+        module = KeepsAnAverage()
+        fit(tmp_path / name, monitor, module, max_epochs=2)
+        left.append(module.state_dict() | {"center": module.center})
+    assert_identical(*left)
 
 
 class DrawsWithOpenCV(Noisy):
