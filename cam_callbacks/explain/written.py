@@ -88,10 +88,11 @@ class Writes(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 with torch.inference_mode(alias.is_inference()):
                     tensor.data = alias
         for storage, copy in self._copies:
-            if storage.nbytes() != copy.nbytes():
+            if storage.nbytes() < copy.nbytes():
                 storage.resize_(copy.nbytes())
-            if not _are_same(storage, copy):
-                storage.copy_(copy)
+            now, before = _numbers(storage, copy.nbytes()), _numbers(copy, copy.nbytes())
+            if not torch.equal(now, before):
+                now.copy_(before)
         for put_back in self._put_back:
             with suppress(Exception):
                 put_back()
@@ -165,11 +166,10 @@ def _bytes(memory: torch.UntypedStorage | np.ndarray[Any, Any]) -> int:
     return memory.nbytes if isinstance(memory, np.ndarray) else memory.nbytes()
 
 
-def _are_same(storage: torch.UntypedStorage, copy: torch.UntypedStorage) -> bool:
-    """Whether two storages hold the same bytes."""
-    numbers = torch.int64 if copy.nbytes() % 8 == 0 else torch.uint8  # eight at a time are faster
-    a, b = (torch.empty(0, dtype=numbers, device=each.device).set_(each) for each in (storage, copy))
-    return torch.equal(a, b)
+def _numbers(storage: torch.UntypedStorage, size: int) -> Tensor:
+    """Return the first `size` bytes of a storage as a tensor (numbers,), of eight bytes each where that is possible."""
+    dtype = torch.uint8 if size % 8 else torch.int64
+    return torch.empty(0, dtype=dtype, device=storage.device).set_(storage, 0, (size // dtype.itemsize,), (1,))
 
 
 def _refill(array: np.ndarray[Any, Any], copy: np.ndarray[Any, Any]) -> None:

@@ -223,6 +223,7 @@ def test_tensors_without_plain_memory_are_tolerated(monkeypatch):
 def test_a_compiled_copy_is_compiled_while_writing_is_watched(at_once, small_cnn, blobs, monkeypatch):
     monkeypatch.setattr(written, "_AT_ONCE", at_once)
     torch.compiler.reset()
+    torch._dynamo.utils.counters.clear()
     ScoreCAM(compile=True)(small_cnn(), blobs(2, 24, 24))
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > 0
     torch.compiler.reset()
