@@ -36,6 +36,7 @@ class Entry:
         segmented: The class that is explained at one position of a segmentation; None if the predicted class is.
         refused: Why a method cannot explain it, a phrase of the error, by the method's name.
         layers: The layer that a method chooses instead, by the method's name.
+        is_sized: Whether it is built for images of one size; else one network takes images of all sizes.
         seed: Of the random weights; one with which no heatmap is blank. In a network that is not trained the weighted
             sum of the channels may be negative everywhere.
     """
@@ -50,6 +51,7 @@ class Entry:
     segmented: int | None = None
     refused: Mapping[str, str] = field(default_factory=dict)
     layers: Mapping[str, str] = field(default_factory=dict)
+    is_sized: bool = False
     seed: int = 0
 
     def __str__(self) -> str:
@@ -74,7 +76,7 @@ def _segmentation(name: str, layer: str, small_layer: str, class_index: int, see
 
 
 def _timm(name: str, layer: str, small_layer: str, no_cam: str | None = None, **known: Any) -> Entry:
-    is_sized = known.pop("is_sized", False)
+    is_sized = known.get("is_sized", False)
 
     def build(size: tuple[int, ...]) -> nn.Module:
         import timm
@@ -148,7 +150,7 @@ ZOO = (
     _torchvision("shufflenet_v2_x1_0", "conv5", "stage2"),
     _torchvision("mnasnet1_0", "layers", "layers.10.0.layers.2"),
     _torchvision("regnet_y_400mf", "trunk_output", "trunk_output.block2"),
-    Entry("torchvision", "vit_b_16", _VIT_B_16, _VIT_B_16, _vit_b_16, refused=_no_cam(NOT_THE_MEAN)),
+    Entry("torchvision", "vit_b_16", _VIT_B_16, _VIT_B_16, _vit_b_16, refused=_no_cam(NOT_THE_MEAN), is_sized=True),
     _torchvision("swin_t", "norm", "features.3"),
     Entry(
         "torchvision",
@@ -157,6 +159,7 @@ ZOO = (
         "blocks.1",
         _maxvit_t,
         refused=_no_cam(HIDDEN_LAYERS.format(2)),
+        is_sized=True,
         seed=1,
     ),
     _segmentation("fcn_resnet50", "classifier.2", "classifier.2", 0, aux_loss=True),
@@ -175,5 +178,6 @@ ZOO = (
         _VIT_OF_HUGGING_FACE,
         _hugging_face,
         refused=_no_cam(NOT_THE_MEAN),
+        is_sized=True,
     ),
 )

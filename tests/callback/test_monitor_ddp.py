@@ -19,7 +19,7 @@ from cam_callbacks.callback import trainer as asked
 from cam_callbacks.callback.trainer import Misconfiguration
 
 SCRIPT = """
-import atexit, json, os, sys
+import atexit, json, os, pickle, sys
 from pathlib import Path
 import torch
 from lightning.pytorch import Trainer
@@ -72,7 +72,7 @@ class Reports(Callback):
 
     def setup(self, trainer, module, stage):
         if torch.distributed.is_initialized():
-            # Lightning does so for NCCL only; the threads of gloo may abort a spawned process that ends before them.
+            # Lightning does so for NCCL only; the threads of gloo may abort a process that ends before them.
             atexit.register(torch.distributed.destroy_process_group)
 
     def on_validation_end(self, trainer, module):
@@ -101,7 +101,7 @@ class Reports(Callback):
         torch.save(report, self.folder / f"rank{trainer.global_rank}.pt")
 
 
-def run(folder, strategy="ddp", devices=2, method="score", failing=()):
+def run(folder, strategy="ddp", devices=2, method="score", failing=(), pickled=False):
     torch.manual_seed(0)
     sharded = strategy == "fully_shard"
     # Every process sees all batches, so that all picks are those of one process.
@@ -115,13 +115,16 @@ def run(folder, strategy="ddp", devices=2, method="score", failing=()):
     )
     checkpoint = ModelCheckpoint(folder, monitor=None if failing or sharded else "cam/passes")
     trainer = Trainer(callbacks=[monitor, Reports(folder, monitor, forward_fn), checkpoint], **options)
-    trainer.fit(Sharded() if sharded else Fixed(), loader(Squares(16)), loader(Squares(16, seed=1)))
+    module = Sharded() if sharded else Fixed()
+    if pickled:
+        trainer, module = pickle.loads(pickle.dumps((trainer, module)))
+    trainer.fit(module, loader(Squares(16)), loader(Squares(16, seed=1)))
 
 
 if __name__ == "__main__":
     for name, settings in json.loads(sys.argv[2]).items():
         print(f"RUN {name}", flush=True)
-        if settings.get("strategy") in ("ddp_fork", "ddp_spawn"):
+        if settings.get("strategy") == "ddp_fork":
             os.environ.pop("MASTER_PORT", None)  # that of the run before, whose processes have ended
         run(Path(sys.argv[1]) / name, **settings)
 """
@@ -131,7 +134,8 @@ FORKED = {
     "six ranks": {"strategy": "ddp_fork", "devices": 6},
     "one look fails": {"strategy": "ddp_fork", "failing": [1]},
     "all looks fail": {"strategy": "ddp_fork", "failing": [0, 1, 2, 3]},
-    "spawned": {"strategy": "ddp_spawn"},
+    # They are given what spawned processes are given, but need not import everything once more.
+    "pickled": {"strategy": "ddp_fork", "pickled": True},
     # The last: a process that has back-propagated cannot be forked.
     "alone": {"strategy": "auto", "devices": 1},
 }
@@ -228,8 +232,8 @@ def test_processes_share_out_the_work_and_see_what_one_process_sees(
     assert ran.printed.count("the last with at least 6 x 6 positions") == 1
 
 
-def test_so_do_processes_that_are_spawned(forked: dict[str, Ran], alone: dict[str, Any]) -> None:
-    assert_shared_out(forked["spawned"], alone)
+def test_so_do_processes_to_which_the_monitor_goes_pickled(forked: dict[str, Ran], alone: dict[str, Any]) -> None:
+    assert_shared_out(forked["pickled"], alone)
 
 
 def test_more_processes_than_probes(forked: dict[str, Ran], alone: dict[str, Any]) -> None:
