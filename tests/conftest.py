@@ -40,9 +40,27 @@ FAST = {
 }
 """Files of those folders that are not slow: a handful of trainings tells whether the callback works at all."""
 
+LONGEST = (
+    "explain/test_models.py",
+    "callback/test_monitor_ddp.py",
+    "callback/test_training_is_not_harmed.py",
+    "test_docs.py",
+    "explain/test_score_cam_against_peers.py",
+    "example_projects/test_color_bias.py",
+    "example_projects/test_pets_background.py",
+    "review/test_tab_browser.py",
+    "explain/test_compilation.py",
+    "review/test_loader.py",
+)
+"""The files that take longest, which come first: where files are shared out, no process is left with one at the end."""
+
+
+def name_of(path: Path) -> str:
+    return path.relative_to(TESTS).as_posix() if path.is_relative_to(TESTS) else ""
+
 
 def is_slow(path: Path) -> bool:
-    name = path.relative_to(TESTS).as_posix() if path.is_relative_to(TESTS) else ""
+    name = name_of(path)
     return path.suffix == ".py" and name.startswith(tuple(SLOW)) and name not in FAST
 
 
@@ -55,6 +73,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if is_slow(item.path):
             item.add_marker(pytest.mark.slow)
+    order = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: order.get(name_of(item.path), len(LONGEST)))
 
 
 DEAD = {2: -1.0, 5: 0.7}

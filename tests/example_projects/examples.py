@@ -6,7 +6,7 @@ import importlib.util
 from pathlib import Path
 from types import ModuleType
 
-from processes import run_script
+from processes import Ended, run_script
 
 EXAMPLES = Path(__file__).parents[2] / "example_projects"
 
@@ -32,9 +32,14 @@ runpy.run_path(path, run_name="__main__")
 """
 
 
-def printed(folder: Path, script: str, *options: object) -> str:
-    """What a script prints when it is run in this folder with these options; an error where it fails."""
+def started(folder: Path, script: str, *options: object) -> Ended:
+    """How a script ends that is run in this folder with these options, as a user runs it."""
     path = EXAMPLES / script
-    ended = run_script(folder, RUN.format(path=str(path), folder=str(path.parent)), *map(str, options))
+    return run_script(folder, RUN.format(path=str(path), folder=str(path.parent)), *map(str, options))
+
+
+def printed(folder: Path, script: str, *options: object) -> str:
+    """What such a script prints; an error where it fails."""
+    ended = started(folder, script, *options)
     assert ended.well, ended.printed[-3000:]
     return ended.printed

@@ -1,13 +1,11 @@
 """The example that explains photos: from the command line to the picture, with random weights and with real ones."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from examples import EXAMPLES, loaded
+from examples import loaded, started
 from PIL import Image
 from torch import nn
 from torchvision import models
@@ -140,8 +138,6 @@ def test_bad_options_end_with_code_2(investigate, capsys, arguments, message):
 
 
 def test_it_runs_as_a_script_from_any_folder(tmp_path):
-    done = subprocess.run(
-        [sys.executable, EXAMPLES / SCRIPT], cwd=tmp_path, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 2
-    assert done.stderr.splitlines()[-1] == "investigate.py: error: the following arguments are required: PHOTO"
+    ended = started(tmp_path, SCRIPT)
+    assert ended.codes == (2,)
+    assert ended.printed.splitlines()[-1] == "investigate.py: error: the following arguments are required: PHOTO"

@@ -178,8 +178,8 @@ def test_on_photos_few_passes_are_enough_and_the_error_is_honest(data_folder):
     network.load_state_dict({name: weight.float() for name, weight in state.items()})
     prepare = v2.Compose(
         [
-            v2.Resize(146),
-            v2.CenterCrop(128),
+            v2.Resize(110),
+            v2.CenterCrop(96),
             v2.ToImage(),
             v2.ToDtype(torch.float32, scale=True),
             v2.Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]),
@@ -190,9 +190,9 @@ def test_on_photos_few_passes_are_enough_and_the_error_is_honest(data_folder):
     exact = ScoreCAM(tolerance=0)(network.eval(), images, "features")
     adaptive = ScoreCAM()(network, images, "features")
     truth = correlations(adaptive, exact)
-    assert exact.passes.sum() > 5 * adaptive.passes.sum()
-    assert truth.mean() > 0.98
-    assert truth.min() > 0.93
+    assert exact.passes.sum() > 4 * adaptive.passes.sum()
+    assert truth.mean() > 0.99
+    assert truth.min() > 0.96
     assert (1 - truth <= adaptive.estimated_error).float().mean() >= 0.7  # 8 photos; the benchmark has 40
 
 
