@@ -91,7 +91,8 @@ class Writes(TorchDispatchMode):  # type: ignore[no-untyped-call]
             if storage.nbytes() < copy.nbytes():
                 storage.resize_(copy.nbytes())
             now, before = _numbers(storage, copy.nbytes()), _numbers(copy, copy.nbytes())
-            if not torch.equal(now, before):
+            # Other devices would be waited for at each comparison; memory of the CPU may be a file's, only to be read.
+            if now.device.type != "cpu" or not torch.equal(now, before):
                 now.copy_(before)
         for put_back in self._put_back:
             with suppress(Exception):
