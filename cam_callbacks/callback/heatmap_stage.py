@@ -17,6 +17,7 @@ from cam_callbacks.data.probes import ProbeSet
 from cam_callbacks.explain.diagnosis import Argument, failing_argument
 from cam_callbacks.explain.explanation import Explanation, shown_positions
 from cam_callbacks.explain.forwarding import of_rows
+from cam_callbacks.explain.layers import UnknownLayoutError
 from cam_callbacks.explain.method import Method
 from cam_callbacks.explain.model_outputs import Outputs
 from cam_callbacks.explain.network import output_kind
@@ -101,7 +102,7 @@ class HeatmapStage(Stage):
             "target_layer": settings.target_layer is not None or settings.method.reshape_transform is not None,
             "method": settings.method != ScoreCAM(),
         }
-        if is_stated[argument]:
+        if is_stated[argument] and not isinstance(error, UnknownLayoutError):
             return StepFailedError(None if error is None else self.stated(error))
         reason = "it fails on another rank" if error is None else f"{error or type(error).__name__}"
         leaves_nothing = argument == "forward_fn"
@@ -214,7 +215,7 @@ class HeatmapStage(Stage):
         if logits is None or len(logits) < 2 or self.trainer.sanity_checking:
             return
         spread = logits.amax(dim=0) - logits.amin(dim=0)
-        if bool((spread <= _ROUNDING * logits.abs().amax()).all()):
+        if bool((spread <= _ROUNDING * logits.abs().amax(dim=0)).all()):
             self.notices.warn_once(
                 f"CAMMonitor: the model answers all {len(logits)} images alike, as if it did not look at them: the "
                 "heatmaps show what is bright in the layer, not what the answer depends on"

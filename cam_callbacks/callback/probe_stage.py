@@ -8,7 +8,13 @@ from torch import Tensor
 
 from cam_callbacks.callback import trainer as of_trainer
 from cam_callbacks.callback.stage import NotUnderstoodError, Stage, StepFailedError
-from cam_callbacks.callback.task import NothingToExplainError, Task, recognize, recognize_entry
+from cam_callbacks.callback.task import (
+    NothingToExplainError,
+    SeveralAnswersError,
+    Task,
+    recognize,
+    recognize_entry,
+)
 from cam_callbacks.data.probes import ProbeSet
 from cam_callbacks.explain.forwarding import ForwardFn, of_entry
 from cam_callbacks.explain.network import first_columns, score_entries
@@ -90,10 +96,11 @@ class ProbeStage(Stage):
             return
         if isinstance(found, Task):
             self.memory.task = found
-        elif explain in ("label", "both"):
+        elif found is not None:
             raise StepFailedError(found)
 
-    def _recognized(self, probes: ProbeSet) -> Task | NotUnderstoodError:
+    def _recognized(self, probes: ProbeSet) -> Task | NotUnderstoodError | None:
+        """Return the task, or why there is none; None where the user says what to explain all the same."""
         method, forward_fn, signs = self.settings.method, self.whole_forward_fn, self.parts.data.signs
         few = probes.images[: min(_FEW_PROBES, method.batch_size or _FEW_PROBES)]
 
@@ -109,6 +116,8 @@ class ProbeStage(Stage):
             entries = {place: columns(of_entry(forward_fn, place)) for place in places}
             return recognize_entry(probes, entries, last, self.pl_module, signs)
         except NothingToExplainError as error:
+            if self.settings.explain not in ("label", "both") and not isinstance(error, SeveralAnswersError):
+                return None
             return NotUnderstoodError(f"CAMMonitor shows nothing: {type(self.pl_module).__name__} returns {error}")
 
     def _with_known_classes(self, probes: ProbeSet) -> ProbeSet:

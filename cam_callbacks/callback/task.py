@@ -43,6 +43,10 @@ class NothingToExplainError(ValueError):
         super().__init__(f"{returned}. Give {remedy}")
 
 
+class SeveralAnswersError(NothingToExplainError):
+    """Several tensors that the model returns may be its answer."""
+
+
 @dataclass(frozen=True)
 class Task:
     """What a model is trained to answer.
@@ -55,7 +59,7 @@ class Task:
         size: The spatial size of what a segmentation returns; empty otherwise.
         has_background: Whether class 0 of a segmentation is the background, which stands back behind other classes:
             as its name says, or where there are no names.
-        place: Which entry of the tuple that the model returns holds the scores; None if only one may.
+        place: Which entry of the tuple that the model returns holds the scores, from 0; None if only one may.
     """
 
     kind: TaskKind
@@ -69,7 +73,7 @@ class Task:
         """Say what the task is, and what is explained."""
         unit = "classes" if self.kind != "regression" else "number" if self.outputs == 1 else "numbers"
         kind = "no labels that are understood (batch_fn gives them)" if self.kind == "no labels" else self.kind
-        where = "" if self.place is None else f", entry {self.place} of what the model returns"
+        where = "" if self.place is None else f" in output[{self.place}]"
         return f"{kind}, {self.outputs} {unit}{where}; explains {self._explained(wanted)}"
 
     def _explained(self, wanted: Wanted | int) -> str:
@@ -170,44 +174,69 @@ def recognize_entry(
         signs: As in `recognize`.
 
     Raises:
-        NothingToExplainError: None of them is, or it cannot be told which.
+        NothingToExplainError: None of them is.
+        SeveralAnswersError: It cannot be told which.
     """
     tasks: dict[int, Task] = {}
     refusals: dict[int, NothingToExplainError] = {}
     for place, columns in entries.items():
+        if any(_are_probabilities_of(columns, entries[other]) for other in entries if other != place):
+            continue
         try:
             tasks[place] = replace(recognize(probes, columns, module, signs), place=place)
         except NothingToExplainError as error:
             refusals[place] = error
     if not tasks:
         raise next(iter(refusals.values()))
-    left = [place for place in tasks if _count_fits(probes, entries[place].shape[1])]
+    widths = {place: entries[place].shape[1] for place in tasks}
+    left: list[int] = []
+    for width in (width for count in _class_counts(probes) for width in (count, *[1] * (count == 2))):
+        left = left or [place for place in tasks if widths[place] == width]
     if len(left) != 1 and made_from_the_others in refusals:  # such as the images of an autoencoder
         raise refusals[made_from_the_others]
     left = left or list(tasks)
-    if made_from_the_others in left:
+    if made_from_the_others in left and _is_the_answer(made_from_the_others, left, entries):
         left = [made_from_the_others]
     if len(left) > 1:
-        shapes = " and ".join(f"entry {place} (N, {', '.join(map(str, entries[place].shape[1:]))})" for place in left)
-        raise NothingToExplainError(f"several tensors that may be the answer: {shapes}", are_numbers=False)
+        shapes = " and ".join(f"output[{place}] (N, {', '.join(map(str, entries[place].shape[1:]))})" for place in left)
+        raise SeveralAnswersError(f"several tensors that may be the answer: {shapes}", are_numbers=False)
     return tasks[left[0]]
 
 
-def _count_fits(probes: ProbeSet, outputs: int) -> bool:
-    """Whether there are as many outputs as classes, or as numbers in a label."""
-    annotations, labels, classes = probes.annotations, probes.labels, len(probes.class_names)
-    if not classes and labels is not None:
-        classes = int(labels.max()) + 1
-    elif not classes and annotations is not None:
-        of_pixels = annotations.ndim > 2 and not annotations.is_floating_point()
-        classes = int(annotations.max()) + 1 if of_pixels else annotations.shape[1]
-    return outputs == classes or (outputs == 1 and classes == 2)
+def _is_the_answer(made: int, places: list[int], entries: Mapping[int, Tensor]) -> bool:
+    """Whether what was made from other entries is the answer, as logits from features; or was made from the answer.
+
+    A number may be an uncertainty, and what has the size of the one other entry may be a sample of it: that is open.
+    """
+    others = [entries[place] for place in places if place != made]
+    return entries[made].shape[1] > 1 and not (len(others) == 1 and others[0].shape == entries[made].shape)
+
+
+def _are_probabilities_of(columns: Tensor, logits: Tensor) -> bool:
+    """Whether an entry is the softmax, or the sigmoid, of another one."""
+    return columns.shape == logits.shape and any(
+        torch.allclose(columns, made, atol=_ROUNDING) for made in (logits.softmax(dim=1), logits.sigmoid())
+    )
+
+
+def _class_counts(probes: ProbeSet) -> list[int]:
+    """Return how many classes there are by their names, and by the labels; none that is not known."""
+    counts = [len(probes.class_names)] if len(probes.class_names) else []
+    labels = probes.labels
+    if labels is None and probes.annotations is not None and probes.annotations.ndim > 2:
+        labels = probes.annotations
+    if labels is not None and not labels.is_floating_point():
+        counted = labels[labels != _IGNORED_BYTE]
+        counts += [int(counted.max()) + 1] if counted.numel() else []
+    elif probes.annotations is not None and probes.annotations.ndim == 2:
+        counts.append(probes.annotations.shape[1])
+    return counts
 
 
 def _of_rows(probes: ProbeSet, rows: Tensor, losses: Losses, signs: BatchSigns) -> Task:
     """Tell the task of a model that returns rows (n, outputs)."""
     outputs, labels, annotations, classes = rows.shape[1], probes.labels, probes.annotations, len(probes.class_names)
-    count_fits = outputs == classes or (labels is not None and outputs == int(labels.max()) + 1)
+    count_fits = outputs in _class_counts(probes)
     what = f"{outputs} numbers for each image"
     if not count_fits:
         if signs.have_views or losses.are_of_views or _have_one_norm(rows):
@@ -228,7 +257,7 @@ def _of_rows(probes: ProbeSet, rows: Tensor, losses: Losses, signs: BatchSigns) 
         return Task("multi-label", outputs, multi_label=not losses.are_of_one_class)
     elif labels is not None and _begin_at_one(labels, max(2, outputs)) and (outputs > 1 or losses.are_of_classes):
         raise NothingToExplainError(f"{what}, where the labels are 1 to {int(labels.max())}: {_SHIFTED}")
-    elif labels is not None and 1 < outputs != classes and int(labels[labels != _IGNORED_BYTE].max()) == outputs:
+    elif labels is not None and _are_ranks(labels, outputs) and outputs != classes and not losses.are_of_classes:
         raise NothingToExplainError(f"{what}, where the labels are 0 to {outputs}, as ranks are told by thresholds")
     elif labels is not None and outputs == 1:
         are_of_two = bool((labels[labels != _IGNORED_BYTE] <= 1).all())
@@ -250,6 +279,12 @@ def _begin_at_one(labels: Tensor, classes: int) -> bool:
     """Whether labels count the classes from 1, so that a step subtracts 1."""
     counted = labels[labels != _IGNORED_BYTE]
     return len(counted) > 0 and int(counted.min()) == 1 and int(counted.max()) == classes
+
+
+def _are_ranks(labels: Tensor, outputs: int) -> bool:
+    """Whether labels count from 0 to the number of outputs, as ranks do of which each output is a threshold."""
+    counted = labels[labels != _IGNORED_BYTE]
+    return outputs > 1 and len(counted) > 0 and int(counted.min()) == 0 and int(counted.max()) == outputs
 
 
 def _check_that_pixels_fit(pixels: Tensor, classes: int) -> None:

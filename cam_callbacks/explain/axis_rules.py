@@ -240,6 +240,42 @@ def _expanded(args: Any, kwargs: Any, known: Any, output: Tensor) -> list[Dim]:
     ]
 
 
+def _repeated(args: Any, kwargs: Any, known: Any, output: Tensor) -> list[Dim]:
+    tensor, dims = known[0]
+    new = output.ndim - tensor.ndim
+    made = [repeated_dim(size) for size in output.shape]
+    for place, (dim, before) in enumerate(zip(dims, tensor.shape, strict=True), new):
+        size = output.shape[place]
+        if size == before:
+            made[place] = dim
+        elif before > 1 or is_channels(dim):
+            made[place] = channels_dim(size) if is_channels(dim) else unknown_dim(size)
+    return made
+
+
+def _reordered(places: Callable[[Any, Any, Tensor], Sequence[int] | None]) -> Callable[..., list[Dim] | None]:
+    """Return the rule where entries along some dimensions are put in another order, or chosen: channels remain such."""
+
+    def rule(args: Any, kwargs: Any, known: Any, output: Tensor) -> list[Dim] | None:
+        tensor, dims = known[0]
+        changed = places(args, kwargs, tensor)
+        if changed is None or output.ndim != tensor.ndim:
+            return None
+        made = list(dims)
+        for place in changed:
+            size = output.shape[place % output.ndim]
+            made[place % output.ndim] = channels_dim(size) if is_channels(dims[place]) else unknown_dim(size)
+        return made
+
+    return rule
+
+
+def _indexed(args: Any, kwargs: Any, tensor: Tensor) -> Sequence[int] | None:
+    """Return the dimension that a list of indices is for; None unless it is one list."""
+    places = [place for place, index in enumerate(args[1]) if index is not None]
+    return places if len(places) == 1 and args[1][places[0]].ndim == 1 else None
+
+
 def _reshaped(args: Any, kwargs: Any, known: Any, output: Tensor) -> list[Dim]:
     return viewed(known[0][1], output.shape)
 
@@ -256,6 +292,12 @@ _REARRANGE: dict[str, Callable[..., list[Dim] | None]] = {
     "cat": _joined,
     "expand": _expanded,
     "roll": _rolled,
+    "repeat": _repeated,
+    "flip": _reordered(lambda args, kwargs, tensor: _argument(args, kwargs, 1, "dims", [])),
+    "index": _reordered(_indexed),
+    "sort": _reordered(lambda args, kwargs, tensor: [_argument(args, kwargs, 1, "dim", -1)]),
+    "cumsum": _reordered(lambda args, kwargs, tensor: [_argument(args, kwargs, 1, "dim", 0)]),
+    "index_select": _reordered(lambda args, kwargs, tensor: [_argument(args, kwargs, 1, "dim", 0)]),
     "stack": _stacked,
     **dict.fromkeys(("constant_pad_nd", "replication_pad1d", "replication_pad2d", "replication_pad3d"), _padded),
     **dict.fromkeys(("reflection_pad1d", "reflection_pad2d", "reflection_pad3d"), _padded),

@@ -49,6 +49,7 @@ class Contents:
         modules: The modules of a model; none, and nothing is looked for.
 
     Attributes:
+        modules: The modules that were found beside those that were given, as in a list.
         writable: The tensors, arrays and generators that were found, the contents of which are not looked at: see
             `cam_callbacks.explain.written`.
     """
@@ -56,6 +57,7 @@ class Contents:
     def __init__(self, modules: Iterable[nn.Module]) -> None:
         modules = list(modules)
         self.writable: list[object] = []
+        self.modules: list[nn.Module] = []
         self._containers: list[tuple[Any, Any, _Entries]] = []
         self._attributes: list[tuple[dict[str, Any], dict[str, Any], frozenset[str]]] = []
         self._bindings: dict[tuple[int, str], _Binding] = {}
@@ -129,6 +131,7 @@ class Contents:
             self._object(value, depth)
 
     def _module(self, module: nn.Module, depth: int) -> None:
+        self.modules.append(module)
         parts = vars(module)
         self._wait([parts["_parameters"], parts["_buffers"]], depth)
         self._wait(parts["_modules"].values(), depth)

@@ -60,8 +60,9 @@ def _restored(model: nn.Module) -> Iterator[None]:
     outer = _ISOLATED.get()
     is_outermost = id(model) not in outer
     is_sharded = device_mesh(model) is not None
-    states = [_ModuleState.of(module, is_sharded) for module in modules if is_outermost]
     contents = Contents(modules if is_outermost else [])
+    own_and_found = [*modules, *contents.modules] if is_outermost else []
+    states = [_ModuleState.of(module, is_sharded) for module in own_and_found]
     own = [parameter for state in states for parameter in state.parameters.values() if parameter is not None]
     writes = Writes([*own, *(each for each in contents.writable if not (is_sharded and is_kind(each, "Parameter")))])
     token = _ISOLATED.set(outer | {id(model)})

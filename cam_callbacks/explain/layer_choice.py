@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from cam_callbacks.explain import layers
-from cam_callbacks.explain.axes import AxisTracker, tracked
-from cam_callbacks.explain.gradient_graph import Edge, dependence, edge_of, is_only_way
-from cam_callbacks.explain.hooks import hooked
-from cam_callbacks.explain.layers import Forward, readable, without_orig_mod
-from cam_callbacks.explain.layouts import Layout
+from cam_callbacks.explain.calls import MIN_SIDE, Call, Trace, depends, traced, traced_with_gradients
+from cam_callbacks.explain.gradient_graph import dependence, edge_of, is_only_way
+from cam_callbacks.explain.layers import Forward, without_orig_mod
 from cam_callbacks.explain.model_outputs import class_columns
 from cam_callbacks.explain.probing import Probe
-from cam_callbacks.explain.sharding import share
-
-_MIN_SIDE = 6  # positions along an axis, of a map that says where
 
 
 @dataclass(frozen=True)
@@ -34,88 +27,6 @@ class Choice:
 
     name: str
     reason: str
-
-
-@dataclass(eq=False)
-class _Call:
-    """One call of a module whose output has positions, or may have.
-
-    Attributes:
-        place: Its place among all such calls.
-        name: The dotted name of the module.
-        module: The module.
-        output: Its output, kept so that its identity stays unique.
-        layout: How the output is read; None if that is not known.
-        edge: Where the output is in the graph of gradients; None without gradients.
-        call: Which of the module's calls it is.
-        inner: The calls of parts of the module that returned the very same tensor.
-        is_read: Whether the answer depends on the positions of the output; True if that is not known.
-        gradient: NaN wherever the answer depends on a value of the output, else 0; None if that is not known.
-        channels: The dimension of the channels, if it is known.
-        is_input: Whether it is the image in another form: as many channels and positions, and no weights before it.
-    """
-
-    place: int
-    name: str
-    module: nn.Module
-    output: Tensor
-    layout: Layout | None
-    edge: Edge | None
-    call: int
-    inner: list[_Call]
-    is_read: bool = True
-    gradient: Tensor | None = None
-    channels: int | None = None
-    is_input: bool = False
-
-    @property
-    def positions(self) -> int:
-        """The number of positions; 0 if the layout is not known."""
-        return 0 if self.layout is None else math.prod(self.layout.spatial)
-
-    @property
-    def says_where(self) -> bool:
-        """Whether there are enough positions for a map."""
-        return self.layout is not None and self.positions >= _MIN_SIDE**self.layout.axes
-
-    @property
-    def has_weights(self) -> bool:
-        return next(self.module.parameters(recurse=False), None) is not None
-
-    @property
-    def is_tokens(self) -> bool:
-        """Whether the output is tokens, has the channels last, or may have."""
-        return self.layout is None or not self.layout.is_channels_first
-
-    @property
-    def has_features(self) -> bool:
-        """Whether the output is features, not merely rearranged ones or a step within an attention."""
-        if self.inner:
-            return any(call.has_features for call in self.inner)
-        return not (self.is_input or _computes_no_features(self.module)) and (
-            not self.is_tokens or _is_block_or_norm(self.module)
-        )
-
-
-@dataclass(eq=False)
-class _Trace:
-    """The calls of one forward.
-
-    Attributes:
-        output: What the model returned.
-        calls: All calls whose output has positions, or may have, in their order.
-        head: How many of them come before the last call of a module with weights whose output has no positions.
-        source: Where the image is in the graph of gradients; None without gradients.
-        scores: The scores in the output, with their graph of gradients; None without.
-        count: How often each module was called, by its identity.
-    """
-
-    output: Any
-    calls: list[_Call]
-    head: int
-    source: Edge | None
-    count: dict[int, int]
-    scores: Tensor | None = None
 
 
 def choose(
@@ -159,7 +70,7 @@ def choose(
     Raises:
         ValueError: No layer has spatial output, or that of a late one is not understood.
     """
-    trace = _traced_with_gradients(model, images[:1], forward, read) or _traced(model, images[:1], forward)
+    trace = traced_with_gradients(model, images[:1], forward, read) or traced(model, images[:1], forward)
     reached = [call for call in trace.calls if call.is_read]
     is_known = bool(reached)  # whether the answer depends on any: not if it has no gradient
     reached = reached or trace.calls
@@ -174,7 +85,7 @@ def choose(
     if class_map:
         return Choice(_name(known[-1], trace), "the last with positions, which the weights of CAM belong to")
     chosen, is_whole = _finest_needed(known, trace, gradients)
-    least = " x ".join([str(_MIN_SIDE)] * (images.ndim - 2))
+    least = " x ".join([str(MIN_SIDE)] * (images.ndim - 2))
     fits = f"the last with at least {least} positions"
     reason = fits if chosen.says_where else f"the finest that fits: none has {least} positions"
     return Choice(
@@ -207,7 +118,7 @@ def _why_none(model: nn.Module, images: Tensor, forward: Forward, has_candidates
     )
 
 
-def _finest_needed(calls: Sequence[_Call], trace: _Trace, gradients: bool) -> tuple[_Call, bool]:
+def _finest_needed(calls: Sequence[Call], trace: Trace, gradients: bool) -> tuple[Call, bool]:
     """Return the last call whose map says where, or else the last of the finest, that all of the image passes through.
 
     Returns:
@@ -216,42 +127,46 @@ def _finest_needed(calls: Sequence[_Call], trace: _Trace, gradients: bool) -> tu
     latest_first = sorted(calls, key=lambda call: call.place, reverse=True)
     finest_first = sorted(latest_first, key=lambda call: call.positions, reverse=True)
     wanted = [*(call for call in latest_first if call.says_where), *finest_first]
-    ends = _read_directly(trace) or [calls[-1]]
+    ends, image_is_read = _read_directly(trace)
     for call in wanted:
-        if all(_leads_to(call, end, trace, gradients) for end in ends):
-            return call, True
+        if all(_leads_to(call, end, trace, gradients) for end in ends or [calls[-1]]):
+            return call, not image_is_read
     return next((call for call in wanted if call.edge is not None), calls[-1]), False
 
 
-def _read_directly(trace: _Trace) -> list[_Call]:
-    """Return the calls whose positions the answer is read from other than by way of another one's."""
-    calls = [call for call in trace.calls if call.is_read and call.layout is not None and call.edge is not None]
+def _read_directly(trace: Trace) -> tuple[list[Call], bool]:
+    """Return the calls whose positions the answer is read from other than by way of another one's.
+
+    Returns:
+        The calls, and whether the image itself is read so, too.
+    """
+    calls = [call for call in trace.calls if call.is_read and call.edge is not None]
     if trace.scores is None or not calls:
-        return []
-    gradients = dependence(trace.scores, [call.output for call in calls], direct=True)
-    return [call for call, gradient in zip(calls, gradients, strict=True) if _depends(gradient, call.layout)]
+        return [], False
+    *gradients, of_image = dependence(trace.scores, [*(call.output for call in calls), trace.image], direct=True)
+    found = [call for call, gradient in zip(calls, gradients, strict=True) if depends(gradient, call.layout)]
+    return found, depends(of_image, None)
 
 
-def _leads_to(call: _Call, end: _Call, trace: _Trace, gradients: bool) -> bool:
+def _leads_to(call: Call, end: Call, trace: Trace, gradients: bool) -> bool:
     """Whether all of the image passes through a call on its way to a later one, or they are the same.
 
     Where there are no gradients that say so, a call will do unless gradients are needed.
     """
-    if call is end or call.output is end.output:
-        return True
-    if call.edge is None or end.edge is None or trace.source is None:
-        return not gradients
-    return is_only_way(call.edge, end.edge, trace.source)
+    edge = end.edge and edge_of(end.output)  # after what has been added to it in place
+    if call.edge is None or edge is None or trace.source is None:
+        return call is end or not gradients
+    return call.edge == edge or is_only_way(call.edge, edge, trace.source)
 
 
-def _name(call: _Call, trace: _Trace) -> str:
+def _name(call: Call, trace: Trace) -> str:
     """Return the name by which the output of a call is found again: that of the module means its last call."""
     is_last = trace.count[id(call.module)] == call.call + 1
     return without_orig_mod(call.name) + ("" if is_last else f"[{call.call}]")
 
 
 def _probe(
-    candidates: Sequence[_Call],
+    candidates: Sequence[Call],
     class_map: bool,
     image: Tensor,
     forward: Forward,
@@ -263,7 +178,7 @@ def _probe(
         ValueError: The last of them has positions that are not understood: an earlier layer is no answer to that.
     """
 
-    def can_be_chosen(call: _Call) -> bool:
+    def can_be_chosen(call: Call) -> bool:
         return call.says_where or (class_map and call.layout is not None)
 
     last = max((call.place for call in candidates if call.layout is not None), default=-1)
@@ -289,7 +204,7 @@ def _probe(
             )
 
 
-def _class_maps(calls: list[_Call], trace: _Trace, classes: int | None) -> list[_Call]:
+def _class_maps(calls: list[Call], trace: Trace, classes: int | None) -> list[Call]:
     """Return the calls with a channel for each class that no weights follow but those of others like them."""
     narrow = [call for call in calls if not call.is_tokens and call.output.shape[1] == classes]
     last_weights = max([trace.head, *(call.place for call in calls if call.has_weights and call not in narrow)])
@@ -301,97 +216,3 @@ def _count_classes(output: Any, read: Callable[[Any], Tensor]) -> int | None:
         return read(output).shape[1]
     except TypeError:
         return None  # e.g. a detector
-
-
-def _traced(model: nn.Module, image: Tensor, forward: Forward) -> _Trace:
-    trace = _Trace(None, [], head=0, source=edge_of(image), count={})
-    calls, count = trace.calls, trace.count
-    names = {id(module): name for name, module in model.named_modules()}
-
-    weights_ran = False
-
-    def note(module: nn.Module, _inputs: Any, output: Any) -> None:
-        nonlocal weights_ran
-        weights_ran = weights_ran or next(module.parameters(), None) is not None
-        call = count.get(id(module), 0)
-        count[id(module)] = call + 1
-        output = readable(output)
-        layout = tracker.layout(output) if isinstance(output, Tensor) else None
-        if layout is not None or _may_have_positions(output, tracker):
-            name = names[id(module)]
-            inner = [each for each in calls if each.output is output and each.name.startswith(f"{name}.")]
-            is_input = not weights_ran and layout is not None and layout.to_maps(output).shape == image.shape
-            calls.append(
-                _Call(
-                    len(calls),
-                    name,
-                    module,
-                    output,
-                    layout,
-                    edge_of(output),
-                    call,
-                    inner,
-                    channels=tracker.channels(output),
-                    is_input=is_input,
-                )
-            )
-        elif next(module.parameters(recurse=False), None) is not None:
-            trace.head = len(calls)
-
-    def forget() -> None:
-        calls.clear()
-        count.clear()
-
-    tracker = AxisTracker(image)
-    with hooked([module for name, module in model.named_modules() if name], note):
-        trace.output = tracked(lambda: forward(image), tracker, forget)
-    return trace
-
-
-def _may_have_positions(output: Any, tracker: AxisTracker) -> bool:
-    """Whether positions may lie along an output of which that is not known."""
-    if not isinstance(output, Tensor) or not output.is_floating_point() or sum(size > 1 for size in output.shape) < 2:
-        return False
-    return output.ndim > 2 and not tracker.has_no_positions(output)
-
-
-def _traced_with_gradients(
-    model: nn.Module, image: Tensor, forward: Forward, read: Callable[[Any], Tensor]
-) -> _Trace | None:
-    """Return what `_traced` does, and of each call whether the output depends on it; None without gradients."""
-    try:
-        with torch.enable_grad(), torch.autograd.set_detect_anomaly(False):
-            trace = _traced(model, image.detach().clone().requires_grad_().clone(), forward)
-            trace.scores = read(trace.output)
-            reached = [call for call in trace.calls if call.output.requires_grad]
-            found = dependence(trace.scores, [call.output for call in reached])
-            gradients = {id(call): gradient for call, gradient in zip(reached, found, strict=True)}
-            for call in trace.calls:
-                call.gradient = gradients.get(id(call))
-                call.is_read = _depends(call.gradient, call.layout)
-            return trace
-    except (RuntimeError, TypeError, ValueError) as error:
-        share(error)
-        # There are no gradients, or tensors without values, or an output that is not understood. An error of the model
-        # itself comes again, and is raised, when it runs without gradients.
-        return None
-
-
-def _depends(gradient: Tensor | None, layout: Layout | None) -> bool:
-    """Whether the answer depends on positions, by the gradient that `dependence` found."""
-    return gradient is not None and bool(((gradient if layout is None else layout.to_maps(gradient)) != 0).any())
-
-
-_POOLING = [f"{kind}Pool{d}d" for kind in ("Max", "Avg", "AdaptiveMax", "AdaptiveAvg", "LP") for d in (1, 2, 3)]
-_DROPOUT = ["Dropout", "Dropout1d", "Dropout2d", "Dropout3d", "AlphaDropout", "FeatureAlphaDropout"]
-_WITHOUT_FEATURES = tuple(getattr(nn, name) for name in [*_POOLING, *_DROPOUT, "Identity", "Softmax"])
-
-
-def _computes_no_features(module: nn.Module) -> bool:
-    # torchvision's Permute is recognized by its name, without importing torchvision.
-    return isinstance(module, _WITHOUT_FEATURES) or type(module).__name__ == "Permute"
-
-
-def _is_block_or_norm(module: nn.Module) -> bool:
-    """Whether a module is a block or a normalization, not a part of an attention or of a block's inner network."""
-    return next(module.children(), None) is not None or "norm" in type(module).__name__.lower()

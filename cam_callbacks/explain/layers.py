@@ -54,6 +54,10 @@ def find(model: nn.Module, name: str) -> nn.Module:
     raise ValueError(f"target_layer={name!r} is not in {type(model).__name__}; {hint}")
 
 
+class UnknownLayoutError(ValueError):
+    """A layer is there, but where the positions and the channels of its output are is not known."""
+
+
 def layer_name(model: nn.Module, layer: object) -> str:
     """Return the dotted name of a layer that is given by its name or as the module itself.
 
@@ -237,7 +241,7 @@ def read_layer(
         "Name an earlier layer, leave target_layer out, or give reshape_transform, a callable from the output to (N, "
         "channels, *spatial)"
     )
-    raise ValueError(
+    raise (ValueError if reshape_transform else UnknownLayoutError)(
         f"target_layer={name!r} has an output of shape {tuple(chosen.shape)} for images {tuple(images.shape)}; {remedy}"
     )
 

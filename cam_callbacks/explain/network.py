@@ -166,7 +166,10 @@ def score_entries(model: nn.Module, images: Tensor, forward_fn: ForwardFn | None
     """
     with isolated(model), torch.enable_grad():
         network = Network(model, images[:2], forward_fn)
-        output: Any = network.try_run(network.images, network.rows)
+        images = network.images
+        if images.is_floating_point():  # so that parts that are frozen have gradients, too
+            images = images.detach().clone().requires_grad_().clone()
+        output: Any = network.try_run(images, network.rows)
         places = output_form.score_entries(output, len(network.images))
         last = output_form.made_from_the_others([output[place] for place in places])
     return places, None if last is None else places[last]

@@ -70,8 +70,14 @@ def score_entries(output: Any, count: int) -> list[int]:
 
 
 def made_from_the_others(tensors: Sequence[Tensor]) -> int | None:
-    """Return which of several tensors was made from all others, as logits from features; None if none was."""
-    if len(tensors) < 2 or not all(tensor.requires_grad for tensor in tensors):
+    """Return which of several tensors was made from all others, as logits from features; None if none was.
+
+    One that alone has gradients was made last: the others were made, or cut off, where there were none.
+    """
+    with_gradients = [place for place, tensor in enumerate(tensors) if tensor.requires_grad]
+    if len(tensors) > 1 and len(with_gradients) == 1:
+        return with_gradients[0]
+    if len(with_gradients) < max(2, len(tensors)):
         return None
     for place, tensor in enumerate(tensors):
         others = [*tensors[:place], *tensors[place + 1 :]]

@@ -16,6 +16,7 @@ from cam_callbacks.explain.layouts import Layout, Run
 
 _PATCHES_IN_A_SIDE = 32
 _MIN_CORRELATION, _MAX_OTHER_CORRELATION, _MIN_WAY = 0.9, 0.5, 0.15
+_MAX_SHIFT = 0.1  # of a side
 _MIN_PEAK = 1.5  # of the response of a token to a patch, in means over all patches
 
 
@@ -156,7 +157,8 @@ class Probe:
         axis = int(follows.argmax())
         others = [float(value.abs()) for at, value in enumerate(follows) if at != axis]
         clear = follows[axis] >= _MIN_CORRELATION and max(others, default=0.0) <= _MAX_OTHER_CORRELATION
-        return axis if clear else None
+        shift = float((center - places[:, axis] * (size - 1)).mean().abs())  # as of an image that the model moves
+        return axis if clear and shift <= max(1, _MAX_SHIFT * size) else None
 
     def _tokens(self, relative: Tensor) -> Run | None:
         """Return the grid of tokens, from those that respond most to the corners; the other patches confirm it."""

@@ -145,7 +145,7 @@ class Runner:
                     f"out of memory with {size} images at once; continuing with {self._batch_size}, which changes no "
                     f"result. Give the method batch_size={self._batch_size} to begin with that"
                 )
-            except RuntimeError as error:
+            except (RuntimeError, AssertionError) as error:
                 if not self._gives_up_channels_last(error):
                     raise
             else:
@@ -187,7 +187,10 @@ class Runner:
 
     def laid_out(self, images: Tensor) -> Tensor:
         """Return the images in the memory layout that the model can read."""
-        return images if self.channels_last else images.contiguous()
+        if self.channels_last or images.stride() == torch.empty(images.shape, device="meta").stride():
+            return images
+        # Not by contiguous(): with one channel, it takes the strides of either layout for contiguous.
+        return images.clone(memory_format=torch.contiguous_format)
 
     def first_run(self, images: Tensor, rows: Tensor | None = None) -> object:
         """Return what `answer` returns for a copy of the images."""
@@ -287,15 +290,17 @@ class Runner:
         """Return what `first_run` returns, in whichever memory layout the model can read."""
         try:
             return self.first_run(images, rows)
-        except RuntimeError as error:
+        except (RuntimeError, AssertionError) as error:
             if not self._gives_up_channels_last(error):
                 raise
         return self.first_run(images, rows)
 
     def _refuses_channels_last(self, error: Exception) -> bool:
-        return self.channels_last and "view size is not compatible" in str(error)
+        words = str(error).lower()
+        names_layout = any(word in words for word in ("view size is not compatible", "contiguous", "stride"))
+        return self.channels_last and (names_layout or isinstance(error, AssertionError))
 
-    def _gives_up_channels_last(self, error: RuntimeError) -> bool:
+    def _gives_up_channels_last(self, error: Exception) -> bool:
         """Whether the model, or a callable, fails on channels-last input; contiguous images are used from then on."""
         gives_up = self._refuses_channels_last(error)
         self.channels_last = self.channels_last and not gives_up

@@ -129,9 +129,10 @@ class ScoreCAM(Method):
 
     def layer_map(self, network: Network, forward_pass: ForwardPass, layer: int) -> LayerMap:  # noqa: D102
         activations = forward_pass.activations[layer]
-        live = has_contrast(activations) & forward_pass.finite.unsqueeze(1)
-        progress.expect(int(live.sum()))
         masks = forward_pass.covering(activations, layer, repeats_edges=True)
+        # Not the activations: a channel may live only where the model pads the image.
+        live = has_contrast(masks) & forward_pass.finite.unsqueeze(1)
+        progress.expect(int(live.sum()))
         scorer = _MaskedScorer(network, masks, forward_pass.reader)
         offset = torch.zeros_like(forward_pass.target_scores)
         if forward_pass.empty_scores is not None:

@@ -26,14 +26,15 @@ _UNDECLARED = frozenset({"running_mean", "running_var"})  # batch norms write to
 class Writes(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Puts back what is written in place to given values, by whatever name or alias.
 
-    Up to 128 MiB of them are copied at once, the smallest first. Each tensor beyond, and what other processes share and
-    may write to meanwhile, is copied when an operation is about to write to it: let what may write run inside
-    `self.watched()`. Memory that tensors share is copied once.
+    Up to 128 MiB of them are copied at once, the smallest first. Each tensor beyond, and each in memory that others may
+    write to meanwhile (shared with other processes, a file's, a buffer's), is copied when an operation is about to
+    write to it: let what may write run inside `self.watched()`. Memory that tensors share is copied once.
 
     A tensor that is given other memory (`tensor.data = other`) is given its own back. It keeps the other where that
     has another shape, type or device: then a library has packed or gathered it, and knows so.
 
-    Not put back are arrays beyond 128 MiB, and tensors beyond that are written to past torch's operations.
+    Not put back are arrays beyond 128 MiB or in memory of others, and tensors of both kinds that are written to past
+    torch's operations, or in another thread. What another thread writes to the rest meanwhile is lost.
 
     Args:
         values: Values of the kinds `WRITABLE`; what cannot be copied, such as a sparse or a lazy tensor, is left alone.
@@ -54,7 +55,8 @@ class Writes(TorchDispatchMode):  # type: ignore[no-untyped-call]
                     if isinstance(value, Tensor):
                         memory.update((storage._cdata, storage) for storage in map(self._alias, _plain(value)))
                     elif isinstance(value, np.ndarray):
-                        memory[id(value)] = np.asarray(value)
+                        if not _is_of_others(value):
+                            memory[id(value)] = np.asarray(value)
                     else:
                         self._put_back.append(_rewinding(value))
         left = _AT_ONCE
@@ -63,7 +65,7 @@ class Writes(TorchDispatchMode):  # type: ignore[no-untyped-call]
             if isinstance(each, np.ndarray):
                 if left >= 0 and each.flags.writeable:
                     self._put_back.append(partial(_refill, each, each.copy()))
-            elif left >= 0 and not (each.device.type == "cpu" and each.is_shared()):
+            elif left >= 0 and not _is_of_others(each):
                 self._copies.append((each, each.clone()))  # type: ignore[no-untyped-call]
             else:
                 self._watched[key] = each
@@ -165,6 +167,15 @@ def _form(tensor: Tensor) -> object:
 
 def _bytes(memory: torch.UntypedStorage | np.ndarray[Any, Any]) -> int:
     return memory.nbytes if isinstance(memory, np.ndarray) else memory.nbytes()
+
+
+def _is_of_others(memory: torch.UntypedStorage | np.ndarray[Any, Any]) -> bool:
+    """Whether memory is not, or not only, that of torch or NumPy: shared, mapped from a file, lent by a buffer."""
+    if isinstance(memory, np.ndarray):
+        while isinstance(memory.base, np.ndarray):
+            memory = memory.base
+        return isinstance(memory, np.memmap) or not (memory.base is None or isinstance(memory.base, Tensor))
+    return memory.device.type == "cpu" and (memory.is_shared() or not memory.resizable())
 
 
 def _numbers(storage: torch.UntypedStorage, size: int) -> Tensor:

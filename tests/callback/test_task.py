@@ -84,6 +84,7 @@ class GaussianBlur(nn.Module):
         (known(), numbers(3), Holds(), Task("no labels", 3)),
         (known(), numbers(64), Holds(F.cross_entropy), Task("no labels", 64)),
         (known(names=[f"class {i}" for i in range(64)]), numbers(64), Holds(), Task("no labels", 64)),
+        (known(CLASSES), numbers(2), Holds(nn.CrossEntropyLoss(ignore_index=2)), Task("single-label", 2)),
         (known(CLASSES), numbers(3), Holds(BinaryAUROC()), Task("single-label", 3)),
         (known(CLASSES.clamp(max=1) * 255), numbers(1), Holds(), Task("single-label", 2)),
     ],
@@ -113,6 +114,7 @@ class SupConLoss(nn.Module):
         (known(CLASSES), F.normalize(numbers(64), dim=1), Holds(nn.CrossEntropyLoss()), "features"),
         (known(CLASSES, names=["a", "b", "c"]), numbers(64), Holds(), "64 numbers .* 3 classes"),
         (known(CLASSES + 1000), numbers(5), Holds(), "all labels are above 4"),
+        (known(CLASSES + 253), numbers(2), Holds(), "all labels are above 1"),
         (known(CLASSES), numbers(2), Holds(), "2 numbers .* labels are 0 to 2, as ranks are told by thresholds"),
         (known(CLASSES + 1), numbers(3), Holds(), "labels are 1 to 3: if the step subtracts 1, let batch_fn"),
         (known(CLASSES.clamp(max=1) + 1), numbers(1), Holds(nn.BCEWithLogitsLoss()), "labels are 1 to 2"),
@@ -130,6 +132,9 @@ def test_nothing_is_explained_of_what_is_not_classes_or_numbers(
         recognize(probes, class_columns(output), held)
 
 
+SCORES = numbers(3)
+
+
 @pytest.mark.parametrize(
     ("probes", "entries", "made", "place"),
     [
@@ -138,11 +143,15 @@ def test_nothing_is_explained_of_what_is_not_classes_or_numbers(
         (known(CLASSES), {0: numbers(5), 1: numbers(64)}, 0, 0),
         (known(CLASSES, names=list("abcde")), {0: numbers(3), 1: numbers(5)}, None, 1),
         (known(CLASSES), {0: numbers(16, 2, 2), 1: numbers(8)}, None, 1),
-        (known(CLASSES), {0: numbers(3), 1: numbers(3)}, 1, 1),
+        (known(CLASSES), {0: numbers(3), 1: numbers(3), 2: numbers(3)}, 1, 1),
+        (known(CLASSES.clamp(max=1)), {0: numbers(2), 1: numbers(1)}, 1, 0),
         (known(CLASSES.clamp(max=1)), {0: numbers(1), 1: numbers(64)}, None, 0),
         (known(annotations=PAIRS), {0: numbers(64), 1: numbers(3)}, None, 1),
         (known(annotations=PIXELS), {0: numbers(3, 4, 4), 1: numbers(8, 2, 2)}, None, 0),
         (known(annotations=PIXELS), {0: numbers(3, 4, 4), 1: numbers(3, 8, 8)}, 1, 1),
+        (known(torch.where(CLASSES == 2, 255, CLASSES)), {0: numbers(64), 1: numbers(2)}, None, 1),
+        (known(), {0: SCORES, 1: SCORES.softmax(dim=1)}, 1, 0),
+        (known(), {0: SCORES.sigmoid(), 1: SCORES}, 0, 1),
     ],
 )
 def test_of_a_tuple_the_answer_is_told_by_the_classes_or_the_graph(
@@ -154,8 +163,15 @@ def test_of_a_tuple_the_answer_is_told_by_the_classes_or_the_graph(
 @pytest.mark.parametrize(
     ("probes", "entries", "made", "says"),
     [
-        (known(CLASSES), {0: numbers(3), 1: numbers(3)}, None, r"answer: entry 0 \(N, 3\) and entry 1 \(N, 3\)\. Give"),
-        (known(CLASSES), {0: numbers(64), 1: numbers(10)}, None, r"entry 0 \(N, 64\) and entry 1 \(N, 10\)"),
+        (
+            known(CLASSES),
+            {0: numbers(3), 1: numbers(3)},
+            None,
+            r"answer: output\[0\] \(N, 3\) and output\[1\] \(N, 3\)\. Give",
+        ),
+        (known(), {0: numbers(3), 1: numbers(3)}, 1, r"output\[0\] \(N, 3\) and output\[1\]"),
+        (known(), {0: numbers(3), 1: numbers(1)}, 1, r"output\[0\] \(N, 3\) and output\[1\] \(N, 1\)"),
+        (known(CLASSES), {0: numbers(64), 1: numbers(10)}, None, r"output\[0\] \(N, 64\) and output\[1\] \(N, 10\)"),
         (known(CLASSES), {0: numbers(3, 8, 8), 1: numbers(4), 2: numbers(4)}, 0, "images, as an autoencoder"),
         (known(CLASSES), {0: numbers(3, 8, 8), 1: numbers(3), 2: numbers(3)}, 0, "images, as an autoencoder"),
     ],
@@ -325,15 +341,47 @@ def test_a_run_explains_the_answer_in_a_tuple_or_says_that_it_cannot_tell(
     if place is None:
         assert monitor.explanation is None
         (warning,) = warned
-        assert "several tensors that may be the answer: entry 0 (N, 3) and entry 1 (N, 3). Give forward_fn" in warning
+        assert (
+            "several tensors that may be the answer: output[0] (N, 3) and output[1] (N, 3). Give forward_fn" in warning
+        )
     else:
         assert not warned
         assert monitor.explanation is not None
         assert monitor.explanation.logits is not None
         assert monitor.explanation.logits.shape == (4, 3)
-        assert any(
-            f"single-label, 3 classes, entry {place} of what the model returns; explains" in text for text in told
-        )
+        assert any(f"single-label, 3 classes in output[{place}]; explains" in text for text in told)
+
+
+UNLABELED = loader(ChangedSquares(lambda image, label: image))
+
+
+@pytest.mark.parametrize("explain", ["label", "prediction", 1])
+def test_several_answers_are_not_explained_whatever_is_asked_for(tmp_path: Path, explain: Any) -> None:
+    module = Answers(lambda features, scores: (scores, features.mean(dim=(2, 3))[:, :3]))
+    monitor = CAMMonitor(num_probes=4, method=GradCAM(), audit=None, explain=explain)
+    with own_warnings() as warned:
+        fit(tmp_path, monitor, module, val=UNLABELED)
+    assert monitor.explanation is None
+    assert ["several tensors that may be the answer" in text for text in warned] == [True]
+
+
+class Frozen(Answers):
+    """Returns the features of a frozen backbone, and the scores that were made from them."""
+
+    def forward(self, images: Tensor) -> Any:
+        features = self.features(images).mean(dim=(2, 3))
+        return self.answer(features), self.head(self.answer(features))
+
+
+@pytest.mark.parametrize("freeze", [lambda features: features, torch.detach])
+def test_the_answer_of_a_frozen_backbone_is_what_was_made_last(tmp_path: Path, freeze: Any) -> None:
+    module = Frozen(freeze)
+    module.features.requires_grad_(False)
+    monitor = CAMMonitor(num_probes=4, audit=None, explain="prediction")
+    fit(tmp_path, monitor, module, val=UNLABELED)
+    assert monitor.explanation is not None
+    assert monitor.explanation.logits is not None
+    assert monitor.explanation.logits.shape == (4, 3)
 
 
 @pytest.mark.parametrize("is_constant", [True, False])

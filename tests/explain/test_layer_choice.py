@@ -5,6 +5,7 @@ import warnings
 import pytest
 import timm
 import torch
+import torch.nn.functional as F
 from torch import nn
 from torchvision.models import ResNet
 from torchvision.models.resnet import BasicBlock, Bottleneck
@@ -155,6 +156,47 @@ class TestWays:
         network = Joins()
         network(torch.zeros(1, 3, 16, 16))
         assert chosen(network, 16, 16) == ("stem", (8, 8))
+
+    def test_pixels_that_are_read_past_all_layers_are_said(self):
+        class ReadsPixels(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.last, self.head = nn.Conv2d(3, 4, 3, 1, 1), nn.Linear(7, 3)
+
+            def forward(self, images):
+                return self.head(torch.cat([self.last(images), images], dim=1).mean(dim=(2, 3)))
+
+        assert choice(ReadsPixels(), 8, 8).name == "last"
+        assert "only a part of the image" in choice(ReadsPixels(), 8, 8).reason
+
+    @pytest.mark.parametrize(
+        "rearranged",
+        [
+            lambda maps: maps[:, [2, 0, 1]],
+            lambda maps: maps.flip(1),
+            lambda maps: maps.roll(1, 1),
+            lambda maps: maps.index_select(1, torch.tensor([2, 1, 0])),
+            lambda maps: maps.repeat(1, 2, 1, 1),
+            lambda maps: maps.sort(dim=1).values,
+            lambda maps: maps.cumsum(dim=1),
+            lambda maps: F.grid_sample(maps, F.affine_grid(torch.eye(2, 3).repeat(len(maps), 1, 1), maps.shape)),
+        ],
+    )
+    @pytest.mark.parametrize("place", ["images", "maps"])
+    def test_layers_after_a_rearrangement_are_known_or_probed(self, rearranged, place):
+        class Rearranges(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.stem = nn.Sequential(nn.Conv2d(3, 3, 3, 1, 1), nn.ReLU()) if place == "maps" else nn.Identity()
+                self.body = nn.Sequential(nn.LazyConv2d(4, 3, 2, 1), nn.ReLU())
+                self.head = nn.Linear(4, 3)
+
+            def forward(self, images):
+                return self.head(self.body(rearranged(self.stem(images))).mean(dim=(2, 3)))
+
+        network = Rearranges()
+        network(torch.rand(1, 3, 16, 16))
+        assert choice(network, 16, 16).name == "body"
 
     def test_a_layer_that_is_called_again_is_named_with_its_call(self):
         class SharesItsReLU(nn.Module):

@@ -1,5 +1,6 @@
 """What a forward writes in place is put back, whatever it writes to, and by whatever alias."""
 
+import multiprocessing
 import random
 from contextlib import nullcontext
 
@@ -146,7 +147,6 @@ BY_OPERATIONS = {
 OTHERWISE = {
     "arrays": arrays,
     "generators": generators,
-    "a tensor as an array": lambda self, _x: self.center.numpy().fill(7),
 }
 
 
@@ -187,6 +187,25 @@ def test_tensors_that_other_processes_write_to_keep_what_those_wrote():
     with isolated(module):
         of_another.fill(0)
     assert not module.weight.any()
+
+
+def in_a_file(folder):
+    return np.memmap(folder / "bank", dtype=np.float32, mode="w+", shape=2)
+
+
+def in_a_buffer(_folder):
+    return np.frombuffer(multiprocessing.RawArray("f", 2), dtype=np.float32)
+
+
+@pytest.mark.parametrize("lent", [in_a_file, in_a_buffer])
+@pytest.mark.parametrize("held", [lambda array: array[:], torch.from_numpy], ids=["array", "tensor"])
+def test_what_others_write_to_lent_memory_meanwhile_stays(lent, held, tmp_path):
+    array = lent(tmp_path)
+    writer = Writer(lambda self, x: None)
+    writer.bank["lent"] = held(array)
+    with isolated(writer):
+        array[:] = 7  # as another process, or a thread, would
+    assert array.tolist() == [7, 7]
 
 
 def test_packed_parameters_stay_packed():
