@@ -32,7 +32,7 @@ CHANNELS = 6
 
 
 class Squares(Dataset):
-    """Labelled images in [0, 1], each class with a bright square of another color; the classes take turns."""
+    """Labeled images in [0, 1], each class with a bright square of another color; the classes take turns."""
 
     classes = CLASSES
 

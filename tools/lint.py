@@ -19,7 +19,7 @@ from pages import CODE, ROOT, pages
 
 MAX_LINES = 400
 MAX_LINES_OF = {"cam_callbacks/callback/monitor.py": 350}
-MAX_TEST_NAME = 70
+MAX_TEST_NAME = 69
 FOLDERS_OF_CODE = ("cam_callbacks", "tests", "tools", "benchmarks", "example_projects", "docs")
 HOW_TO_PAGES = ("docs/coming_from.md", "docs/tasks.md")
 OF_THE_READER = {"cam_callbacks/explain/your_cam.py", "tests/explain/test_your_cam.py"}

@@ -181,8 +181,8 @@ MEASURES: dict[str, MeasureSpec] = {
         MeasureSpec(
             "data_color_auc",
             title="Classes told apart by color",
-            definition="How well the mean color outside the object tells the classes apart (AUC). Of the data, not of "
-            "the model. From 0.85: ask how the data was collected.",
+            definition="How well the mean color outside the object tells the classes apart (AUC); without masks, that "
+            "of the outer ring. Of the data, not of the model. From 0.85: ask how the data was collected.",
             chance="0.5",
             source="Airola et al. 2011, doi 10.1016/j.csda.2010.11.018",
             masks="optional",

@@ -12,7 +12,6 @@ from cam_callbacks.audit.observations import Answers, Observations
 from cam_callbacks.audit.result import AuditResult
 from cam_callbacks.audit.statistics import measure
 from cam_callbacks.data.probes import ProbeSet
-from cam_callbacks.explain import faithfulness
 from cam_callbacks.explain.explanation import upsample
 from cam_callbacks.explain.forwarding import ForwardFn
 from cam_callbacks.explain.model_outputs import Outputs
@@ -132,8 +131,9 @@ def _values(observations: Observations, answers: Answers, heatmaps: Tensor | Non
             # How many more right answers the change of color undoes than the placebo.
             undone = (1 - correct[change]) - (1 - correct["brighter"])
             yield f"color_sensitivity_{change}", torch.where(whole == 1, undone, torch.nan), 0.0
-    if masks is not None:
-        yield _data_color_auc(observations, masks, usable)
+    # Without masks of the ring: what the label has no say in.
+    inside = ~interventions.ring(observations.images.shape[2:]).expand(len(whole), *observations.images.shape[2:])
+    yield _data_color_auc(observations, inside if masks is None else masks, usable)
     if heatmaps is not None:
         yield from _heat_values(observations, answers, heatmaps)
 
@@ -146,7 +146,6 @@ def _heat_values(observations: Observations, answers: Answers, heatmaps: Tensor)
     yield "border_share", attention.border_share(heatmaps), area_of_ring
     yield "delete_hot", torch.where(known, answers.correct["delete_hot"], torch.nan), None
     if masks is None:
-        yield _data_color_auc(observations, faithfulness.hottest_half(heatmaps), known)
         return
     heat, area = attention.heat_on_object(heatmaps, masks), attention.area_share(masks)
     heat = torch.where(usable, heat, torch.nan)
@@ -166,7 +165,7 @@ def _worst_group_accuracy(correct: Tensor, groups: Tensor, labels: Tensor) -> _V
 
 
 def _data_color_auc(observations: Observations, inside: Tensor, usable: Tensor) -> _Value:
-    """Measure how well the mean color outside of the object, or of the heat, tells the classes apart."""
+    """Measure how well the mean color outside of the object, or in the ring, tells the classes apart."""
     outside = ~inside
     known = usable & outside.flatten(1).any(dim=1)
     values = torch.full((len(known),), torch.nan)

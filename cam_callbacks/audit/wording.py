@@ -11,7 +11,7 @@ from cam_callbacks.audit.statistics import Estimate
 _MAX_CLASSES = 10  # that are listed
 _DIGITS, _MAX_DIGITS = 2, 4  # decimals
 _DATA_WARNING = 0.85  # AUC
-_MOST_OF_THE_EFFECT, _LITTLE_OF_THE_EFFECT = 0.6, 0.25
+_LARGE_SHARE, _SMALL_SHARE = 0.6, 0.25  # of the effect
 
 _NOT_TESTED = (
     "Not tested: a bias inside the object's mask (a collar, a watermark on it), blur, the texture of the object, and "
@@ -75,9 +75,9 @@ def _what_is_used(result: AuditResult, verdict: Verdict) -> str:
     pairs = [(gap.overall, recolored.overall)] * verdict.overall
     pairs += [(gap.per_class[index], recolored.per_class[index]) for index in verdict.classes]
     share = sum(color.value / whole.value if whole.value > 0 else 0.0 for whole, color in pairs) / len(pairs)
-    if share > _MOST_OF_THE_EFFECT:
+    if share > _LARGE_SHARE:
         return "Changing only the background's *color* accounts for most of the effect: the model uses its color."
-    if share >= _LITTLE_OF_THE_EFFECT:
+    if share >= _SMALL_SHARE:
         return (
             "Changing only the background's color has part of the effect: color and content or texture are both used."
         )
@@ -111,7 +111,11 @@ def _heat(result: AuditResult, verdict: Verdict) -> str:
     if not verdict.heat:
         return ""
     heat, over_area = result["heat_on_object"].per_class, result["heat_over_area"].per_class
-    lines = [f"Heat ({result.heat_method} of the true class; evidence, not proof):", ""]
+    lines = [
+        f"Heat by {result.heat_method} of the true class, which the pictures may show by another method (evidence, not "
+        "proof):",
+        "",
+    ]
     for index in list(verdict.heat)[:_MAX_CLASSES]:
         estimate = heat[index]
         area = estimate.value - over_area[index].value
@@ -128,9 +132,9 @@ def _data_warning(result: AuditResult) -> str:
     auc = result.measures.get("data_color_auc")
     if auc is None or not auc.overall.value >= _DATA_WARNING:
         return ""
-    outside = "heat" if result.mask_source == "none" else "object"
+    where = "in the outer ring" if result.mask_source == "none" else "outside the object"
     return (
-        f"**Data warning** (not about the model): the mean color outside the {outside} alone tells the classes apart, "
+        f"**Data warning** (not about the model): the mean color {where} alone tells the classes apart, "
         f"AUC {_shown(auc.overall)}. Ask whoever collected the images why."
     )
 
@@ -142,7 +146,7 @@ def _missing_images(result: AuditResult) -> str:
         return ""
     listed = [f"{_class(result, index)}: {MIN_IMAGES - per_class[index].count} more" for index in few[:_MAX_CLASSES]]
     if len(few) > _MAX_CLASSES:
-        listed.append(f"and {len(few) - _MAX_CLASSES} other classes")
+        listed = [f"{len(few)} classes have fewer"]
     return (
         f"Few images: reliable numbers need {MIN_IMAGES} of each class ({', '.join(listed)}). The audit used "
         f"{len(result.labels)}; if the validation data has more of these classes, a larger Audit(num_images=...) takes "

@@ -207,10 +207,11 @@ class HeatmapStage(Stage):
         shows_nothing = explanation.blank | explanation.skipped
         if shows_nothing.all():
             self.notices.warn_once(
-                f"CAMMonitor: all {len(explanation)} heatmaps are empty: no channel raises the score "
-                f"({int(explanation.blank.sum())}), or it is not finite ({int(explanation.skipped.sum())}). Is the "
-                "model fed as its steps feed it? forward_fn can do what they do before it"
+                f"CAMMonitor: all {len(explanation)} heatmaps are empty: no channel "
+                "raises the score, or it is not finite. This is so before a model has learned; later, it may "
+                "not be fed as its steps feed it: forward_fn can do what they do before it"
             )
+            return
         logits = explanation.logits
         if logits is None or len(logits) < 2 or self.trainer.sanity_checking:
             return

@@ -111,7 +111,7 @@ def _name(value: Any) -> str:
     if isinstance(value, bytes):
         return value.decode(errors="replace")
     if not isinstance(value, (str, int, float, np.generic)):
-        raise TypeError(f"{type(value).__name__} is no name")
+        raise TypeError(f"a class name cannot be of type {type(value).__name__}")
     return str(value)
 
 

@@ -76,7 +76,8 @@ def masks_of_boxes(given: Any, images: Tensor) -> tuple[Tensor | None, str | Non
     """
     boxes = as_numbers(given)
     if boxes is None:
-        return None, None if given is None else f"the boxes of the batch are not used: {describe(given)} is no tensor"
+        why = f"the boxes of the batch are not used: {describe(given)} is not a tensor"
+        return None, None if given is None else why
     boxes = boxes.float()
     if boxes.shape == (len(images), 1, 4):
         boxes = boxes.squeeze(1)

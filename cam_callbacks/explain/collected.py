@@ -30,7 +30,7 @@ _WRAPPERS: dict[type, Callable[[Any], list[object]]] = {
 _Entries = tuple[list[Any], ...]
 _DEPTH = 5  # of steps from a module or a hook
 _MANY = 1000  # entries, from which on a container is kept, but not looked into
-_MOST = 20_000  # values that are looked at
+_MAX_VALUES = 20_000  # that are looked at
 
 
 class Contents:
@@ -93,7 +93,7 @@ class Contents:
         if depth > _DEPTH:
             return
         for value in list(values):
-            if type(value) not in _ATOMS and id(value) not in self._seen and len(self._seen) < _MOST:
+            if type(value) not in _ATOMS and id(value) not in self._seen and len(self._seen) < _MAX_VALUES:
                 self._seen[id(value)] = value  # kept, so that its identity stays unique
                 if issubclass(type(value), WRITABLE):
                     self.writable.append(value)

@@ -46,6 +46,18 @@ def is_only_way(way: Edge, start: Edge, source: Edge) -> bool:
     return is_on_the_way
 
 
+def is_made_from(late: Edge, early: Edge) -> bool:
+    """Return whether a tensor was made from another, earlier one."""
+    seen, ahead = {late}, [late]
+    while ahead:
+        operation, _ = ahead.pop()
+        for node, place in operation.next_functions:
+            if node is not None and (node, place) not in seen:
+                seen.add((node, place))
+                ahead.append((node, place))
+    return early in seen and late != early
+
+
 def dependence(output: Tensor, inputs: Sequence[Tensor], direct: bool = False) -> list[Tensor | None]:
     """Return gradients of an output: NaN wherever it depends on an input, else 0. The graph is kept.
 

@@ -6,14 +6,19 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from cam_callbacks.explain import layers
 from cam_callbacks.explain.calls import MIN_SIDE, Call, Trace, depends, traced, traced_with_gradients
-from cam_callbacks.explain.gradient_graph import dependence, edge_of, is_only_way
+from cam_callbacks.explain.gradient_graph import dependence, edge_of, is_made_from, is_only_way
+from cam_callbacks.explain.hooks import hooked
 from cam_callbacks.explain.layers import Forward, without_orig_mod
 from cam_callbacks.explain.model_outputs import class_columns
 from cam_callbacks.explain.probing import Probe
+
+_FEW = 4  # images whose answers are compared
+_LITTLE = 0.01  # of the difference between answers
 
 
 @dataclass(frozen=True)
@@ -58,7 +63,7 @@ def choose(
 
     Args:
         model: The model; to be called inside `isolated`.
-        images: (N, C, *spatial); only the first is used.
+        images: (N, C, *spatial); the first is used, and a few more where gradients do not tell all.
         forward: Runs the model on images.
         class_map: Whether the weights of the last linear layer are to be read: then the last layer with positions is
             chosen, however few these are, and it may be a class map.
@@ -85,6 +90,8 @@ def choose(
     if class_map:
         return Choice(_name(known[-1], trace), "the last with positions, which the weights of CAM belong to")
     chosen, is_whole = _finest_needed(known, trace, gradients)
+    if is_whole and _may_go_around(chosen, trace):
+        is_whole = not _answers_differ_without(chosen, images, forward, read)
     least = " x ".join([str(MIN_SIDE)] * (images.ndim - 2))
     fits = f"the last with at least {least} positions"
     reason = fits if chosen.says_where else f"the finest that fits: none has {least} positions"
@@ -157,6 +164,37 @@ def _leads_to(call: Call, end: Call, trace: Trace, gradients: bool) -> bool:
     if call.edge is None or edge is None or trace.source is None:
         return call is end or not gradients
     return call.edge == edge or is_only_way(call.edge, edge, trace.source)
+
+
+def _may_go_around(chosen: Call, trace: Trace) -> bool:
+    """Whether there are layers that no gradient comes from, and that were not made from the chosen one."""
+    return any(
+        not call.is_read
+        and call.layout is not None
+        and call.has_features
+        and not (call.edge is not None and chosen.edge is not None and is_made_from(call.edge, chosen.edge))
+        for call in trace.calls
+    )
+
+
+def _answers_differ_without(chosen: Call, images: Tensor, forward: Forward, read: Callable[[Any], Tensor]) -> bool:
+    """Whether the answers to a few images still differ where a layer puts out the same for all of them."""
+    called = 0
+
+    def repeat_first(_module: nn.Module, _inputs: Any, output: Any) -> Any:
+        nonlocal called
+        called += 1
+        if called - 1 != chosen.call or not isinstance(output, Tensor) or chosen.layout is None:
+            return None
+        first = torch.zeros(output.shape[chosen.layout.batch], dtype=torch.int64, device=output.device)
+        return output.index_select(chosen.layout.batch, first)
+
+    few = images[:_FEW]
+    answers = read(forward(few)).float()
+    with hooked([chosen.module], repeat_first):
+        without = read(forward(few)).float()
+    spread, left = ((each - each[:1]).abs().amax() for each in (answers, without))
+    return bool(left > _LITTLE * spread)
 
 
 def _name(call: Call, trace: Trace) -> str:

@@ -107,7 +107,7 @@ class TestDegenerate:
         probes = scenes(masks=masks)
         fine, coarse = (audit_model(Coarse(side), probes, "pool") for side in (4, 3))
         heat = {"border_share", "delete_hot"}
-        heat |= {"heat_on_object", "heat_over_area", "rank_accuracy", "pointing"} if masks else {"data_color_auc"}
+        heat |= {"heat_on_object", "heat_over_area", "rank_accuracy", "pointing"} if masks else set()
         assert set(fine) - set(coarse) == heat
         assert coarse.heat_method is None
         assert judge(fine).heat.keys() == ({0, 1} if masks else set())
@@ -116,6 +116,16 @@ class TestDegenerate:
         assert "Note: Heat is not measured: 3 x 3 positions of 'pool' are too few to say where it lies" in verdict.text
         assert (verdict.state, verdict.classes) == (judge(fine).state, judge(fine).classes)
         assert len(probes) == fine.passes - coarse.passes
+
+    @pytest.mark.parametrize("seed", range(3))
+    def test_without_masks_noise_gives_no_class_away(self, seed):
+        """What the label has no say in is compared: not what is hot for the class of the label."""
+        draw = torch.Generator().manual_seed(seed)
+        images, labels = torch.rand(60, 3, 16, 16, generator=draw), torch.arange(60) % 2
+        nothing = torch.zeros(60, 16, 16, dtype=torch.bool)
+        result = audit_model(Reader(1), ProbeSet(images, labels, nothing, masks_estimated=True))
+        assert result.mask_source == "none"
+        assert overall(result, "data_color_auc").value < 0.8
 
     def test_empty_and_full_masks_are_counted_and_left_out(self):
         probes = scenes()

@@ -222,7 +222,7 @@ def test_a_folder_that_does_not_exist_is_refused_in_the_sanity_check(tmp_path: P
         fit(tmp_path, CAMMonitor(probes=tmp_path / "nowhere"), Never())
 
 
-def test_probes_of_another_type_are_refused_before_the_first_training_step(tmp_path: Path) -> None:
+def test_probes_of_another_type_are_refused_before_the_first_step(tmp_path: Path) -> None:
     with refused("probes"):
         fit(tmp_path, CAMMonitor(probes=3), Never())  # type: ignore[arg-type]
 

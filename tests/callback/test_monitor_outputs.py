@@ -146,7 +146,7 @@ def test_a_normalization_that_is_given_is_undone(tmp_path: Path) -> None:
     assert torch.allclose(monitor.probes.images[0] * 0.25 + 0.5, plain[0], atol=1e-6)
 
 
-def test_a_normalization_that_does_not_fit_the_images_is_not_used_and_said(tmp_path: Path) -> None:
+def test_a_normalization_that_does_not_fit_is_not_used_and_said(tmp_path: Path) -> None:
     data = Squares(12)
     data.images = data.images * 255
     with own_warnings() as said:

@@ -136,7 +136,7 @@ def test_the_checkpoint_loads_with_weights_only(
     assert not any(leaf.is_inference() for leaf in leaves(state) if isinstance(leaf, Tensor))
 
 
-def test_a_checkpoint_saved_after_validate_and_fit_loads_with_weights_only(tmp_path: Path) -> None:
+def test_a_checkpoint_after_validate_and_fit_loads_with_weights_only(tmp_path: Path) -> None:
     monitor = CAMMonitor(
         num_probes=6, class_names=["a", "b", "c"], normalization="imagenet", audit=Audit(num_images=10)
     )

@@ -130,7 +130,7 @@ class TestMethodsThatReadGradientsOrWeights:
         assert all(parameter.grad is None for parameter in module.features.parameters())
 
 
-def test_a_method_that_cannot_explain_the_model_is_refused_before_training(tmp_path: Path) -> None:
+def test_a_method_that_does_not_apply_is_refused_before_training(tmp_path: Path) -> None:
     module = Predicts(nn.Sequential(nn.Conv2d(2, 4, 3), nn.Flatten(), nn.Linear(4 * 36, 8), nn.ReLU(), nn.Linear(8, 3)))
     data = samples(8, 8, targets=torch.arange(8) % 3)
     with pytest.raises(Exception, match=r"2 fully connected layers.*ScoreCAM and GradCAM explain this model"):

@@ -16,7 +16,7 @@ from cam_callbacks import Audit, CAMMonitor, GradCAM, RegressionTarget
 SIZE, OBJECT = 24, 10
 
 
-def test_on_request_the_heatmaps_are_compared_with_those_of_random_weights(tmp_path: Path) -> None:
+def test_on_request_heatmaps_are_compared_with_those_of_random_weights(tmp_path: Path) -> None:
     module = TinyModule()
     monitor = CAMMonitor(num_probes=6, audit=Audit(randomization=True), on_error="raise")
     with infos() as told:

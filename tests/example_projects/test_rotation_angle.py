@@ -60,7 +60,7 @@ def test_positive_angles_turn_to_the_left(example):
     assert upper < lower - 4
 
 
-def test_both_maps_together_are_the_number_that_is_read_but_for_a_constant(example):
+def test_both_maps_together_are_the_number_read_but_for_a_constant(example):
     torch.manual_seed(0)
     model = example.AngleReader().eval()
     images = example.turned_digits("val", 6).tensors[0]

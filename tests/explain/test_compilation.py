@@ -64,7 +64,7 @@ def twice(x: torch.Tensor) -> torch.Tensor:  # no kernel for the compiler's shap
     return 2 * x
 
 
-def test_a_model_that_cannot_be_compiled_runs_uncompiled_after_one_warning(small_cnn, blobs):
+def test_what_cannot_be_compiled_runs_uncompiled_after_one_warning(small_cnn, blobs):
     network, images, compiled = RefusesTheCompiler(small_cnn()), blobs(2, 24, 24), CompiledModel()
     method = ScoreCAM(compile=True)
     with pytest.warns(UserWarning, match="RefusesTheCompiler cannot be compiled and runs uncompiled"):

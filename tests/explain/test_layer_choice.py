@@ -157,6 +157,32 @@ class TestWays:
         network(torch.zeros(1, 3, 16, 16))
         assert chosen(network, 16, 16) == ("stem", (8, 8))
 
+    @pytest.mark.parametrize(
+        "cut",
+        [torch.detach, lambda maps: torch.tensor(maps.detach().numpy()), lambda maps: (maps > maps.mean()).float()],
+    )
+    @pytest.mark.parametrize("is_first", [True, False])
+    def test_a_stream_that_no_gradient_passes_is_said(self, cut, is_first):
+        class Cuts(nn.Module):
+            def __init__(self, does_cut):
+                super().__init__()
+                self.frozen, self.trained = (nn.Sequential(nn.Conv2d(3, 4, 3, 1, 1), nn.ReLU()) for _ in range(2))
+                self.head, self.does_cut = nn.Linear(8, 3), does_cut
+
+            def forward(self, images):
+                trained = None if is_first else self.trained(images)
+                frozen = cut(self.frozen(images)) if self.does_cut else self.frozen(images).detach() * 0
+                maps = torch.cat([frozen, self.trained(images) if is_first else trained], dim=1)
+                return self.head(maps.mean(dim=(2, 3)))
+
+        images = torch.rand(3, 3, 8, 8)
+        for does_cut in (True, False):
+            network = Cuts(does_cut)
+            with isolated(network):
+                found = layer_choice.choose(network, images, network)
+            assert found.name == "trained"
+            assert ("only a part of the image" in found.reason) == does_cut
+
     def test_pixels_that_are_read_past_all_layers_are_said(self):
         class ReadsPixels(nn.Module):
             def __init__(self):

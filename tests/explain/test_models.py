@@ -54,7 +54,7 @@ def test_for_images_of_the_usual_size_the_layer_is_the_one_in_the_docs(entry, mo
         assert Network(model, images).choose_layer() == entry.layer
 
 
-def test_the_layer_is_the_same_before_the_head_of_a_transformer_is_trained():
+def test_the_layer_is_the_same_before_a_transformer_head_is_trained():
     network = torchvision.models.VisionTransformer(
         image_size=32, patch_size=8, num_layers=2, num_heads=2, hidden_dim=16, mlp_dim=16, num_classes=3
     )

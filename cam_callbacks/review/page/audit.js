@@ -28,7 +28,7 @@ export function verdict(run, look, whole = false) {
 const UNJUDGED = ['too few images', 'not learned'];
 
 const NO_AUDIT =
-  'This run has no audit: it needs labeled images of two or more classes, and CAMMonitor(audit=Audit()), the default. ' +
+  'This run has no audit: it needs one class for each image, two or more of them, and CAMMonitor(audit=Audit()), the default. ' +
   'The heatmaps below show where the network looks, not whether it is right for the wrong reasons.';
 
 /** What was measured; nothing where it says nothing. */
