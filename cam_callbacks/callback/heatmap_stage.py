@@ -17,7 +17,7 @@ from cam_callbacks.data.probes import ProbeSet
 from cam_callbacks.explain.diagnosis import Argument, failing_argument
 from cam_callbacks.explain.explanation import Explanation, shown_positions
 from cam_callbacks.explain.forwarding import of_rows
-from cam_callbacks.explain.layers import UnknownLayoutError
+from cam_callbacks.explain.layers import UnknownLayoutError, layer_name
 from cam_callbacks.explain.method import Method
 from cam_callbacks.explain.model_outputs import Outputs
 from cam_callbacks.explain.network import output_kind
@@ -30,6 +30,7 @@ from cam_callbacks.snapshot import Snapshot, SnapshotShare
 
 _LOOKS_IN_HISTORY = 5
 _ROUNDING = 1e-6  # of scores in float32
+_NEARLY_ALL = 0.9
 
 
 class HeatmapStage(Stage):
@@ -61,6 +62,8 @@ class HeatmapStage(Stage):
                 f"CAMMonitor: {type(self.pl_module).__name__} has no forward method; its only part with weights, "
                 f"{network!r}, is explained. forward_fn overrides it"
             )
+        if self.settings.target_layer is None and self.memory.layer is not None and not self._has_chosen_layer():
+            self.memory.layer = None  # the training has put other modules in its place
         if self.memory.layer is None:
             # Without a sanity check the layer is chosen only now: by all ranks from the same images.
             self.check(probes)
@@ -139,6 +142,13 @@ class HeatmapStage(Stage):
             said += f". Pictures show the first three of {shape[1]} channels (Figures(bands=(...)) shows others)"
         self.notices.inform_once(f"CAMMonitor: {said}")
 
+    def _has_chosen_layer(self) -> bool:
+        try:
+            layer_name(self.pl_module, self.memory.layer)
+        except ValueError:
+            return False
+        return True
+
     def _check(self, probes: ProbeSet) -> tuple[str | tuple[str, ...], str | None]:
         return self.settings.method.check_and_choose(
             self.pl_module, probes.images, self.memory.layer, self.targets_of(probes), forward_fn=self.forward_fn
@@ -200,6 +210,7 @@ class HeatmapStage(Stage):
                 "are coarse, and where their heat lies is not judged; an earlier target_layer shows more"
             )
         self._say_if_nothing_is_shown(explanation)
+        self._say_if_labels_are_shifted(probes.labels, explanation.predicted)
         return snapshot
 
     def _say_if_nothing_is_shown(self, explanation: Explanation) -> None:
@@ -221,6 +232,18 @@ class HeatmapStage(Stage):
                 f"CAMMonitor: the model answers all {len(logits)} images alike, as if it did not look at them: the "
                 "heatmaps show what is bright in the layer, not what the answer depends on"
             )
+
+    def _say_if_labels_are_shifted(self, labels: Tensor | None, predicted: Tensor | None) -> None:
+        """Say once that nearly all answers are the labels minus 1, or plus 1, of three classes or more."""
+        if labels is None or predicted is None or len(labels) != len(predicted) or len(set(labels.tolist())) < 3:
+            return
+        for by, undo in ((1, "subtracts"), (-1, "adds")):
+            share = float((predicted == labels - by).float().mean())
+            if share >= _NEARLY_ALL:
+                self.notices.warn_once(
+                    f"CAMMonitor: of {share:.0%} of the images the answer is the class beside the label. If the step "
+                    f"{undo} 1, let batch_fn do so, too; until then the heatmaps are those of the wrong class"
+                )
 
     def _log(self, snapshot: Snapshot) -> Media:
         explanation, history, settings = snapshot.explanation, self.memory.history, self.settings

@@ -38,8 +38,8 @@ def isolated(model: nn.Module) -> Iterator[None]:
     out of its containers again, and what it has written to objects, classes and globals of the user's is put back
     (`cam_callbacks.explain.collected`). So is what it has written in place, into tensors and arrays, and the states of
     the generators of random numbers that it holds (`cam_callbacks.explain.written`). What is written elsewhere (files,
-    objects of libraries, weights that are sharded across ranks), or kept by the user's `forward_fn`, which nothing else
-    calls, stays.
+    objects of libraries, iterators that are advanced, weights that are sharded across ranks), or kept by the user's
+    `forward_fn`, which nothing else calls, stays.
 
     Gradients are off by `no_grad`, not by `inference_mode`, and if the caller is in inference mode, it is left: a
     tensor that a model caches during its forward would become an inference tensor, and the next training step would

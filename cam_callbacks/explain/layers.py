@@ -234,6 +234,11 @@ def read_layer(
         raise ValueError(
             f"target_layer={name!r} returns {type(chosen).__name__}, not a tensor; name a layer inside it or after it"
         )
+    if chosen.ndim < 3 and reshape_transform is None:
+        raise ValueError(
+            f"target_layer={name!r} has an output of shape {tuple(chosen.shape)} for images "
+            f"{tuple(images.shape)}: it has no positions. Name an earlier layer, or leave target_layer out"
+        )
     remedy = (
         "reshape_transform must return (N, channels, *spatial) with more than one position"
         if reshape_transform

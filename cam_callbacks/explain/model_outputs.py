@@ -163,8 +163,8 @@ def logits_of(output: Any, place: int | None = None) -> Tensor:
     keys = f" with the keys {list(output)}" if isinstance(output, Mapping) else ""
     raise TypeError(
         f"the model returned {type(output).__name__}{keys}; a tensor, a tuple that begins with one, or something "
-        "with `logits` or `out` is understood. Give forward_fn, a callable (model, images) -> logits (N, classes); or, if it is "
-        "not a classifier, say what to explain: a callable from its output to one number for each image"
+        "with `logits` or `out` is understood. Give forward_fn, a callable (model, images) -> logits (N, classes); or, "
+        "if it is not a classifier, say what to explain: a callable from its output to one number for each image"
     )
 
 

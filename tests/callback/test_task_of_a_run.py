@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from lightning_runs import ChangedSquares, TinyModule, fit, infos, loader, own_warnings
 from torch import Tensor, nn
 
@@ -155,6 +156,47 @@ def test_a_model_that_answers_all_images_alike_is_named(tmp_path: Path, is_const
     with own_warnings() as warned:
         fit(tmp_path, monitor, module, max_epochs=2)
     assert ["answers all 4 images alike" in text for text in warned] == [True] * is_constant
+
+
+class ReadsColors(TinyModule):
+    """Answers with the color of the square, counted from `first`, one of five classes."""
+
+    def __init__(self, first: int) -> None:
+        super().__init__()
+        self.first = first
+
+    def forward(self, images: Tensor) -> Tensor:
+        color = images.mean(dim=(2, 3)).argmax(dim=1)
+        return F.one_hot(color + self.first, 5) * 9.0 + super().forward(images).mean(dim=1, keepdim=True)
+
+
+@pytest.mark.parametrize("first", [0, 1, 2])
+def test_labels_beside_the_answers_are_named(tmp_path: Path, first: int) -> None:
+    """Labels 1 to 3 of five outputs fit, and mean other classes if the step subtracts 1."""
+    data = loader(ChangedSquares(lambda image, label: (image, label + 1)))
+    monitor = CAMMonitor(num_probes=6, method=GradCAM(), audit=None)
+    with own_warnings() as warned:
+        fit(tmp_path, monitor, ReadsColors(first), val=data, max_epochs=2)
+    assert sum("the class beside the label" in text for text in warned) == (first != 1)
+
+
+def test_the_layer_is_chosen_anew_where_the_training_has_replaced_it(tmp_path: Path) -> None:
+    class Replaces(TinyModule):
+        def on_train_epoch_start(self) -> None:
+            if self.current_epoch == 1:
+                self.body = self.features
+                del self.features
+
+        def forward(self, images: Tensor) -> Tensor:
+            network = self.body if hasattr(self, "body") else self.features
+            return self.head(network(images).mean(dim=(2, 3)))
+
+    monitor = CAMMonitor(num_probes=4, method=GradCAM(), audit=None)
+    with own_warnings() as warned:
+        fit(tmp_path, monitor, Replaces(), max_epochs=2)
+    assert monitor.explanation is not None
+    assert monitor.explanation.target_layer == "body"
+    assert all("new history" in text for text in warned)
 
 
 def test_what_returns_images_gets_one_warning_and_no_heatmap(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from torchvision import datasets as vision
 from torchvision import transforms as v1
 from torchvision.transforms import v2
 
-from cam_callbacks.data.datasets import class_names, class_names_of_model, normalization
+from cam_callbacks.data.datasets import class_names, class_names_of_model, normalization, normalization_of_model
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
 
@@ -82,6 +82,21 @@ def test_the_normalization_is_found_in_transforms(photos: Path, transform: Any) 
         assert found is not None
         assert found[0] == pytest.approx(MEAN)
         assert found[1] == pytest.approx(STD)
+
+
+@pytest.mark.parametrize(
+    ("model", "found"),
+    [
+        (nn.Sequential(v2.Normalize(MEAN, STD), nn.Conv2d(3, 3, 1)), (MEAN, STD)),
+        (nn.ModuleDict({"augment": nn.Sequential(nn.Identity(), v1.Normalize(MEAN, STD))}), (MEAN, STD)),
+        (nn.Sequential(nn.BatchNorm2d(3)), None),
+        (nn.Sequential(type("Normalize", (nn.Module,), {"mean": 1.0, "std": 2.0})()), None),
+        (None, None),
+    ],
+    ids=["v2", "v1, in parts", "none", "the user's own", "no model"],
+)
+def test_the_normalization_is_found_in_a_model(model: nn.Module | None, found: Any) -> None:
+    assert normalization_of_model(model) == (found and tuple(map(pytest.approx, found)))
 
 
 @pytest.mark.parametrize("transform", [None, v1.ToTensor(), v2.Compose([v2.ToImage()]), lambda image: image])

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from cam_callbacks import ScoreCAM
+from cam_callbacks import GradCAM, ScoreCAM
 
 exact = functools.partial(ScoreCAM, tolerance=0)
 
@@ -72,6 +72,40 @@ class TestMemoryLayout:
         )
         assert explanation.target_layer == "features"
         assert_same_maps(explanation, reference)
+
+    @pytest.mark.parametrize("size", [(28, 28), (8, 12, 12)])
+    @pytest.mark.parametrize("method", [GradCAM(), exact()])
+    def test_gray_images_that_are_viewed_are_explained(self, size, method):
+        """With one channel the strides of both layouts count as contiguous, also where `.view` refuses them."""
+
+        class Gray(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.features = (nn.Conv2d if len(size) == 2 else nn.Conv3d)(1, 4, 3, 2)
+                self.head = nn.LazyLinear(3)
+
+            def forward(self, images):
+                return self.head(self.features(images.view(-1, *images.shape[1:])).view(len(images), -1))
+
+        network = Gray()
+        network(torch.rand(1, 1, *size))
+        assert method(network.eval(), torch.rand(3, 1, *size)).target_layer == "features"
+
+    @pytest.mark.parametrize("refuse", [AssertionError, RuntimeError("images must be contiguous")])
+    def test_a_model_that_asks_for_contiguous_images_gets_them(self, small_cnn, blobs, refuse):
+        class Asks(nn.Module):
+            def __init__(self, model):
+                super().__init__()
+                self.model = model
+
+            def forward(self, images):
+                if not images.is_contiguous():
+                    raise refuse
+                return self.model(images)
+
+        images = blobs(3, 24, 24)
+        explanation = exact()(Asks(small_cnn()), images, "model.features")
+        assert_same_maps(explanation, exact()(small_cnn(), images, "features"))
 
     def test_of_the_images_changes_nothing(self, small_cnn, blobs):
         network, images = small_cnn(), blobs(3, 24, 24)

@@ -98,6 +98,16 @@ class TestHeatOfOtherKinds:
     def test_is_on_what_was_seen_by_every_method(self, method, before):
         assert_heat_is_on_the_square(Seen(before), with_square(), method)
 
+    @pytest.mark.parametrize("weighting", ["probability", "increase", "logit-softmax"])
+    def test_of_channels_that_live_in_the_padding_only_costs_nothing(self, weighting):
+        """Where the image is, such a channel has no contrast, and masks nothing."""
+        signs = torch.tensor([1.0, -1.0]).view(1, 2, 1, 1)
+        model = Seen(lambda x: F.pad(x, TO_64, value=-1.0), after=lambda maps: (maps * signs).relu())
+        explanation = ScoreCAM(weighting)(model.eval(), with_square(), "out", targets=1)
+        assert not explanation.skipped.any()
+        assert torch.isfinite(explanation.heatmaps).all()
+        assert torch.isfinite(explanation.estimated_error).all()
+
     def test_is_none_where_nothing_was_seen(self):
         heatmaps = GradCAM()(Seen(lambda x: x[:, :, 12:]).eval(), torch.ones(2, 1, 36, 36), "out", targets=1).heatmaps
         assert (heatmaps[:, :11] == 0).all()
