@@ -1,8 +1,9 @@
 """Interventions: exchange or change the background, the ring, or the colors of images.
 
-Each exchange has two arms: a donor of the same class, and one of another class. What the exchange itself does to an
-image - a pasted edge, a strange mixture - is the same in both and cancels in the difference (the BG-gap of Xiao et al.
-2020, arXiv 2006.09994). Images stay as the model is fed them, normalized. Masks are bool, True on the object.
+Each exchange has two arms: a donor of the same class, and one of another class (the BG-gap of Xiao et al. 2020, arXiv
+2006.09994). A pasted edge and a strange mixture are in both, and cancel in the difference. The filled place of the
+donor's object is in both, too, but its outline may tell the donor's class, which is another one in each. Images stay
+as the model is fed them, normalized. Masks are bool, True on the object.
 """
 
 from __future__ import annotations

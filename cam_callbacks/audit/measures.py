@@ -112,7 +112,7 @@ MEASURES: dict[str, MeasureSpec] = {
             "recolor_gap",
             title="Background color gap",
             definition="The background gap if only mean and spread of the background's color are moved. As large as "
-            "bg_gap: the color is used; near 0: content or texture.",
+            "bg_gap: the color is used; near 0: content or texture, or the outline of the other image's object.",
             chance="0",
             source=_REINHARD,
             masks="needed",

@@ -81,7 +81,10 @@ def _what_is_used(result: AuditResult, verdict: Verdict) -> str:
         return (
             "Changing only the background's color has part of the effect: color and content or texture are both used."
         )
-    little = "Changing only the background's color has little effect: its *content or texture* is what is used"
+    little = (
+        "Changing only the background's color has little effect: its *content or texture* is what is used, or the "
+        "outline that the other image's object leaves in it"
+    )
     if result.mask_source == "estimated":
         return (
             f"{little}, or parts of objects that the estimated foregrounds left in the backgrounds; masks would tell."

@@ -122,8 +122,8 @@ class TestWords:
             ("given", 0.4, "accounts for most of the effect: the model uses its color."),
             ("estimated", 0.4, "accounts for most of the effect: the model uses its color."),
             ("given", 0.2, "has part of the effect: color and content or texture are both used."),
-            ("given", 0.05, "has little effect: its *content or texture* is what is used."),
-            ("estimated", 0.05, "is what is used, or parts of objects that the estimated foregrounds left"),
+            ("given", 0.05, "is what is used, or the outline that the other image's object leaves in it."),
+            ("estimated", 0.05, "or parts of objects that the estimated foregrounds left"),
         ],
     )
     def test_what_of_the_background_is_used_is_said(self, masks, of_color, words):
