@@ -122,8 +122,9 @@ def _heat(result: AuditResult, verdict: Verdict) -> str:
     for index in list(verdict.heat)[:_MAX_CLASSES]:
         estimate = heat[index]
         area = estimate.value - over_area[index].value
-        levels = {"area": area} if estimate.chance is None else {"chance": estimate.chance, "area": area}
-        where = verdict.heat[index]
+        where, chance = verdict.heat[index], estimate.chance
+        is_judged_by_area = where == "away from the object" and chance is not None and not estimate.value < chance
+        levels = {"area": area} if chance is None or is_judged_by_area else {"chance": chance, "area": area}
         is_told_apart = where != "indistinguishable from chance"
         digits = _telling_digits(estimate.value, levels.values()) if is_told_apart else _DIGITS
         shown = ", ".join(f"{name} {level:.{digits}f}" for name, level in levels.items())

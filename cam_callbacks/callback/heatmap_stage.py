@@ -219,8 +219,8 @@ class HeatmapStage(Stage):
         if shows_nothing.all():
             self.notices.warn_once(
                 f"CAMMonitor: all {len(explanation)} heatmaps are empty: no channel "
-                "raises the score, or it is not finite. This is so before a model has learned; later, it may "
-                "not be fed as its steps feed it: forward_fn can do what they do before it"
+                "raises the score, or it is not finite. This is normal before a model has learned; later, "
+                "see that it is fed as its steps feed it: forward_fn can do what they do before it"
             )
             return
         logits = explanation.logits
