@@ -13,7 +13,7 @@ def local_folder(place: str | Path) -> Path | None:
 
     Raises:
         ImportError: A package is missing that this kind of URL needs.
-        ValueError: There is no such kind of URL.
+        ValueError: The kind of URL is unknown.
     """
     if "://" not in str(place):
         return Path(place)

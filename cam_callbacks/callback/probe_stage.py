@@ -7,14 +7,9 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from cam_callbacks.callback import trainer as of_trainer
+from cam_callbacks.callback.answer import SeveralAnswersError, recognize_entry
 from cam_callbacks.callback.stage import NotUnderstoodError, Stage, StepFailedError
-from cam_callbacks.callback.task import (
-    NothingToExplainError,
-    SeveralAnswersError,
-    Task,
-    recognize,
-    recognize_entry,
-)
+from cam_callbacks.callback.task import NothingToExplainError, Task, recognize
 from cam_callbacks.data.probes import ProbeSet
 from cam_callbacks.explain.forwarding import ForwardFn, of_entry
 from cam_callbacks.explain.network import first_columns, score_entries

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -43,10 +42,6 @@ class NothingToExplainError(ValueError):
         super().__init__(f"{returned}. Give {remedy}")
 
 
-class SeveralAnswersError(NothingToExplainError):
-    """Several tensors that the model returns may be its answer."""
-
-
 @dataclass(frozen=True)
 class Task:
     """What a model is trained to answer.
@@ -58,7 +53,7 @@ class Task:
         multi_label: Whether classes do not exclude each other.
         size: The spatial size of what a segmentation returns; empty otherwise.
         has_background: Whether class 0 of a segmentation is the background, which stands back behind other classes:
-            as its name says, or where there are no names.
+            as its name says, or if the classes have no names.
         place: Which entry of the tuple that the model returns holds the scores, from 0; None if only one may.
     """
 
@@ -84,7 +79,7 @@ class Task:
         if self.kind == "segmentation":
             pixels = "predicted pixels" if wanted == "prediction" else "labeled pixels"
             said = f"the class with the most {pixels} of each image"
-            return f"{said} (0 only where there is no other)" if self.has_background else said
+            return f"{said} (0 only if there is no other)" if self.has_background else said
         if self.kind == "no labels" or wanted == "prediction":
             return "the predicted class of each image"
         if self.kind == "multi-label":
@@ -152,74 +147,12 @@ def recognize(probes: ProbeSet, columns: Tensor, module: nn.Module, signs: Batch
             has_background = not names or bool(_BACKGROUND.search(names.name(0)))
             return Task("segmentation", max(2, columns.shape[1]), False, tuple(columns.shape[2:]), has_background)
         is_image = columns.shape[1:] == probes.images.shape[1:]
-        what = "images, as an autoencoder does" if is_image else "maps, and there are no labels of pixels"
+        what = "images, as an autoencoder does" if is_image else "maps, but no pixel labels came with the images"
         raise NothingToExplainError(what, are_numbers=False)
     return _of_rows(probes, columns.detach().float().flatten(1), losses_of(module), signs)
 
 
-def recognize_entry(
-    probes: ProbeSet,
-    entries: Mapping[int, Tensor],
-    made_from_the_others: int | None,
-    module: nn.Module,
-    signs: BatchSigns = BatchSigns(),
-) -> Task:
-    """Tell which entry of a tuple is the answer, and of which task: by the number of classes, else by what made it.
-
-    Args:
-        probes: As in `recognize`.
-        entries: The entries that may be it, by their places, each as `columns` in `recognize`.
-        made_from_the_others: The place of the one that was made from all others, as logits are from features.
-        module: As in `recognize`.
-        signs: As in `recognize`.
-
-    Raises:
-        NothingToExplainError: None of them is.
-        SeveralAnswersError: It cannot be told which.
-    """
-    tasks: dict[int, Task] = {}
-    refusals: dict[int, NothingToExplainError] = {}
-    for place, columns in entries.items():
-        if any(_are_probabilities_of(columns, entries[other]) for other in entries if other != place):
-            continue
-        try:
-            tasks[place] = replace(recognize(probes, columns, module, signs), place=place)
-        except NothingToExplainError as error:
-            refusals[place] = error
-    if not tasks:
-        raise next(iter(refusals.values()))
-    widths = {place: entries[place].shape[1] for place in tasks}
-    left: list[int] = []
-    for width in (width for count in _class_counts(probes) for width in (count, *[1] * (count == 2))):
-        left = left or [place for place in tasks if widths[place] == width]
-    if len(left) != 1 and made_from_the_others in refusals:  # such as the images of an autoencoder
-        raise refusals[made_from_the_others]
-    left = left or list(tasks)
-    if made_from_the_others in left and _is_the_answer(made_from_the_others, left, entries):
-        left = [made_from_the_others]
-    if len(left) > 1:
-        shapes = " and ".join(f"output[{place}] (N, {', '.join(map(str, entries[place].shape[1:]))})" for place in left)
-        raise SeveralAnswersError(f"several tensors that may be the answer: {shapes}", are_numbers=False)
-    return tasks[left[0]]
-
-
-def _is_the_answer(made: int, places: list[int], entries: Mapping[int, Tensor]) -> bool:
-    """Whether what was made from other entries is the answer, as logits from features; or was made from the answer.
-
-    A number may be an uncertainty, and what has the size of the one other entry may be a sample of it: that is open.
-    """
-    others = [entries[place] for place in places if place != made]
-    return entries[made].shape[1] > 1 and not (len(others) == 1 and others[0].shape == entries[made].shape)
-
-
-def _are_probabilities_of(columns: Tensor, logits: Tensor) -> bool:
-    """Whether an entry is the softmax, or the sigmoid, of another one."""
-    return columns.shape == logits.shape and any(
-        torch.allclose(columns, made, atol=_ROUNDING) for made in (logits.softmax(dim=1), logits.sigmoid())
-    )
-
-
-def _class_counts(probes: ProbeSet) -> list[int]:
+def class_counts(probes: ProbeSet) -> list[int]:
     """Return how many classes there are by their names, and by the labels; none that is not known."""
     counts = [len(probes.class_names)] if len(probes.class_names) else []
     labels = probes.labels
@@ -236,7 +169,7 @@ def _class_counts(probes: ProbeSet) -> list[int]:
 def _of_rows(probes: ProbeSet, rows: Tensor, losses: Losses, signs: BatchSigns) -> Task:
     """Tell the task of a model that returns rows (n, outputs)."""
     outputs, labels, annotations, classes = rows.shape[1], probes.labels, probes.annotations, len(probes.class_names)
-    count_fits = outputs in _class_counts(probes)
+    count_fits = outputs in class_counts(probes)
     what = f"{outputs} numbers for each image"
     if not count_fits:
         if signs.have_views or losses.are_of_views or _have_one_norm(rows):

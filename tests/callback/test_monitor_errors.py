@@ -187,7 +187,7 @@ class NoMaps(StepsOnly):
         (TwoNetworks, "TwoNetworks has no forward method; define it, or give forward_fn"),
         (NeedsMore, "NeedsMore.forward needs more than the images.*temperature.*give forward_fn"),
         (ReturnsText, r"the model returned dict with the keys \['answer'\].*forward_fn"),
-        (ReturnsMaps, "returns maps, and there are no labels of pixels.*forward_fn"),
+        (ReturnsMaps, "returns maps, but no pixel labels.*forward_fn"),
         (NoMaps, "no layer of NoMaps puts out positions"),
     ],
 )

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torchmetrics.classification import BinaryAUROC
 
 from cam_callbacks import ProbeSet, SegmentationTarget
-from cam_callbacks.callback.task import BatchSigns, NothingToExplainError, Task, recognize, recognize_entry
+from cam_callbacks.callback.answer import recognize_entry
+from cam_callbacks.callback.task import BatchSigns, NothingToExplainError, Task, recognize
 from cam_callbacks.explain.model_outputs import class_columns
 from cam_callbacks.explain.targets import LargestSegment
 
@@ -103,7 +104,7 @@ class SupConLoss(nn.Module):
     [
         (known(), numbers(3, 8, 8), Holds(), "images, as an autoencoder"),
         (known(CLASSES), (numbers(3, 8, 8), numbers(4), numbers(4)), Holds(), "images, as an autoencoder"),
-        (known(CLASSES), numbers(16, 2, 2), Holds(), "no labels of pixels"),
+        (known(CLASSES), numbers(16, 2, 2), Holds(), "no pixel labels"),
         (known(), numbers(64), Holds(), "neither labels nor a loss"),
         (known(CLASSES), numbers(64), Holds(NTXentLoss()), "features"),
         (known(CLASSES), numbers(8), Holds(nn.TripletMarginLoss()), "features"),
@@ -154,7 +155,7 @@ SCORES = numbers(3)
 def test_of_a_tuple_the_answer_is_told_by_the_classes_or_the_graph(
     probes: ProbeSet, entries: dict[int, Tensor], made: int | None, place: int
 ) -> None:
-    assert recognize_entry(probes, entries, made, Holds()).place == place
+    assert recognize_entry(probes, entries, made, Holds(), BatchSigns()).place == place
 
 
 @pytest.mark.parametrize(
@@ -177,7 +178,7 @@ def test_of_a_tuple_with_several_answers_none_is_explained(
     probes: ProbeSet, entries: dict[int, Tensor], made: int | None, says: str
 ) -> None:
     with pytest.raises(NothingToExplainError, match=says):
-        recognize_entry(probes, entries, made, Holds())
+        recognize_entry(probes, entries, made, Holds(), BatchSigns())
 
 
 def test_views_of_the_images_mean_features() -> None:
@@ -244,4 +245,4 @@ def test_class_0_stands_back_only_if_its_name_says_so(name: str, largest: int) -
     task = recognize(probes, numbers(3, 8, 8), Holds())
     assert {target.class_index for target in task.targets(probes, "label")} == {largest}  # type: ignore[union-attr]
     assert task.targets(probes, "prediction") == LargestSegment(has_background=name != "road")
-    assert ("0 only where there is no other" in task.describe("label")) == (name != "road")
+    assert ("0 only if there is no other" in task.describe("label")) == (name != "road")

@@ -48,7 +48,7 @@ CASES: dict[str, tuple[Answers, Any, str]] = {
     "segmentation": (
         Answers(lambda features, scores: features[:, :3] + features.mean(dim=1, keepdim=True)),
         lambda image, label: (image, (image[0] > 0.5).long() * (label + 1)),
-        "segmentation, 3 classes; explains the class with the most labeled pixels of each image (0 only where",
+        "segmentation, 3 classes; explains the class with the most labeled pixels of each image (0 only if",
     ),
     "regression": (
         Answers(lambda features, scores: scores[:, 0]),
