@@ -195,24 +195,24 @@ def _masks(probes: ProbeSet) -> tuple[Tensor | None, MaskSource, tuple[str, ...]
     """Return the masks, where they come from, and what there is to note about them."""
     masks, source = probes.masks, probes.mask_source
     informative = torch.zeros(0) if masks is None else attention.is_informative(masks)
-    found = int(informative.sum())
-    if masks is None or (source == "estimated" and found < _MIN_SHARE_FOUND * len(masks)):
-        remedy = "give masks"
+    found, count = int(informative.sum()), len(informative)
+    remedy = "give masks, or Audit(masks=...)"
+    if masks is None or (source == "estimated" and found < _MIN_SHARE_FOUND * count):
         if masks is not None:
-            where = f"in only {found} of {len(masks)} images" if found else "in any image"
-            why = f"found {'a' if found else 'no'} foreground {where}"
+            why = f"a foreground was found in {f'only {found}' if found else 'none'} of {count} images"
         elif probes.images.ndim != 4:
-            why = "takes two-dimensional images only"
+            why = "GrabCut takes two-dimensional images only"
         else:
-            why = "needs OpenCV"
+            why = "GrabCut needs OpenCV"
             remedy += ", or pip install opencv-python-headless"
-        note = f"No masks were given, and {'too few' if found else 'none'} could be estimated (GrabCut {why})"
+        note = f"No masks were given, and {'too few' if found else 'none'} could be estimated ({why})"
         return None, "none", (f"{note}: only the outer ring is swapped, a weak test; {remedy}",)
-    if bool(informative.all()):
+    if found == count:
         return masks, source, ()
-    empty = ~masks.flatten(1).any(dim=1)
-    note = f"{int(empty.sum())} masks are empty and {int((~informative & ~empty).sum())} cover all: left out"
-    return masks, source, (note,)
+    if source == "estimated":
+        return masks, source, (f"No foreground was found in {count - found} of {count} images: left out; {remedy}",)
+    empty = int((~masks.flatten(1).any(dim=1)).sum())
+    return masks, source, (f"{empty} masks are empty and {count - found - empty} cover all: left out",)
 
 
 def _with_ring_of(images: Tensor, inside: Tensor, donors: Tensor, _: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ _NOT_TESTED = (
     "Not tested: a bias inside the object's mask (a collar, a watermark on it), blur, the texture of the object, and "
     "anything that all classes share. No alarm is not the same as no bias."
 )
+_MASKS = "masks of the object, or Audit(masks=...)"
 
 
 def verdict_text(result: AuditResult, verdict: Verdict, is_alone: bool) -> str:
@@ -144,18 +145,42 @@ def _data_warning(result: AuditResult) -> str:
 
 
 def _missing_images(result: AuditResult) -> str:
-    per_class = result.gap.per_class
-    few = [index for index, estimate in per_class.items() if estimate.count < MIN_IMAGES]
-    if not few:
-        return ""
-    listed = [f"{_class(result, index)}: {MIN_IMAGES - per_class[index].count} more" for index in few[:_MAX_CLASSES]]
-    if len(few) > _MAX_CLASSES:
-        listed = [f"{len(few)} classes have fewer"]
-    return (
-        f"Few images: reliable numbers need {MIN_IMAGES} of each class ({', '.join(listed)}). The audit used "
-        f"{len(result.labels)}; if the validation data has more of these classes, a larger Audit(num_images=...) takes "
-        "them."
-    )
+    """Say which classes have few numbers, and what would help: masks where these failed, images where there are few."""
+    few = [index for index, estimate in result.gap.per_class.items() if estimate.count < MIN_IMAGES]
+    lack_masks = [index for index in few if _lacks_masks(result, index)]
+    lack_images = [index for index in few if index not in lack_masks]
+    parts = []
+    if lack_masks:
+        sizes = result.labels.bincount().tolist()
+        listed = [f"{_class(result, index)}: {_masked(result, index)} of {sizes[index]}" for index in lack_masks]
+        parts.append(
+            f"Few foregrounds: reliable numbers need {MIN_IMAGES} images of each class whose foreground is known "
+            f"({_listed(listed)}). Give {_MASKS}."
+        )
+    if lack_images:
+        missing = {index: MIN_IMAGES - result.gap.per_class[index].count for index in lack_images}
+        listed = [f"{_class(result, index)}: {number} more" for index, number in missing.items()]
+        parts.append(
+            f"Few images: reliable numbers need {MIN_IMAGES} of each class ({_listed(listed)}). The audit used "
+            f"{len(result.labels)}; if the validation data has more of these classes, a larger Audit(num_images=...) "
+            "takes them."
+        )
+    return "\n\n".join(parts)
+
+
+def _listed(classes: list[str]) -> str:
+    return ", ".join(classes) if len(classes) <= _MAX_CLASSES else f"{len(classes)} classes have fewer"
+
+
+def _lacks_masks(result: AuditResult, index: int) -> bool:
+    """Return whether images of a class are left out because their masks are empty or cover all."""
+    size = int((result.labels == index).sum())
+    return result.mask_source != "none" and size > 1 and _masked(result, index) < size
+
+
+def _masked(result: AuditResult, index: int) -> int:
+    """Return of how many images of a class the background could be swapped."""
+    return int((result.donors.known & (result.labels == index)).sum())
 
 
 def _class(result: AuditResult, index: int) -> str:
@@ -172,9 +197,15 @@ def _next_step(result: AuditResult, verdict: Verdict) -> str:
     if verdict.state == "not learned":
         return "train on; the next look, if there is one, is judged again."
     if verdict.state == "too few images":
-        return "give more labeled validation images."
+        lack_masks = any(_lacks_masks(result, index) for index in result.gap.per_class)
+        lack_images = not lack_masks or len(result.labels) < MIN_IMAGES
+        lacking = [_MASKS] * lack_masks + ["more labeled validation images"] * lack_images
+        return f"give {'; and '.join(lacking)}."
     if result.mask_source != "given":
-        return "object masks, even for about fifty validation images, make this test more sensitive."
+        return (
+            "masks of the object, even for about fifty validation images, make this test more sensitive; "
+            "Audit(masks=...) takes a function that makes them."
+        )
     return "look at the heatmaps of mistakes, and at images from another source."
 
 

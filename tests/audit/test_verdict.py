@@ -21,10 +21,8 @@ def result(differences: Tensor, labels: Tensor, masks: str = "given", accuracy: 
     correct = (torch.arange(count) < accuracy * count).float()
     gap = {"given": "bg_gap", "estimated": "bg_gap", "none": "ring_gap"}[masks]
     measures = {"accuracy": measure(correct, labels), gap: measure(differences, labels, 0.0), **more}
-    nobody = torch.full((count,), -1)
-    return AuditResult(
-        measures, masks, labels, ("cat", "dog"), torch.zeros(count, 3), Donors(nobody, torch.arange(count))
-    )
+    donors = Donors(torch.arange(count), torch.arange(count))
+    return AuditResult(measures, masks, labels, ("cat", "dog"), torch.zeros(count, 3), donors)
 
 
 def classes_of(size: int, count: int = 2) -> Tensor:
@@ -108,6 +106,26 @@ class TestStates:
         text = judge(look).text
         assert "(class 0: 1 more). The audit used 64; if the validation data has more" in text
         assert "a larger Audit(num_images=...)" in text
+
+    @pytest.mark.parametrize(
+        ("masks", "size", "masked", "missing", "step"),
+        [
+            ("estimated", 64, 8, "dog: 8 of 64). Give masks of the object, or Audit(masks=...)", "give masks"),
+            ("given", 64, 29, "dog: 29 of 64). Give masks of the object", "look at"),
+            ("estimated", 14, 5, "dog: 5 of 14). Give masks", "or Audit(masks=...); and more labeled"),
+            ("estimated", 1, 0, "cat: 30 more", "train on"),
+            ("none", 8, 8, "cat: 22 more", "give more labeled"),
+        ],
+    )
+    def test_where_masks_failed_masks_are_advised_and_not_images(self, masks, size, masked, missing, step):
+        labels = classes_of(size)
+        has_donor = torch.arange(2 * size) % size < masked
+        look = result(torch.where(has_donor, 0.0, torch.nan), labels, masks)
+        donor = torch.where(has_donor, torch.arange(2 * size), -1)
+        text = judge(replace(look, donors=Donors(donor, donor))).text
+        assert missing in text
+        assert step in text[text.index("Next:") :]
+        assert ("more labeled" in text) == ("more labeled" in step)
 
     def test_a_class_without_numbers_is_not_known(self):
         differences = torch.cat([torch.zeros(40), torch.full((5,), torch.nan)])
