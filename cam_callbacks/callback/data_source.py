@@ -94,7 +94,7 @@ class DataSource:
         shape = tuple(images.shape)
         if len(shape) != 4:
             raise ValueError(f"probes={str(folder)!r}: the model's images {shape} are not photos; give a ProbeSet")
-        names, normalization = self._class_names(trainer), self._normalization(trainer, images=images)
+        names, normalization = self._class_names(trainer), self._normalization(trainer, images)
         if not images.is_floating_point():
             normalization = None
         if normalization is None and not is_displayable(images, None):
@@ -133,7 +133,7 @@ class DataSource:
         return replace(
             probes,
             class_names=ClassNames(self._class_names(trainer, probes)),
-            normalization=self._if_it_fits(self._normalization(trainer, probes, probes.images), probes),
+            normalization=self._if_it_fits(self._normalization(trainer, probes.images, probes.normalization), probes),
             bands=bands if probes.images.ndim > 3 else None,
         )
 
@@ -173,14 +173,22 @@ class DataSource:
         return self._found
 
     def _normalization(
-        self, trainer: Trainer, probes: ProbeSet | None = None, images: Tensor | None = None
+        self, trainer: Trainer, images: Tensor, own: Normalization | None = None
     ) -> Normalization | None:
-        own = None if probes is None else probes.normalization
-        found = self._settings.normalization or own or _first(datasets.normalization, of_trainer.datasets(trainer))
-        if found is None and images is not None and not is_displayable(images, None):
-            # The module that normalizes may do so within the forward: then these images would be in [0, 1].
-            found = datasets.normalization_of_model(trainer.lightning_module)
-        return found
+        """Return the user's normalization, else `own`, else the one that is found and explains the images."""
+        known = self._settings.normalization or own
+        if known is not None:
+            return known
+        if images.ndim > 3 and is_displayable(images, None):
+            return None  # what normalizes them does so later, as within the forward
+        sources = list(of_trainer.datasets(trainer))
+        found = _first(datasets.normalization, sources)
+        if found is not None or images.ndim == 3:
+            return found
+        owners = (trainer.lightning_module, *sources)
+        within = {each for owner in owners for each in datasets.normalizations_within(owner)}
+        fitting = [each for each in within if is_displayable(images, each)]
+        return fitting[0] if len(fitting) == 1 else None
 
     def _if_it_fits(self, normalization: Normalization | None, probes: ProbeSet) -> Normalization | None:
         """Return the normalization if undoing it brings the images into [0, 1], else None."""

@@ -84,7 +84,7 @@ class CAMMonitor(CallbackBase):
         figures: How pictures are drawn, see `Figures`.
         class_names: Names of the classes. None takes them from the data set or the datamodule, if they have them.
         normalization: Mean and standard deviation per channel that the images were normalized with, or `"imagenet"`.
-            None takes them from the data set's transforms, if they can be found.
+            None takes them from the data set's transforms or a module, if they can be found.
         batch_fn: Called as `batch_fn(batch)` on every batch, for batches that are not understood without it. It returns
             `(images, labels)`, `(images, labels, masks)`, or a mapping with the keys of
             `cam_callbacks.data.batches.read_batch`.

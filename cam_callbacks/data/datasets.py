@@ -146,20 +146,22 @@ def normalization(dataset: Any) -> Normalization | None:
     return None
 
 
-def normalization_of_model(model: nn.Module | None) -> Normalization | None:
-    """Return the mean and standard deviation of a module within the model that normalizes; None if there is none.
+def normalizations_within(owner: Any) -> list[Normalization]:
+    """Return the means and standard deviations, each once, of the modules that normalize within a model or an object.
 
-    That is a `Normalize` of torchvision or Kornia. It may normalize within the forward, or in
-    `on_after_batch_transfer`: only in the latter case are the images of a batch normalized. Buffers of the model that
-    are called `mean` and `std` prove nothing.
+    Such a module is a `Normalize` of torchvision, Kornia or Albumentations. It may normalize within the forward, or in
+    `on_after_batch_transfer`: only in the latter case are the images of a batch normalized. Buffers of a model that are
+    called `mean` and `std` prove nothing.
     """
-    for module in () if model is None else model.modules():
-        kind = type(module)
-        if kind.__name__ == "Normalize" and kind.__module__.split(".")[0] in _NORMALIZES:
-            found = _normalization_of(module)
-            if found is not None:
-                return found
-    return None
+    values = [owner] if isinstance(owner, nn.Module) else (_ask(owner, "__dict__") or {}).values()
+    held = [module for value in values if isinstance(value, nn.Module) for module in value.modules()]
+    found = [_normalization_of(module) for module in held if _is_normalize(module)]
+    return list(dict.fromkeys(each for each in found if each is not None))
+
+
+def _is_normalize(step: Any) -> bool:
+    kind = type(step)
+    return kind.__name__ == "Normalize" and kind.__module__.split(".")[0] in _NORMALIZES
 
 
 def _unwrapped(dataset: Any) -> Iterator[Any]:
@@ -192,16 +194,26 @@ def _steps(transform: Any, depth: int = _MAX_DEPTH) -> Iterator[Any]:
 
 
 def _normalization_of(step: Any) -> Normalization | None:
-    """Return the mean and standard deviation of a step that has one of each for every channel, else None."""
+    """Return the mean and standard deviation of a step that has one of each for every channel, else None.
+
+    One number for all channels is enough only for a step that is known to normalize: noise has such a mean, too.
+    """
     flags = _ask(step, "flags")  # where Kornia's augmentations keep them
     given = flags if isinstance(flags, Mapping) and "mean" in flags else {name: _ask(step, name) for name in _MOMENTS}
-    mean, std = (_one_for_each_channel(given.get(name)) for name in _MOMENTS)
+    moments: list[Any] = [given.get(name) for name in _MOMENTS]
+    if _is_normalize(step):
+        moments = [[each] if _is_number(each) else each for each in moments]
+    mean, std = map(_one_for_each_channel, moments)
     if mean is None or std is None or len(mean) != len(std) or not all(each > 0 for each in std):
         return None
     return mean, std
 
 
 _MOMENTS = ("mean", "std")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) or (isinstance(value, Tensor) and value.ndim == 0)
 
 
 def _one_for_each_channel(value: Any) -> tuple[float, ...] | None:

@@ -13,11 +13,11 @@ from lightning.pytorch.utilities.combined_loader import CombinedLoader
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning_runs import CLASSES, Squares, TinyModule, fit, loader, looks, own_warnings, quiet
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 from torchvision import datasets, transforms
 
-from cam_callbacks import Audit, CAMMonitor, ProbeSet
+from cam_callbacks import Audit, CAMMonitor, GradCAM, ProbeSet
 
 
 def write_photos(folder: Path, names: tuple[str, ...] = CLASSES, each: int = 3) -> Path:
@@ -302,3 +302,59 @@ def test_a_folder_of_unknown_classes_is_refused_before_training(tmp_path: Path) 
 def test_a_given_normalization_of_other_channels_is_named(tmp_path: Path) -> None:
     with pytest.warns(UserWarning, match="is for 2 channels, and the images have 3. They are shown as they are"):
         fit(tmp_path, CAMMonitor(num_probes=3, audit=None, normalization=([0.5] * 2, [0.5] * 2)))
+
+
+class NormalizesOnTransfer(TinyModule):
+    """Its batches are normalized on their way to the device, and it holds modules that say how, or how others are."""
+
+    def __init__(self, **held: nn.Module) -> None:
+        super().__init__()
+        self.held = nn.ModuleDict(held)
+
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        return (batch[0] - 0.5) / 0.25, batch[1]
+
+
+class HoldsNormalize(Squares):
+    """Data that normalizes by a module under a name of its own."""
+
+    def __init__(self) -> None:
+        super().__init__(12)
+        self.rescale = transforms.Normalize([0.5] * 3, [0.25] * 3)
+
+    def __getitem__(self, index: int) -> Any:
+        image, target = super().__getitem__(index)
+        return self.rescale(image), target
+
+
+class NamesTransform(Squares):
+    """Data with a transform that, as it is undone again, says nothing about the images."""
+
+    transform = transforms.Normalize([0.5] * 3, [0.25] * 3)
+
+
+_OWN = transforms.Normalize([0.5] * 3, [0.25] * 3)
+_OTHER = transforms.Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])  # brings these images into [0, 1], too
+_LOUD = transforms.Normalize([0.0] * 3, [9.0] * 3)
+
+
+@pytest.mark.parametrize(
+    ("module", "data", "is_found", "is_said"),
+    [
+        (NormalizesOnTransfer(own=_OWN), Squares(12), True, False),
+        (NormalizesOnTransfer(other=_LOUD, own=_OWN), Squares(12), True, False),
+        (NormalizesOnTransfer(other=_OTHER, own=_OWN), Squares(12), False, True),
+        (NormalizesOnTransfer(other=_LOUD), Squares(12), False, True),
+        (TinyModule(), HoldsNormalize(), True, False),
+        (TinyModule(), NamesTransform(12), False, False),
+    ],
+    ids=["one", "one fits", "two fit", "none fits", "of the data", "undone"],
+)
+def test_a_normalization_is_found_if_the_images_prove_it(
+    tmp_path: Path, module: Any, data: Squares, is_found: bool, is_said: bool
+) -> None:
+    monitor = CAMMonitor(method=GradCAM(), num_probes=3, audit=None)
+    with own_warnings() as said:
+        fit(tmp_path, monitor, module, train=loader(data), val=loader(data), limit_train_batches=1)
+    assert picked(monitor).normalization == (((0.5,) * 3, (0.25,) * 3) if is_found else None)
+    assert ["It is not known how the images were normalized" in text for text in said] == [True] * is_said

@@ -16,7 +16,7 @@ from torchvision import datasets as vision
 from torchvision import transforms as v1
 from torchvision.transforms import v2
 
-from cam_callbacks.data.datasets import class_names, class_names_of_model, normalization, normalization_of_model
+from cam_callbacks.data.datasets import class_names, class_names_of_model, normalization, normalizations_within
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
 
@@ -84,19 +84,49 @@ def test_the_normalization_is_found_in_transforms(photos: Path, transform: Any) 
         assert found[1] == pytest.approx(STD)
 
 
+def approximately(found: Any) -> Any:
+    return tuple(map(pytest.approx, found))
+
+
 @pytest.mark.parametrize(
-    ("model", "found"),
+    ("owner", "found"),
     [
-        (nn.Sequential(v2.Normalize(MEAN, STD), nn.Conv2d(3, 3, 1)), (MEAN, STD)),
-        (nn.ModuleDict({"augment": nn.Sequential(nn.Identity(), v1.Normalize(MEAN, STD))}), (MEAN, STD)),
-        (nn.Sequential(nn.BatchNorm2d(3)), None),
-        (nn.Sequential(type("Normalize", (nn.Module,), {"mean": 1.0, "std": 2.0})()), None),
-        (None, None),
+        (nn.Sequential(v2.Normalize(MEAN, STD), nn.Conv2d(3, 3, 1)), [(MEAN, STD)]),
+        (nn.ModuleDict({"augment": nn.Sequential(nn.Identity(), v1.Normalize(MEAN, STD))}), [(MEAN, STD)]),
+        (nn.Sequential(v2.Normalize([0.1], [0.2]), v2.Normalize(MEAN, STD)), [((0.1,), (0.2,)), (MEAN, STD)]),
+        (nn.Sequential(v2.Normalize(MEAN, STD), v1.Normalize(MEAN, STD)), [(MEAN, STD)]),
+        (SimpleNamespace(size=16, scale=v1.Compose([]), norm=nn.Sequential(v2.Normalize(MEAN, STD))), [(MEAN, STD)]),
+        (nn.Sequential(nn.BatchNorm2d(3)), []),
+        (nn.Sequential(type("Normalize", (nn.Module,), {"mean": 1.0, "std": 2.0})()), []),
+        (None, []),
     ],
-    ids=["v2", "v1, in parts", "none", "the user's own", "no model"],
+    ids=["v2", "v1, in parts", "two", "twice", "a data module", "none", "the user's own", "no model"],
 )
-def test_the_normalization_is_found_in_a_model(model: nn.Module | None, found: Any) -> None:
-    assert normalization_of_model(model) == (found and tuple(map(pytest.approx, found)))
+def test_all_normalizations_are_found_that_a_model_or_an_object_holds(owner: Any, found: list[Any]) -> None:
+    assert normalizations_within(owner) == list(map(approximately, found))
+
+
+def test_those_of_kornia_are_found_in_transforms_and_in_a_model() -> None:
+    pytest.importorskip("kornia", reason="needs Kornia: pip install kornia")
+    from kornia import augmentation, enhance
+
+    mean, std, flip = torch.tensor(MEAN), torch.tensor(STD), augmentation.RandomHorizontalFlip()
+    for step in (
+        augmentation.Normalize(MEAN, STD),
+        augmentation.Normalize(mean[None], std[None]),
+        enhance.Normalize(mean, std),
+        augmentation.ImageSequential(flip, augmentation.Normalize(mean, std)),
+        augmentation.AugmentationSequential(flip, augmentation.Normalize(MEAN, STD), data_keys=["input"]),
+        augmentation.AugmentationSequential(
+            augmentation.Normalize(MEAN, STD), augmentation.RandomGaussianNoise(mean=0.1, std=0.2)
+        ),
+    ):
+        assert normalization(SimpleNamespace(transform=step)) == approximately((MEAN, STD))
+        assert normalizations_within(nn.ModuleDict({"augment": step})) == [approximately((MEAN, STD))]
+    for one in (enhance.Normalize(0.5, 0.2), augmentation.Normalize(0.5, 0.2)):
+        assert normalizations_within(one) == [approximately(((0.5,), (0.2,)))]
+    for other in (augmentation.Denormalize(mean, std), augmentation.RandomGaussianNoise(mean=0.1, std=0.2)):
+        assert normalizations_within(other) == []
 
 
 @pytest.mark.parametrize("transform", [None, v1.ToTensor(), v2.Compose([v2.ToImage()]), lambda image: image])
