@@ -42,8 +42,8 @@ class Contents:
 
     Looked at are a few steps only. What large containers hold is not, nor whatever belongs to a library
     (`cam_callbacks.explain.ownership`): a trainer, a data set, a logger keeps a state of its own. Of a module that is
-    kept in a container or an object, as a teacher may be, the parameters, buffers and parts are. No code of the user's
-    runs.
+    kept in a container or an object, as a teacher or a metric may be, parameters, buffers, parts and attributes are. No
+    code of the user's runs.
 
     Args:
         modules: The modules of a model; none, and nothing is looked for.
@@ -66,7 +66,7 @@ class Contents:
         self._waiting: deque[tuple[object, int]] = deque()
         self._wait(_hooks(modules), 0)
         for module in modules:
-            self._wait((value for name, value in vars(module).items() if name not in _NAMES_OF_EVERY_MODULE), 1)
+            self._wait(_own_values(module), 1)
             self._wait(type(module).__mro__, 1)
         while self._waiting:
             with suppress(Exception):  # objects may be as odd as they like
@@ -135,6 +135,7 @@ class Contents:
         parts = vars(module)
         self._wait([parts["_parameters"], parts["_buffers"]], depth)
         self._wait(parts["_modules"].values(), depth)
+        self._wait(_own_values(module), depth + 1)
 
     def _function(self, function: types.FunctionType, depth: int) -> None:
         space = function.__globals__
@@ -215,6 +216,11 @@ class _Binding(NamedTuple):
             is_same = False
         if not is_same:
             self.put(self.name, self.value)
+
+
+def _own_values(module: nn.Module) -> list[object]:
+    """Return the attributes of a module that not every module has."""
+    return [value for name, value in vars(module).items() if name not in _NAMES_OF_EVERY_MODULE]
 
 
 def _hooks(modules: list[nn.Module]) -> Iterator[object]:

@@ -16,7 +16,8 @@ from lightning.pytorch import Callback, Trainer
 from lightning_runs import Squares, TinyModule, fit, loader, looks, quiet
 from states import state_of
 from torch import Tensor, nn
-from traces import around
+from torchmetrics import CatMetric, MeanMetric, Metric, MetricCollection
+from traces import around, assert_equal
 
 from cam_callbacks import CAM, Audit, CAMMonitor, GradCAM, Method, ScoreCAM
 
@@ -62,6 +63,51 @@ def test_right_after_a_look_all_is_as_right_before_it(tmp_path: Path, method: Me
     assert any(gradient is not None for gradient in last["gradients"].values())
     assert set(last["train flags"].values()) == {True, False}
     assert set(last["requires_grad"].values()) == {True, False}
+
+
+class MetersInContainers(TinyModule):
+    """Its forward updates metrics that are no parts of the module: they lie in a list, a dictionary, a tuple in it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.listed = [MeanMetric(), CatMetric()]
+        self.named = {"mean": MeanMetric(), "some": (MeanMetric(), MetricCollection([MeanMetric(), CatMetric()]))}
+
+    @property
+    def meters(self) -> list[Metric]:
+        mean, collection = self.named["some"]
+        return [*self.listed, self.named["mean"], mean, *collection.values()]
+
+    def forward(self, images: Tensor) -> Any:
+        scores = super().forward(images)
+        for meter in self.meters:
+            meter.update(scores.detach().mean())
+        return scores
+
+
+class ReadsMeters(Callback):
+    """Keeps what the metrics hold, and say, at the end of each batch of a validation."""
+
+    def __init__(self) -> None:
+        self.read: list[list[Any]] = []
+
+    @property
+    def state_key(self) -> str:
+        return f"ReadsMeters {id(self)}"
+
+    def on_validation_batch_end(self, trainer: Any, pl_module: Any, *_: Any) -> None:
+        meters = pl_module.meters
+        states = [{name: copy.deepcopy(getattr(meter, name)) for name in meter._defaults} for meter in meters]
+        self.read.append([states, [meter.update_count for meter in meters], [meter._computed for meter in meters]])
+
+
+def test_metrics_in_lists_and_dictionaries_count_no_pass_of_a_look(tmp_path: Path) -> None:
+    before, after, module = ReadsMeters(), ReadsMeters(), MetersInContainers()
+    fit(tmp_path, [before, small(), after], module)
+    assert looks(tmp_path) == 1
+    assert_equal(after.read, before.read)
+    batches = 2 + 3 + 3  # of the sanity check, the training and the validation
+    assert [meter.update_count for meter in module.meters] == [batches] * 6
 
 
 def validate_and_test(folder: Path, module: nn.Module, callbacks: list[Callback], inference_mode: bool) -> None:
