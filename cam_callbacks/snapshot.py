@@ -114,6 +114,7 @@ class AuditSnapshot:
         verdict: What they mean.
         trust: Faithfulness measures of the probes' heatmaps, by name.
         passes: Forward samples spent on all of it, without the audit's own heatmaps.
+        is_fixed: (N,) bool, whether an image is of those that all looks share; the others were drawn for this one.
     """
 
     images: ProbeSet
@@ -121,6 +122,7 @@ class AuditSnapshot:
     verdict: Verdict
     trust: dict[str, Measure]
     passes: int
+    is_fixed: Tensor
 
     def scalars(self) -> dict[str, float]:
         """Return the numbers that are logged, by name; those that are not known are left out.

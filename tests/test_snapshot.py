@@ -21,7 +21,9 @@ def scalars(mask_source: str, **measures: float | None) -> dict[str, float]:
     swaps, nobody = torch.zeros(40, 3), torch.full((40,), -1)
     result = AuditResult(made, mask_source, LABELS, ("cat", "dog"), swaps, Donors(nobody, nobody))
     verdict = judge(replace(result, measures={**made, result.gap_name: measure(VALUES, LABELS, 0.0)}))
-    return AuditSnapshot(ProbeSet(torch.rand(40, 3, 8, 8), LABELS), result, verdict, {}, 440).scalars()
+    return AuditSnapshot(
+        ProbeSet(torch.rand(40, 3, 8, 8), LABELS), result, verdict, {}, 440, torch.ones(40).bool()
+    ).scalars()
 
 
 def test_gaps_have_bounds_and_values_per_class():

@@ -1,4 +1,4 @@
-"""Audit of one evaluation: from labeled images picked out of its batches to numbers, a verdict and pictures."""
+"""Audit of one evaluation: from its images to numbers, a verdict and pictures."""
 
 from __future__ import annotations
 
@@ -7,10 +7,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
 
 from cam_callbacks import tags
-from cam_callbacks.audit.foreground import can_estimate, with_estimated_masks
 from cam_callbacks.audit.measuring import measures_of
 from cam_callbacks.audit.observations import Observations
 from cam_callbacks.audit.result import Verdict
@@ -18,11 +16,9 @@ from cam_callbacks.audit.settings import Audit
 from cam_callbacks.audit.statistics import Measure, measure
 from cam_callbacks.audit.verdict import judge
 from cam_callbacks.callback import trainer as of_trainer
+from cam_callbacks.callback.audit_images import AuditSet
 from cam_callbacks.callback.loggers import Media
 from cam_callbacks.callback.stage import MonitorParts, Stage
-from cam_callbacks.callback.task import Task
-from cam_callbacks.callback.watched_images import WatchedImages
-from cam_callbacks.data.probes import ProbeSet
 from cam_callbacks.explain import faithfulness
 from cam_callbacks.explain.forwarding import of_rows
 from cam_callbacks.figures.logged import audit_pictures
@@ -42,51 +38,27 @@ _CLASS_AGNOSTIC_MAPS = (
 
 
 class AuditStage(Stage):
-    """Audits the model on a fixed set of images, and judges.
+    """Audits the model, and judges.
 
     Args:
         parts: The long-lived parts of the monitor.
         trainer: The trainer of either Lightning.
         pl_module: The module that it trains.
         audit: What the user wants.
-        watched: The images.
     """
 
-    def __init__(
-        self, parts: MonitorParts, trainer: Trainer, pl_module: LightningModule, audit: Audit, watched: WatchedImages
-    ) -> None:
+    def __init__(self, parts: MonitorParts, trainer: Trainer, pl_module: LightningModule, audit: Audit) -> None:
         super().__init__(parts, trainer, pl_module)
-        self._audit, self._watched = audit, watched
+        self._audit = audit
         self._began = time.perf_counter()
 
-    def settle_images(self, errors: Sequence[Exception]) -> ProbeSet | None:
-        """Return the images of this evaluation, the same on all ranks; None where there is nothing to audit.
-
-        Args:
-            errors: Of the batches that this rank could not read.
-
-        Raises:
-            StepFailedError: Where it fails on any rank.
-        """
-        images = self.agreed(self._broadcast_images, self.agreed(self._choose_images, errors))
-        if images is not None and self.memory.are_heatmaps_off and images.masks is None and images.images.ndim > 4:
-            # The ring would be cut out of dimensions that may be no positions, such as the frames of a video.
-            self.notices.inform_once("CAMMonitor skips the audit: it is not known where the positions are; give masks")
-            return None
-        if images is None or self.trainer.testing or self._watched.is_settled:
-            return images
-        if not self._watched.keep(images):
-            self.memory.previous_verdict = None
-            self.notices.warn_once("The images of the audit are not those of the earlier run: suspicions reset")
-        return images
-
-    def observe(self, images: ProbeSet, snapshot: Snapshot | None) -> AuditSnapshot:
+    def observe(self, images: AuditSet, snapshot: Snapshot | None) -> AuditSnapshot:
         """Run the model on the images and on what becomes of them, and judge; ranks that can split the work do so.
 
         Raises:
             StepFailedError: Where it fails on any rank.
         """
-        observations = self.agreed(Observations, images)
+        observations = self.agreed(Observations, images.images)
         share = self.agreed(self._observe_share, observations, snapshot)
         return self.agreed(self._join, images, observations, share, snapshot)
 
@@ -97,35 +69,6 @@ class AuditStage(Stage):
             StepFailedError: Where it fails on any rank.
         """
         return self.agreed(self._log, found)
-
-    def _choose_images(self, errors: Sequence[Exception]) -> ProbeSet | None:
-        watched = self._watched
-        if not watched.is_picking:
-            return watched.images
-        if not self.trainer.is_global_zero:
-            return None
-        picked, task = watched.picked, self.memory.task
-        if task is not None and task.kind != "single-label":
-            return None  # what is said of the task says so
-        if picked is None or picked.labels is None or len(_classes_in(picked.labels, task)) < 2:
-            reason = str(errors[0]) if errors else "no labels of two or more classes came with the images"
-            self.notices.warn_once(f"CAMMonitor skips the audit: {reason}; pass audit=None to silence this warning")
-            return None
-        data = self.parts.data
-        images = data.described(ProbeSet.of(picked), self.trainer)
-        if task is not None:
-            images = data.with_fitting_names(data.with_known_classes(images, task.outputs), task.outputs)
-        images = with_estimated_masks(images)
-        if images.masks is None and images.images.ndim == 4 and not can_estimate():
-            self.notices.warn_once(
-                "CAMMonitor: no masks came with the images, and without OpenCV none are estimated: the audit swaps "
-                "only the outer ring, a weak test that never gives an alarm. Give masks, or "
-                "pip install opencv-python-headless"
-            )
-        return images
-
-    def _broadcast_images(self, images: ProbeSet | None) -> ProbeSet | None:
-        return images if self._watched.is_settled else of_trainer.broadcast(self.trainer, images)
 
     def _observe_share(self, observations: Observations, snapshot: Snapshot | None) -> AuditShare:
         """Run the model on this rank's share of the images, and on that of the probes."""
@@ -155,7 +98,7 @@ class AuditStage(Stage):
         return AuditShare(answers, probe_rows, trust)
 
     def _join(
-        self, images: ProbeSet, observations: Observations, share: AuditShare, snapshot: Snapshot | None
+        self, images: AuditSet, observations: Observations, share: AuditShare, snapshot: Snapshot | None
     ) -> AuditSnapshot:
         """Join the shares of all ranks, and judge, on all of them."""
         shares = self.gather(share)
@@ -166,9 +109,10 @@ class AuditStage(Stage):
         if is_fitting:
             self.memory.previous_verdict = verdict
         if snapshot is None:
-            return AuditSnapshot(images, result, verdict, {}, result.passes)
+            return AuditSnapshot(images.images, result, verdict, {}, result.passes, images.is_fixed)
         passes = result.passes + _PASSES_OF_FAITHFULNESS * len(snapshot.probes)
-        return AuditSnapshot(images, result, verdict, _joined_trust(shares, snapshot), passes)
+        trust = _joined_trust(shares, snapshot)
+        return AuditSnapshot(images.images, result, verdict, trust, passes, images.is_fixed)
 
     def _log(self, found: AuditSnapshot) -> Media:
         before = None if self.memory.audit is None else self.memory.audit.verdict
@@ -197,11 +141,6 @@ class AuditStage(Stage):
                 f"CAMMonitor, epoch {self.trainer.current_epoch}: {headline}",
                 is_warning=verdict.state in ("alarm", "warning"),
             )
-
-
-def _classes_in(labels: Tensor, task: Task | None) -> set[int]:
-    """Return those of the labels that are classes of the model, as far as its number of classes is known."""
-    return {label for label in labels.tolist() if task is None or label < task.outputs}
 
 
 def _joined_trust(shares: Sequence[AuditShare], snapshot: Snapshot) -> dict[str, Measure]:

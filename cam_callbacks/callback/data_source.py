@@ -143,12 +143,16 @@ class DataSource:
         known = images.labels < classes
         if known.all():
             return images
-        others = sorted(set(images.labels[~known].tolist()))
-        self._warn_once(
-            f"CAMMonitor leaves out images whose labels are none of the model's {classes} classes: {others}. If these "
-            "are classes, give forward_fn, a callable (pl_module, images) -> logits of all classes"
-        )
+        self.warn_of_unknown_classes(images.labels[~known].tolist(), classes)
         return images.subset(known.nonzero().flatten())
+
+    def warn_of_unknown_classes(self, labels: Iterable[int], classes: int) -> None:
+        """Warn that images with these labels are left out, which are none of the model's classes."""
+        self._warn_once(
+            f"CAMMonitor leaves out images whose labels are none of the model's {classes} classes: "
+            f"{sorted(set(labels))}. If these are classes, give forward_fn, a callable (pl_module, images) -> logits "
+            "of all classes"
+        )
 
     def with_fitting_names(self, probes: ProbeSet, classes: int) -> ProbeSet:
         """Return the probes, without class names if there is another number of them than of the model's classes."""

@@ -13,6 +13,7 @@ from torch.nn.parameter import is_lazy
 from cam_callbacks._warnings import warn_in_training
 from cam_callbacks.audit.result import Verdict
 from cam_callbacks.callback import trainer as of_trainer
+from cam_callbacks.callback.audit_choice import AuditChoice
 from cam_callbacks.callback.audit_stage import MOST_PASSES, AuditStage
 from cam_callbacks.callback.heatmap_stage import HeatmapStage
 from cam_callbacks.callback.in_place import InPlaceChanges
@@ -63,8 +64,13 @@ class Evaluation(Stage):
         self._probes = ProbeStage(parts, trainer, pl_module)
         self._heatmaps = HeatmapStage(parts, trainer, pl_module)
         self.notices.are_warnings_kept_back = trainer.sanity_checking
+        self._reads_batch = True  # whether images of the batch that runs are wanted
         self.memory.begin(anew=trainer.testing)
         parts.data.begin()
+        watched = self.memory.audit_images
+        self._audited = None if watched is None else AuditChoice(parts, trainer, pl_module, watched)
+        if self._audited is not None:
+            self._audited.begin(self._looks)
 
     @property
     def _is_disabled(self) -> bool:
@@ -80,10 +86,14 @@ class Evaluation(Stage):
             return True
         return bool((trainer.current_epoch + 1) % self.settings.every_n_epochs == 0)
 
-    def begin_batch(self, batch: Any) -> None:
-        """Keep the images of a batch as its step is given them, while images are picked."""
-        if not self._is_disabled and self._watched_picking:
-            self._changes.begin(batch)
+    def begin_batch(self, batch: Any, loader: int) -> None:
+        """Keep the images of a batch of one of the loaders as its step is given them, if some may be picked."""
+        if not self._is_disabled:
+            audit = self.memory.audit_images
+            wanted = (self.memory.probes.is_picking, audit is not None and audit.wants_next(loader))
+            self._reads_batch = any(wanted)
+            if self._reads_batch:
+                self._changes.begin(batch)
 
     def collect(self, batch: Any, loader: int) -> None:
         """Pick images from a batch of one of the loaders; one that is not understood costs no more than itself."""
@@ -146,18 +156,12 @@ class Evaluation(Stage):
             self._has_tried_to_read = True
             memory.probes.give(data.read_probes(memory.unread, self.trainer, batch))
             memory.unread = None
-        if not self._watched_picking:
+        if not self._reads_batch:
             return
         samples = self._changes.as_the_model_saw_them(data.samples(batch, self.trainer))
         memory.probes.offer(samples, loader)
-        if memory.audit_images is not None and samples.labels is not None:
+        if memory.audit_images is not None:
             memory.audit_images.offer(samples, loader)
-
-    @property
-    def _watched_picking(self) -> bool:
-        """Whether images are picked from the batches."""
-        watched = (self.memory.probes, self.memory.audit_images)
-        return any(each is not None and each.is_picking for each in watched)
 
     def _settle_probes(self) -> ProbeSet:
         probes = self._probes.settle(self._errors)
@@ -170,11 +174,10 @@ class Evaluation(Stage):
         return snapshot, self._heatmaps.log(snapshot)
 
     def _audit(self, snapshot: Snapshot | None) -> tuple[AuditSnapshot, Media] | None:
-        audit, watched = self.settings.audit, self.memory.audit_images
-        if audit is None or watched is None:
+        if self.settings.audit is None or self._audited is None:
             return None
-        stage = AuditStage(self.parts, self.trainer, self.pl_module, audit, watched)
-        images = stage.settle_images(self._errors)
+        stage = AuditStage(self.parts, self.trainer, self.pl_module, self.settings.audit)
+        images = self._audited.settle(self._errors)
         if images is None:
             return None
         found = stage.observe(images, snapshot)

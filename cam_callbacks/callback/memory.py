@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from cam_callbacks.audit.result import Verdict
+from cam_callbacks.callback.audit_images import AuditImages
 from cam_callbacks.callback.settings import MonitorSettings, ProbeSource
 from cam_callbacks.callback.task import Task
 from cam_callbacks.callback.watched_images import WatchedImages
@@ -28,7 +29,7 @@ class Memory:
         task: What the model is trained to answer; None until it is recognized, or where a callable is explained.
         unread: The folder or data set of the probes, until they are read.
         probes: The images that are explained.
-        audit_images: The images that are audited; None without an audit.
+        audit_images: Draws the images that are audited, and keeps half of them; None without an audit.
         are_heatmaps_off: Whether the model of this run cannot be explained.
         history: Maps of earlier looks.
         compiled: A compiled copy of the model, if the method makes one.
@@ -48,9 +49,9 @@ class Memory:
         self.probes = WatchedImages(
             settings.num_probes, given if isinstance(given, ProbeSet) else None, are_given=given is not None
         )
-        self.audit_images: WatchedImages | None = None
+        self.audit_images: AuditImages | None = None
         if settings.audit is not None and settings.has_audit:
-            self.audit_images = WatchedImages(settings.audit.num_images)
+            self.audit_images = AuditImages(settings.audit.num_images)
         self.task: Task | None = None
         self.are_heatmaps_off = False
         self.history = History()
@@ -66,11 +67,9 @@ class Memory:
         self.are_heatmaps_off = False
 
     def begin(self, anew: bool) -> None:
-        """Begin to pick the images that are not known yet; `anew` for images of this evaluation alone."""
+        """Begin to pick probes, if they are not known yet; `anew` for probes of this evaluation alone."""
         self.is_audit_new = False
         self.probes.begin(anew)
-        if self.audit_images is not None:
-            self.audit_images.begin(anew)
 
     def state_dict(self) -> dict[str, Any]:
         """Return tensors and primitives, as far as they fit into 10 MB, so that it loads with `weights_only`."""

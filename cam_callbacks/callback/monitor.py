@@ -173,8 +173,10 @@ class CAMMonitor(CallbackBase):
 
     @property
     def audit_images(self) -> ProbeSet | None:
-        """The images that are audited, once they are picked."""
-        return None if self._memory.audit_images is None else self._memory.audit_images.images
+        """The images of the last audit; before it, those that a checkpoint held."""
+        memory = self._memory
+        kept = None if memory.audit_images is None else memory.audit_images.images
+        return kept if memory.audit is None else memory.audit.images
 
     @property
     def explanation(self) -> Explanation | None:
@@ -247,7 +249,7 @@ class CAMMonitor(CallbackBase):
     ) -> None:
         """Keep the images as the step is given them, while probes are picked."""
         if self._evaluation is not None:
-            self._evaluation.begin_batch(batch)
+            self._evaluation.begin_batch(batch, dataloader_idx)
 
     on_test_batch_start = on_validation_batch_start
 

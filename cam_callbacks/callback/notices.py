@@ -8,6 +8,9 @@ from cam_callbacks._warnings import warn_in_training
 
 _warn = rank_zero_only(warn_in_training)
 
+IMAGES_LEFT_OUT = "images that are left out"
+"""A subject of warnings, those of the probes and of the audit."""
+
 
 class Notices:
     """Gives warnings and information, on the first rank only.

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from cam_callbacks.callback import trainer as of_trainer
 from cam_callbacks.callback.answer import SeveralAnswersError, recognize_entry
+from cam_callbacks.callback.notices import IMAGES_LEFT_OUT
 from cam_callbacks.callback.stage import NotUnderstoodError, Stage, StepFailedError
 from cam_callbacks.callback.task import NothingToExplainError, Task, recognize
 from cam_callbacks.data.probes import ProbeSet
@@ -64,7 +65,8 @@ class ProbeStage(Stage):
         if watched.ignored:
             self.notices.warn_once(
                 f"CAMMonitor left out {watched.ignored} images that are not finite, or whose size, labels or masks are "
-                f"unlike those of most, {tuple(picked.images.shape[1:])}: {watched.reasons}"
+                f"unlike those of most, {tuple(picked.images.shape[1:])}: {watched.reasons}",
+                IMAGES_LEFT_OUT,
             )
         return self.parts.data.described(ProbeSet.of(picked), self.trainer)
 

@@ -187,9 +187,20 @@ def gather(trainer: Trainer, model: nn.Module, value: T) -> list[T]:
     return values
 
 
-def broadcast(trainer: Trainer, value: T) -> T:
-    """Return the first rank's value on all ranks."""
-    return value if trainer.world_size == 1 else trainer.strategy.broadcast(value)
+def gather_from_all(trainer: Trainer, value: T) -> list[T]:
+    """Return the values of all ranks, in their order; where they cannot send each other objects, that of the first."""
+    if trainer.world_size == 1:
+        return [value]
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return [broadcast(trainer, value)]
+    values: list[Any] = [None] * trainer.world_size
+    torch.distributed.all_gather_object(values, value)
+    return values
+
+
+def broadcast(trainer: Trainer, value: T, rank: int = 0) -> T:
+    """Return the value of a rank, the first one by default, on all ranks."""
+    return value if trainer.world_size == 1 else trainer.strategy.broadcast(value, rank)
 
 
 def all_ranks_ok(trainer: Trainer, ok: bool) -> bool:

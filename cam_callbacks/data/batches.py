@@ -51,6 +51,14 @@ class Samples:
     label_note: str | None = None
     has_views: bool = False
 
+    def row(self, index: int) -> Samples:
+        """Copy one sample to the CPU; of the notes, none."""
+        parts = (self.images, self.labels, self.masks, self.groups, self.annotations)
+        copies = [None if part is None else part[index : index + 1].detach().cpu().clone() for part in parts]
+        images, labels, masks, groups, annotations = copies
+        assert images is not None
+        return Samples(images, labels, masks, groups, label_kind=self.label_kind, annotations=annotations)
+
 
 def read_batch(
     batch: Any,

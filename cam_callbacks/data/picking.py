@@ -57,7 +57,7 @@ class ImagePicker:
         self._not_finite += len(rows) - len(finite)
         alike = next((each for each in self._kinds if _difference(samples, each.first) is None), None)
         if alike is None and finite and len(self._kinds) < _MAX_KINDS:
-            alike = _Alike(self.count, _one(samples, finite[0]))
+            alike = _Alike(self.count, samples.row(finite[0]))
             self._kinds.append(alike)
         if alike is None:
             self._of_more_kinds += len(finite)
@@ -145,7 +145,7 @@ class _Alike:
         self.seen += 1
         self._label_kinds.add(samples.label_kind)
         if self._make_room(key):
-            self._kept.append((key, _one(samples, row)))
+            self._kept.append((key, samples.row(row)))
 
     def _make_room(self, key: tuple[int, int]) -> bool:
         """Return whether an image of this class is to be kept; if there is no room, drop another one for it."""
@@ -204,15 +204,6 @@ def pick_from_dataset(dataset: Any, count: int, classes: int, read: Callable[[An
 def _joined(parts: list[Samples], name: str) -> Tensor | None:
     tensors = [tensor for part in parts if (tensor := getattr(part, name)) is not None]
     return torch.cat(tensors) if tensors else None
-
-
-def _one(samples: Samples, index: int) -> Samples:
-    """Copy one sample to the CPU."""
-    parts = (getattr(samples, name) for name in _PARTS)
-    copies = [None if part is None else part[index : index + 1].detach().cpu().clone() for part in parts]
-    images, labels, masks, groups, annotations = copies
-    assert images is not None
-    return Samples(images, labels, masks, groups, label_kind=samples.label_kind, annotations=annotations)
 
 
 def _difference(samples: Samples, first: Samples) -> str | None:

@@ -105,6 +105,21 @@ class ProbeSet:
         kept: dict[str, Any] = {name: None if part is None else part[rows] for name, part in given.items()}
         return replace(self, **kept)
 
+    @classmethod
+    def joined(cls, parts: Sequence[ProbeSet]) -> ProbeSet:
+        """Put the images of several sets into one; what is known of all images, such as names, is that of the first.
+
+        Masks and groups are left out where a part has none.
+        """
+
+        def of_all(name: str) -> Tensor | None:
+            tensors = [getattr(part, name) for part in parts]
+            return None if any(tensor is None for tensor in tensors) else torch.cat(tensors)
+
+        names = ("images", "labels", "masks", "groups", "annotations")
+        joined: dict[str, Any] = {name: of_all(name) for name in names}
+        return replace(parts[0], **joined)
+
     @property
     def mask_source(self) -> MaskSource:
         """Where the masks come from: they are `"given"`, `"estimated"`, or there are `"none"`."""

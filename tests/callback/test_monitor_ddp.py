@@ -104,14 +104,14 @@ class Reports(Callback):
 def run(folder, strategy="ddp", devices=2, method="score", failing=(), pickled=False):
     torch.manual_seed(0)
     sharded = strategy == "fully_shard"
-    # Every process sees all batches, so that all picks are those of one process.
+    # Every process sees all batches, and all images are audited, so that all picks are those of one process.
     options = quiet(folder, max_epochs=4 if failing else 2, strategy=strategy, devices=devices)
     options |= {"use_distributed_sampler": False, "enable_checkpointing": True, "num_sanity_val_steps": 0}
     if sharded:
         options |= {"strategy": ModelParallelStrategy(data_parallel_size=devices, tensor_parallel_size=1)}
     forward_fn = Fails(failing)
     monitor = CAMMonitor(
-        num_probes=5, audit=Audit(num_images=9), explain="both", method=METHODS[method], forward_fn=forward_fn
+        num_probes=5, audit=Audit(num_images=16), explain="both", method=METHODS[method], forward_fn=forward_fn
     )
     checkpoint = ModelCheckpoint(folder, monitor=None if failing or sharded else "cam/passes")
     trainer = Trainer(callbacks=[monitor, Reports(folder, monitor, forward_fn), checkpoint], **options)

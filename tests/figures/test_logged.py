@@ -173,7 +173,7 @@ def audited(masks: bool) -> AuditSnapshot:
     blue, frames = torch.eye(3)[2].view(1, 3, 1, 1), torch.eye(3)[targets].view(12, 3, 1, 1)
     images = ProbeSet(torch.where(inside.unsqueeze(1), blue, frames), targets, inside if masks else None)
     result = audit_model(MeanColor(), images)
-    return AuditSnapshot(images, result, judge(result), {}, result.passes)
+    return AuditSnapshot(images, result, judge(result), {}, result.passes, torch.ones(len(images)).bool())
 
 
 def colors_along(row: np.ndarray) -> list[tuple[int, ...]]:

@@ -298,7 +298,7 @@ def test_an_audit_is_written_with_all_its_measures(tmp_path: Path) -> None:
         for name, values in faithfulness.trust(module, images.images, explanation).items()
     }
     result = audit_model(module, images, "features")
-    audited = AuditSnapshot(images, result, judge(result), trust, result.passes)
+    audited = AuditSnapshot(images, result, judge(result), trust, result.passes, torch.ones(len(images)).bool())
     logger = board(tmp_path)
     swaps = np.full((4, 5, 3), 9, dtype=np.uint8)
     TabWriter("cam", {}).write_audit([logger], 7, audited, swaps, testing=True)

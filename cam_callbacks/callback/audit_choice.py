@@ -1,0 +1,143 @@
+"""Which images an audit has: drawn on all ranks, chosen by all of them alike, described by the first."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import torch
+
+from cam_callbacks.audit.foreground import can_estimate, with_estimated_masks
+from cam_callbacks.callback import trainer as of_trainer
+from cam_callbacks.callback.audit_images import AuditImages, AuditSet
+from cam_callbacks.callback.audit_offers import Choice
+from cam_callbacks.callback.notices import IMAGES_LEFT_OUT
+from cam_callbacks.callback.stage import MonitorParts, Stage
+from cam_callbacks.data.batches import Samples
+from cam_callbacks.data.probes import ProbeSet
+
+if TYPE_CHECKING:
+    from pytorch_lightning import LightningModule, Trainer
+
+Halves = tuple[ProbeSet | None, ProbeSet | None]
+"""The half that stays, if it has just been chosen, and the one of this look alone."""
+
+
+class AuditChoice(Stage):
+    """Settles the images of one audit.
+
+    Args:
+        parts: The long-lived parts of the monitor.
+        trainer: The trainer of either Lightning.
+        pl_module: The module that it trains.
+        watched: The images.
+    """
+
+    def __init__(self, parts: MonitorParts, trainer: Trainer, pl_module: LightningModule, watched: AuditImages) -> None:
+        super().__init__(parts, trainer, pl_module)
+        self._watched = watched
+
+    def begin(self, is_audited: bool) -> None:
+        """Begin to draw images from the batches, if this evaluation is audited."""
+        task, trainer = self.memory.task, self.trainer
+        self._watched.rest()
+        if is_audited and (task is None or task.kind == "single-label"):
+            look = "of a test" if trainer.testing else f"at step {of_trainer.log_step(trainer)}"
+            self._watched.begin(look, trainer.global_rank, self._classes, anew=trainer.testing)
+
+    def settle(self, errors: Sequence[Exception]) -> AuditSet | None:
+        """Return the images of this evaluation, the same on all ranks; None where there is nothing to audit.
+
+        The ranks compare what they have drawn without the images, of which only those are sent that are chosen.
+
+        Args:
+            errors: Of the batches that this rank could not read.
+
+        Raises:
+            StepFailedError: Where it fails on any rank.
+        """
+        watched = self._watched
+        if not watched.is_synced:
+            watched.sync(*self.agreed(of_trainer.broadcast, self.trainer, (watched.images, watched.are_all)))
+        offers = self.agreed(of_trainer.gather_from_all, self.trainer, self.agreed(watched.offered))
+        choice = self.agreed(watched.choose, offers, self._classes)
+        images = self.agreed(self._send, choice, self.agreed(watched.drawn, choice, self.trainer.global_rank))
+        fixed, fresh = self.agreed(
+            of_trainer.broadcast, self.trainer, self.agreed(self._halves, choice, images, errors)
+        )
+        found = self.agreed(AuditSet.of, fixed if watched.is_first else watched.images, fresh)
+        if found is None:
+            return None
+        if self.memory.are_heatmaps_off and found.images.masks is None and found.images.images.ndim > 4:
+            # The ring would be cut out of dimensions that may be no positions, such as the frames of a video.
+            self.notices.inform_once("CAMMonitor skips the audit: it is not known where the positions are; give masks")
+            return None
+        if fixed is not None and not self.trainer.testing and not watched.keep(fixed, choice.are_all):
+            self.memory.previous_verdict = None
+            self.notices.warn_once(
+                "The images of the audit that stay are not those of the earlier run: suspicions reset"
+            )
+        return found
+
+    @property
+    def _classes(self) -> int | None:
+        return None if self.memory.task is None else self.memory.task.outputs
+
+    def _send(self, choice: Choice, own: dict[bytes, Samples]) -> dict[bytes, Samples]:
+        """Return the images chosen, of all ranks that hold some."""
+        images: dict[bytes, Samples] = {}
+        for rank in sorted({each.rank for each in choice}):
+            images |= of_trainer.broadcast(self.trainer, own, rank)
+        return images
+
+    def _halves(self, choice: Choice, images: dict[bytes, Samples], errors: Sequence[Exception]) -> Halves:
+        """Describe the images chosen, on the first rank."""
+        if not self.trainer.is_global_zero:
+            return None, None
+        self._say_what_is_missing(choice)
+        if not self._watched.is_first:
+            return None, self._like_those_that_stay([ProbeSet.of(images[each.digest]) for each in choice])
+        task = self.memory.task
+        if task is not None and task.kind != "single-label":
+            return None, None  # what is said of the task says so
+        if len({each.label for each in choice}) < 2:
+            reason = str(errors[0]) if errors else "no labels of two or more classes came with the images"
+            self.notices.warn_once(f"CAMMonitor skips the audit: {reason}; pass audit=None to silence this warning")
+            return None, None
+        found = self._described([ProbeSet.of(images[each.digest]) for each in choice])
+        stay = {each.digest for each in choice.fixed}
+        rows = torch.tensor([each.digest in stay for each in choice])
+        return found.subset(rows) if rows.any() else None, found.subset(~rows) if not rows.all() else None
+
+    def _described(self, images: Sequence[ProbeSet]) -> ProbeSet:
+        data, task = self.parts.data, self.memory.task
+        found = data.described(ProbeSet.joined(images), self.trainer)
+        if task is not None:
+            found = data.with_fitting_names(found, task.outputs)
+        found = with_estimated_masks(found)
+        if found.masks is None and found.images.ndim == 4 and not can_estimate():
+            self.notices.warn_once(
+                "CAMMonitor: no masks came with the images, and without OpenCV none are estimated: the audit swaps "
+                "only the outer ring, a weak test that never gives an alarm. Give masks, or "
+                "pip install opencv-python-headless"
+            )
+        return found
+
+    def _like_those_that_stay(self, images: Sequence[ProbeSet]) -> ProbeSet | None:
+        """Describe other images as those that stay are described."""
+        stay = self._watched.images
+        if not images or stay is None:
+            return None
+        names, normalization = stay.class_names, stay.normalization
+        found = replace(ProbeSet.joined(images), class_names=names, normalization=normalization, bands=stay.bands)
+        return with_estimated_masks(found) if stay.masks_estimated else found
+
+    def _say_what_is_missing(self, choice: Choice) -> None:
+        if choice.unknown_labels and self.memory.task is not None:
+            self.parts.data.warn_of_unknown_classes(choice.unknown_labels, self.memory.task.outputs)
+        if choice.left_out:
+            reasons = ", ".join(f"{count} {reason}" for reason, count in choice.left_out.items())
+            self.notices.warn_once(
+                f"CAMMonitor leaves images out of the audit, of those that it has drawn: {reasons}", IMAGES_LEFT_OUT
+            )

@@ -1,0 +1,114 @@
+"""What each rank has drawn for the audit, and the choice that all ranks come to."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass, field
+
+from cam_callbacks.data.balancing import Candidate, balanced
+from cam_callbacks.data.reservoir import Form, Found
+
+
+@dataclass(frozen=True)
+class Offer:
+    """What one rank has drawn from its batches, without the images.
+
+    Attributes:
+        fixed: For the half that stays, where that is not known yet.
+        fresh: For the half that is drawn anew; at the first look, enough for both.
+        unknown_labels: Labels that no class has.
+        left_out: How many images were left out, by reason.
+    """
+
+    fixed: dict[Form, Found] = field(default_factory=dict)
+    fresh: dict[Form, Found] = field(default_factory=dict)
+    unknown_labels: set[int] = field(default_factory=set)
+    left_out: Counter[str] = field(default_factory=Counter)
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What is known of the half that stays.
+
+    Attributes:
+        digests: Of its images.
+        classes: How many images of each class it has.
+    """
+
+    digests: Set[bytes]
+    classes: Mapping[int, int]
+
+    @classmethod
+    def of(cls, candidates: Sequence[Candidate]) -> Kept:
+        """Return what is known of these."""
+        return cls({each.digest for each in candidates}, Counter(each.label for each in candidates))
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Which of the images that all ranks offer are the audit's.
+
+    Attributes:
+        form: Their form; None where none was offered.
+        fixed: Those that stay from now on; none where these are known already.
+        fresh: Those of this look alone.
+        are_all: Whether these are all images that there are, so that all stay.
+        unknown_labels: Labels that no class has.
+        left_out: How many images were left out, by reason.
+    """
+
+    form: Form | None
+    fixed: list[Candidate]
+    fresh: list[Candidate]
+    are_all: bool
+    unknown_labels: set[int]
+    left_out: Counter[str]
+
+    def __iter__(self) -> Iterator[Candidate]:
+        """Yield all of them, by class, and then in an order that depends on their content alone."""
+        yield from sorted([*self.fixed, *self.fresh], key=lambda each: (each.label, each.digest))
+
+
+def chosen(offers: Sequence[Offer], count: int, kept: Kept | None, classes: int | None) -> Choice:
+    """Choose from what all ranks offer; each of them comes to the same choice.
+
+    Args:
+        offers: Of all ranks, in their order.
+        count: How many images an audit has.
+        kept: The half that stays, where it is known already.
+        classes: How many classes the model has; None if it is not known.
+    """
+    seen: Counter[Form] = Counter()
+    left_out: Counter[str] = Counter()
+    for offer in offers:
+        left_out.update(offer.left_out)
+        seen.update({form: found.seen for form, found in offer.fresh.items()})
+    form = max(seen, key=lambda each: seen[each], default=None)
+    for other in seen:
+        if form is not None and other != form and seen[other]:
+            left_out[other.difference(form)] += seen[other]
+    fixed = [offer.fixed[form] for offer in offers if form in offer.fixed]
+    fresh = [offer.fresh[form] for offer in offers if form in offer.fresh]
+    labels = {each.label for found in (*fixed, *fresh) for each in found.candidates}
+    unknown = {label for label in labels if classes is not None and label >= classes}
+
+    may_stay, all_fresh = (
+        [each for found in part for each in found.candidates if each.label not in unknown] for part in (fixed, fresh)
+    )
+    stay: list[Candidate] = []
+    are_all = False
+    if kept is None:
+        everything = balanced(all_fresh, len(all_fresh), {})
+        are_all = len(everything) <= count and all(found.is_whole for found in fresh)
+        stay = everything if are_all else balanced(may_stay, half(count), {})
+        kept = Kept.of(stay)
+    others = [each for each in all_fresh if each.digest not in kept.digests]
+    anew = balanced(others, max(count - sum(kept.classes.values()), 0), kept.classes)
+    unknown = unknown.union(*(offer.unknown_labels for offer in offers))
+    return Choice(form, stay, anew, are_all, unknown, left_out)
+
+
+def half(count: int) -> int:
+    """Return how many of the images stay."""
+    return (count + 1) // 2
