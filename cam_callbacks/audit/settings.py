@@ -30,7 +30,8 @@ class Audit:
     text `cam/verdict`. If `CAMMonitor(explain=...)` is a callable, nothing is audited.
 
     Args:
-        num_images: How many images the audit uses, balanced over the classes; allow at least 30 per class.
+        num_images: How many images the audit uses, drawn from the whole validation and balanced over the classes; allow
+            at least 30 per class. Half of them are the same at all looks.
         threshold: The value that the lower bound of a gap in accuracy has to exceed to be suspect, at least 0 and below
             1, as in `cam_callbacks.judge`.
         on_alarm: What to do in case of an alarm. `"warn"`: warn when the verdict changes. `"stop"`: stop the training

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from pytorch_lightning import LightningModule, Trainer
 
 Halves = tuple[ProbeSet | None, ProbeSet | None]
-"""The half that stays, if it has just been chosen, and the one of this look alone."""
 
 
 class AuditChoice(Stage):
@@ -57,15 +56,18 @@ class AuditChoice(Stage):
         Raises:
             StepFailedError: Where it fails on any rank.
         """
-        watched = self._watched
+        watched, task = self._watched, self.memory.task
+        if task is not None and task.kind != "single-label":
+            return None  # what is said of the task says so
         if not watched.is_synced:
             watched.sync(*self.agreed(of_trainer.broadcast, self.trainer, (watched.images, watched.are_all)))
         offers = self.agreed(of_trainer.gather_from_all, self.trainer, self.agreed(watched.offered))
         choice = self.agreed(watched.choose, offers, self._classes)
         images = self.agreed(self._send, choice, self.agreed(watched.drawn, choice, self.trainer.global_rank))
-        fixed, fresh = self.agreed(
-            of_trainer.broadcast, self.trainer, self.agreed(self._halves, choice, images, errors)
-        )
+        watched.rest()
+        drawn = self.agreed(_in_one_set, choice, images)
+        described = self.agreed(of_trainer.broadcast, self.trainer, self.agreed(self._describe, choice, drawn, errors))
+        fixed, fresh = self.agreed(_halves, choice, drawn, described)
         found = self.agreed(AuditSet.of, fixed if watched.is_first else watched.images, fresh)
         if found is None:
             return None
@@ -91,28 +93,19 @@ class AuditChoice(Stage):
             images |= of_trainer.broadcast(self.trainer, own, rank)
         return images
 
-    def _halves(self, choice: Choice, images: dict[bytes, Samples], errors: Sequence[Exception]) -> Halves:
-        """Describe the images chosen, on the first rank."""
+    def _describe(self, choice: Choice, drawn: ProbeSet | None, errors: Sequence[Exception]) -> dict[str, Any] | None:
+        """Return what else is known of the images drawn, on the first rank; None where there is nothing to audit."""
         if not self.trainer.is_global_zero:
-            return None, None
+            return None
         self._say_what_is_missing(choice)
         if not self._watched.is_first:
-            return None, self._like_those_that_stay([ProbeSet.of(images[each.digest]) for each in choice])
-        task = self.memory.task
-        if task is not None and task.kind != "single-label":
-            return None, None  # what is said of the task says so
-        if len({each.label for each in choice}) < 2:
+            return None if drawn is None else self._like_those_that_stay(drawn)
+        if drawn is None or len({each.label for each in choice}) < 2:
             reason = str(errors[0]) if errors else "no labels of two or more classes came with the images"
             self.notices.warn_once(f"CAMMonitor skips the audit: {reason}; pass audit=None to silence this warning")
-            return None, None
-        found = self._described([ProbeSet.of(images[each.digest]) for each in choice])
-        stay = {each.digest for each in choice.fixed}
-        rows = torch.tensor([each.digest in stay for each in choice])
-        return found.subset(rows) if rows.any() else None, found.subset(~rows) if not rows.all() else None
-
-    def _described(self, images: Sequence[ProbeSet]) -> ProbeSet:
+            return None
         data, task = self.parts.data, self.memory.task
-        found = data.described(ProbeSet.joined(images), self.trainer)
+        found = data.described(drawn, self.trainer)
         if task is not None:
             found = data.with_fitting_names(found, task.outputs)
         found = with_estimated_masks(found)
@@ -122,16 +115,14 @@ class AuditChoice(Stage):
                 "only the outer ring, a weak test that never gives an alarm. Give masks, or "
                 "pip install opencv-python-headless"
             )
-        return found
+        return _known_of(found)
 
-    def _like_those_that_stay(self, images: Sequence[ProbeSet]) -> ProbeSet | None:
-        """Describe other images as those that stay are described."""
+    def _like_those_that_stay(self, drawn: ProbeSet) -> dict[str, Any]:
+        """Describe images as those that stay are described."""
         stay = self._watched.images
-        if not images or stay is None:
-            return None
-        names, normalization = stay.class_names, stay.normalization
-        found = replace(ProbeSet.joined(images), class_names=names, normalization=normalization, bands=stay.bands)
-        return with_estimated_masks(found) if stay.masks_estimated else found
+        assert stay is not None
+        masked = with_estimated_masks(drawn) if stay.masks_estimated else drawn
+        return _known_of(stay) | {"masks": masked.masks, "masks_estimated": masked.masks_estimated}
 
     def _say_what_is_missing(self, choice: Choice) -> None:
         if choice.unknown_labels and self.memory.task is not None:
@@ -139,5 +130,27 @@ class AuditChoice(Stage):
         if choice.left_out:
             reasons = ", ".join(f"{count} {reason}" for reason, count in choice.left_out.items())
             self.notices.warn_once(
-                f"CAMMonitor leaves images out of the audit, of those that it has drawn: {reasons}", IMAGES_LEFT_OUT
+                f"CAMMonitor left out images that would have been audited: {reasons}", IMAGES_LEFT_OUT
             )
+
+
+def _in_one_set(choice: Choice, images: dict[bytes, Samples]) -> ProbeSet | None:
+    """Put the images chosen into one set; None where there are none."""
+    found = [ProbeSet.of(images[each.digest]) for each in choice]
+    return ProbeSet.joined(found) if found else None
+
+
+def _known_of(images: ProbeSet) -> dict[str, Any]:
+    """Return what the first rank alone finds out about images."""
+    names = ("class_names", "normalization", "bands", "masks", "masks_estimated")
+    return {name: getattr(images, name) for name in names}
+
+
+def _halves(choice: Choice, drawn: ProbeSet | None, described: dict[str, Any] | None) -> Halves:
+    """Return the half that stays, if it has just been chosen, and the one of this look alone."""
+    if drawn is None or described is None:
+        return None, None
+    found = replace(drawn, **described)
+    stay = {each.digest for each in choice.fixed}
+    rows = torch.tensor([each.digest in stay for each in choice])
+    return found.subset(rows) if rows.any() else None, None if rows.all() else found.subset(~rows)

@@ -100,7 +100,7 @@ def chosen(offers: Sequence[Offer], count: int, kept: Kept | None, classes: int 
     are_all = False
     if kept is None:
         everything = balanced(all_fresh, len(all_fresh), {})
-        are_all = len(everything) <= count and all(found.is_whole for found in fresh)
+        are_all = 0 < len(everything) <= count and all(found.is_whole for found in fresh)
         stay = everything if are_all else balanced(may_stay, half(count), {})
         kept = Kept.of(stay)
     others = [each for each in all_fresh if each.digest not in kept.digests]
