@@ -13,8 +13,9 @@ help: ## Show this help
 demo: $(VENV)/.examples ## Train the biased and the balanced network, make the picture, say how to open TensorBoard
 	$(BIN)/python example_projects/color_bias/demo.py
 
+# One thread each: on tiny tensors more only wait. Compiled Python is kept: each process that a test starts reads it.
 test: $(VENV)/.test ## Run all tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder $(ARGS)  # one thread each: on tiny tensors more only wait
+	PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder $(ARGS)
 
 test-fast: ## Run the tests that are not slow
 	$(MAKE) test ARGS='-m "not slow" $(ARGS)'
