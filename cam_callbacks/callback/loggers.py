@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from PIL import Image
 from cam_callbacks._warnings import warn_in_training
 from cam_callbacks.callback.places import write_file
 from cam_callbacks.callback.retries import Retries
-from cam_callbacks.figures.drawing import Picture
+from cam_callbacks.figures.drawing import Picture, as_png
 
 Media = Mapping[str, Picture | str]
 """Pictures (H, W, 3) uint8 and texts in Markdown, by name or tag."""
@@ -192,9 +191,7 @@ def _write(place: str | Path, tag: str, medium: Picture | str, step: int) -> str
     name = f"{tag}_step={step:06d}"
     if isinstance(medium, str):
         return write_file(place, f"{name}.md", medium.encode())
-    content = BytesIO()
-    Image.fromarray(medium).save(content, format="PNG")
-    return write_file(place, f"{name}.png", content.getvalue())
+    return write_file(place, f"{name}.png", as_png(Image.fromarray(medium)))
 
 
 def _picture_to_tensorboard(logger: Any, tag: str, picture: Picture, step: int) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from io import BytesIO
 from itertools import cycle
 from typing import Any, TypeAlias, get_args
 
@@ -30,6 +31,7 @@ _LUMINANCE = np.array([0.299, 0.587, 0.114], dtype=np.float32)
 _CROSSED_OUT_BRIGHTNESS = 0.4
 _HEAT_OPACITY = 0.65
 _JET_MIN_HEAT = 0.2
+_COMPRESSION = 4  # takes half the time of the usual 6, for files 2% larger
 
 
 def to_pictures(
@@ -196,3 +198,10 @@ def _without_edge(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
     around = np.pad(mask, 1, constant_values=True)
     core: NDArray[np.bool_] = mask & around[:-2, 1:-1] & around[2:, 1:-1] & around[1:-1, :-2] & around[1:-1, 2:]
     return core
+
+
+def as_png(image: Image.Image) -> bytes:
+    """Encode an image as PNG."""
+    file = BytesIO()
+    image.save(file, "PNG", compress_level=_COMPRESSION)
+    return file.getvalue()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import platform
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
-from io import BytesIO
 
 import numpy as np
 import torch
@@ -18,7 +17,7 @@ from cam_callbacks.audit.measures import MEASURES
 from cam_callbacks.audit.statistics import Estimate, Measure
 from cam_callbacks.data.probes import ProbeSet
 from cam_callbacks.explain.explanation import Explanation, coarse_note, min_max, scaled
-from cam_callbacks.figures.drawing import Picture, heat_layout, to_pictures
+from cam_callbacks.figures.drawing import Picture, as_png, heat_layout, to_pictures
 from cam_callbacks.review import schema
 from cam_callbacks.review.json_values import as_json, number
 from cam_callbacks.review.schema import (
@@ -62,7 +61,7 @@ def photos_blob(probes: ProbeSet) -> bytes:
         if (picture == picture[..., :1]).all():
             image = image.convert("L")
         image.thumbnail((_PHOTO_SIDE, _PHOTO_SIDE))
-        blob += _png(image)
+        blob += as_png(image)
     return blob
 
 
@@ -190,7 +189,7 @@ def _channel_weights(explanation: Explanation) -> list[list[tuple[int, float | N
 
 def audit_blobs(audited: AuditSnapshot, swaps: Picture | None) -> dict[str, bytes]:
     """Encode an audit, and the picture of swapped backgrounds if there is one, by record."""
-    blobs = {} if swaps is None else {schema.TAB_SWAPS: _png(Image.fromarray(swaps))}
+    blobs = {} if swaps is None else {schema.TAB_SWAPS: as_png(Image.fromarray(swaps))}
     blobs[schema.TAB_AUDIT] = as_json(_audit(audited))
     return blobs
 
@@ -238,10 +237,4 @@ def _estimate(estimate: Estimate) -> EstimateJson:
 
 def _gray_png(values: Tensor) -> bytes:
     """Encode (h, w) in [0, 1]."""
-    return _png(Image.fromarray((values.clamp(0, 1) * 255).round().to(torch.uint8).numpy().astype(np.uint8)))
-
-
-def _png(image: Image.Image) -> bytes:
-    file = BytesIO()
-    image.save(file, "PNG")
-    return file.getvalue()
+    return as_png(Image.fromarray((values.clamp(0, 1) * 255).round().to(torch.uint8).numpy().astype(np.uint8)))
