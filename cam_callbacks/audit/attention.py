@@ -65,13 +65,9 @@ def mean_heat_by_chance(heatmaps: Tensor, masks: Tensor) -> Tensor:
     shares = _shares_with_all_masks(heatmaps, masks)
     count = len(shares)
     generator = torch.Generator().manual_seed(0)
-    means = []
-    for _ in range(_NUM_SHUFFLES):
-        order = torch.randperm(count, generator=generator)
-        shuffled = torch.empty_like(order)
-        shuffled[order] = order.roll(1)  # one cycle through all: no map keeps its own mask
-        means.append(shares[torch.arange(count), shuffled.to(shares.device)].nanmean())
-    return torch.stack(means)
+    orders = torch.stack([torch.randperm(count, generator=generator) for _ in range(_NUM_SHUFFLES)])
+    shuffled = torch.empty_like(orders).scatter_(1, orders, orders.roll(1, dims=1))  # cycles: no map keeps its mask
+    return shares[torch.arange(count), shuffled.to(shares.device)].nanmean(dim=1)
 
 
 def _shares_with_all_masks(heatmaps: Tensor, masks: Tensor) -> Tensor:
