@@ -1,5 +1,7 @@
 """What the tests share: which of them are slow, the data folder, a small network, a count of forward samples."""
 
+import functools
+import gc
 import os
 import signal
 import weakref
@@ -55,10 +57,12 @@ LONGEST = (
 """The files that take longest, which come first: where files are shared out, no process is left with one at the end."""
 
 
+@functools.cache
 def name_of(path: Path) -> str:
     return path.relative_to(TESTS).as_posix() if path.is_relative_to(TESTS) else ""
 
 
+@functools.cache
 def is_slow(path: Path) -> bool:
     name = name_of(path)
     return path.suffix == ".py" and name.startswith(tuple(SLOW)) and name not in FAST
@@ -75,6 +79,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.slow)
     order = {name: place for place, name in enumerate(LONGEST)}
     items.sort(key=lambda item: order.get(name_of(item.path), len(LONGEST)))
+
+
+def pytest_collection_finish() -> None:
+    """What was imported stays: no collection of garbage, of which some tests ask for one, has to go through it."""
+    gc.collect()
+    gc.freeze()
 
 
 DEAD = {2: -1.0, 5: 0.7}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -36,6 +37,7 @@ def nodes(tree: ast.AST) -> Iterator[ast.AST]:
             yield from nodes(child)
 
 
+@functools.cache
 def imports(module: str) -> set[str]:
     """Return the dotted names of what a module imports when it runs, at any depth of its code."""
     found = set()
@@ -50,8 +52,10 @@ def imports(module: str) -> set[str]:
     return found
 
 
-IMPORTS = {module: imports(module) for module in MODULES}
-GRAPH = {module: found & set(MODULES) for module, found in IMPORTS.items()}
+@functools.cache
+def graph() -> dict[str, set[str]]:
+    """Return which modules of ours each of them imports."""
+    return {module: imports(module) & set(MODULES) for module in MODULES}
 
 
 def room(module: str) -> str:
@@ -60,13 +64,13 @@ def room(module: str) -> str:
 
 
 def packages(module: str) -> set[str]:
-    return {name.split(".")[0] for name in IMPORTS[module]}
+    return {name.split(".")[0] for name in imports(module)}
 
 
 def reached(module: str) -> set[str]:
     """Return the module and all modules of ours that its import loads, however far away."""
     found, new = {module}, {module}
-    while new := {imported for each in new for imported in GRAPH[each]} - found:
+    while new := {imported for each in new for imported in graph()[each]} - found:
         found |= new
     return found
 
@@ -79,7 +83,9 @@ def allowed(module: str, imported: str) -> bool:
 
 
 def test_each_module_imports_only_its_own_room_and_those_below() -> None:
-    against = [f"{module} -> {name}" for module in GRAPH for name in sorted(GRAPH[module]) if not allowed(module, name)]
+    against = [
+        f"{module} -> {name}" for module in graph() for name in sorted(graph()[module]) if not allowed(module, name)
+    ]
     assert against == []
 
 
@@ -89,14 +95,14 @@ def test_each_module_stands_in_a_room_or_is_a_leaf() -> None:
 
 def test_no_import_runs_in_a_circle() -> None:
     try:
-        list(TopologicalSorter(GRAPH).static_order())
+        list(TopologicalSorter(graph()).static_order())
     except CycleError as error:
         raise AssertionError(f"imports in a circle: {' -> '.join(error.args[1])}") from error
 
 
 def test_nobody_imports_the_callback_or_the_root() -> None:
     """What the root offers it loads on first use: a module of ours that asked it would import in a circle."""
-    asking = {module: {name for name in GRAPH[module] if room(name) in ("", "callback")} for module in GRAPH}
+    asking = {module: {name for name in graph()[module] if room(name) in ("", "callback")} for module in graph()}
     assert {module: names for module, names in asking.items() if names and room(module) != "callback"} == {}
     assert [module for module, names in asking.items() if "cam_callbacks" in names] == []
 
@@ -104,7 +110,7 @@ def test_nobody_imports_the_callback_or_the_root() -> None:
 def test_importing_a_room_imports_none_of_its_modules() -> None:
     """So that e.g. the registry of measures can be read without torch."""
     rooms = [module for module, path in MODULES.items() if path.name == "__init__.py" and module != "cam_callbacks"]
-    assert {module: IMPORTS[module] for module in rooms if IMPORTS[module]} == {}
+    assert {module: imports(module) for module in rooms if imports(module)} == {}
 
 
 def test_only_the_callback_knows_lightning() -> None:
