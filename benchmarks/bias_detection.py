@@ -25,8 +25,9 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
 from cam_callbacks import AuditResult, audit_model, judge
+from cam_callbacks.audit.donors import choose_donors
 from cam_callbacks.audit.foreground import estimate_masks
-from cam_callbacks.audit.interventions import choose_donors, ring, with_ring_of
+from cam_callbacks.audit.interventions import ring, with_ring_of
 from cam_callbacks.audit.statistics import measure, wilson
 from cam_callbacks.data.probes import ProbeSet
 
@@ -106,10 +107,10 @@ def ring_result(network: nn.Module, probes: ProbeSet) -> AuditResult:
     """What `audit_model` finds if masks are neither given nor can be estimated."""
     donors = choose_donors(probes.labels, torch.ones(len(probes), dtype=torch.bool), probes.fingerprint)
     inside = ~ring((SIDE, SIDE)).expand(len(probes), SIDE, SIDE)
-    arms = [with_ring_of(probes.images, inside, probes.images[donor]) for donor in (donors.same, donors.other)]
+    arms = [with_ring_of(probes.images, inside, probes.images[donor[:, 0]]) for donor in (donors.same, donors.other)]
     whole, same, other = (right(network, images, probes.labels) for images in (probes.images, *arms))
     measures = {"accuracy": measure(whole, probes.labels), "ring_gap": measure(same - other, probes.labels)}
-    return AuditResult(measures, "none", probes.labels, probes.class_names, torch.empty(0), donors)
+    return AuditResult(measures, "none", probes.labels, probes.class_names, torch.empty(0), donors, probes.image_ids)
 
 
 def right(network: nn.Module, images: Tensor, targets: Tensor) -> Tensor:

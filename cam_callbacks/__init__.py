@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from cam_callbacks._version import __version__ as __version__
+    from cam_callbacks.audit.judge import judge
     from cam_callbacks.audit.measuring import audit_model
-    from cam_callbacks.audit.result import AuditResult, Verdict
+    from cam_callbacks.audit.result import AuditResult
     from cam_callbacks.audit.settings import Audit
-    from cam_callbacks.audit.verdict import judge
+    from cam_callbacks.audit.verdict import Verdict
     from cam_callbacks.callback.monitor import CAMMonitor
     from cam_callbacks.data.probes import ProbeSet
     from cam_callbacks.explain.cam import CAM
@@ -61,10 +62,10 @@ _HOME = {
     "ScoreCAM": "cam_callbacks.explain.score_cam",
     "SegmentationTarget": "cam_callbacks.explain.targets",
     "Target": "cam_callbacks.explain.targets",
-    "Verdict": "cam_callbacks.audit.result",
+    "Verdict": "cam_callbacks.audit.verdict",
     "__version__": "cam_callbacks._version",
     "audit_model": "cam_callbacks.audit.measuring",
-    "judge": "cam_callbacks.audit.verdict",
+    "judge": "cam_callbacks.audit.judge",
     "overlay": "cam_callbacks.figures.drawing",
 }
 

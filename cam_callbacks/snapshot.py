@@ -12,8 +12,9 @@ from torch import Tensor
 from cam_callbacks import tags
 from cam_callbacks.audit.measures import MEASURES
 from cam_callbacks.audit.observations import Answers
-from cam_callbacks.audit.result import AuditResult, Verdict
+from cam_callbacks.audit.result import AuditResult
 from cam_callbacks.audit.statistics import Estimate, Measure
+from cam_callbacks.audit.verdict import Verdict
 from cam_callbacks.data.probes import ProbeSet
 from cam_callbacks.explain.explanation import Explanation, concatenated
 
@@ -139,6 +140,8 @@ class AuditSnapshot:
                 for index, estimate in measured.per_class.items():
                     label = self.result.class_names.tag(index)
                     found |= _with_bounds(tags.by_class(tag, label), estimate, bounds=True)
+        gap = tags.measure(self.result.gap_name, is_estimated=self.result.mask_source == "estimated")
+        found[f"{gap}_{tags.DETECTABLE}"] = self.verdict.detectable
         found[tags.ALARM] = float(self.verdict.state == "alarm")
         found[tags.AUDIT_PASSES] = float(self.passes)
         return {name: value for name, value in found.items() if not isnan(value)}

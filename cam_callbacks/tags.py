@@ -21,6 +21,9 @@ HEAT_OVER_CHANCE = "heat_over_chance"
 VERDICT = "verdict"
 """Text: what the audit found."""
 
+DETECTABLE = "detectable"
+"""Scalar, behind the name of the gap: `bg_gap_detectable`, the smallest gap that four of five such looks would find."""
+
 ALARM = "alarm"
 """Scalar: 1 where the verdict is an alarm, else 0. All other numbers of the audit are scalars by their own names."""
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 import torch
 
 from cam_callbacks import AuditResult, judge
-from cam_callbacks.audit.interventions import Donors
+from cam_callbacks.audit.donors import Donors
 from cam_callbacks.audit.statistics import measure
 from cam_callbacks.data.probes import ProbeSet
 from cam_callbacks.snapshot import AuditSnapshot
@@ -18,8 +18,8 @@ VALUES = torch.arange(40) // 2 % 2 * 1.0
 def scalars(mask_source: str, **measures: float | None) -> dict[str, float]:
     """Scalars of an audit with these measures and their chance levels."""
     made = {name: measure(VALUES, LABELS, chance) for name, chance in {"accuracy": 0.5, **measures}.items()}
-    swaps, nobody = torch.zeros(40, 3), torch.full((40,), -1)
-    result = AuditResult(made, mask_source, LABELS, ("cat", "dog"), swaps, Donors(nobody, nobody))
+    swaps, nobody = torch.zeros(40, 3), torch.full((40, 1), -1)
+    result = AuditResult(made, mask_source, LABELS, ("cat", "dog"), swaps, Donors(nobody, nobody), torch.arange(40))
     verdict = judge(replace(result, measures={**made, result.gap_name: measure(VALUES, LABELS, 0.0)}))
     return AuditSnapshot(
         ProbeSet(torch.rand(40, 3, 8, 8), LABELS), result, verdict, {}, 440, torch.ones(40).bool()

@@ -1,70 +1,22 @@
 """Interventions: exchange or change the background, the ring, or the colors of images.
 
 Each exchange has two arms: a donor of the same class, and one of another class (the BG-gap of Xiao et al. 2020, arXiv
-2006.09994). A pasted edge and a strange mixture are in both, and cancel in the difference. The filled place of the
-donor's object is in both, too, but its outline may tell the donor's class, which is another one in each. Images stay
-as the model is fed them, normalized. Masks are bool, True on the object.
+2006.09994). A pasted edge and a strange mixture are in both, and cancel in the difference. The place of the donor's
+object does not, if it shows: its outline tells the donor's class. So it is inpainted, and what still shows is measured
+by a placebo, `with_trace_of`. Images stay as the model is fed them, normalized. Masks are bool, True on the object.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
+
+from cam_callbacks.audit.inpainting import POOL, grown, inpaint
 
 _RING_WIDTH = 8  # the ring is an eighth of the side wide
 _MIN_SPREAD = 1e-3  # of a channel, to divide by
 _BRIGHTER = 0.1  # of the range of all images
-
-
-@dataclass(frozen=True, eq=False)
-class Donors:
-    """The images that give their background to each of N images.
-
-    Attributes:
-        same: (N,) int64, the index of another image of the same class; -1 if there is none.
-        other: (N,) int64, the index of an image of another class; -1 if there is none.
-    """
-
-    same: Tensor
-    other: Tensor
-
-    @property
-    def known(self) -> Tensor:
-        """(N,) bool, whether an image has both."""
-        return (self.same >= 0) & (self.other >= 0)
-
-
-def choose_donors(labels: Tensor, usable: Tensor, fingerprint: str) -> Donors:
-    """Choose donors, always the same ones for the same images.
-
-    Within a class every image gives once. To a class the others give in turn, in an order drawn for it, and so do the
-    images within each of them.
-
-    Args:
-        labels: (N,) the classes.
-        usable: (N,) bool, which images have a background to give.
-        fingerprint: Hexadecimal digits that identify the images; they seed the choice.
-    """
-    generator = torch.Generator().manual_seed(int(fingerprint[:15], 16))
-    count = len(labels)
-    same, other = torch.full((count,), -1), torch.full((count,), -1)
-    classes = sorted(set(labels.tolist()))
-    members = {c: ((labels == c) & usable).nonzero().flatten() for c in classes}
-    members = {c: part[torch.randperm(len(part), generator=generator)] for c, part in members.items()}
-    given = dict.fromkeys(classes, 0)
-    for c in classes:
-        own = members[c]
-        if len(own) > 1:
-            same[own] = own.roll(1)
-        givers = [other for other in classes if other != c and len(members[other])]
-        order = torch.randperm(len(givers), generator=generator).tolist()
-        for turn, image in enumerate(own.tolist() if givers else []):
-            giver = givers[order[turn % len(givers)]]
-            other[image] = members[giver][given[giver] % len(members[giver])]
-            given[giver] += 1
-    return Donors(same, other)
+_BLUR = 0.2  # of the side: the width of the box of a blur, which is applied twice
 
 
 def mean_color(images: Tensor, where: Tensor) -> Tensor:
@@ -85,7 +37,7 @@ def fill(images: Tensor, where: Tensor) -> Tensor:
 
 
 def with_background_of(images: Tensor, masks: Tensor, donors: Tensor, donor_masks: Tensor) -> Tensor:
-    """Put each object before the background of its donor, whose own object is filled.
+    """Put each object before the background of its donor, whose own object is inpainted.
 
     Args:
         images: (n, C, *spatial).
@@ -93,7 +45,44 @@ def with_background_of(images: Tensor, masks: Tensor, donors: Tensor, donor_mask
         donors: (n, C, *spatial), the donor of each image.
         donor_masks: (n, *spatial).
     """
-    return torch.where(masks.unsqueeze(1), images, fill(donors, donor_masks))
+    return _before(without_object(donors, donor_masks), images, masks)
+
+
+def with_trace_of(images: Tensor, masks: Tensor, donor_masks: Tensor) -> Tensor:
+    """Give each image the trace that the object of its donor leaves in an exchange, and nothing else of it.
+
+    Its own background stays. Where the donor's object would be, it is inpainted, as the donor's background is in
+    `with_background_of`.
+
+    Args:
+        images: (n, C, *spatial).
+        masks: (n, *spatial).
+        donor_masks: (n, *spatial).
+    """
+    trace = grown(donor_masks)
+    without = inpaint(images, trace | grown(masks))  # the own object, which hides a part of it, does not color it
+    return _before(torch.where(trace.unsqueeze(1), without, images), images, masks)
+
+
+def with_blurred_background(images: Tensor, masks: Tensor) -> Tensor:
+    """Blur the background of images (n, C, *spatial) outside of the masks (n, *spatial), without their objects."""
+    pool, size = POOL[masks.ndim - 1], images.shape[2:]
+    reach = [round(_BLUR * side / 2) for side in size]
+    blurred = without_object(images, masks)
+    for _ in range(2):
+        box = [2 * step + 1 for step in reach]
+        blurred = pool(blurred, box, stride=1, padding=reach, count_include_pad=False)
+    return _before(blurred, images, masks)
+
+
+def without_object(images: Tensor, masks: Tensor) -> Tensor:
+    """Inpaint the objects of images (n, C, *spatial), and a little around their masks (n, *spatial)."""
+    return inpaint(images, grown(masks))
+
+
+def _before(backgrounds: Tensor, images: Tensor, masks: Tensor) -> Tensor:
+    """Put the objects of images before backgrounds; soft edges would change small objects more than hard ones do."""
+    return torch.where(masks.unsqueeze(1), images, backgrounds)
 
 
 def with_ring_of(images: Tensor, inside: Tensor, donors: Tensor) -> Tensor:

@@ -64,9 +64,7 @@ class MeasureSpec:
 
 
 _LARGEST_CLASS = "share of the largest class"
-_OF_THE_PROBABILITY = (
-    "The gap in the probability of the true class instead of accuracy. It varies less than the gap; it is not judged."
-)
+_OF_THE_PROBABILITY = "The gap in the probability of the true class instead of accuracy. It varies less than the gap."
 _XIAO = "Xiao et al. 2020, arXiv 2006.09994"
 _REINHARD = "Reinhard et al. 2001, doi 10.1109/38.946629, for the colors; the gap is ours"
 _CHATTOPADHAY = "after Chattopadhay et al. 2018, arXiv 1710.11063"
@@ -109,10 +107,28 @@ MEASURES: dict[str, MeasureSpec] = {
             has_interval=True,
         ),
         MeasureSpec(
+            "outline_gap",
+            title="Outline gap",
+            definition="The background gap if the image keeps its own background, and only the place of the other "
+            "image's object is inpainted: a placebo. Above 0: outlines are read, and bg_gap is too high by as much.",
+            chance="0",
+            masks="needed",
+            per_class="table",
+            has_interval=True,
+        ),
+        MeasureSpec(
+            "outline_gap_probability",
+            title="Outline gap in probability",
+            definition=_OF_THE_PROBABILITY,
+            chance="0",
+            masks="needed",
+            has_interval=True,
+        ),
+        MeasureSpec(
             "recolor_gap",
             title="Background color gap",
             definition="The background gap if only mean and spread of the background's color are moved. As large as "
-            "bg_gap: the color is used; near 0: content or texture, or the outline of the other image's object.",
+            "bg_gap: the color is used; near 0: content or texture.",
             chance="0",
             source=_REINHARD,
             masks="needed",
@@ -146,10 +162,27 @@ MEASURES: dict[str, MeasureSpec] = {
             has_interval=True,
         ),
         MeasureSpec(
+            "collage_cost",
+            title="Cost of an exchange",
+            definition="Right answers lost by a background of the same class: by the exchange itself. Above 0.2 the "
+            "exchange is no fair test.",
+            chance="0",
+            masks="needed",
+            has_interval=True,
+        ),
+        MeasureSpec(
+            "blur_loss",
+            title="Right answers lost by a blurred background",
+            definition="Right answers lost if the image's own background is blurred. It needs no other image: a second "
+            "instrument, which sees the use of content and texture.",
+            chance="0",
+            masks="needed",
+            has_interval=True,
+        ),
+        MeasureSpec(
             "background_only",
             title="Accuracy on the background alone",
-            definition="Accuracy with the object filled with the mean color of the background. High: the background "
-            "alone is enough.",
+            definition="Accuracy with the object inpainted. High: the background alone is enough.",
             chance=_LARGEST_CLASS,
             source=f"after {_XIAO}",
             masks="needed",

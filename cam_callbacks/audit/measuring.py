@@ -7,7 +7,9 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
+from cam_callbacks._checks import check_positive
 from cam_callbacks.audit import attention, interventions
+from cam_callbacks.audit.measures import MEASURES
 from cam_callbacks.audit.observations import Answers, Observations
 from cam_callbacks.audit.result import AuditResult
 from cam_callbacks.audit.statistics import measure
@@ -27,10 +29,11 @@ def audit_model(
     multi_label: bool = False,
     batch_size: int | None = None,
     outputs: Outputs = "auto",
+    num_donors: int = 3,
 ) -> AuditResult:
     """Audit a classifier on labeled images, with their masks, or with estimated ones if they have none.
 
-    It takes at most eleven forward passes per image, and one forward and backward pass for the heatmaps.
+    It takes at most 8 + 6 `num_donors` forward passes per image, and one forward and backward pass for the heatmaps.
 
     Args:
         model: The classifier; it is left as it was.
@@ -40,13 +43,15 @@ def audit_model(
         multi_label: Whether an image may have several classes, as in `Method`.
         batch_size: The largest batch that the model is given, as in `Method`.
         outputs: What the model returns, as in `Method`.
+        num_donors: How many other images of each kind give their background to an image.
 
     Returns:
         The measures, and what they were made from.
 
     Raises:
         TypeError: `probes` is not a ProbeSet.
-        ValueError: The images have no labels or are all of one class; otherwise as `Method.__call__`.
+        ValueError: The images have no labels or are all of one class, or `num_donors` is not at least 1; otherwise as
+            `Method.__call__`.
 
     Example::
 
@@ -55,7 +60,8 @@ def audit_model(
         result = audit_model(model, ProbeSet(images, labels, masks))
         print(result["bg_gap"].overall.value, judge(result).text)
     """
-    observations = Observations(probes)
+    check_positive("num_donors", num_donors)
+    observations = Observations(probes, num_donors)
     rows = torch.arange(len(probes))
     answers = observations.observe(model, rows, target_layer, forward_fn, multi_label, batch_size, outputs)
     return measures_of(observations, [answers])
@@ -71,16 +77,22 @@ def measures_of(observations: Observations, parts: Sequence[Answers]) -> AuditRe
     answers = _joined(parts)
     heatmaps = None if answers.layer_maps is None else upsample(answers.layer_maps, observations.images.shape[2:])
     values = _values(observations, answers, heatmaps)
+    gaps = {exchange.name for exchange in observations.exchanges}
     judged = observations.exchanges[0]
-    arms = [answers.probability[f"{judged.name}/{arm}"] for arm in ("same", "other")]
-    swapped = [torch.where(judged.known, probability, torch.nan) for probability in arms]
+    exchanged = {name for name in MEASURES if name == "collage_cost" or name.removesuffix("_probability") in gaps}
+    swapped = [answers.probability[f"{judged.name}/{kind}/0"] for kind in ("same", "other")]
+    swapped = [torch.where(judged.known, probability, torch.nan) for probability in swapped]
     return AuditResult(
-        measures={name: measure(of_images, observations.labels, chance) for name, of_images, chance in values},
+        measures={
+            name: measure(of_images, observations.labels, chance, judged.donors if name in exchanged else None)
+            for name, of_images, chance in values
+        },
         mask_source=observations.mask_source,
         labels=observations.labels,
         class_names=observations.probes.class_names,
         swap_probabilities=torch.stack([answers.probability["nothing"], *swapped], dim=1),
         donors=judged.donors,
+        image_ids=observations.probes.image_ids,
         heat_method=None if heatmaps is None else answers.heat_method,
         heat_chance_distribution=_heat_by_chance(observations, heatmaps),
         notes=(*observations.notes, *answers.notes),
@@ -121,9 +133,10 @@ def _values(observations: Observations, answers: Answers, heatmaps: Tensor | Non
         yield _worst_group_accuracy(whole, observations.probes.groups, observations.labels)
     for exchange in observations.exchanges:
         for ending, values in (("", correct), ("_probability", answers.probability)):
-            gap = values[f"{exchange.name}/same"] - values[f"{exchange.name}/other"]
-            yield f"{exchange.name}{ending}", torch.where(exchange.known, gap, torch.nan), 0.0
+            yield f"{exchange.name}{ending}", exchange.mean_of("same", values) - exchange.mean_of("other", values), 0.0
     if masks is not None:
+        yield "collage_cost", whole - observations.exchanges[0].mean_of("same", correct), 0.0
+        yield "blur_loss", torch.where(usable, whole - correct["blurred"], torch.nan), 0.0
         for name in ("background_only", "object_only"):
             yield name, torch.where(usable, correct[name], torch.nan), largest_class
     if "brighter" in correct:

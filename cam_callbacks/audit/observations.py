@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from cam_callbacks.audit import attention, interventions
+from cam_callbacks.audit.donors import Donors, choose_donors
 from cam_callbacks.audit.foreground import with_estimated_masks
 from cam_callbacks.data.probes import MaskSource, ProbeSet
 from cam_callbacks.explain import faithfulness, progress
@@ -53,12 +54,12 @@ class Answers:
 
 @dataclass(frozen=True, eq=False)
 class Exchange:
-    """An exchange of what lies outside of `kept` with a donor of the same class, and with one of another class.
+    """An exchange of what lies outside of `kept` with donors of the same class, and with donors of another class.
 
     Attributes:
         name: The name of the gap that is measured with it.
         kept: (N, *spatial) bool, what the images keep.
-        known: (N,) bool, which images have both donors.
+        known: (N,) bool, which images have all donors.
         donors: The donors.
         exchange: Called as `exchange(images, kept, donors, kept_of_donors)` with n images and their n donors.
     """
@@ -66,13 +67,24 @@ class Exchange:
     name: str
     kept: Tensor
     known: Tensor
-    donors: interventions.Donors
+    donors: Donors
     exchange: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+
+    def arms(self) -> Iterator[tuple[str, Tensor]]:
+        """Yield the name of each change that it makes, and (N,) its donors: `bg_gap/same/0`, and so on."""
+        for kind, donors in (("same", self.donors.same), ("other", self.donors.other)):
+            for turn, each in enumerate(donors.unbind(dim=1)):
+                yield f"{self.name}/{kind}/{turn}", each
 
     def arm(self, images: Tensor, rows: Tensor, donor: Tensor) -> Tensor:
         """Return the images at `rows` with what their donors, at `donor` (N,), have outside of `kept`."""
         givers = donor[rows].clamp_min(0)
         return self.exchange(images[rows], self.kept[rows], images[givers], self.kept[givers])
+
+    def mean_of(self, kind: str, answers: Mapping[str, Tensor]) -> Tensor:
+        """Return (N,) the mean answer over the donors of a kind, "same" or "other"; NaN for images that lack one."""
+        of_donors = [answers[name] for name, _ in self.arms() if name.startswith(f"{self.name}/{kind}/")]
+        return torch.where(self.known, torch.stack(of_donors).mean(dim=0), torch.nan)
 
 
 class Observations:
@@ -83,13 +95,14 @@ class Observations:
 
     Args:
         probes: Images with labels of two classes or more, and masks if there are any.
+        num_donors: How many images of each kind give their background to an image.
 
     Raises:
         TypeError: `probes` is not a ProbeSet.
         ValueError: The images have no labels, or are all of one class.
     """
 
-    def __init__(self, probes: ProbeSet) -> None:
+    def __init__(self, probes: ProbeSet, num_donors: int = 1) -> None:
         if not isinstance(probes, ProbeSet):
             raise TypeError(f"probes={type(probes).__name__}(...) must be a ProbeSet(images, labels)")
         if probes.labels is None:
@@ -103,11 +116,11 @@ class Observations:
         if self.masks is not None:
             self.usable = attention.is_informative(self.masks)
         self.value_range = interventions.value_range(self.images)
-        self.exchanges = self._exchanges()
+        self.exchanges = self._exchanges(num_donors)
 
-    def _exchanges(self) -> list[Exchange]:
+    def _exchanges(self, num_donors: int) -> list[Exchange]:
         """Return the exchanges that can be made; the verdict stands on the first."""
-        donors = interventions.choose_donors(self.labels, self.usable, self.probes.fingerprint)
+        donors = choose_donors(self.labels, self.usable, self.probes.fingerprint, num_donors)
         known = donors.known & self.usable
         if self.masks is None:
             size = self.images.shape[2:]
@@ -116,6 +129,7 @@ class Observations:
         recolor = partial(interventions.with_colors_of, limits=self.value_range)
         return [
             Exchange("bg_gap", self.masks, known, donors, interventions.with_background_of),
+            Exchange("outline_gap", self.masks, known, donors, _with_trace_of),
             Exchange("recolor_gap", self.masks, known, donors, recolor),
         ]
 
@@ -124,11 +138,12 @@ class Observations:
         images = self.images[rows]
         changes: dict[str, Callable[[], Tensor]] = {"nothing": lambda: images}
         for exchange in self.exchanges:
-            changes[f"{exchange.name}/same"] = partial(exchange.arm, self.images, rows, exchange.donors.same)
-            changes[f"{exchange.name}/other"] = partial(exchange.arm, self.images, rows, exchange.donors.other)
+            for name, donors in exchange.arms():
+                changes[name] = partial(exchange.arm, self.images, rows, donors)
         if self.masks is not None:
             masks, color = self.masks[rows], interventions.mean_color_of_all(self.images)
-            changes["background_only"] = partial(interventions.fill, images, masks)
+            changes["blurred"] = partial(interventions.with_blurred_background, images, masks)
+            changes["background_only"] = partial(interventions.without_object, images, masks)
             changes["object_only"] = partial(interventions.on_color, images, masks, color)
         if images.shape[1] == 3:
             changes["brighter"] = partial(interventions.brighter, images, self.value_range)
@@ -217,6 +232,10 @@ def _masks(probes: ProbeSet) -> tuple[Tensor | None, MaskSource, tuple[str, ...]
 
 def _with_ring_of(images: Tensor, inside: Tensor, donors: Tensor, _: Tensor) -> Tensor:
     return interventions.with_ring_of(images, inside, donors)
+
+
+def _with_trace_of(images: Tensor, masks: Tensor, _: Tensor, donor_masks: Tensor) -> Tensor:
+    return interventions.with_trace_of(images, masks, donor_masks)
 
 
 def _answers(

@@ -1,23 +1,20 @@
-"""What an audit found: AuditResult, the numbers of a look, and Verdict, what they mean."""
+"""AuditResult: the numbers of one look."""
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 from torch import Tensor
 
 from cam_callbacks._checks import check_type
-from cam_callbacks.audit.interventions import Donors
+from cam_callbacks.audit.donors import Donors
 from cam_callbacks.audit.measures import MEASURES
 from cam_callbacks.audit.statistics import Measure
 from cam_callbacks.data.class_names import ClassNames
 from cam_callbacks.data.probes import MaskSource
-
-State = Literal["alarm", "suspicion", "warning", "no alarm", "too few images", "not learned"]
-HeatState = Literal["on the object", "indistinguishable from chance", "away from the object"]
 
 MIN_IMAGES = 30
 """The fewest images that are judged, all classes together; also what each class needs for reliable numbers."""
@@ -36,7 +33,9 @@ class AuditResult:
         class_names: Their names; empty if they are not known. Any list of names is accepted, or None.
         swap_probabilities: (N, 3) probability of the true class: as the image is, on a background of the same class,
             and on one of another class (without masks: ring); NaN without a donor.
-        donors: The images that gave these backgrounds.
+            The first donor of each kind is meant.
+        donors: The images that gave backgrounds.
+        image_ids: (N,) int64, which images they are: `ProbeSet.image_ids`.
         heat_method: The name of the method that made the heatmaps, or None if no method applies or the maps are coarse.
         heat_chance_distribution: By class, (200,) means of `heat_on_object` that arise by chance.
         notes: What was left out, and why.
@@ -49,6 +48,7 @@ class AuditResult:
     class_names: ClassNames
     swap_probabilities: Tensor
     donors: Donors
+    image_ids: Tensor
     heat_method: str | None = None
     heat_chance_distribution: Mapping[int, Tensor] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
@@ -104,42 +104,3 @@ class AuditResult:
             for label, estimate in [("all", measured.overall), *per_class]:
                 found.append({"measure": name, "class": label, **vars(estimate)})
         return found
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """What was found at a look.
-
-    Attributes:
-        state: `"alarm"`: answers depend on the background, found at two looks in a row. `"suspicion"`: found at this
-            look. `"warning"`: found by a weak test, without masks, at two looks in a row; it never becomes an alarm.
-            `"no alarm"`: nothing was found, which does not mean that nothing is there. `"too few images"`: nothing can
-            be said. `"not learned"`: nothing can be said yet, because the accuracy is not clearly above chance.
-        classes: The indices of the classes for which it was found.
-        overall: Whether it was found for all classes together.
-        heat: Where the heat lies, by class of ten maps or more; empty without masks.
-        text: All of it in words, Markdown.
-        threshold: What the lower bound of a gap has to exceed.
-    """
-
-    state: State
-    classes: tuple[int, ...]
-    overall: bool
-    heat: Mapping[int, HeatState] = field(hash=False)
-    text: str
-    threshold: float
-
-    @property
-    def found(self) -> bool:
-        """Whether a dependence on the background was found: an alarm, a suspicion, or a warning."""
-        return self.state in ("alarm", "suspicion", "warning")
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return the verdict as primitives, e.g. for a checkpoint or as JSON."""
-        return {**vars(self), "classes": list(self.classes), "heat": dict(self.heat)}
-
-    @classmethod
-    def from_state_dict(cls, state: Mapping[str, Any]) -> Verdict:
-        """Make a verdict from its `state_dict`."""
-        heat = {int(index): found for index, found in state["heat"].items()}  # the keys of JSON are strings
-        return cls(**{**state, "classes": tuple(state["classes"]), "heat": heat})

@@ -16,7 +16,7 @@ from cam_callbacks._checks import (
     check_positive,
     errors_of,
 )
-from cam_callbacks.audit.result import Verdict
+from cam_callbacks.audit.verdict import Verdict
 
 OnAlarm = Literal["warn", "stop"] | Callable[[Verdict], Any]
 

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
+from itertools import combinations
 
 import torch
 from torch import Tensor
 
+from cam_callbacks.audit.donors import Donors
+
 _NUM_RESAMPLES = 1000
+_POINTS, _HALVINGS = 4001, 50  # of a numerical integral, and of a search
 _LEVEL = 0.95
 _Z = 1.959964  # of a normal distribution, two-sided at this level
 
@@ -55,26 +62,33 @@ class Measure:
         return self.values[self.labels == index]
 
 
-def measure(values: Tensor, labels: Tensor, chance: Tensor | float | None = None) -> Measure:
+def measure(
+    values: Tensor, labels: Tensor, chance: Tensor | float | None = None, donors: Donors | None = None
+) -> Measure:
     """Summarize one number for each image.
 
     Args:
         values: (N,), NaN if the measure is not defined for an image.
         labels: (N,) the classes.
         chance: The chance level: (N,), of which the mean over the same images is taken; one for all; or None.
+        donors: The images that gave each image its background; values of images that share one depend on each other.
     """
     values, labels = values.detach().float().cpu(), labels.cpu()
     chance = chance.detach().float().cpu() if isinstance(chance, Tensor) else chance
     per_class = {}
     for index in sorted(set(labels.tolist())):
         members = labels == index
-        per_class[index] = _estimate(values[members], chance[members] if isinstance(chance, Tensor) else chance)
-    return Measure(_estimate(values, chance), per_class, values, labels)
+        of_class = chance[members] if isinstance(chance, Tensor) else chance
+        per_class[index] = _estimate(values[members], of_class, None if donors is None else donors.of(members))
+    return Measure(_estimate(values, chance, donors), per_class, values, labels)
 
 
-def _estimate(values: Tensor, chance: Tensor | float | None) -> Estimate:
+def _estimate(values: Tensor, chance: Tensor | float | None, donors: Donors | None) -> Estimate:
     known = ~values.isnan()
-    low, high = bootstrap(values[known])
+    if donors is None:
+        low, high = bootstrap(values[known])
+    else:
+        low, high = _interval(values[known], donors.of(known))
     if isinstance(chance, Tensor):
         chance = chance[known].nanmean()
     return Estimate(
@@ -103,33 +117,24 @@ def bootstrap(values: Tensor) -> tuple[float, float]:
     return low, high
 
 
+def _interval(values: Tensor, donors: Donors) -> tuple[float, float]:
+    """Return the 95% interval of the mean of values (n,) in [-1, 1] of images that share donors; NaN if empty."""
+    if len(values) == 0:
+        return math.nan, math.nan
+    mean, times = values.double().mean(), donors.same.shape[1]
+    residuals = ((values.double() - mean) / (len(values) * times)).repeat_interleave(times)
+    images = torch.arange(len(values)).repeat_interleave(times)
+    kinds = (images, donors.same.flatten(), donors.other.flatten())
+    freedom = max(min(len(set(each.tolist())) for each in kinds) - 1, 1)
+    half = student_t_quantile((1 - _LEVEL) / 2, freedom) * standard_error(residuals, kinds)
+    return max(float(mean) - half, -1.0), min(float(mean) + half, 1.0)
+
+
 def resampled_means(values: Tensor) -> Tensor:
     """Return (1000,) means of values (n,) drawn again with replacement."""
     generator = torch.Generator().manual_seed(0)
     drawn = torch.randint(len(values), (_NUM_RESAMPLES, len(values)), generator=generator)
     return values.double()[drawn].mean(dim=1)
-
-
-def share_of_means_up_to(bound: float, differences: Tensor) -> float:
-    """Return the share of all bootstrap means that are at or below a bound, for values of -1, 0 and 1.
-
-    The means are counted, not drawn: the sum of n draws is distributed as the n-fold convolution of one. So the share
-    can be as small as many comparisons at once need, which a share of 1000 draws cannot.
-
-    Args:
-        bound: The largest mean that counts.
-        differences: (n,), each -1, 0 or 1.
-
-    Raises:
-        ValueError: `differences` has other values.
-    """
-    if not bool(((differences == 0) | (differences.abs() == 1)).all()):
-        raise ValueError("differences must each be -1, 0 or 1")
-    count = len(differences)
-    one = torch.stack([(differences == value).double().mean() for value in (-1, 0, 1)])
-    sums = torch.fft.ifft(torch.fft.fft(one, 2 * count + 1) ** count).real.clamp_min(0)
-    means = torch.arange(-count, count + 1, dtype=torch.float64) / count
-    return float(sums[means <= bound].sum())
 
 
 def wilson(hits: int, count: int) -> tuple[float, float]:
@@ -140,3 +145,59 @@ def wilson(hits: int, count: int) -> tuple[float, float]:
     center = (share + _Z**2 / (2 * count)) / (1 + _Z**2 / count)
     half = _Z / (1 + _Z**2 / count) * (share * (1 - share) / count + _Z**2 / (4 * count**2)) ** 0.5
     return max(0.0, center - half), min(1.0, center + half)
+
+
+def standard_error(residuals: Tensor, clusters: Sequence[Tensor]) -> float:
+    """Return the standard error of a sum of numbers that depend on each other within clusters of several kinds.
+
+    The variances that each kind of clusters gives are added, those that two kinds give together are taken off, and so
+    on (Cameron, Gelbach & Miller 2011, doi 10.1198/jbes.2010.07136, equation 2.13). It is at least what the first kind
+    alone gives.
+
+    Args:
+        residuals: (n,) float64, each number minus its mean, times its weight in the sum.
+        clusters: Of each kind (n,) int64, the cluster that a number is in.
+    """
+    variance = 0.0
+    for size in range(1, len(clusters) + 1):
+        for kinds in combinations(clusters, size):
+            variance -= (-1) ** size * _variance(residuals, torch.stack(kinds))
+    return math.sqrt(max(variance, _variance(residuals, clusters[0].unsqueeze(0))))
+
+
+def _variance(residuals: Tensor, kinds: Tensor) -> float:
+    """Return the variance of a sum, given clusters of numbers that are in the same ones of all kinds (k, n)."""
+    _, place = torch.unique(kinds, dim=1, return_inverse=True)
+    count = int(place.max()) + 1
+    sums = torch.zeros(count, dtype=torch.float64).index_add(0, place, residuals)
+    return float(sums.square().sum()) * count / max(count - 1, 1)
+
+
+def student_t_tail(value: float, freedom: int) -> float:
+    """Return the probability that Student's t with so many degrees of freedom is at least a value.
+
+    With t = sqrt(freedom) tan(a) its density is proportional to cos(a) to the power of freedom - 1, which is integrated
+    numerically.
+    """
+    if value < 0:
+        return 1 - student_t_tail(-value, freedom)
+    start = math.atan(value / math.sqrt(freedom))
+    whole, tail = (_area_of_power_of_cosine(first, freedom - 1) for first in (0.0, start))
+    return 0.5 * tail / whole
+
+
+def _area_of_power_of_cosine(first: float, power: int) -> float:
+    angles = torch.linspace(first, math.pi / 2, _POINTS, dtype=torch.float64)
+    return float(torch.trapezoid(angles.cos().clamp_min(0) ** power, angles))
+
+
+@cache
+def student_t_quantile(tail: float, freedom: int) -> float:
+    """Return the value above which Student's t lies with the probability `tail`, in (0, 0.5)."""
+    low, high = 0.0, 1.0
+    while student_t_tail(high, freedom) > tail:
+        low, high = high, 2 * high
+    for _ in range(_HALVINGS):
+        middle = (low + high) / 2
+        low, high = (middle, high) if student_t_tail(middle, freedom) > tail else (low, middle)
+    return high

@@ -1,120 +1,69 @@
-"""The verdict: from the numbers of this look, and the verdict on the one before, to a decision."""
+"""Verdict: what was found at a look, with what it stands on."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
-from torch import Tensor
+from cam_callbacks.audit.evidence import Evidence
 
-from cam_callbacks._checks import check_fraction, check_type
-from cam_callbacks.audit.result import MIN_IMAGES, AuditResult, HeatState, State, Verdict
-from cam_callbacks.audit.statistics import Measure, share_of_means_up_to, wilson
-from cam_callbacks.audit.wording import verdict_text
-
-_ALPHA = 0.025  # one-sided: the lower bound of a 95% interval
-_RING_THRESHOLD = 0.15
-_MIN_PER_CLASS = 10
-_MIN_DONORS = 20
-_LACK_OF_HEAT = 0.25  # of the object's area: how much less heat than on a flat map counts as away from it
-_ROUNDING = 1e-4
+State = Literal["alarm", "suspicion", "warning", "no alarm", "not testable", "too few images", "not learned"]
+Witness = Literal["agrees", "silent", "needed"]
+HeatState = Literal["on the object", "indistinguishable from chance", "away from the object"]
 
 
-def judge(result: AuditResult, previous: Verdict | None = None, threshold: float = 0.05) -> Verdict:
-    """Judge the numbers of a look.
+@dataclass(frozen=True)
+class Verdict:
+    """What was found at a look.
 
-    A class is suspect if the lower bound of its gap is above the threshold: the share of bootstrap means at or below it
-    is the p-value of the class, and Holm's procedure (1979) over the classes, and all of them together, keeps the
-    chance of any false suspicion at 2.5%. A suspicion at two looks in a row, even of different classes, is an alarm.
-    Swapped rings need at least 0.15, and at two looks in a row they give a warning only. Nothing is judged before the
-    accuracy is clearly above that of always answering the most frequent class.
-
-    Args:
-        result: The numbers of this look, from `audit_model`.
-        previous: The verdict on the look before; None if there was none. One look alone gives no alarm.
-        threshold: The smallest gap that matters.
-
-    Raises:
-        TypeError: `previous` is not a Verdict.
-        ValueError: `threshold` is not at least 0 and below 1.
+    Attributes:
+        state: `"alarm"`: answers depend on the background, found after a look that found it too. `"suspicion"`: found,
+            but not at two looks in a row, not surely enough for an alarm, or without the second instrument where that
+            is needed. `"warning"`: found at two looks in a row, by a weak test; it never becomes an alarm.
+            `"no alarm"`: nothing was found, which does not mean that nothing is there. `"not testable"`: the exchange
+            itself costs the model too much of its accuracy. `"too few images"`: nothing can be said. `"not learned"`:
+            nothing can be said yet, because the accuracy is not clearly above chance.
+        classes: The indices of the classes for which it was found.
+        overall: Whether it was found for all classes together.
+        heat: Where the heat lies, by class of ten maps or more; empty without masks.
+        text: All of it in words, Markdown.
+        threshold: What a gap has to exceed.
+        detectable: The smallest gap, of all classes together, that four of five looks like this one would find; NaN if
+            nothing was judged.
+        witness: Whether the second instrument `"agrees"` with what was found; if not, whether it is `"needed"` for an
+            alarm, or just `"silent"`.
+        evidence: What the last looks have found, for the next verdict; None before anything is learned.
     """
-    check_fraction("threshold", threshold, "a number of at least 0 and below 1")
-    check_type("previous", previous, (Verdict, type(None)), "the verdict on the look before, or None")
-    is_weak = result.mask_source == "none"
-    threshold = max(threshold, _RING_THRESHOLD) if is_weak else threshold
-    classes, overall = _suspects(result.gap, threshold, result.donors.other)
-    found = overall or bool(classes)
-    if not _has_learned(result):
-        state: State = "not learned"
-    elif result.gap.overall.count < MIN_IMAGES:
-        state = "too few images"
-    elif not found:
-        state = "no alarm"
-    elif previous is None or not previous.found:
-        state = "suspicion"
-    else:
-        state = "warning" if is_weak else "alarm"
-    verdict = Verdict(state, classes, overall, _heat_states(result), "", threshold)
-    if not verdict.found:
-        verdict = replace(verdict, classes=(), overall=False)
-    return replace(verdict, text=verdict_text(result, verdict, is_alone=previous is None))
 
+    state: State
+    classes: tuple[int, ...]
+    overall: bool
+    heat: Mapping[int, HeatState] = field(hash=False)
+    text: str
+    threshold: float
+    detectable: float = math.nan
+    witness: Witness = "silent"
+    evidence: Evidence | None = field(default=None, compare=False, repr=False)
 
-def _suspects(gap: Measure, threshold: float, donors: Tensor) -> tuple[tuple[int, ...], bool]:
-    """Return the classes whose gap is above the threshold, and whether that of all classes together is.
+    @property
+    def found(self) -> bool:
+        """Whether a dependence on the background was found: an alarm, a suspicion, or a warning."""
+        return self.state in ("alarm", "suspicion", "warning")
 
-    Bootstrapping takes the images to be independent, which those with the same donor are not: a class whose donors of
-    another class are few is not tested.
-    """
-    known = ~gap.values.isnan()
-    groups: dict[int | None, Tensor] = {None: known}  # all classes together
-    groups |= {index: known & (gap.labels == index) for index in gap.per_class}
-    p_values = {}
-    for group, members in groups.items():
-        count, distinct = int(members.sum()), len(set(donors[members].tolist()))
-        if count >= (MIN_IMAGES if group is None else _MIN_PER_CLASS) and distinct >= min(count, _MIN_DONORS):
-            p_values[group] = share_of_means_up_to(threshold, gap.values[members])
-    found = _rejected(p_values)
-    return tuple(sorted(group for group in found if group is not None)), None in found
+    def state_dict(self) -> dict[str, Any]:
+        """Return the verdict as primitives, e.g. for a checkpoint or as JSON."""
+        evidence = None if self.evidence is None else self.evidence.state_dict()
+        detectable = None if math.isnan(self.detectable) else self.detectable
+        parts = {"classes": list(self.classes), "heat": dict(self.heat)}
+        return {**vars(self), **parts, "detectable": detectable, "evidence": evidence}
 
-
-def _rejected(p_values: Mapping[int | None, float]) -> set[int | None]:
-    """Return the groups whose hypothesis is rejected by Holm's procedure (1979)."""
-    found = set()
-    for place, group in enumerate(sorted(p_values, key=lambda group: p_values[group])):
-        if p_values[group] > _ALPHA / (len(p_values) - place):
-            break
-        found.add(group)
-    return found
-
-
-def _has_learned(result: AuditResult) -> bool:
-    """Return whether the accuracy is clearly above that of always answering the most frequent class."""
-    accuracy = result["accuracy"].overall
-    hits = round(accuracy.value * accuracy.count) if accuracy.count else 0
-    low, _ = wilson(hits, accuracy.count)
-    return low > float(result.labels.bincount().max() / len(result.labels))
-
-
-def _heat_states(result: AuditResult) -> dict[int, HeatState]:
-    """Return where the heat of each class lies, against what the masks of other images of the class give.
-
-    If all masks lie in one place these say nothing; a clear lack of heat, compared with a flat map, does.
-    """
-    if not result.heat_chance_distribution:
-        return {}
-    heat, over_area = result["heat_on_object"].per_class, result["heat_over_area"].per_class
-    states: dict[int, HeatState] = {}
-    for index, by_chance in result.heat_chance_distribution.items():
-        if heat[index].count < _MIN_PER_CLASS:
-            continue
-        value = heat[index].value
-        area = value - over_area[index].value
-        is_off_a_flat_map = over_area[index].high < -_LACK_OF_HEAT * area
-        if is_off_a_flat_map or value < float(by_chance.quantile(_ALPHA)) - _ROUNDING:
-            states[index] = "away from the object"
-        elif value > float(by_chance.quantile(1 - _ALPHA)) + _ROUNDING:
-            states[index] = "on the object"
-        else:
-            states[index] = "indistinguishable from chance"
-    return states
+    @classmethod
+    def from_state_dict(cls, state: Mapping[str, Any]) -> Verdict:
+        """Make a verdict from its `state_dict`."""
+        heat = {int(index): found for index, found in state["heat"].items()}  # the keys of JSON are strings
+        detectable = math.nan if state["detectable"] is None else state["detectable"]
+        evidence = None if state["evidence"] is None else Evidence.from_state_dict(state["evidence"])
+        parts = {"classes": tuple(state["classes"]), "heat": heat}
+        return cls(**{**state, **parts, "detectable": detectable, "evidence": evidence})

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
-from cam_callbacks.audit.result import MIN_IMAGES, AuditResult, Verdict
+from cam_callbacks.audit.result import MIN_IMAGES, AuditResult
 from cam_callbacks.audit.statistics import Estimate
+from cam_callbacks.audit.verdict import Verdict
 
 _MAX_CLASSES = 10  # that are listed
 _DIGITS, _MAX_DIGITS = 2, 4  # decimals
@@ -30,8 +31,11 @@ def verdict_text(result: AuditResult, verdict: Verdict, is_alone: bool) -> str:
     """
     parts = [
         _headline(result, verdict, is_alone),
+        _second_instrument(result, verdict),
         _what_is_used(result, verdict),
         _numbers(result),
+        _placebo(result),
+        _power(verdict),
         _heat(result, verdict),
         _data_warning(result),
         _missing_images(result),
@@ -50,22 +54,45 @@ def _headline(result: AuditResult, verdict: Verdict, is_alone: bool) -> str:
         *(result.class_names.name(index) for index in verdict.classes),
     ]
     who = ", ".join(names)
-    if is_alone:
-        outlook = "one look alone gives no alarm"
-    else:
-        outlook = f"{'a warning' if is_weak else 'an alarm'} if the next one agrees"
+    weakness = "Without masks this is a weak test." if is_weak else "It stands on the second instrument alone."
     return {
-        "alarm": f"**ALARM: answers depend on the {what}** (found in: {who}). Suspected at this look and the one "
-        "before.",
-        "suspicion": f"**Suspicion: answers seem to depend on the {what}** (found in: {who}). Seen at this look; "
-        f"{outlook}.",
-        "warning": f"**Warning: answers seem to depend on what lies at the edge** (found in: {who}). Without masks "
-        "this is a weak test.",
+        "alarm": f"**ALARM: answers depend on the {what}** (found in: {who}). Found at this look, after one that found "
+        "it too.",
+        "suspicion": f"**Suspicion: answers seem to depend on the {what}** (found in: {who}). Found at this look; "
+        f"{_outlook(result, verdict, is_alone)}.",
+        "warning": f"**Warning: answers seem to depend on {'what lies at the edge' if is_weak else 'the background'}** "
+        f"(found in: {who}). {weakness}",
         "no alarm": f"**No alarm.** No dependence on the {what} clearly above {verdict.threshold:g} was found.",
+        "not testable": "**Not testable by collage.** The model cannot take the exchange of backgrounds, not even with "
+        "those of the same class; moved colors and a blurred background show no dependence.",
         "too few images": f"**Too few images to say anything**: {result.gap.overall.count} of {MIN_IMAGES}.",
         "not learned": "**Nothing to judge yet**: the accuracy is not clearly above that of always answering the most "
         "frequent class.",
     }[verdict.state]
+
+
+def _outlook(result: AuditResult, verdict: Verdict, is_alone: bool) -> str:
+    if is_alone:
+        return "one look alone gives no alarm"
+    if verdict.witness == "needed":
+        return "no alarm unless moved colors, or a blurred background, show it too"
+    return f"{'a warning' if result.mask_source == 'none' else 'an alarm'} if the next one is as sure"
+
+
+def _second_instrument(result: AuditResult, verdict: Verdict) -> str:
+    """Say whether the tests that paste nothing agree with what was found, and why that is asked for."""
+    if not verdict.found or "blur_loss" not in result:
+        return ""
+    if verdict.witness == "agrees":
+        return (
+            "Two independent tests agree: moving the colors of the background, or blurring it, shows the dependence "
+            "too, without any other image."
+        )
+    missing = "Moving the colors of the background, or blurring it, does not show the dependence"
+    if verdict.witness == "silent":
+        return f"{missing}: it is found by the exchange alone."
+    why = "masks are estimated" if result.mask_source == "estimated" else "the exchange itself costs right answers"
+    return f"{missing}, which an alarm needs here, because {why}."
 
 
 def _what_is_used(result: AuditResult, verdict: Verdict) -> str:
@@ -82,14 +109,9 @@ def _what_is_used(result: AuditResult, verdict: Verdict) -> str:
         return (
             "Changing only the background's color has part of the effect: color and content or texture are both used."
         )
-    little = (
-        "Changing only the background's color has little effect: its *content or texture* is what is used, or the "
-        "outline that the other image's object leaves in it"
-    )
+    little = "Changing only the background's color has little effect: its *content or texture* is what is used"
     if result.mask_source == "estimated":
-        return (
-            f"{little}, or parts of objects that the estimated foregrounds left in the backgrounds; masks would tell."
-        )
+        return f"{little}, or parts of objects that the estimated masks left in the backgrounds; masks would tell."
     return f"{little}."
 
 
@@ -108,7 +130,30 @@ def _numbers(result: AuditResult) -> str:
         lines.append(f"- {result.class_names.name(index)}: {_shown(estimate)}, {estimate.count} images")
     if len(worst_first) > _MAX_CLASSES:
         lines.append(f"- and {len(worst_first) - _MAX_CLASSES} classes with smaller gaps")
+    in_probability = result.measures.get(f"{result.gap_name}_probability")
+    if in_probability is not None:
+        lines += ["", f"The same in the probability of the true class: {_shown(in_probability.overall)}."]
     return "\n".join(lines)
+
+
+def _placebo(result: AuditResult) -> str:
+    if "outline_gap" not in result:
+        return ""
+    return (
+        f"The placebo, which leaves no more than the place of the other image's object: "
+        f"{_shown(result['outline_gap'].overall)}. The exchange itself costs {_shown(result['collage_cost'].overall)} "
+        "of the accuracy."
+    )
+
+
+def _power(verdict: Verdict) -> str:
+    if math.isnan(verdict.detectable):
+        return ""
+    with_more = verdict.threshold + (verdict.detectable - verdict.threshold) / 2
+    return (
+        f"What would be seen: four of five looks like this one find a gap of {verdict.detectable:.2f}; smaller ones "
+        f"may be missed. With four times as many images it would be {with_more:.2f}."
+    )
 
 
 def _heat(result: AuditResult, verdict: Verdict) -> str:

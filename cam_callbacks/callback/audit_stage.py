@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 import torch
 
 from cam_callbacks import tags
+from cam_callbacks.audit.judge import judge
 from cam_callbacks.audit.measuring import measures_of
 from cam_callbacks.audit.observations import Observations
-from cam_callbacks.audit.result import Verdict
 from cam_callbacks.audit.settings import Audit
 from cam_callbacks.audit.statistics import Measure, measure
-from cam_callbacks.audit.verdict import judge
+from cam_callbacks.audit.verdict import Verdict
 from cam_callbacks.callback import trainer as of_trainer
 from cam_callbacks.callback.audit_images import AuditSet
 from cam_callbacks.callback.loggers import Media
@@ -27,7 +27,7 @@ from cam_callbacks.snapshot import AuditShare, AuditSnapshot, Snapshot
 if TYPE_CHECKING:
     from pytorch_lightning import LightningModule, Trainer
 
-MOST_PASSES = 13  # an image of the audit: its mask, eleven answers, and the heat
+MOST_PASSES = 16  # an image of the audit: its mask, fourteen answers, and the heat
 _PASSES_OF_FAITHFULNESS = 2  # an image
 _CLASS_AGNOSTIC = 0.95
 _CLASS_AGNOSTIC_MAPS = (

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from cam_callbacks._warnings import warn_in_training
-from cam_callbacks.audit.result import Verdict
+from cam_callbacks.audit.verdict import Verdict
 from cam_callbacks.callback import trainer as of_trainer
 from cam_callbacks.callback.audit_choice import AuditChoice
 from cam_callbacks.callback.audit_stage import MOST_PASSES, AuditStage

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from cam_callbacks.audit.result import Verdict
+from cam_callbacks.audit.verdict import Verdict
 from cam_callbacks.callback.audit_images import AuditImages
 from cam_callbacks.callback.settings import MonitorSettings, ProbeSource
 from cam_callbacks.callback.task import Task

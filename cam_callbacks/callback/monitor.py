@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from torch.utils.data import Dataset
 
-from cam_callbacks.audit.result import AuditResult, Verdict
+from cam_callbacks.audit.result import AuditResult
 from cam_callbacks.audit.settings import Audit
+from cam_callbacks.audit.verdict import Verdict
 from cam_callbacks.callback import trainer as of_trainer
 from cam_callbacks.callback.before_fit import check_before_fit
 from cam_callbacks.callback.cross_check import contradiction

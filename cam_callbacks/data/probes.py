@@ -142,6 +142,13 @@ class ProbeSet:
                 digest.update(part.cpu().contiguous().view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()
 
+    @cached_property
+    def image_ids(self) -> Tensor:
+        """(N,) int64, at least 0: a hash of each image. Equal images have the same one, in every probe set."""
+        rows = self.images.cpu().contiguous().flatten(1)
+        digests = (hashlib.blake2b(row.view(torch.uint8).numpy().tobytes(), digest_size=8).digest() for row in rows)
+        return torch.tensor([int.from_bytes(digest, "big") >> 1 for digest in digests])
+
     @classmethod
     def of(cls, samples: Samples) -> ProbeSet:
         """Make a probe set from samples, such as those of an `ImagePicker`."""

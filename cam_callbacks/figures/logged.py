@@ -283,7 +283,7 @@ def swaps_picture(audited: AuditSnapshot) -> Picture | None:
 
 def _exchanged(images: Tensor, masks: Tensor | None, result: AuditResult, shown: Tensor) -> list[Tensor]:
     """Give the images at `shown` a background (without masks, a ring) of their own class, and one of another class."""
-    donors = [donor[shown].clamp_min(0) for donor in (result.donors.same, result.donors.other)]
+    donors = [donor[shown, 0].clamp_min(0) for donor in (result.donors.same, result.donors.other)]
     if masks is not None:
         return [with_background_of(images[shown], masks[shown], images[donor], masks[donor]) for donor in donors]
     inside = (~ring(images.shape[2:])).expand(len(shown), *images.shape[2:])

@@ -4,6 +4,7 @@ Channel 0 holds the object, channel 1 what surrounds it, each with a sign that g
 """
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cam_callbacks.data.probes import ProbeSet
@@ -43,6 +44,32 @@ class TextureReader(Reader):
             self.head.weight.copy_(20 * torch.tensor([[1.0, 1, 0, 0], [0, 0, 1, 1]]))
 
 
+class OutlineReader(nn.Module):
+    """Answers from the form of smooth places in the noise of channel 1, wide or tall; without any, from the object."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        noise, is_object = images[:, 1:2], images[:, :1].abs() > 0.5
+        spread = F.avg_pool2d(noise**2, 3, 1, 1) - F.avg_pool2d(noise, 3, 1, 1) ** 2
+        smooth = ((spread < 0.1) & ~is_object).float()
+        wide, tall = ((F.avg_pool2d(smooth, box, 1) == 1).float().sum(dim=(1, 2, 3)) for box in ((1, 7), (7, 1)))
+        by_object = (images[:, 0] * is_object[:, 0]).sum(dim=(1, 2)).sign()
+        return torch.stack([5 * wide - by_object, 5 * tall + by_object], dim=1)
+
+
+class NeedsItsBackground(nn.Module):
+    """Answers from the object, and wrongly where channel 2 is not the same on the object and around it."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        is_object = (images[:, 0].abs() > 0.5).float()
+        inside, outside = (
+            (images[:, 2] * where).sum(dim=(1, 2)) / where.sum(dim=(1, 2)).clamp_min(1)
+            for where in (is_object, 1 - is_object)
+        )
+        is_whole = torch.where((inside - outside).abs() < 0.1, 1.0, -1.0)
+        by_object = (images[:, 0] * is_object).sum(dim=(1, 2)).sign() * is_whole
+        return torch.stack([-by_object, by_object], dim=1)
+
+
 class Constant(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         return torch.tensor([1.0, 0.0]).repeat(len(images), 1)
@@ -68,3 +95,18 @@ def scenes(count: int = 60, texture: bool = False, masks: bool = True) -> ProbeS
     images[:, 0] += sign * where
     images[:, 1] += around * ~where
     return ProbeSet(images, labels, where if masks else None, ("cat", "dog"))
+
+
+def noisy_scenes(count: int = 80) -> ProbeSet:
+    """Wide objects of one class and tall ones of the other, before noise that says nothing of the class."""
+    draw = torch.Generator().manual_seed(4)
+    labels = torch.arange(count) % 2
+    where = torch.zeros(count, SIDE, SIDE, dtype=torch.bool)
+    for mask, label in zip(where, labels.tolist(), strict=True):
+        top, left = torch.randint(1, 7, (2,), generator=draw).tolist()
+        height, width = (5, 15) if label == 0 else (15, 5)
+        mask[top : top + height, left : left + width] = True
+    images = torch.randn(count, 3, SIDE, SIDE, generator=draw)
+    images[:, 0] = (2.0 * labels - 1).view(-1, 1, 1) * where
+    images[:, 2] = torch.arange(count).view(-1, 1, 1) / 2
+    return ProbeSet(images, labels, where, ("cat", "dog"))

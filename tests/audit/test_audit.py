@@ -5,7 +5,16 @@ from dataclasses import replace
 
 import pytest
 import torch
-from planted import Constant, Guessing, Reader, TextureReader, scenes
+from planted import (
+    Constant,
+    Guessing,
+    NeedsItsBackground,
+    OutlineReader,
+    Reader,
+    TextureReader,
+    noisy_scenes,
+    scenes,
+)
 from torch import nn
 
 from cam_callbacks import audit_model, judge
@@ -47,6 +56,23 @@ class TestPlanted:
         assert overall(result, "bg_gap").value > 0.9
         assert abs(overall(result, "recolor_gap").value) < 0.1
         assert "content or texture* is what is used" in judge(result).text
+
+    def test_a_model_that_reads_outlines_is_not_held_to_read_the_background(self):
+        result = audit_model(OutlineReader(), noisy_scenes())
+        assert overall(result, "accuracy").value == 1
+        assert overall(result, "bg_gap").value > 0.5
+        assert overall(result, "outline_gap").value > 0.5
+        assert overall(result, "recolor_gap").value == 0
+        first = judge(result)
+        assert [first.state, judge(result, first).state] == ["no alarm", "no alarm"]
+
+    def test_a_model_that_breaks_on_any_collage_is_not_testable(self):
+        result = audit_model(NeedsItsBackground(), noisy_scenes())
+        assert overall(result, "accuracy").value == 1
+        assert overall(result, "collage_cost").value == 1
+        assert overall(result, "blur_loss").value == 0
+        first = judge(result)
+        assert [first.state, judge(result, first).state] == ["not testable", "not testable"]
 
     def test_a_model_that_reads_the_ring_without_masks(self, no_opencv):
         probes = scenes(masks=False)
@@ -238,7 +264,7 @@ class TestTraces:
         heatmaps = 60 + 1  # the layer is chosen with one image
         again = sum(sizes) - result.passes - heatmaps  # scores in [0, 1] are asked once more: are they sigmoids?
         assert 0 <= again <= 12
-        assert result.passes <= 11 * 60
+        assert result.passes <= (8 + 6 * 3) * 60
 
 
 @pytest.mark.filterwarnings("ignore:out of memory with")
@@ -261,7 +287,7 @@ class TestProgress:
         shown = []
         with progress.shown(lambda done, total: shown.append((done, total))):
             result = audit_model(model, scenes(12))
-        expected = 11 * 12  # as many answers as the audit takes at most
+        expected = (8 + 6 * 3) * 12  # as many answers as the audit takes at most
         of_heat = 12 if result.heat_method is not None else 0
         assert {total for _, total in shown} == {expected, expected + of_heat}
         assert shown[-1] == (expected + of_heat, expected + of_heat)
@@ -272,7 +298,7 @@ class TestProgress:
         with progress.shown(lambda done, total: shown.append((done, total))):
             audit_model(Reader(1), scenes(12, masks=False))
         assert shown[:12] == [(done, 12) for done in range(1, 13)]
-        assert shown[-1] == (13 * 12, 13 * 12)
+        assert shown[-1] == (28 * 12, 28 * 12)
 
 
 class TestBadInput:
@@ -308,9 +334,9 @@ class TestSharedOut:
     @pytest.mark.parametrize("masks", [True, False])
     def test_the_numbers_are_the_same_however_the_images_are_dealt_out(self, masks):
         probes, model = scenes(masks=masks), Reader(1)
-        observations = Observations(probes)
+        observations = Observations(probes, num_donors=3)
         parts = [observations.observe(model, torch.arange(first, len(probes), 3)) for first in range(3)]
-        alone, together = audit_model(model, probes), measures_of(Observations(probes), parts)
+        alone, together = audit_model(model, probes), measures_of(Observations(probes, num_donors=3), parts)
         assert alone.passes == together.passes
         assert alone.measures.keys() == together.measures.keys()
         for name, measure in alone.measures.items():

@@ -5,7 +5,14 @@ import math
 import pytest
 import torch
 
-from cam_callbacks.audit.statistics import bootstrap, measure, resampled_means, share_of_means_up_to, wilson
+from cam_callbacks.audit.statistics import (
+    bootstrap,
+    measure,
+    standard_error,
+    student_t_quantile,
+    student_t_tail,
+    wilson,
+)
 
 
 class TestMeasure:
@@ -46,16 +53,32 @@ class TestIntervals:
         assert wilson(8, 10) == (pytest.approx(0.4902, abs=1e-3), pytest.approx(0.9433, abs=1e-3))
 
 
-class TestShareOfMeans:
-    def test_is_that_of_many_drawn_means(self):
-        values = torch.tensor([1.0] * 6 + [-1.0] * 3 + [0.0] * 21)
-        drawn = (resampled_means(values) <= 0.05).double().mean()
-        assert share_of_means_up_to(0.05, values) == pytest.approx(float(drawn), abs=0.05)
+class TestStandardError:
+    def test_of_independent_numbers_is_that_of_the_textbook(self):
+        values = torch.rand(50, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+        alone = torch.arange(50)
+        found = standard_error((values - values.mean()) / 50, [alone, alone, alone])
+        assert found == pytest.approx(float(values.std() / 50**0.5))
 
-    def test_is_exact_where_it_can_be_counted_by_hand(self):
-        assert share_of_means_up_to(0.05, torch.tensor([1.0] * 3 + [0.0] * 7)) == pytest.approx(0.7**10)
-        assert share_of_means_up_to(1, torch.tensor([1.0, -1, 0])) == pytest.approx(1)
+    def test_covers_what_shared_donors_do(self):
+        """Means of values that are the sum of an effect of the image, and one of a donor that ten images share."""
+        draw = torch.Generator().manual_seed(0)
+        donors = torch.arange(100) // 10
+        means, errors = [], []
+        for _ in range(300):
+            own, given = torch.randn(100, generator=draw).double(), torch.randn(10, generator=draw).double()
+            values = own + given[donors]
+            means.append(float(values.mean()))
+            errors.append(standard_error((values - values.mean()) / 100, [torch.arange(100), donors]))
+        assert sum(errors) / 300 == pytest.approx(float(torch.tensor(means).std()), rel=0.1)
 
-    def test_refuses_other_values(self):
-        with pytest.raises(ValueError, match="-1, 0 or 1"):
-            share_of_means_up_to(0, torch.tensor([0.5]))
+
+class TestStudentsT:
+    @pytest.mark.parametrize(("value", "freedom"), [(0.0, 5), (2.0, 9), (-1.3, 3), (4.5, 500), (25.0, 2), (1.0, 1)])
+    def test_its_tail_is_that_of_scipy(self, value, freedom):
+        stats = pytest.importorskip("scipy.stats")
+        assert student_t_tail(value, freedom) == pytest.approx(stats.t.sf(value, freedom), rel=1e-3)
+
+    @pytest.mark.parametrize(("tail", "freedom"), [(0.025, 9), (1e-6, 60), (0.2, 400)])
+    def test_its_quantile_has_that_tail(self, tail, freedom):
+        assert student_t_tail(student_t_quantile(tail, freedom), freedom) == pytest.approx(tail, rel=1e-6)

@@ -1,0 +1,62 @@
+"""Donors: which images give their background to which others."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Donors:
+    """The images that give their background to each of N images, K times.
+
+    Attributes:
+        same: (N, K) int64, the indices of other images of the same class; -1 if there is none.
+        other: (N, K) int64, the indices of images of another class; -1 if there is none.
+    """
+
+    same: Tensor
+    other: Tensor
+
+    @property
+    def known(self) -> Tensor:
+        """(N,) bool, whether an image has both."""
+        return (self.same >= 0).all(dim=1) & (self.other >= 0).all(dim=1)
+
+    def of(self, rows: Tensor) -> Donors:
+        """Return the donors of the images at `rows`, indices or a bool for each image."""
+        return Donors(self.same[rows], self.other[rows])
+
+
+def choose_donors(labels: Tensor, usable: Tensor, fingerprint: str, count: int = 1) -> Donors:
+    """Choose donors, always the same ones for the same images.
+
+    Within a class every image gives equally often, and to an image others each time, while there are others. To a class
+    the other classes give in turn, in an order drawn for it, and so do the images within each of them.
+
+    Args:
+        labels: (N,) the classes.
+        usable: (N,) bool, which images have a background to give.
+        fingerprint: Hexadecimal digits that identify the images; they seed the choice.
+        count: How many donors of each kind an image has.
+    """
+    generator = torch.Generator().manual_seed(int(fingerprint[:15], 16))
+    same, other = (torch.full((len(labels), count), -1) for _ in range(2))
+    classes = sorted(set(labels.tolist()))
+    members = {c: ((labels == c) & usable).nonzero().flatten() for c in classes}
+    members = {c: part[torch.randperm(len(part), generator=generator)] for c, part in members.items()}
+    given = dict.fromkeys(classes, 0)
+    for c in classes:
+        own = members[c]
+        if len(own) > 1:
+            for turn in range(count):
+                same[own, turn] = own.roll(1 + turn % (len(own) - 1))
+        givers = [giver for giver in classes if giver != c and len(members[giver])]
+        order = torch.randperm(len(givers), generator=generator).tolist()
+        for place, image in enumerate(own.tolist() * count if givers else []):
+            giver = givers[order[place % len(givers)]]
+            other[image, place // len(own)] = members[giver][given[giver] % len(members[giver])]
+            given[giver] += 1
+    return Donors(same, other)

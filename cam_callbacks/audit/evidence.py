@@ -1,0 +1,157 @@
+"""Evidence: what the looks of a run have found so far, image by image, and what follows from them together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cam_callbacks.audit.result import AuditResult
+from cam_callbacks.audit.statistics import standard_error, student_t_quantile, student_t_tail
+
+_NUM_LOOKS = 5  # that are pooled: the model changes from look to look
+_WORST = -1.0  # what is assumed of one more image, that nobody has seen
+_POWER = 0.8
+_KEPT = (
+    "bg_gap",
+    "bg_gap_probability",
+    "outline_gap",
+    "outline_gap_probability",
+    "ring_gap",
+    "ring_gap_probability",
+    "recolor_gap",
+    "blur_loss",
+)
+
+
+@dataclass(frozen=True)
+class Pooled:
+    """A mean over images that were seen at several looks.
+
+    Attributes:
+        mean: The mean, with one more image whose value speaks against a gap as much as it can: -1.
+        error: Its standard error. Answers to the same image, and to images with the same donor, depend on each other.
+        freedom: The degrees of freedom of the error.
+        count: How many images it stands on.
+    """
+
+    mean: float
+    error: float
+    freedom: int
+    count: int
+
+    def p_value(self, threshold: float) -> float:
+        """Return how probable such a mean, or a larger one, is at most if the true one is not above the threshold."""
+        return student_t_tail((self.mean - threshold) / self.error, self.freedom)
+
+    def detectable(self, threshold: float, level: float) -> float:
+        """Return the smallest true mean of which four in five are found to be above the threshold."""
+        beyond = student_t_quantile(level, self.freedom) + student_t_quantile(1 - _POWER, self.freedom)
+        return threshold + beyond * self.error
+
+
+@dataclass(frozen=True, eq=False)
+class Evidence:
+    """What the last looks have found: M answers, each to an image with one of its donors of both kinds.
+
+    Attributes:
+        num_looks: How many looks of the run were judged, those that are forgotten included.
+        looks: (M,) int64, the number of the look, from 1.
+        images: (M,) int64, which image it was: `ProbeSet.image_ids`.
+        labels: (M,) int64, its class.
+        donors: (2, M) int64, which images gave a background of the same class, and of another one; -1 for none.
+        values: By measure, (M,) float32; NaN where it is not defined.
+    """
+
+    num_looks: int
+    looks: Tensor
+    images: Tensor
+    labels: Tensor
+    donors: Tensor
+    values: Mapping[str, Tensor]
+
+    @classmethod
+    def of(cls, result: AuditResult) -> Evidence:
+        """Take the evidence from the result of a first look."""
+        same, other = (_ids_of(donors, result.image_ids) for donors in (result.donors.same, result.donors.other))
+        times = same.shape[1]
+        return cls(
+            1,
+            torch.ones(same.numel(), dtype=torch.long),
+            result.image_ids.repeat_interleave(times),
+            result.labels.repeat_interleave(times),
+            torch.stack([same.flatten(), other.flatten()]),
+            {name: result[name].values.repeat_interleave(times) for name in _KEPT if name in result},
+        )
+
+    def followed_by(self, result: AuditResult) -> Evidence:
+        """Add the next look, and forget the one that is too long ago; evidence of other measures is forgotten too."""
+        last = Evidence.of(result)
+        number = self.num_looks + 1
+        kept = self.looks > number - _NUM_LOOKS
+        if self.values.keys() != last.values.keys():
+            kept = torch.zeros_like(kept)
+        return Evidence(
+            number,
+            torch.cat([self.looks[kept], torch.full_like(last.looks, number)]),
+            torch.cat([self.images[kept], last.images]),
+            torch.cat([self.labels[kept], last.labels]),
+            torch.cat([self.donors[:, kept], last.donors], dim=1),
+            {name: torch.cat([self.values[name][kept], last.values[name]]) for name in last.values}
+            if kept.any()
+            else last.values,
+        )
+
+    def pooled(self, name: str, label: int | None = None, minus: str | None = None) -> Pooled:
+        """Pool a measure over the looks: each image counts once, by its mean over the looks at which it was seen.
+
+        Args:
+            name: The measure.
+            label: The class; None for all.
+            minus: Another measure, which is subtracted.
+        """
+        values = self.values[name].double()
+        if minus is not None:
+            values = values - self.values[minus].double()
+        known = ~values.isnan()
+        if label is not None:
+            known &= self.labels == label
+        _, image, times = torch.unique(self.images[known], return_inverse=True, return_counts=True)
+        count = len(times)
+        # One more image, of its own donors.
+        kinds = [torch.cat([each[known], torch.tensor([_NOBODY])]) for each in (self.images, *self.donors)]
+        values = torch.cat([values[known], torch.tensor([_WORST], dtype=torch.float64)])
+        weights = torch.cat([1 / times.double()[image], torch.ones(1, dtype=torch.float64)]) / (count + 1)
+        mean = float((weights * values).sum())
+        freedom = min(len(set(each.tolist())) for each in kinds) - 1
+        return Pooled(mean, standard_error(weights * (values - mean), kinds), max(freedom, 1), count)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the evidence as primitives."""
+        parts = {name: getattr(self, name).tolist() for name in ("looks", "images", "labels", "donors")}
+        values = {
+            name: [None if value != value else value for value in each.tolist()] for name, each in self.values.items()
+        }
+        return {"num_looks": self.num_looks, **parts, "values": values}
+
+    @classmethod
+    def from_state_dict(cls, state: Mapping[str, Any]) -> Evidence:
+        """Make evidence from its `state_dict`."""
+        parts = {name: torch.tensor(state[name], dtype=torch.long) for name in ("looks", "images", "labels", "donors")}
+        values = {name: _with_nan(each) for name, each in state["values"].items()}
+        return cls(state["num_looks"], **parts, values=values)
+
+
+_NOBODY = -2  # the identity of the image that nobody has seen
+
+
+def _ids_of(rows: Tensor, ids: Tensor) -> Tensor:
+    """Return who the images at `rows` (N, K) are; -1 for none."""
+    return torch.where(rows >= 0, ids[rows.clamp_min(0)], -1)
+
+
+def _with_nan(values: Sequence[float | None]) -> Tensor:
+    return torch.tensor([float("nan") if value is None else value for value in values])

@@ -1,0 +1,191 @@
+"""The verdict: from the numbers of this look, and what the looks before have found, to a decision."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from cam_callbacks._checks import check_fraction, check_type
+from cam_callbacks.audit.evidence import Evidence
+from cam_callbacks.audit.result import MIN_IMAGES, AuditResult
+from cam_callbacks.audit.statistics import wilson
+from cam_callbacks.audit.verdict import HeatState, State, Verdict
+from cam_callbacks.audit.wording import verdict_text
+
+_SUSPICION, _ALARM = 0.05, 0.01  # the chance of any false one in a run
+_WITNESS = 0.025
+_WITNESSES = ("recolor_gap", "blur_loss")
+_PLACEBOS = {"bg_gap": "outline_gap", "bg_gap_probability": "outline_gap_probability"}
+_RING_THRESHOLD = 0.15
+_MIN_PER_CLASS = 10
+_FAIR_COST, _MAX_COST = 0.1, 0.2  # of a collage
+_LACK_OF_HEAT = 0.25  # of the object's area: how much less heat than on a flat map counts as away from it
+_TAIL = 0.025
+_ROUNDING = 1e-4
+
+_Group = int | None
+"""A class, or None for all of them together."""
+
+
+@dataclass(frozen=True)
+class _Suspects:
+    """The groups whose gap is above the threshold; `certain` are those of which that is as sure as for an alarm."""
+
+    found: frozenset[_Group]
+    certain: frozenset[_Group]
+
+    @property
+    def classes(self) -> tuple[int, ...]:
+        return tuple(sorted(group for group in self.found if group is not None))
+
+
+def judge(result: AuditResult, previous: Verdict | None = None, threshold: float = 0.05) -> Verdict:
+    """Judge the numbers of a look, together with what the last looks have found.
+
+    A class, or all of them together, is suspect if its background gap, in accuracy or in probability, is above the
+    threshold, and that gap minus the one of the placebo (`outline_gap`) is, too. This is tested on all images of the
+    last five looks, each counted once, by Student's t with errors that know that images share donors. At the n-th look
+    of a run the test has the level 0.05 / (n (n + 1)), after Holm's procedure (1979) over the classes: so the chance of
+    any false suspicion in a run is at most 5%, however long it is, and that of a false alarm, which has a fifth of that
+    level, 1%. An alarm has to follow a suspicion.
+
+    Where the exchange itself costs the model more than 0.2 of its accuracy, it is no fair test, and nothing is judged
+    but the second instrument. Where it costs more than 0.1, or where masks are estimated, an alarm needs the second
+    instrument to agree: moved colors, or a blurred background. Swapped rings need a gap of at least 0.15, and give a
+    warning only. Nothing is judged before the accuracy is clearly above that of always answering the most frequent
+    class.
+
+    Args:
+        result: The numbers of this look, from `audit_model`.
+        previous: The verdict on the look before; None if there was none. One look alone gives no alarm.
+        threshold: The smallest gap that matters.
+
+    Raises:
+        TypeError: `previous` is not a Verdict.
+        ValueError: `threshold` is not at least 0 and below 1.
+    """
+    check_fraction("threshold", threshold, "a number of at least 0 and below 1")
+    check_type("previous", previous, (Verdict, type(None)), "the verdict on the look before, or None")
+    is_weak = result.mask_source == "none"
+    threshold = max(threshold, _RING_THRESHOLD) if is_weak else threshold
+    before = None if previous is None else previous.evidence
+    if not _has_learned(result):
+        return _said(result, Verdict("not learned", (), False, {}, "", threshold, evidence=before), previous)
+    evidence = Evidence.of(result) if before is None else before.followed_by(result)
+    verdict = Verdict("no alarm", (), False, _heat_states(result), "", threshold, evidence=evidence)
+    everything = evidence.pooled(result.gap_name)
+    if everything.count < MIN_IMAGES:
+        return _said(result, replace(verdict, state="too few images"), previous)
+    cost = _collage_cost(result)
+    is_fair = cost <= _MAX_COST
+    judged = (result.gap_name, f"{result.gap_name}_probability") if is_fair else _WITNESSES
+    suspects = _suspects(evidence, judged, threshold)
+    agree = bool(_agreeing_witnesses(evidence, suspects, threshold))
+    needs_witness = result.mask_source == "estimated" or cost > _FAIR_COST
+    is_second = previous is not None and previous.found
+    state: State = "no alarm" if is_fair else "not testable"
+    if suspects.found:
+        state = "suspicion"
+        if is_second and (is_weak or not is_fair):
+            state = "warning"
+        elif is_second and suspects.certain and (agree or not needs_witness):
+            state = "alarm"
+    found = replace(
+        verdict,
+        state=state,
+        classes=suspects.classes,
+        overall=None in suspects.found,
+        detectable=everything.detectable(threshold, _level(_SUSPICION, evidence)),
+        witness="agrees" if agree else "needed" if needs_witness else "silent",
+    )
+    return _said(result, found, previous)
+
+
+def _said(result: AuditResult, verdict: Verdict, previous: Verdict | None) -> Verdict:
+    return replace(verdict, text=verdict_text(result, verdict, is_alone=previous is None))
+
+
+def _level(of_run: float, evidence: Evidence) -> float:
+    """Return the level of the test at this look; those of all looks add up to that of the run."""
+    return of_run / (evidence.num_looks * (evidence.num_looks + 1))
+
+
+def _collage_cost(result: AuditResult) -> float:
+    return result["collage_cost"].overall.value if "collage_cost" in result else 0.0
+
+
+def _suspects(evidence: Evidence, names: tuple[str, ...], threshold: float) -> _Suspects:
+    """Find the groups in which one of the measures is above the threshold."""
+    p_values: dict[_Group, float] = {}
+    for group in (None, *sorted(set(evidence.labels.tolist()))):
+        tests = [_p_value(evidence, name, group, threshold) for name in names if name in evidence.values]
+        known = [p for p in tests if p is not None]
+        if known:
+            p_values[group] = min(known) * len(known)  # Bonferroni's correction
+    found, certain = (_rejected(p_values, _level(of_run, evidence)) for of_run in (_SUSPICION, _ALARM))
+    return _Suspects(found, certain)
+
+
+def _p_value(evidence: Evidence, name: str, group: _Group, threshold: float) -> float | None:
+    """Return the p-value of a gap above the threshold in a group; None if it has too few images."""
+    pooled = evidence.pooled(name, group)
+    if pooled.count < (MIN_IMAGES if group is None else _MIN_PER_CLASS):
+        return None
+    p, placebo = pooled.p_value(threshold), _PLACEBOS.get(name)
+    if placebo in evidence.values:  # both have to be above it
+        p = max(p, evidence.pooled(name, group, minus=placebo).p_value(threshold))
+    return p
+
+
+def _agreeing_witnesses(evidence: Evidence, suspects: _Suspects, threshold: float) -> list[str]:
+    """Return the measures of the second instrument that are above the threshold in a group that is suspect."""
+    tests = {
+        (name, group): _p_value(evidence, name, group, threshold)
+        for name in _WITNESSES
+        if name in evidence.values
+        for group in suspects.found
+    }
+    level = _WITNESS / max(len(tests), 1)
+    return sorted({name for (name, _), p in tests.items() if p is not None and p <= level})
+
+
+def _rejected(p_values: Mapping[_Group, float], level: float) -> frozenset[_Group]:
+    """Return the groups whose hypothesis is rejected by Holm's procedure (1979)."""
+    found = set()
+    for place, group in enumerate(sorted(p_values, key=lambda group: p_values[group])):
+        if p_values[group] > level / (len(p_values) - place):
+            break
+        found.add(group)
+    return frozenset(found)
+
+
+def _has_learned(result: AuditResult) -> bool:
+    """Return whether the accuracy is clearly above that of always answering the most frequent class."""
+    accuracy = result["accuracy"].overall
+    hits = round(accuracy.value * accuracy.count) if accuracy.count else 0
+    low, _ = wilson(hits, accuracy.count)
+    return low > float(result.labels.bincount().max() / len(result.labels))
+
+
+def _heat_states(result: AuditResult) -> dict[int, HeatState]:
+    """Return where the heat of each class lies, against what the masks of other images of the class give.
+
+    If all masks lie in one place these say nothing; a clear lack of heat, compared with a flat map, does.
+    """
+    if not result.heat_chance_distribution:
+        return {}
+    heat, over_area = result["heat_on_object"].per_class, result["heat_over_area"].per_class
+    states: dict[int, HeatState] = {}
+    for index, by_chance in result.heat_chance_distribution.items():
+        if heat[index].count < _MIN_PER_CLASS:
+            continue
+        value = heat[index].value
+        area = value - over_area[index].value
+        is_off_a_flat_map = over_area[index].high < -_LACK_OF_HEAT * area
+        if is_off_a_flat_map or value < float(by_chance.quantile(_TAIL)) - _ROUNDING:
+            states[index] = "away from the object"
+        elif value > float(by_chance.quantile(1 - _TAIL)) + _ROUNDING:
+            states[index] = "on the object"
+        else:
+            states[index] = "indistinguishable from chance"
+    return states
