@@ -134,7 +134,7 @@ def run(name, monitor, **options):
         warnings.simplefilter("always")
         watching = [] if watches is None else [*callbacks, watches]
         trainer = Trainer(callbacks=watching, **quiet(folder / name, **settings))
-        trainer.fit(module, loader(Squares(24), shuffle=True), loader(Squares(24, seed=1)))
+        trainer.fit(module, loader(Squares(12), shuffle=True), loader(Squares(24, seed=1)))
     rank = trainer.global_rank
     reports[name] = {
         "epochs": trainer.current_epoch,
@@ -149,7 +149,7 @@ def run(name, monitor, **options):
 
 
 reports = {}
-small = {"num_probes": 4, "audit": Audit(num_images=24)}
+small = {"num_probes": 4, "audit": Audit(num_images=12)}
 run("without", None)
 run("probe capture", CAMMonitor(batch_fn=BatchFn(), **small))
 run("all batches", CAMMonitor(batch_fn=blind_on_second_rank, **small), num_sanity_val_steps=0)

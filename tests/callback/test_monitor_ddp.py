@@ -105,20 +105,19 @@ def run(folder, strategy="ddp", devices=2, method="score", failing=(), pickled=F
     torch.manual_seed(0)
     sharded = strategy == "fully_shard"
     # Every process sees all batches, and all images are audited, so that all picks are those of one process.
-    options = quiet(folder, max_epochs=4 if failing else 2, strategy=strategy, devices=devices)
+    options = quiet(folder, max_epochs=3 if failing else 2, strategy=strategy, devices=devices)
     options |= {"use_distributed_sampler": False, "enable_checkpointing": True, "num_sanity_val_steps": 0}
     if sharded:
         options |= {"strategy": ModelParallelStrategy(data_parallel_size=devices, tensor_parallel_size=1)}
     forward_fn = Fails(failing)
-    monitor = CAMMonitor(
-        num_probes=5, audit=Audit(num_images=16), explain="both", method=METHODS[method], forward_fn=forward_fn
-    )
+    audit = None if failing or method != "score" else Audit(num_images=12)
+    monitor = CAMMonitor(num_probes=3, audit=audit, explain="both", method=METHODS[method], forward_fn=forward_fn)
     checkpoint = ModelCheckpoint(folder, monitor=None if failing or sharded else "cam/passes")
     trainer = Trainer(callbacks=[monitor, Reports(folder, monitor, forward_fn), checkpoint], **options)
     module = Sharded() if sharded else Fixed()
     if pickled:
         trainer, module = pickle.loads(pickle.dumps((trainer, module)))
-    trainer.fit(module, loader(Squares(16)), loader(Squares(16, seed=1)))
+    trainer.fit(module, loader(Squares(8)), loader(Squares(12, seed=1)))
 
 
 if __name__ == "__main__":
@@ -131,9 +130,9 @@ if __name__ == "__main__":
 
 
 FORKED = {
-    "six ranks": {"strategy": "ddp_fork", "devices": 6},
+    "four ranks": {"strategy": "ddp_fork", "devices": 4},
     "one look fails": {"strategy": "ddp_fork", "failing": [1]},
-    "all looks fail": {"strategy": "ddp_fork", "failing": [0, 1, 2, 3]},
+    "all looks fail": {"strategy": "ddp_fork", "failing": [0, 1, 2]},
     # They are given what spawned processes are given, but need not import everything once more.
     "pickled": {"strategy": "ddp_fork", "pickled": True},
     # The last: a process that has back-propagated cannot be forked.
@@ -210,13 +209,13 @@ OWN = ("calls", "samples", "cam/seconds", "cam/audit_seconds")
 
 
 def assert_shared_out(ran: Ran, alone: dict[str, Any]) -> None:
-    """Two processes see what one process sees, and each makes half of the passes."""
+    """Two processes see what one process sees; one of them makes the passes of two of the three probes."""
     first, second = ran.ranks
     assert_same(first, second, but=("calls", "samples"))
     assert_same(first, alone, but=OWN)
-    extra = 15 * 5  # passes that every rank makes to get to know the model
+    extra = 15 * 3  # passes that every rank makes to get to know the model
     for rank in ran.ranks:
-        assert rank["samples"] <= 0.6 * alone["samples"] + extra
+        assert rank["samples"] <= 0.67 * alone["samples"] + extra
     assert first["samples"] + second["samples"] >= alone["samples"] - extra
     assert "CAMMonitor failed" not in ran.printed
 
@@ -237,7 +236,7 @@ def test_so_do_processes_to_which_the_monitor_goes_pickled(forked: dict[str, Ran
 
 
 def test_more_processes_than_probes(forked: dict[str, Ran], alone: dict[str, Any]) -> None:
-    ran = forked["six ranks"]
+    ran = forked["four ranks"]
     for rank in ran.ranks:
         assert_same(rank, ran.ranks[0], but=("calls", "samples"))
     assert_same(ran.ranks[0], alone, but=OWN)
@@ -262,9 +261,9 @@ def test_ranks_that_share_the_weights_make_the_same_passes(
 def test_an_error_on_one_rank_makes_all_ranks_skip_this_look(forked: dict[str, Ran]) -> None:
     ran = forked["one look fails"]
     first, second = ran.ranks
-    assert first["epochs"] == second["epochs"] == 4
+    assert first["epochs"] == second["epochs"] == 3
     assert first["weights"] == second["weights"]
-    assert [step for step, _ in scalars(ran.folder)["cam/passes"]] == [3, 11, 15]
+    assert [step for step, _ in scalars(ran.folder)["cam/passes"]] == [1, 5]
     assert "rank 1 is out of luck" in ran.printed
     assert ran.printed.count("CAMMonitor failed at the evaluation of epoch 1") == 2  # one a rank
 
@@ -272,7 +271,7 @@ def test_an_error_on_one_rank_makes_all_ranks_skip_this_look(forked: dict[str, R
 def test_all_ranks_give_up_together(forked: dict[str, Ran]) -> None:
     ran = forked["all looks fail"]
     first, second = ran.ranks
-    assert first["epochs"] == second["epochs"] == 4
+    assert first["epochs"] == second["epochs"] == 3
     assert "cam/passes" not in scalars(ran.folder)
     assert ran.printed.count("disabled") == 2
 
