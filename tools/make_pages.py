@@ -23,7 +23,13 @@ from cam_callbacks.audit.measures import MEASURES, MeasureSpec  # noqa: E402
 
 MADE = "<!-- `make pages` makes this {}; change {} instead -->"
 END = "<!-- end of the table -->"
-MASKS = {"needed": "needed", "optional": "used", "excluded": "only without", "unused": ""}
+MASKS = {
+    "needed": "needed",
+    "optional": "used",
+    "excluded": "only without",
+    "estimated": "only estimated",
+    "unused": "",
+}
 
 
 def faults(_before: str) -> str:

@@ -21,7 +21,8 @@ class MeasureSpec:
         chance: The chance level in words; empty if there is none.
         source: The paper, or "ours".
         masks: `"needed"`: the value needs masks. `"optional"`: masks are used if there are any. `"excluded"`:
-            there is a value only without masks. `"unused"`: masks make no difference.
+            there is a value only without masks. `"estimated"`: there is a value only where OpenCV has estimated masks.
+            `"unused"`: masks make no difference.
         per_class: Where values per class are shown. `"logged"`: as a scalar each, and in the tab's table. `"table"`: in
             the tab's table, however many classes there are. `"table of few"`: in it if there are few classes.
             `"nowhere"`: only in `AuditResult`.
@@ -33,7 +34,7 @@ class MeasureSpec:
     definition: str
     chance: str = ""
     source: str = "ours"
-    masks: Literal["needed", "optional", "excluded", "unused"] = "unused"
+    masks: Literal["needed", "optional", "excluded", "estimated", "unused"] = "unused"
     per_class: Literal["logged", "table", "table of few", "nowhere"] = "nowhere"
     has_interval: bool = False
 
@@ -265,6 +266,13 @@ MEASURES: dict[str, MeasureSpec] = {
             chance="area of the mask",
             source="Zhang et al. 2018, arXiv 1608.00507, without their tolerance of 15 pixels",
             masks="needed",
+        ),
+        MeasureSpec(
+            "mask_agreement",
+            title="Share of images whose three estimated foregrounds agree",
+            definition="How often three estimates of the foreground by GrabCut, from three rectangles, agree. Other "
+            "images are left out. Low: give masks, or Audit(masks=...).",
+            masks="estimated",
         ),
         MeasureSpec(
             "average_drop",

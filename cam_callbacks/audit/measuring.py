@@ -149,6 +149,8 @@ def _values(observations: Observations, answers: Answers, heatmaps: Tensor | Non
     yield _data_color_auc(observations, inside if masks is None else masks, usable)
     if heatmaps is not None:
         yield from _heat_values(observations, answers, heatmaps)
+    if observations.probes.mask_agreement is not None:
+        yield "mask_agreement", observations.probes.mask_agreement.float(), None
 
 
 def _heat_values(observations: Observations, answers: Answers, heatmaps: Tensor) -> Iterator[_Value]:

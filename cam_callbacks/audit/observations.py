@@ -214,7 +214,7 @@ def _masks(probes: ProbeSet) -> tuple[Tensor | None, MaskSource, tuple[str, ...]
     remedy = "give masks, or Audit(masks=...)"
     if masks is None or (source == "estimated" and found < _MIN_SHARE_FOUND * count):
         if masks is not None:
-            why = f"a foreground was found in {f'only {found}' if found else 'none'} of {count} images"
+            why = f"{_sought(probes)} was found in {f'only {found}' if found else 'none'} of {count} images"
         elif probes.images.ndim != 4:
             why = "GrabCut takes two-dimensional images only"
         else:
@@ -225,9 +225,14 @@ def _masks(probes: ProbeSet) -> tuple[Tensor | None, MaskSource, tuple[str, ...]
     if found == count:
         return masks, source, ()
     if source == "estimated":
-        return masks, source, (f"No foreground was found in {count - found} of {count} images: left out; {remedy}",)
+        note = f"{_sought(probes)} was found in only {found} of {count} images, the others are left out; {remedy}"
+        return masks, source, (note[0].upper() + note[1:],)
     empty = int((~masks.flatten(1).any(dim=1)).sum())
     return masks, source, (f"{empty} masks are empty and {count - found - empty} cover all: left out",)
+
+
+def _sought(probes: ProbeSet) -> str:
+    return "a foreground" if probes.mask_agreement is None else "a foreground on which three estimates agree"
 
 
 def _with_ring_of(images: Tensor, inside: Tensor, donors: Tensor, _: Tensor) -> Tensor:

@@ -28,7 +28,8 @@ class AuditResult:
 
     Attributes:
         measures: The measures by name; `docs/audit.md` defines each. Those that could not be computed are not there.
-        mask_source: Where the foregrounds come from: `"given"` with the images, `"estimated"` by GrabCut, or `"none"`.
+        mask_source: Where the foregrounds come from: `"given"` with the images, `"estimated"` by GrabCut or by
+            `Audit(masks=...)`, or `"none"`.
         labels: (N,) int64, the classes of the images.
         class_names: Their names; empty if they are not known. Any list of names is accepted, or None.
         swap_probabilities: (N, 3) probability of the true class: as the image is, on a background of the same class,
@@ -84,6 +85,8 @@ class AuditResult:
             return "it needs masks, which were neither given nor estimated"
         if MEASURES[name].masks == "excluded" and self.mask_source != "none":
             return f"it is measured only without masks; {self.gap_name!r} takes its place"
+        if MEASURES[name].masks == "estimated":
+            return "it is measured only where OpenCV has estimated the masks"
         return "it could not be measured on these images; `notes` may say why"
 
     @property

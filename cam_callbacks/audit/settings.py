@@ -16,6 +16,7 @@ from cam_callbacks._checks import (
     check_positive,
     errors_of,
 )
+from cam_callbacks.audit.mask_fn import MaskFn
 from cam_callbacks.audit.verdict import Verdict
 
 OnAlarm = Literal["warn", "stop"] | Callable[[Verdict], Any]
@@ -41,11 +42,15 @@ class Audit:
         randomization: At the end of `fit`, compare the heatmaps with those of a copy of the model with random weights
             (Adebayo et al. 2018), and report their rank correlation: near 0 means that the maps depend on what was
             learned.
+        masks: Called as `masks(images)`, once for a set of images, where no masks come with the batches, in place of
+            GrabCut. It is given images (N, C, H, W) as the model is fed them, on the CPU, and returns (N, H, W): bool,
+            True on the object, or numbers in [0, 1], above 0.5 on the object. Never let it use the audited model: its
+            heat would be judged by itself.
 
     Raises:
         ValueError: `num_images` or `threshold` is out of range, or `on_alarm` is unknown.
-        TypeError: `on_alarm` does not take a verdict, `foreground_values` is not a list of whole numbers, or
-            `randomization` is not a bool.
+        TypeError: `on_alarm` does not take a verdict, `foreground_values` is not a list of whole numbers,
+            `randomization` is not a bool, or `masks` does not take images.
 
     Example::
 
@@ -59,6 +64,7 @@ class Audit:
     on_alarm: OnAlarm = "warn"
     foreground_values: Sequence[int] | None = None
     randomization: bool = False
+    masks: MaskFn | None = None
 
     def __post_init__(self) -> None:
         values: Any = self.foreground_values
@@ -80,3 +86,6 @@ class Audit:
         if values is not None and (not values or any(isinstance(value, bool) for value in values)):
             raise TypeError(f"foreground_values={values!r} must be a list of whole numbers, at least one, or None")
         check_bool("randomization", self.randomization)
+        if isinstance(self.masks, type):
+            raise TypeError(f"masks={self.masks.__name__} is a class; give {self.masks.__name__}(...), with brackets")
+        check_callable("masks", self.masks, "a callable: images (N, C, H, W) -> masks (N, H, W)", takes=1)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from cam_callbacks.audit.foreground import can_estimate, with_estimated_masks
+from cam_callbacks.audit.mask_fn import MaskFn, masks_by
 from cam_callbacks.callback import trainer as of_trainer
 from cam_callbacks.callback.audit_images import AuditImages, AuditSet
 from cam_callbacks.callback.audit_offers import Choice
@@ -19,6 +20,9 @@ from cam_callbacks.data.probes import ProbeSet
 
 if TYPE_CHECKING:
     from pytorch_lightning import LightningModule, Trainer
+
+_IMAGES_CHECKED = 2
+_OF_MASKS = ("masks", "masks_estimated", "mask_agreement")
 
 Halves = tuple[ProbeSet | None, ProbeSet | None]
 
@@ -44,6 +48,14 @@ class AuditChoice(Stage):
         if is_audited and (task is None or task.kind == "single-label"):
             look = "of a test" if trainer.testing else f"at step {of_trainer.log_step(trainer)}"
             self._watched.begin(look, trainer.global_rank, self._classes, anew=trainer.testing)
+
+    def check(self, probes: ProbeSet) -> None:
+        """Call `Audit(masks=...)` on a few images of the sanity check: what is wrong with it ends the run there.
+
+        Raises:
+            StepFailedError: Where it fails on any rank.
+        """
+        self.agreed(self._check_masks, probes)
 
     def settle(self, errors: Sequence[Exception]) -> AuditSet | None:
         """Return the images of this evaluation, the same on all ranks; None where there is nothing to audit.
@@ -86,6 +98,20 @@ class AuditChoice(Stage):
     def _classes(self) -> int | None:
         return None if self.memory.task is None else self.memory.task.outputs
 
+    @property
+    def _mask_fn(self) -> MaskFn | None:
+        return None if self.settings.audit is None else self.settings.audit.masks
+
+    def _check_masks(self, probes: ProbeSet) -> None:
+        task = self.memory.task
+        is_audited = task is None or task.kind == "single-label"
+        if self._mask_fn is None or probes.masks is not None or not is_audited or not self.trainer.is_global_zero:
+            return
+        try:
+            masks_by(self._mask_fn, probes.images[:_IMAGES_CHECKED])
+        except ValueError as error:
+            raise self.stated(error) from error
+
     def _send(self, choice: Choice, own: dict[bytes, Samples]) -> dict[bytes, Samples]:
         """Return the images chosen, of all ranks that hold some."""
         images: dict[bytes, Samples] = {}
@@ -108,12 +134,12 @@ class AuditChoice(Stage):
         found = data.described(drawn, self.trainer)
         if task is not None:
             found = data.with_fitting_names(found, task.outputs)
-        found = with_estimated_masks(found)
+        found = with_estimated_masks(found, self._mask_fn)
         if found.masks is None and found.images.ndim == 4 and not can_estimate():
             self.notices.warn_once(
                 "CAMMonitor: no masks came with the images, and without OpenCV none are estimated: the audit swaps "
-                "only the outer ring, a weak test that never gives an alarm. Give masks, or "
-                "pip install opencv-python-headless"
+                "only the outer ring, a weak test that never gives an alarm. Give masks, or Audit(masks=...), "
+                "or pip install opencv-python-headless"
             )
         return _known_of(found)
 
@@ -121,8 +147,8 @@ class AuditChoice(Stage):
         """Describe images as those that stay are described."""
         stay = self._watched.images
         assert stay is not None
-        masked = with_estimated_masks(drawn) if stay.masks_estimated else drawn
-        return _known_of(stay) | {"masks": masked.masks, "masks_estimated": masked.masks_estimated}
+        masked = with_estimated_masks(drawn, self._mask_fn) if stay.masks_estimated else drawn
+        return _known_of(stay) | {name: getattr(masked, name) for name in _OF_MASKS}
 
     def _say_what_is_missing(self, choice: Choice) -> None:
         if choice.unknown_labels and self.memory.task is not None:
@@ -142,7 +168,7 @@ def _in_one_set(choice: Choice, images: dict[bytes, Samples]) -> ProbeSet | None
 
 def _known_of(images: ProbeSet) -> dict[str, Any]:
     """Return what the first rank alone finds out about images."""
-    names = ("class_names", "normalization", "bands", "masks", "masks_estimated")
+    names = ("class_names", "normalization", "bands", *_OF_MASKS)
     return {name: getattr(images, name) for name in names}
 
 

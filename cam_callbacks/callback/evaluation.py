@@ -167,6 +167,8 @@ class Evaluation(Stage):
         probes = self._probes.settle(self._errors)
         if self.trainer.sanity_checking:
             self._heatmaps.check(probes)
+            if self._audited is not None:
+                self._audited.check(probes)
         return probes
 
     def _explain(self, probes: ProbeSet) -> tuple[Snapshot, Media]:

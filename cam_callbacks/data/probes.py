@@ -22,6 +22,7 @@ from cam_callbacks.data.picking import pick_from_dataset
 
 MaskSource = Literal["given", "estimated", "none"]
 
+_PER_IMAGE = ("images", "labels", "masks", "groups", "annotations", "mask_agreement")
 _WHOLE_NUMBERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 
@@ -43,6 +44,7 @@ class ProbeSet:
         annotations: What is true of each image where that is not one class: (N, classes) bool, its classes; (N,
             *spatial) integers, kept as int16, the class of each pixel, negative where it is not known; (N, outputs)
             floating point, the numbers of a regression. None otherwise.
+        mask_agreement: (N,) bool, whether several estimates of an image's mask agree; None if there are not several.
 
     Raises:
         TypeError: A part does not have its type.
@@ -58,6 +60,7 @@ class ProbeSet:
     groups: Tensor | None
     bands: Sequence[int] | None
     annotations: Tensor | None
+    mask_agreement: Tensor | None
 
     def __init__(
         self,
@@ -70,6 +73,7 @@ class ProbeSet:
         groups: Tensor | None = None,
         bands: Sequence[int] | None = None,
         annotations: Tensor | None = None,
+        mask_agreement: Tensor | None = None,
     ) -> None:
         if not isinstance(images, Tensor) or images.is_complex() or images.is_quantized:
             raise TypeError(f"images must be a tensor of numbers, as the model is fed; got {_type_of(images)}")
@@ -80,6 +84,8 @@ class ProbeSet:
             raise TypeError(f"masks must be bool, True on the object; got {_type_of(masks)}")
         if masks is not None and masks.shape != expected:
             raise ValueError(f"masks has shape {tuple(masks.shape)}; images {tuple(images.shape)} need {expected}")
+        if mask_agreement is not None and mask_agreement.shape != (len(images),):
+            raise ValueError(f"mask_agreement has shape {tuple(mask_agreement.shape)}; it needs ({len(images)},)")
         fields = {
             "images": images,
             "labels": _as_int64("labels", labels, len(images)),
@@ -90,6 +96,7 @@ class ProbeSet:
             "groups": _as_int64("groups", groups, len(images)),
             "bands": None if bands is None else tuple(bands),
             "annotations": _checked_annotations(annotations, images.shape),
+            "mask_agreement": mask_agreement,
         }
         for name, value in fields.items():
             object.__setattr__(self, name, value)
@@ -100,8 +107,7 @@ class ProbeSet:
 
     def subset(self, rows: Tensor) -> ProbeSet:
         """Return the images at these rows (n,)."""
-        parts = ("images", "labels", "masks", "groups", "annotations")
-        given: dict[str, Any] = {name: getattr(self, name) for name in parts}
+        given: dict[str, Any] = {name: getattr(self, name) for name in _PER_IMAGE}
         kept: dict[str, Any] = {name: None if part is None else part[rows] for name, part in given.items()}
         return replace(self, **kept)
 
@@ -109,15 +115,14 @@ class ProbeSet:
     def joined(cls, parts: Sequence[ProbeSet]) -> ProbeSet:
         """Put the images of several sets into one; what is known of all images, such as names, is that of the first.
 
-        Masks and groups are left out where a part has none.
+        Masks, groups and the like are left out where a part has none.
         """
 
         def of_all(name: str) -> Tensor | None:
             tensors = [getattr(part, name) for part in parts]
             return None if any(tensor is None for tensor in tensors) else torch.cat(tensors)
 
-        names = ("images", "labels", "masks", "groups", "annotations")
-        joined: dict[str, Any] = {name: of_all(name) for name in names}
+        joined: dict[str, Any] = {name: of_all(name) for name in _PER_IMAGE}
         return replace(parts[0], **joined)
 
     @property
@@ -227,7 +232,7 @@ class ProbeSet:
     def state_dict(self) -> dict[str, Any]:
         """Return tensors and primitives only, so that a checkpoint that holds them loads with `weights_only`."""
         normalization = None if self.normalization is None else [list(part) for part in self.normalization]
-        parts = {name: getattr(self, name) for name in ("images", "labels", "masks", "groups", "annotations")}
+        parts = {name: getattr(self, name) for name in _PER_IMAGE}
         return {
             # Copies: saving a view would save all of the tensor that it views.
             **{name: None if part is None else part.clone() for name, part in parts.items()},
@@ -251,6 +256,7 @@ class ProbeSet:
             state["groups"],
             state.get("bands"),
             state.get("annotations"),
+            state.get("mask_agreement"),
         )
 
 

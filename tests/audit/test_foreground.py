@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from cam_callbacks.audit.foreground import can_estimate, estimate_masks
+from cam_callbacks.audit.foreground import can_estimate, estimate_masks, with_estimated_masks
 from cam_callbacks.audit.observations import Observations
 from cam_callbacks.data.probes import ProbeSet
 
@@ -29,6 +29,33 @@ def test_a_blob_on_a_textured_ground_is_found(side, channels):
     assert (found & disc).sum() / (found | disc).sum() > 0.6
 
 
+def touching_the_edge(side: int) -> torch.Tensor:
+    """A bright square that a rectangle far from the edge cuts, on a plain dark ground."""
+    image = torch.zeros(3, side, side)
+    image[:, round(0.1 * side) : round(0.9 * side), round(0.1 * side) : round(0.9 * side)] = 1
+    return image + 0.02 * torch.rand(3, side, side, generator=torch.Generator().manual_seed(0))
+
+
+def test_an_estimate_that_depends_on_the_start_does_not_count(monkeypatch):
+    images = torch.stack([blob(64)[0][0], touching_the_edge(64)])
+    probes = with_estimated_masks(ProbeSet(images))
+    assert probes.mask_source == "estimated"
+    assert probes.masks.flatten(1).any(dim=1).tolist() == probes.mask_agreement.tolist() == [True, False]
+    monkeypatch.setattr("cam_callbacks.audit.foreground._MIN_AGREEMENT", -1.0)
+    assert estimate_masks(images).flatten(1).any(dim=1).all()
+
+
+def test_the_masks_do_not_depend_on_the_number_of_threads(monkeypatch):
+    images = torch.rand(12, 3, 40, 40, generator=torch.Generator().manual_seed(0))
+    images[:, :, 12:28, 12:28] += torch.linspace(0, 1, 12).view(-1, 1, 1, 1)
+    found = []
+    for count in (1, 2, 7, None):
+        monkeypatch.setattr("os.cpu_count", lambda count=count: count)
+        found.append(estimate_masks(images))
+    assert 0 < int(found[0].flatten(1).any(dim=1).sum()) < 12
+    assert all(torch.equal(each, found[0]) for each in found)
+
+
 def test_flat_images_have_empty_masks():
     assert not estimate_masks(torch.stack([torch.zeros(3, 32, 32), torch.full((3, 32, 32), 0.7)])).any()
 
@@ -40,10 +67,14 @@ def test_of_too_few_foregrounds_none_is_used():
     few = Observations(ProbeSet(images, torch.arange(8) % 2))
     assert few.masks is None
     assert [exchange.name for exchange in few.exchanges] == ["ring_gap"]
-    assert "a foreground was found in only 1 of 8 images" in few.notes[0]
+    assert "on which three estimates agree was found in only 1 of 8 images" in few.notes[0]
     enough = Observations(ProbeSet(torch.cat([found[:1], found[:1], images[2:]]), torch.arange(8) % 2))
     assert [exchange.name for exchange in enough.exchanges] == ["bg_gap", "outline_gap", "recolor_gap"]
-    assert enough.notes == ("No foreground was found in 6 of 8 images: left out; give masks, or Audit(masks=...)",)
+    assert enough.notes == (
+        "A foreground on which three estimates agree was found in only 2 of 8 images, the others are left out; give "
+        "masks, or Audit(masks=...)",
+    )
+    assert enough.probes.mask_agreement.tolist() == [True, True, *[False] * 6]
 
 
 @pytest.mark.parametrize("size", [(1, 1), (2, 2), (1, 5), (24, 2)], ids=str)

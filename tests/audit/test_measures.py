@@ -15,8 +15,9 @@ from cam_callbacks.explain.faithfulness import trust
 
 TRUST = {"average_drop", "increase_in_confidence", "mean_activation_correlation"}
 GROUPS = {"worst_group_accuracy"}
-WITH_MASKS = {name for name, spec in MEASURES.items() if spec.masks != "excluded"} - TRUST
-WITHOUT_MASKS = {name for name, spec in MEASURES.items() if not spec.needs_masks} - TRUST
+AGREEMENT = {"mask_agreement"}
+WITH_MASKS = {name for name, spec in MEASURES.items() if spec.masks != "excluded"} - TRUST - AGREEMENT
+WITHOUT_MASKS = {name for name, spec in MEASURES.items() if not spec.needs_masks} - TRUST - AGREEMENT
 
 
 @pytest.fixture
@@ -34,6 +35,14 @@ def test_with_masks_they_are_those_that_do_not_exclude_them(estimated):
 
 def test_without_masks_they_are_those_that_do_not_need_them(no_opencv):
     assert set(audit_model(Reader(1), scenes(masks=False)).measures) == WITHOUT_MASKS - GROUPS
+
+
+def test_where_masks_are_estimated_their_agreement_is_one_of_them():
+    pytest.importorskip("cv2", reason="needs OpenCV: pip install opencv-python-headless")
+    result = audit_model(Reader(1), scenes(12, masks=False))
+    expected = WITHOUT_MASKS if result.mask_source == "none" else WITH_MASKS
+    assert set(result.measures) == expected - GROUPS | AGREEMENT
+    assert set(result["mask_agreement"].values.tolist()) <= {0, 1}
 
 
 def test_those_of_the_heatmaps_are_those_of_trust():

@@ -10,6 +10,26 @@ from jsonargparse import ArgumentParser
 from cam_callbacks import Audit
 
 
+class Bright:
+    """Takes what is bright for the object."""
+
+    def __init__(self, above: float = 0.5) -> None:
+        self.above = above
+
+    def __call__(self, images: torch.Tensor) -> torch.Tensor:
+        return images.mean(dim=1) > self.above
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Bright) and other.above == self.above
+
+    def __hash__(self) -> int:
+        return hash(self.above)
+
+
+def is_bright(images: torch.Tensor) -> torch.Tensor:
+    return Bright()(images)
+
+
 def test_the_defaults_are_those_of_the_documentation():
     assert vars(Audit()) == {
         "num_images": 128,
@@ -17,6 +37,7 @@ def test_the_defaults_are_those_of_the_documentation():
         "on_alarm": "warn",
         "foreground_values": None,
         "randomization": False,
+        "masks": None,
     }
 
 
@@ -48,6 +69,9 @@ def test_an_alarm_may_warn_stop_or_call(on_alarm):
         ({"foreground_values": np.array([0.5])}, TypeError, r"foreground_values=\[0.5\] must be a list of whole"),
         ({"foreground_values": torch.tensor(1)}, TypeError, "foreground_values=1 must be a list of whole numbers"),
         ({"on_alarm": lambda: 1}, TypeError, "on_alarm must be .*a callable: .*this one does not take 1 arguments"),
+        ({"masks": "sam"}, TypeError, r"masks='sam' must be a callable: images \(N, C, H, W\) -> masks .*, or None"),
+        ({"masks": lambda: 1}, TypeError, "masks must be .*this one does not take 1 arguments"),
+        ({"masks": Bright}, TypeError, r"masks=Bright is a class; give Bright\(...\), with brackets"),
         ({"randomization": "yes"}, TypeError, "randomization='yes' must be True or False"),
     ],
 )
@@ -65,6 +89,8 @@ def test_what_makes_no_sense_is_refused_by_name_with_a_remedy(wrong, error, mess
             Audit(60, foreground_values=(1, 3)),
         ),
         ("{class_path: cam_callbacks.Audit, init_args: {on_alarm: builtins.print}}", Audit(on_alarm=print)),
+        (f"{{masks: {__name__}.is_bright}}", Audit(masks=is_bright)),
+        (f"{{masks: {{class_path: {__name__}.Bright, init_args: {{above: 0.7}}}}}}", Audit(masks=Bright(0.7))),
         ("{threshold: 0.1, on_alarm: stop}", Audit(threshold=0.1, on_alarm="stop")),
         ("false", False),
         ("null", None),

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from biased_runs import SIZE, ReadsOneThing, run, samples
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning_runs import Squares, TinyModule, fit, image_steps, infos, loader, own_warnings, quiet, scalars
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor
@@ -26,6 +27,7 @@ def test_reading_the_background_raises_the_alarm_at_the_second_look(tmp_path: Pa
     said: list[Verdict] = []
     monitor = run(tmp_path, True, samples(True, masks), on_alarm=said.append)
     gap = "bg_gap" if masks else "bg_gap_estimated"
+    assert ("cam/mask_agreement" in scalars(tmp_path)) != masks
     assert monitor.verdict.state == "alarm"
     assert set(monitor.verdict.classes) == {0, 1}
     assert monitor.verdict.overall
@@ -281,6 +283,41 @@ def test_masks_that_are_not_understood_are_said_once_and_estimated(tmp_path: Pat
         len([text for text in said if "have 3 values (0, 1, 2) and are not used; give Audit(foreground_values" in text])
         == 1
     )
+
+
+def test_a_function_makes_the_masks_of_a_set_of_images_once(tmp_path: Path) -> None:
+    seen: list[int] = []
+
+    def left_half(images: Tensor) -> Tensor:
+        seen.append(len(images))
+        return (torch.arange(SIZE) < SIZE // 2).expand(len(images), SIZE, SIZE)
+
+    monitor = CAMMonitor("features", num_probes=4, audit=Audit(num_images=20, masks=left_half), on_error="raise")
+    data = samples(True, masks=False)
+    trainer = fit(tmp_path, monitor, ReadsOneThing(True), data, data, num_sanity_val_steps=1, max_epochs=2)
+    assert trainer.current_epoch == 2
+    assert seen == [2, 20, 10]
+    assert monitor.audit_result.mask_source == "estimated"
+    assert monitor.audit_images.masks[:, :, : SIZE // 2].all()
+    logged = scalars(tmp_path)
+    assert "cam/bg_gap_estimated" in logged
+    assert "cam/mask_agreement" not in logged
+
+
+@pytest.mark.parametrize("sanity_steps", [0, 1])
+def test_wrong_masks_of_a_function_end_the_run_before_it_trains(tmp_path: Path, sanity_steps: int) -> None:
+    """Without a sanity check they cost the audit alone."""
+    monitor = CAMMonitor("features", num_probes=4, audit=Audit(num_images=20, masks=lambda images: images * 255))
+    data = samples(True, masks=False)
+    run = {"num_sanity_val_steps": sanity_steps, "max_epochs": 1}
+    if sanity_steps:
+        with pytest.raises(MisconfigurationException, match=r"CAMMonitor: Audit\(masks=...\) returns shape"):
+            fit(tmp_path, monitor, ReadsOneThing(True), data, data, **run)
+        return
+    with own_warnings() as said:
+        fit(tmp_path, monitor, ReadsOneThing(True), data, data, **run)
+    assert any("failed to audit" in text and "Audit(masks=...) returns shape" in text for text in said)
+    assert image_steps(tmp_path)["cam/heatmaps"]
 
 
 def test_how_far_the_heatmaps_deserve_trust_is_logged(tmp_path: Path) -> None:

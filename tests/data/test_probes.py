@@ -99,11 +99,16 @@ def test_annotations_of_samples_are_kept_where_labels_do_not_say_it(kind: Any, g
 
 
 def test_a_subset_has_all_parts_of_its_images() -> None:
-    probes = probe_set(annotations=torch.eye(4).bool(), groups=torch.arange(4))
+    agreement = torch.tensor([True, False, True, True])
+    probes = probe_set(annotations=torch.eye(4).bool(), groups=torch.arange(4), mask_agreement=agreement)
     some = probes.subset(torch.tensor([3, 1]))
     assert torch.equal(some.images, probes.images[[3, 1]])
     assert (some.labels.tolist(), some.groups.tolist()) == ([2, 1], [3, 1])  # type: ignore[union-attr]
     assert torch.equal(some.annotations, torch.eye(4).bool()[[3, 1]])  # type: ignore[arg-type]
+    for each in (some, ProbeSet.from_state_dict(some.state_dict())):
+        assert each.mask_agreement.tolist() == [True, False]  # type: ignore[union-attr]
+    with pytest.raises(ValueError, match=r"mask_agreement has shape \(3,\); it needs \(4,\)"):
+        probe_set(mask_agreement=agreement[:3])
 
 
 def test_the_fingerprint_tells_whether_two_sets_are_the_same() -> None:
