@@ -120,7 +120,7 @@ class BalancedChoice:
         limits = [self.limit(label, source) for label in labels]
         if classes is None or len(labels) < classes:
             limits.append(self._limit_of_new_group())
-        return max(limits)
+        return max(limits, default=0.0)
 
     def _limit_of_new_group(self) -> float:
         """Return that of a group of which none is chosen, in case none of its class is taken."""
