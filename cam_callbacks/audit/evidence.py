@@ -18,6 +18,8 @@ _POWER = 0.8
 _KEPT = (
     "bg_gap",
     "bg_gap_probability",
+    "bg_gap_larger_masks",
+    "bg_gap_smaller_masks",
     "outline_gap",
     "outline_gap_probability",
     "ring_gap",

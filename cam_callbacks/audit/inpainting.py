@@ -63,6 +63,13 @@ def grown(masks: Tensor, share: float = _MARGIN) -> Tensor:
     return _largest(masks, reach) > 0
 
 
+def shrunk(masks: Tensor, share: float = _MARGIN) -> Tensor:
+    """Return masks (N, *spatial) bool that reach less far to all sides; those of which nothing would be left as is."""
+    smaller = ~grown(~masks, share)
+    is_left = smaller.flatten(1).any(dim=1).view(-1, *[1] * (masks.ndim - 1))
+    return torch.where(is_left, smaller, masks)
+
+
 def _largest(masks: Tensor, reach: Sequence[int]) -> Tensor:
     pooled: Tensor = _MAX_POOL[len(reach)](
         masks.unsqueeze(1).float(), [2 * step + 1 for step in reach], stride=1, padding=list(reach)

@@ -16,6 +16,7 @@ _SUSPICION, _ALARM = 0.05, 0.01  # the chance of any false one in a run
 _WITNESS = 0.025
 _WITNESSES = ("recolor_gap", "blur_loss")
 _PLACEBOS = {"bg_gap": "outline_gap", "bg_gap_probability": "outline_gap_probability"}
+_OTHER_MASKS = ("bg_gap_larger_masks", "bg_gap_smaller_masks")
 _RING_THRESHOLD = 0.15
 _MIN_PER_CLASS = 10
 _FAIR_COST, _MAX_COST = 0.1, 0.2  # of a collage
@@ -51,7 +52,8 @@ def judge(result: AuditResult, previous: Verdict | None = None, threshold: float
 
     Where the exchange itself costs the model more than 0.2 of its accuracy, it is no fair test, and nothing is judged
     but the second instrument. Where it costs more than 0.1, or where masks are estimated, an alarm needs the second
-    instrument to agree: moved colors, or a blurred background. Swapped rings need a gap of at least 0.15, and give a
+    instrument to agree: moved colors, or a blurred background. With estimated masks the gap has to hold with larger and
+    with smaller ones, too. Swapped rings need a gap of at least 0.15, and give a
     warning only. Nothing is judged before the accuracy is clearly above that of always answering the most frequent
     class.
 
@@ -80,7 +82,7 @@ def judge(result: AuditResult, previous: Verdict | None = None, threshold: float
     is_fair = cost <= _MAX_COST
     judged = (result.gap_name, f"{result.gap_name}_probability") if is_fair else _WITNESSES
     suspects = _suspects(evidence, judged, threshold)
-    agree = bool(_agreeing_witnesses(evidence, suspects, threshold))
+    agree = bool(_agreeing_witnesses(evidence, suspects, threshold)) and _holds_at_other_masks(evidence, threshold)
     needs_witness = result.mask_source == "estimated" or cost > _FAIR_COST
     is_second = previous is not None and previous.found
     state: State = "no alarm" if is_fair else "not testable"
@@ -147,6 +149,11 @@ def _agreeing_witnesses(evidence: Evidence, suspects: _Suspects, threshold: floa
     }
     level = _WITNESS / max(len(tests), 1)
     return sorted({name for (name, _), p in tests.items() if p is not None and p <= level})
+
+
+def _holds_at_other_masks(evidence: Evidence, threshold: float) -> bool:
+    """Return whether the gap of all images is above the threshold with larger and with smaller masks, where tried."""
+    return all(evidence.pooled(name).mean > threshold for name in _OTHER_MASKS if name in evidence.values)
 
 
 def _rejected(p_values: Mapping[_Group, float], level: float) -> frozenset[_Group]:

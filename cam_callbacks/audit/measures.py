@@ -21,7 +21,7 @@ class MeasureSpec:
         chance: The chance level in words; empty if there is none.
         source: The paper, or "ours".
         masks: `"needed"`: the value needs masks. `"optional"`: masks are used if there are any. `"excluded"`:
-            there is a value only without masks. `"estimated"`: there is a value only where OpenCV has estimated masks.
+            there is a value only without masks. `"estimated"`: there is a value only where masks are estimated.
             `"unused"`: masks make no difference.
         per_class: Where values per class are shown. `"logged"`: as a scalar each, and in the tab's table. `"table"`: in
             the tab's table, however many classes there are. `"table of few"`: in it if there are few classes.
@@ -105,6 +105,23 @@ MEASURES: dict[str, MeasureSpec] = {
             definition=_OF_THE_PROBABILITY,
             chance="0",
             masks="needed",
+            has_interval=True,
+        ),
+        MeasureSpec(
+            "bg_gap_larger_masks",
+            title="Background gap with larger masks",
+            definition="The background gap of every second image with its estimated mask larger by 3% of the side. "
+            "Much smaller than bg_gap: it hangs on the edges of the masks.",
+            chance="0",
+            masks="estimated",
+            has_interval=True,
+        ),
+        MeasureSpec(
+            "bg_gap_smaller_masks",
+            title="Background gap with smaller masks",
+            definition="The same of the other images with smaller masks.",
+            chance="0",
+            masks="estimated",
             has_interval=True,
         ),
         MeasureSpec(

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from cam_callbacks._checks import check_positive
 from cam_callbacks.audit import attention, interventions
 from cam_callbacks.audit.measures import MEASURES
-from cam_callbacks.audit.observations import Answers, Observations
+from cam_callbacks.audit.observations import MARGIN_GAP, Answers, Observations
 from cam_callbacks.audit.result import AuditResult
 from cam_callbacks.audit.statistics import measure
 from cam_callbacks.data.probes import ProbeSet
@@ -33,7 +33,7 @@ def audit_model(
 ) -> AuditResult:
     """Audit a classifier on labeled images, with their masks, or with estimated ones if they have none.
 
-    It takes at most 8 + 6 `num_donors` forward passes per image, and one forward and backward pass for the heatmaps.
+    It takes at most 7 + 8 `num_donors` forward passes per image, and one forward and backward pass for the heatmaps.
 
     Args:
         model: The classifier; it is left as it was.
@@ -79,7 +79,7 @@ def measures_of(observations: Observations, parts: Sequence[Answers]) -> AuditRe
     values = _values(observations, answers, heatmaps)
     gaps = {exchange.name for exchange in observations.exchanges}
     judged = observations.exchanges[0]
-    exchanged = {name for name in MEASURES if name == "collage_cost" or name.removesuffix("_probability") in gaps}
+    exchanged = {name for name in MEASURES if name.removesuffix("_probability") in gaps or name in _OF_EXCHANGES}
     swapped = [answers.probability[f"{judged.name}/{kind}/0"] for kind in ("same", "other")]
     swapped = [torch.where(judged.known, probability, torch.nan) for probability in swapped]
     return AuditResult(
@@ -120,6 +120,8 @@ def _joined(parts: Sequence[Answers]) -> Answers:
     )
 
 
+_OF_EXCHANGES = ("collage_cost", "bg_gap_larger_masks", "bg_gap_smaller_masks")
+
 _Value = tuple[str, Tensor, Tensor | float | None]
 """The name of a measure in `MEASURES`, (N,) its values, NaN where it is not defined, and its chance level."""
 
@@ -131,14 +133,20 @@ def _values(observations: Observations, answers: Answers, heatmaps: Tensor | Non
     yield "accuracy", whole, largest_class
     if observations.probes.groups is not None:
         yield _worst_group_accuracy(whole, observations.probes.groups, observations.labels)
+    is_even = observations.is_even
     for exchange in observations.exchanges:
+        if exchange.name == MARGIN_GAP:
+            gap = exchange.mean_of("same", correct) - exchange.mean_of("other", correct)
+            yield "bg_gap_larger_masks", torch.where(is_even, gap, torch.nan), 0.0
+            yield "bg_gap_smaller_masks", torch.where(is_even, torch.nan, gap), 0.0
+            continue
         for ending, values in (("", correct), ("_probability", answers.probability)):
             yield f"{exchange.name}{ending}", exchange.mean_of("same", values) - exchange.mean_of("other", values), 0.0
     if masks is not None:
         yield "collage_cost", whole - observations.exchanges[0].mean_of("same", correct), 0.0
         yield "blur_loss", torch.where(usable, whole - correct["blurred"], torch.nan), 0.0
-        for name in ("background_only", "object_only"):
-            yield name, torch.where(usable, correct[name], torch.nan), largest_class
+        yield "background_only", torch.where(usable & is_even, correct["alone"], torch.nan), largest_class
+        yield "object_only", torch.where(usable & ~is_even, correct["alone"], torch.nan), largest_class
     if "brighter" in correct:
         for change in ("roll", "gray"):
             # How many more right answers the change of color undoes than the placebo.

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from cam_callbacks.audit import attention, interventions
 from cam_callbacks.audit.donors import Donors, choose_donors
 from cam_callbacks.audit.foreground import with_estimated_masks
+from cam_callbacks.audit.inpainting import grown, shrunk
 from cam_callbacks.data.probes import MaskSource, ProbeSet
 from cam_callbacks.explain import faithfulness, progress
 from cam_callbacks.explain.cam import CAM
@@ -25,6 +26,10 @@ from cam_callbacks.explain.network import Network, TargetLayer, output_kind
 from cam_callbacks.explain.runner import Options
 from cam_callbacks.explain.sharding import share
 
+MARGIN_GAP = "margin_gap"
+"""The name of the exchange with other masks: larger ones in every second image, smaller ones in the others."""
+
+_OTHER_MARGIN = 0.03  # of the side
 _MIN_SHARE_FOUND = 0.25  # of the images, to go by estimated foregrounds: those of a few stand for no class
 
 
@@ -115,6 +120,7 @@ class Observations:
         self.usable = torch.ones_like(self.labels, dtype=torch.bool)
         if self.masks is not None:
             self.usable = attention.is_informative(self.masks)
+        self.is_even = _places_in_class(self.labels) % 2 == 0
         self.value_range = interventions.value_range(self.images)
         self.exchanges = self._exchanges(num_donors)
 
@@ -131,7 +137,15 @@ class Observations:
             Exchange("bg_gap", self.masks, known, donors, interventions.with_background_of),
             Exchange("outline_gap", self.masks, known, donors, _with_trace_of),
             Exchange("recolor_gap", self.masks, known, donors, recolor),
+            *([self._at_other_margins(known, donors)] if self.mask_source == "estimated" else []),
         ]
+
+    def _at_other_margins(self, known: Tensor, donors: Donors) -> Exchange:
+        """Return the exchange with larger masks in every second image, and with smaller ones in the others."""
+        assert self.masks is not None
+        larger, smaller = (change(self.masks, _OTHER_MARGIN) for change in (grown, shrunk))
+        kept = torch.where(_like(self.is_even, self.masks), larger, smaller)
+        return Exchange(MARGIN_GAP, kept, known, donors, interventions.with_background_of)
 
     def _changes(self, rows: Tensor) -> dict[str, Callable[[], Tensor]]:
         """Return what is done to the images at `rows` (n,), by name; each makes (n, C, *spatial) when it is called."""
@@ -143,8 +157,7 @@ class Observations:
         if self.masks is not None:
             masks, color = self.masks[rows], interventions.mean_color_of_all(self.images)
             changes["blurred"] = partial(interventions.with_blurred_background, images, masks)
-            changes["background_only"] = partial(interventions.without_object, images, masks)
-            changes["object_only"] = partial(interventions.on_color, images, masks, color)
+            changes["alone"] = partial(_alone, images, masks, color, self.is_even[rows])
         if images.shape[1] == 3:
             changes["brighter"] = partial(interventions.brighter, images, self.value_range)
             changes["roll"] = partial(interventions.roll_colors, images)
@@ -233,6 +246,26 @@ def _masks(probes: ProbeSet) -> tuple[Tensor | None, MaskSource, tuple[str, ...]
 
 def _sought(probes: ProbeSet) -> str:
     return "a foreground" if probes.mask_agreement is None else "a foreground on which three estimates agree"
+
+
+def _places_in_class(labels: Tensor) -> Tensor:
+    """Return (N,) how many images of the same class come before each image."""
+    places = torch.empty_like(labels)
+    for label in set(labels.tolist()):
+        members = labels == label
+        places[members] = torch.arange(int(members.sum()))
+    return places
+
+
+def _alone(images: Tensor, masks: Tensor, color: Tensor, is_background: Tensor) -> Tensor:
+    """Return the background alone of some images, and the object alone of the others."""
+    backgrounds, objects = interventions.without_object(images, masks), interventions.on_color(images, masks, color)
+    return torch.where(_like(is_background, images), backgrounds, objects)
+
+
+def _like(flags: Tensor, images: Tensor) -> Tensor:
+    """Return one flag an image, (n,), as (n, 1, ...), to choose between images."""
+    return flags.view(-1, *[1] * (images.ndim - 1))
 
 
 def _with_ring_of(images: Tensor, inside: Tensor, donors: Tensor, _: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from cam_callbacks.audit.verdict import Verdict
 
 _MAX_CLASSES = 10  # that are listed
 _DIGITS, _MAX_DIGITS = 2, 4  # decimals
+_OTHER_MASKS = ("bg_gap_larger_masks", "bg_gap_smaller_masks")
 _DATA_WARNING = 0.85  # AUC
 _LARGE_SHARE, _SMALL_SHARE = 0.6, 0.25  # of the effect
 
@@ -87,6 +88,15 @@ def _second_instrument(result: AuditResult, verdict: Verdict) -> str:
         return (
             "Two independent tests agree: moving the colors of the background, or blurring it, shows the dependence "
             "too, without any other image."
+        )
+    if (
+        result.mask_source == "estimated"
+        and min(result[name].overall.value for name in _OTHER_MASKS) < verdict.threshold
+    ):
+        return (
+            "The gap hangs on the edges of the estimated masks: with larger ones it is "
+            f"{_shown(result[_OTHER_MASKS[0]].overall)}, with smaller ones {_shown(result[_OTHER_MASKS[1]].overall)}. "
+            "An alarm needs both."
         )
     missing = "Moving the colors of the background, or blurring it, does not show the dependence"
     if verdict.witness == "silent":

@@ -27,7 +27,7 @@ from cam_callbacks.snapshot import AuditShare, AuditSnapshot, Snapshot
 if TYPE_CHECKING:
     from pytorch_lightning import LightningModule, Trainer
 
-MOST_PASSES = 16  # an image of the audit: its mask, fourteen answers, and the heat
+MOST_PASSES = 17  # an image of the audit: its mask, fifteen answers, and the heat
 _PASSES_OF_FAITHFULNESS = 2  # an image
 _CLASS_AGNOSTIC = 0.95
 _CLASS_AGNOSTIC_MAPS = (

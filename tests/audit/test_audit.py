@@ -264,7 +264,7 @@ class TestTraces:
         heatmaps = 60 + 1  # the layer is chosen with one image
         again = sum(sizes) - result.passes - heatmaps  # scores in [0, 1] are asked once more: are they sigmoids?
         assert 0 <= again <= 12
-        assert result.passes <= (8 + 6 * 3) * 60
+        assert result.passes <= (7 + 8 * 3) * 60
 
 
 @pytest.mark.filterwarnings("ignore:out of memory with")
@@ -287,7 +287,7 @@ class TestProgress:
         shown = []
         with progress.shown(lambda done, total: shown.append((done, total))):
             result = audit_model(model, scenes(12))
-        expected = (8 + 6 * 3) * 12  # as many answers as the audit takes at most
+        expected = (7 + 6 * 3) * 12  # as many answers as the audit takes with given masks
         of_heat = 12 if result.heat_method is not None else 0
         assert {total for _, total in shown} == {expected, expected + of_heat}
         assert shown[-1] == (expected + of_heat, expected + of_heat)
@@ -298,7 +298,7 @@ class TestProgress:
         with progress.shown(lambda done, total: shown.append((done, total))):
             audit_model(Reader(1), scenes(12, masks=False))
         assert shown[:12] == [(done, 12) for done in range(1, 13)]
-        assert shown[-1] == (28 * 12, 28 * 12)
+        assert shown[-1] == ((7 + 8 * 3 + 2) * 12, (7 + 8 * 3 + 2) * 12)
 
 
 class TestBadInput:

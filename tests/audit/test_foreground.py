@@ -69,7 +69,7 @@ def test_of_too_few_foregrounds_none_is_used():
     assert [exchange.name for exchange in few.exchanges] == ["ring_gap"]
     assert "on which three estimates agree was found in only 1 of 8 images" in few.notes[0]
     enough = Observations(ProbeSet(torch.cat([found[:1], found[:1], images[2:]]), torch.arange(8) % 2))
-    assert [exchange.name for exchange in enough.exchanges] == ["bg_gap", "outline_gap", "recolor_gap"]
+    assert [exchange.name for exchange in enough.exchanges] == ["bg_gap", "outline_gap", "recolor_gap", "margin_gap"]
     assert enough.notes == (
         "A foreground on which three estimates agree was found in only 2 of 8 images, the others are left out; give "
         "masks, or Audit(masks=...)",

@@ -207,12 +207,14 @@ class TestPlacebo:
 
 class TestSecondInstrument:
     @staticmethod
-    def look(cost: float = 0.0, blur: float = 0.0, color: float = 0.0, masks: str = "given", gap: float = 0.5):
+    def look(cost: float = 0.0, blur: float = 0.0, color: float = 0.0, masks: str = "given", smaller: float = 0.2):
         labels = classes_of(60)
         of_all = {"collage_cost": cost, "blur_loss": blur, "recolor_gap": color, "outline_gap": 0.0}
+        if masks == "estimated":
+            of_all |= {"bg_gap_larger_masks": 0.2, "bg_gap_smaller_masks": smaller}
         values = {name: (torch.arange(120) % 20 < 20 * value).float() for name, value in of_all.items()}
         more = {name: measure(each, labels, 0.0) for name, each in values.items()}
-        return result(gap_of(gap, 60), labels, masks, **more)
+        return result(gap_of(0.5, 60), labels, masks, **more)
 
     @pytest.mark.parametrize(
         ("told", "states", "witness", "words"),
@@ -222,6 +224,12 @@ class TestSecondInstrument:
             ({"color": 0.3}, ("suspicion", "alarm"), "agrees", "Two independent tests agree"),
             ({"masks": "estimated"}, ("suspicion", "suspicion"), "needed", "because masks are estimated"),
             ({"masks": "estimated", "color": 0.3}, ("suspicion", "alarm"), "agrees", "Two independent tests agree"),
+            (
+                {"masks": "estimated", "color": 0.3, "smaller": 0},
+                ("suspicion", "suspicion"),
+                "needed",
+                "hangs on the edges",
+            ),
             ({"cost": 0.15}, ("suspicion", "suspicion"), "needed", "the exchange itself costs right answers"),
             ({"cost": 0.15, "blur": 0.3}, ("suspicion", "alarm"), "agrees", "Two independent tests agree"),
             ({"cost": 0.3}, ("not testable", "not testable"), "needed", "Not testable by collage"),
