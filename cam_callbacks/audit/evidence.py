@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -37,13 +37,11 @@ class Pooled:
         mean: The mean, with one more image whose value speaks against a gap as much as it can: -1.
         error: Its standard error. Answers to the same image, and to images with the same donor, depend on each other.
         freedom: The degrees of freedom of the error.
-        count: How many images it stands on.
     """
 
     mean: float
     error: float
     freedom: int
-    count: int
 
     def p_value(self, threshold: float) -> float:
         """Return how probable such a mean, or a larger one, is at most if the true one is not above the threshold."""
@@ -93,19 +91,25 @@ class Evidence:
         """Add the next look, and forget the one that is too long ago; evidence of other measures is forgotten too."""
         last = Evidence.of(result)
         number = self.num_looks + 1
-        kept = self.looks > number - _NUM_LOOKS
         if self.values.keys() != last.values.keys():
-            kept = torch.zeros_like(kept)
+            return replace(last, num_looks=number, looks=torch.full_like(last.looks, number))
+        kept = self.looks > number - _NUM_LOOKS
         return Evidence(
             number,
             torch.cat([self.looks[kept], torch.full_like(last.looks, number)]),
             torch.cat([self.images[kept], last.images]),
             torch.cat([self.labels[kept], last.labels]),
             torch.cat([self.donors[:, kept], last.donors], dim=1),
-            {name: torch.cat([self.values[name][kept], last.values[name]]) for name in last.values}
-            if kept.any()
-            else last.values,
+            {name: torch.cat([self.values[name][kept], last.values[name]]) for name in last.values},
         )
+
+    def count(self, name: str, label: int | None = None) -> int:
+        """Return how many images have a measure, of a class or of all."""
+        return len(self.images[self._known(name, label)].unique())  # type: ignore[no-untyped-call]
+
+    def _known(self, name: str, label: int | None) -> Tensor:
+        known = ~self.values[name].isnan()
+        return known if label is None else known & (self.labels == label)
 
     def pooled(self, name: str, label: int | None = None, minus: str | None = None) -> Pooled:
         """Pool a measure over the looks: each image counts once, by its mean over the looks at which it was seen.
@@ -118,9 +122,7 @@ class Evidence:
         values = self.values[name].double()
         if minus is not None:
             values = values - self.values[minus].double()
-        known = ~values.isnan()
-        if label is not None:
-            known &= self.labels == label
+        known = self._known(name, label) & ~values.isnan()
         _, image, times = torch.unique(self.images[known], return_inverse=True, return_counts=True)
         count = len(times)
         # One more image, of its own donors.
@@ -129,7 +131,7 @@ class Evidence:
         weights = torch.cat([1 / times.double()[image], torch.ones(1, dtype=torch.float64)]) / (count + 1)
         mean = float((weights * values).sum())
         freedom = min(len(set(each.tolist())) for each in kinds) - 1
-        return Pooled(mean, standard_error(weights * (values - mean), kinds), max(freedom, 1), count)
+        return Pooled(mean, standard_error(weights * (values - mean), kinds), max(freedom, 1))
 
     def state_dict(self) -> dict[str, Any]:
         """Return the evidence as primitives."""

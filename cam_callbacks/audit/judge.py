@@ -15,6 +15,7 @@ from cam_callbacks.audit.wording import verdict_text
 _SUSPICION, _ALARM = 0.05, 0.01  # the chance of any false one in a run
 _WITNESS = 0.025
 _WITNESSES = ("recolor_gap", "blur_loss")
+_WITHOUT_COLLAGE = ("recolor_gap",)  # what a collage breaks, a blur may break too; only a gap has two arms
 _PLACEBOS = {"bg_gap": "outline_gap", "bg_gap_probability": "outline_gap_probability"}
 _OTHER_MASKS = ("bg_gap_larger_masks", "bg_gap_smaller_masks")
 _RING_THRESHOLD = 0.15
@@ -51,7 +52,7 @@ def judge(result: AuditResult, previous: Verdict | None = None, threshold: float
     level, 1%. An alarm has to follow a suspicion.
 
     Where the exchange itself costs the model more than 0.2 of its accuracy, it is no fair test, and nothing is judged
-    but the second instrument. Where it costs more than 0.1, or where masks are estimated, an alarm needs the second
+    but moved colors. Where it costs more than 0.1, or where masks are estimated, an alarm needs the second
     instrument to agree: moved colors, or a blurred background. With estimated masks the gap has to hold with larger and
     with smaller ones, too. Swapped rings need a gap of at least 0.15, and give a
     warning only. Nothing is judged before the accuracy is clearly above that of always answering the most frequent
@@ -75,12 +76,11 @@ def judge(result: AuditResult, previous: Verdict | None = None, threshold: float
         return _said(result, Verdict("not learned", (), False, {}, "", threshold, evidence=before), previous)
     evidence = Evidence.of(result) if before is None else before.followed_by(result)
     verdict = Verdict("no alarm", (), False, _heat_states(result), "", threshold, evidence=evidence)
-    everything = evidence.pooled(result.gap_name)
-    if everything.count < MIN_IMAGES:
+    if evidence.count(result.gap_name) < MIN_IMAGES:
         return _said(result, replace(verdict, state="too few images"), previous)
     cost = _collage_cost(result)
     is_fair = cost <= _MAX_COST
-    judged = (result.gap_name, f"{result.gap_name}_probability") if is_fair else _WITNESSES
+    judged = (result.gap_name, f"{result.gap_name}_probability") if is_fair else _WITHOUT_COLLAGE
     suspects = _suspects(evidence, judged, threshold)
     agree = bool(_agreeing_witnesses(evidence, suspects, threshold)) and _holds_at_other_masks(evidence, threshold)
     needs_witness = result.mask_source == "estimated" or cost > _FAIR_COST
@@ -97,7 +97,7 @@ def judge(result: AuditResult, previous: Verdict | None = None, threshold: float
         state=state,
         classes=suspects.classes,
         overall=None in suspects.found,
-        detectable=everything.detectable(threshold, _level(_SUSPICION, evidence)),
+        detectable=evidence.pooled(result.gap_name).detectable(threshold, _level(_SUSPICION, evidence)),
         witness="agrees" if agree else "needed" if needs_witness else "silent",
     )
     return _said(result, found, previous)
@@ -130,10 +130,9 @@ def _suspects(evidence: Evidence, names: tuple[str, ...], threshold: float) -> _
 
 def _p_value(evidence: Evidence, name: str, group: _Group, threshold: float) -> float | None:
     """Return the p-value of a gap above the threshold in a group; None if it has too few images."""
-    pooled = evidence.pooled(name, group)
-    if pooled.count < (MIN_IMAGES if group is None else _MIN_PER_CLASS):
+    if evidence.count(name, group) < (MIN_IMAGES if group is None else _MIN_PER_CLASS):
         return None
-    p, placebo = pooled.p_value(threshold), _PLACEBOS.get(name)
+    p, placebo = evidence.pooled(name, group).p_value(threshold), _PLACEBOS.get(name)
     if placebo in evidence.values:  # both have to be above it
         p = max(p, evidence.pooled(name, group, minus=placebo).p_value(threshold))
     return p

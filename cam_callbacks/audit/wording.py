@@ -55,7 +55,11 @@ def _headline(result: AuditResult, verdict: Verdict, is_alone: bool) -> str:
         *(result.class_names.name(index) for index in verdict.classes),
     ]
     who = ", ".join(names)
-    weakness = "Without masks this is a weak test." if is_weak else "It stands on the second instrument alone."
+    weakness = (
+        "Without masks this is a weak test."
+        if is_weak
+        else "It stands on moved colors alone: the model cannot take the exchange."
+    )
     return {
         "alarm": f"**ALARM: answers depend on the {what}** (found in: {who}). Found at this look, after one that found "
         "it too.",
@@ -65,7 +69,7 @@ def _headline(result: AuditResult, verdict: Verdict, is_alone: bool) -> str:
         f"(found in: {who}). {weakness}",
         "no alarm": f"**No alarm.** No dependence on the {what} clearly above {verdict.threshold:g} was found.",
         "not testable": "**Not testable by collage.** The model cannot take the exchange of backgrounds, not even with "
-        "those of the same class; moved colors and a blurred background show no dependence.",
+        "those of the same class. Moved colors show no dependence.",
         "too few images": f"**Too few images to say anything**: {result.gap.overall.count} of {MIN_IMAGES}.",
         "not learned": "**Nothing to judge yet**: the accuracy is not clearly above that of always answering the most "
         "frequent class.",

@@ -233,7 +233,8 @@ class TestSecondInstrument:
             ({"cost": 0.15}, ("suspicion", "suspicion"), "needed", "the exchange itself costs right answers"),
             ({"cost": 0.15, "blur": 0.3}, ("suspicion", "alarm"), "agrees", "Two independent tests agree"),
             ({"cost": 0.3}, ("not testable", "not testable"), "needed", "Not testable by collage"),
-            ({"cost": 0.3, "blur": 0.5}, ("suspicion", "warning"), "agrees", "on the second instrument alone"),
+            ({"cost": 0.3, "blur": 0.5}, ("not testable", "not testable"), "needed", "Not testable by collage"),
+            ({"cost": 0.3, "color": 0.5}, ("suspicion", "warning"), "agrees", "on moved colors alone"),
         ],
     )
     def test_an_alarm_needs_it_where_the_first_may_err(self, told, states, witness, words):

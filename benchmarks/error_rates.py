@@ -1,0 +1,88 @@
+"""How often is a gap at the threshold suspected in a whole run, and how soon is a larger one found?
+
+Nothing is trained: answers are drawn. At each look there are 128 images, of which half stay the same, or all. In each
+arm a share of the answers is wrong whatever the background; of the others a share, the gap, follows the background.
+What an image does stays the same from look to look. `judge` is asked as in a training.
+
+At the threshold a suspicion is false; it is promised in at most 5% of the runs, whatever their length, and an alarm in
+1%.
+"""
+
+import argparse
+from dataclasses import replace
+
+import torch
+from setting import save, table
+
+from cam_callbacks import AuditResult, Verdict, judge
+from cam_callbacks.audit.donors import choose_donors
+from cam_callbacks.audit.statistics import Measure, measure, wilson
+
+IMAGES, POOL, WRONG, THRESHOLD = 128, 100_000, 0.05, 0.05
+LENGTHS, CLASSES, GAPS = (1, 20, 200), (2, 10, 20), (0.1, 0.15, 0.2, 0.3)
+
+
+def main() -> None:
+    """Simulate, print both tables, write JSON."""
+    options = argparse.ArgumentParser(description=__doc__)
+    options.add_argument("--runs", type=int, default=100, help="runs a row")
+    options.add_argument("--short", action="store_true", help="twenty runs of at most ten looks at two classes")
+    args = options.parse_args()
+    lengths, classes, runs = ((1, 10), CLASSES[:1], 20) if args.short else (LENGTHS, CLASSES, args.runs)
+    rows, found = [], []
+    for count in classes:
+        for length in lengths:
+            for are_fresh in (True, False):
+                states = [run_of(length, THRESHOLD, count, are_fresh, seed) for seed in range(runs)]
+                shares = [share(sum(state in each for each in states), runs) for state in ("suspicion", "alarm")]
+                rows.append((count, length, "half" if are_fresh else "none", *shares))
+                print(f"\r{len(rows)} rows", end="", flush=True)
+    for gap in GAPS:
+        states = [run_of(5, gap, 2, True, seed) for seed in range(runs)]
+        soon = [share(sum("alarm" in each[:looks] for each in states), runs) for looks in (2, 3, 5)]
+        found.append((gap, *soon))
+    print("\n\nGap at the threshold:\n")
+    print(table(("classes", "looks", "images drawn anew", "runs with a suspicion", "with an alarm"), rows))
+    print("\nAlarms of two classes, half of the images drawn anew:\n")
+    print(table(("gap", "within 2 looks", "3 looks", "5 looks"), found))
+    save("error_rates", {"at the threshold": rows, "found": found})
+
+
+def run_of(looks: int, gap: float, classes: int, are_fresh: bool, seed: int) -> list[str]:
+    """Return the states of the verdicts of a run."""
+    draw = torch.Generator().manual_seed(seed)
+    follows = torch.rand(POOL, generator=draw) < gap
+    states: list[str] = []
+    verdict: Verdict | None = None
+    stay = IMAGES // 2 if are_fresh else IMAGES
+    for number in range(looks):
+        fresh = stay + torch.randperm(POOL - stay, generator=draw)[: IMAGES - stay]
+        ids = torch.cat([torch.arange(stay), fresh])
+        ids = ids[(ids % classes).argsort(stable=True)]
+        verdict = judge(look_at(ids, follows[ids], classes, f"{seed:08x}{number:08x}", draw), verdict)
+        states.append(verdict.state)
+    return states
+
+
+def look_at(
+    ids: torch.Tensor, follows: torch.Tensor, classes: int, fingerprint: str, draw: torch.Generator
+) -> AuditResult:
+    """Return what an audit of these images would find."""
+    labels, everyone = ids % classes, torch.ones(len(ids), dtype=torch.bool)
+    donors = choose_donors(labels, everyone, fingerprint)
+    same, other = (torch.rand(len(ids), generator=draw) >= WRONG for _ in range(2))
+    gaps = same.float() - (other & ~follows).float()
+    accuracy = measure(everyone.float(), labels)
+    gap = replace(accuracy, values=gaps)
+    measures: dict[str, Measure] = {"accuracy": accuracy, "bg_gap": gap}
+    return AuditResult(measures, "given", labels, (), torch.zeros(len(ids), 3), donors, ids)
+
+
+def share(hits: int, count: int) -> str:
+    """A share with its 95% interval (Wilson)."""
+    low, high = wilson(hits, count)
+    return f"{hits}/{count} [{low:.2f}, {high:.2f}]"
+
+
+if __name__ == "__main__":
+    main()
