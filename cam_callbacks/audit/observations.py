@@ -30,7 +30,7 @@ MARGIN_GAP = "margin_gap"
 """The name of the exchange with other masks: larger ones in every second image, smaller ones in the others."""
 
 _OTHER_MARGIN = 0.03  # of the side
-_MIN_SHARE_FOUND = 0.25  # of the images, to go by estimated foregrounds: those of a few stand for no class
+_MIN_SHARE_FOUND = 0.25  # of the images, and of those of two classes, to go by estimated foregrounds
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,13 +101,14 @@ class Observations:
     Args:
         probes: Images with labels of two classes or more, and masks if there are any.
         num_donors: How many images of each kind give their background to an image.
+        goes_by_masks: Whether estimated masks are used, as at the look before; None decides by how many there are.
 
     Raises:
         TypeError: `probes` is not a ProbeSet.
         ValueError: The images have no labels, or are all of one class.
     """
 
-    def __init__(self, probes: ProbeSet, num_donors: int = 1) -> None:
+    def __init__(self, probes: ProbeSet, num_donors: int = 1, goes_by_masks: bool | None = None) -> None:
         if not isinstance(probes, ProbeSet):
             raise TypeError(f"probes={type(probes).__name__}(...) must be a ProbeSet(images, labels)")
         if probes.labels is None:
@@ -116,7 +117,7 @@ class Observations:
             raise ValueError(f"all {len(probes)} probes are of one class; the audit compares classes, two are needed")
         self.probes = with_estimated_masks(probes)
         self.images, self.labels = probes.images.float(), probes.labels
-        self.masks, self.mask_source, self.notes = _masks(self.probes)
+        self.masks, self.mask_source, self.notes = _masks(self.probes, goes_by_masks)
         self.usable = torch.ones_like(self.labels, dtype=torch.bool)
         if self.masks is not None:
             self.usable = attention.is_informative(self.masks)
@@ -219,15 +220,18 @@ class Observations:
         )
 
 
-def _masks(probes: ProbeSet) -> tuple[Tensor | None, MaskSource, tuple[str, ...]]:
+def _masks(probes: ProbeSet, goes_by_masks: bool | None) -> tuple[Tensor | None, MaskSource, tuple[str, ...]]:
     """Return the masks, where they come from, and what there is to note about them."""
     masks, source = probes.masks, probes.mask_source
     informative = torch.zeros(0) if masks is None else attention.is_informative(masks)
     found, count = int(informative.sum()), len(informative)
     remedy = "give masks, or Audit(masks=...)"
-    if masks is None or (source == "estimated" and found < _MIN_SHARE_FOUND * count):
+    if goes_by_masks is None:
+        goes_by_masks = _are_enough(informative, probes.labels)
+    if masks is None or (source == "estimated" and not goes_by_masks):
         if masks is not None:
             why = f"{_sought(probes)} was found in {f'only {found}' if found else 'none'} of {count} images"
+            why += f", {_by_class(informative, probes)}" if found >= _MIN_SHARE_FOUND * count else ""
         elif probes.images.ndim != 4:
             why = "GrabCut takes two-dimensional images only"
         else:
@@ -242,6 +246,23 @@ def _masks(probes: ProbeSet) -> tuple[Tensor | None, MaskSource, tuple[str, ...]
         return masks, source, (note[0].upper() + note[1:],)
     empty = int((~masks.flatten(1).any(dim=1)).sum())
     return masks, source, (f"{empty} masks are empty and {count - found - empty} cover all: left out",)
+
+
+def _are_enough(informative: Tensor, labels: Tensor | None) -> bool:
+    """Return whether foregrounds were found in enough images, and not in those of one class only."""
+    if labels is None or not len(informative):
+        return False
+    shares = [float(informative[labels == label].float().mean()) for label in set(labels.tolist())]
+    of_classes = sum(share >= _MIN_SHARE_FOUND for share in shares)
+    return float(informative.float().mean()) >= _MIN_SHARE_FOUND and of_classes > 1
+
+
+def _by_class(informative: Tensor, probes: ProbeSet) -> str:
+    """Say which class has nearly all foregrounds that were found."""
+    assert probes.labels is not None
+    shares = {label: float(informative[probes.labels == label].float().mean()) for label in probes.labels.tolist()}
+    most = max(shares, key=lambda label: shares[label])
+    return f"nearly all of them of {probes.class_names.name(most)}"
 
 
 def _sought(probes: ProbeSet) -> str:

@@ -58,9 +58,17 @@ class AuditStage(Stage):
         Raises:
             StepFailedError: Where it fails on any rank.
         """
-        observations = self.agreed(Observations, images.images)
+        observations = self.agreed(Observations, images.images, goes_by_masks=self._went_by_masks)
         share = self.agreed(self._observe_share, observations, snapshot)
         return self.agreed(self._join, images, observations, share, snapshot)
+
+    @property
+    def _went_by_masks(self) -> bool | None:
+        """Whether the look before went by masks: gaps of the background and of the ring are not pooled."""
+        before = self.memory.previous_verdict
+        if not of_trainer.is_fitting(self.trainer) or before is None or before.evidence is None:
+            return None
+        return "bg_gap" in before.evidence.values
 
     def log(self, found: AuditSnapshot) -> Media:
         """Log the numbers, stop at an alarm if that is wanted, and return pictures and text by name: on the first rank.

@@ -77,6 +77,24 @@ def test_of_too_few_foregrounds_none_is_used():
     assert enough.probes.mask_agreement.tolist() == [True, True, *[False] * 6]
 
 
+def test_foregrounds_of_one_class_alone_are_not_used():
+    found, _ = blob(32)
+    images, labels = torch.rand(8, 3, 1, 1).expand(8, 3, 32, 32).clone(), torch.arange(8) % 2
+    images[labels == 0] = found[:1]
+    only = Observations(ProbeSet(images, labels, class_names=("cat", "dog")))
+    assert only.masks is None
+    assert "in only 4 of 8 images, nearly all of them of cat" in only.notes[0]
+
+
+@pytest.mark.parametrize("goes_by_masks", [True, False])
+def test_what_the_look_before_went_by_is_kept_to(goes_by_masks):
+    found, _ = blob(32)
+    count = 1 if goes_by_masks else 7
+    images = torch.cat([found[:1].expand(count, -1, -1, -1), torch.rand(8 - count, 3, 1, 1).expand(-1, 3, 32, 32)])
+    observations = Observations(ProbeSet(images, torch.arange(8) % 2), goes_by_masks=goes_by_masks)
+    assert (observations.masks is not None) == goes_by_masks
+
+
 @pytest.mark.parametrize("size", [(1, 1), (2, 2), (1, 5), (24, 2)], ids=str)
 def test_images_of_less_than_three_pixels_have_no_inside_and_empty_masks(size):
     masks = estimate_masks(torch.rand(3, 3, *size))
