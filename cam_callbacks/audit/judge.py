@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
@@ -97,7 +98,7 @@ def judge(result: AuditResult, previous: Verdict | None = None, threshold: float
         state=state,
         classes=suspects.classes,
         overall=None in suspects.found,
-        detectable=evidence.pooled(result.gap_name).detectable(threshold, _level(_SUSPICION, evidence)),
+        detectable=_detectable(evidence, result.gap_name, threshold) if is_fair else math.nan,
         witness="agrees" if agree else "needed" if needs_witness else "silent",
     )
     return _said(result, found, previous)
@@ -105,6 +106,10 @@ def judge(result: AuditResult, previous: Verdict | None = None, threshold: float
 
 def _said(result: AuditResult, verdict: Verdict, previous: Verdict | None) -> Verdict:
     return replace(verdict, text=verdict_text(result, verdict, is_alone=previous is None))
+
+
+def _detectable(evidence: Evidence, name: str, threshold: float) -> float:
+    return evidence.pooled(name).detectable(threshold, _level(_SUSPICION, evidence))
 
 
 def _level(of_run: float, evidence: Evidence) -> float:

@@ -35,7 +35,7 @@ def verdict_text(result: AuditResult, verdict: Verdict, is_alone: bool) -> str:
         _second_instrument(result, verdict),
         _what_is_used(result, verdict),
         _numbers(result),
-        _placebo(result),
+        _placebo(result, verdict),
         _power(verdict),
         _heat(result, verdict),
         _data_warning(result),
@@ -150,14 +150,17 @@ def _numbers(result: AuditResult) -> str:
     return "\n".join(lines)
 
 
-def _placebo(result: AuditResult) -> str:
+def _placebo(result: AuditResult, verdict: Verdict) -> str:
     if "outline_gap" not in result:
         return ""
-    return (
-        f"The placebo, which leaves no more than the place of the other image's object: "
-        f"{_shown(result['outline_gap'].overall)}. The exchange itself costs {_shown(result['collage_cost'].overall)} "
-        "of the accuracy."
-    )
+    parts = [
+        f"With its own background, inpainted only where the other image's object would be (the placebo), the gap is "
+        f"{_shown(result['outline_gap'].overall)}."
+    ]
+    if verdict.state == "no alarm" and result.gap.overall.low > verdict.threshold:
+        parts.append("So the gap is not held against the model: what it reads is the outline of the other object.")
+    parts.append(f"The exchange itself costs {_shown(result['collage_cost'].overall)} of the accuracy.")
+    return " ".join(parts)
 
 
 def _power(verdict: Verdict) -> str:
@@ -165,8 +168,8 @@ def _power(verdict: Verdict) -> str:
         return ""
     with_more = verdict.threshold + (verdict.detectable - verdict.threshold) / 2
     return (
-        f"What would be seen: four of five looks like this one find a gap of {verdict.detectable:.2f}; smaller ones "
-        f"may be missed. With four times as many images it would be {with_more:.2f}."
+        f"Four of five looks like this one would find a gap of {verdict.detectable:.2f}; smaller ones may be missed. "
+        f"With four times as many images it would be {with_more:.2f}."
     )
 
 
@@ -271,7 +274,8 @@ def _next_step(result: AuditResult, verdict: Verdict) -> str:
 def _shown(estimate: Estimate, digits: int = _DIGITS) -> str:
     if estimate.count == 0:
         return "not known"
-    return f"{estimate.value:.{digits}f} [{estimate.low:.{digits}f}, {estimate.high:.{digits}f}]"
+    value, low, high = (round(each, digits) + 0.0 for each in (estimate.value, estimate.low, estimate.high))  # no -0
+    return f"{value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
 
 
 def _telling_digits(value: float, levels: Iterable[float]) -> int:

@@ -250,7 +250,7 @@ class TestPower:
         few, many = (judge(result(gap_of(0.1, size), classes_of(size))) for size in (30, 480))
         assert 0.05 < many.detectable < few.detectable < 1
         assert few.detectable - 0.05 == pytest.approx(4 * (many.detectable - 0.05), rel=0.4)
-        assert f"four of five looks like this one find a gap of {few.detectable:.2f}" in few.text
+        assert f"Four of five looks like this one would find a gap of {few.detectable:.2f}" in few.text
 
     def test_evidence_is_pooled_over_looks_at_other_images(self):
         verdict, found = None, []
