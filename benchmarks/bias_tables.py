@@ -139,9 +139,9 @@ def by_effect_of_run(runs: Sequence[Run]) -> str:
     rows = []
     for low, high in pairwise(EFFECTS):
         members = [run for run in runs if after_warm_up(run) and low <= _effect(run) < high]
-        cells = [cell for rule in RULES for cell in _in_time(_with(members, rule), rule)]
+        cells = [cell for rule in VERDICTS for cell in _in_time(_with(members, rule), rule)]
         rows.append((f"{max(low, 0):g} to {min(high, 1):g}", *cells))
-    return table(("effect", *(f"{rule}, {number} looks" for rule in RULES for number in LOOKS_ALLOWED)), rows)
+    return table(("effect", *(f"{rule}, {number} looks" for rule in VERDICTS for number in LOOKS_ALLOWED)), rows)
 
 
 def _effect(run: Run) -> float:
