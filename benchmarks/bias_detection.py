@@ -24,10 +24,11 @@ from bias_data import DIGITS, ELSEWHERE, IN_BACKGROUND, SHAPES, SIDE, draw, has_
 from bias_tables import print_tables
 from torch import Tensor, nn
 
-from cam_callbacks import AuditResult, __version__, audit_model, judge
+from cam_callbacks import AuditResult, Verdict, __version__, audit_model, judge
 from cam_callbacks.audit.donors import choose_donors
-from cam_callbacks.audit.foreground import estimate_masks
 from cam_callbacks.audit.interventions import fill, ring, with_ring_of
+from cam_callbacks.audit.measuring import measures_of
+from cam_callbacks.audit.observations import Observations
 from cam_callbacks.audit.statistics import bootstrap, measure
 from cam_callbacks.data.probes import ProbeSet
 
@@ -128,8 +129,7 @@ def look(network: nn.Module, probes: ProbeSet, before: Found, with_estimated: bo
     result = audit_model(network, probes, num_donors=1)
     results = {"true masks": result, "ring": ring_result(network, probes)}
     if with_estimated:
-        estimated = replace(probes, masks=estimate_masks(probes.images), masks_estimated=True)
-        results["estimated masks"] = audit_model(network, estimated, num_donors=1)
+        results["estimated masks"] = estimated_result(network, probes, before.get("estimated masks"))
     verdicts = {rule: judge(result, before.get(rule)) for rule, result in results.items()}
     verdict = verdicts["true masks"]
     learned = verdict.state != "not learned"
@@ -152,6 +152,13 @@ def look(network: nn.Module, probes: ProbeSet, before: Found, with_estimated: bo
         "detectable": verdict.detectable,
     }
     return said, found
+
+
+def estimated_result(network: nn.Module, probes: ProbeSet, before: Verdict | None) -> AuditResult:
+    """What is found without masks; a run keeps to the estimated ones, or to the ring, that it began with."""
+    went_by_masks = None if before is None or before.evidence is None else "bg_gap" in before.evidence.values
+    observations = Observations(replace(probes, masks=None), 1, went_by_masks)
+    return measures_of(observations, [observations.observe(network, torch.arange(len(probes)))])
 
 
 def ring_result(network: nn.Module, probes: ProbeSet) -> AuditResult:
