@@ -81,9 +81,7 @@ def main() -> None:
     print()
     print(table(("model", *SETS, "BG-Gap [95%]", "interval", "published"), rows))
     print()
-    print(
-        table(("model", "images audited", "our bg_gap [95%]"), own_rows) if own_rows else "There are no masks to audit."
-    )
+    print(table(("model", "images audited", "our bg_gap [95%]"), own_rows) if own_rows else "No images were audited.")
     save("imagenet9", results)
 
 
@@ -179,6 +177,8 @@ def masked(photos: ImageFolder, folder: Path, count: int) -> ProbeSet:
             images.append(photos[index][0])
             labels.append(label)
             masks.append(torch.from_numpy(np.load(files[index])) > 0)
+    if not images:
+        raise SystemExit(f"{folder} holds no mask of an image in original: --audited 0 goes without masks")
     return ProbeSet(torch.stack(images), torch.tensor(labels), torch.stack(masks), photos.classes)
 
 
