@@ -132,7 +132,7 @@ class AuditJson(TypedDict):
     gap: str
     """Name of the measure that the verdict is based on."""
     threshold: float
-    """The value that the lower bound of the gap has to exceed."""
+    """The value that the gap has to exceed, with confidence."""
     masks: Literal["given", "estimated", "none"]
     images: int
     notes: list[str]
