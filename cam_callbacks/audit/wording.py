@@ -12,12 +12,13 @@ from cam_callbacks.audit.verdict import Verdict
 _MAX_CLASSES = 10  # that are listed
 _DIGITS, _MAX_DIGITS = 2, 4  # decimals
 _OTHER_MASKS = ("bg_gap_larger_masks", "bg_gap_smaller_masks")
+_SECOND_TESTS = {"recolor_gap": "recoloring the background", "blur_loss": "blurring it"}
 _DATA_WARNING = 0.85  # AUC
 _LARGE_SHARE, _SMALL_SHARE = 0.6, 0.25  # of the effect
 
 _NOT_TESTED = (
-    "Not tested: a bias inside the object's mask (a collar, a watermark on it), blur, the texture of the object, and "
-    "anything that all classes share. No alarm is not the same as no bias."
+    "Not tested: a bias inside the object's mask (a collar, a watermark on it), blurrier images of one class, the "
+    "texture of the object, and anything that all classes share. No alarm is not the same as no bias."
 )
 _MASKS = "masks of the object, or Audit(masks=...)"
 
@@ -32,10 +33,10 @@ def verdict_text(result: AuditResult, verdict: Verdict, is_alone: bool) -> str:
     """
     parts = [
         _headline(result, verdict, is_alone),
-        _second_instrument(result, verdict),
+        _second_test(result, verdict),
         _what_is_used(result, verdict),
         _numbers(result),
-        _placebo(result, verdict),
+        _placebo(result),
         _power(verdict),
         _heat(result, verdict),
         _data_warning(result),
@@ -55,58 +56,61 @@ def _headline(result: AuditResult, verdict: Verdict, is_alone: bool) -> str:
         *(result.class_names.name(index) for index in verdict.classes),
     ]
     who = ", ".join(names)
-    weakness = (
-        "Without masks this is a weak test."
-        if is_weak
-        else "It stands on moved colors alone: the model cannot take the exchange."
-    )
+    weakness = "Without masks this is a weak test." if is_weak else "Swapping is no fair test of this model."
     return {
-        "alarm": f"**ALARM: answers depend on the {what}** (found in: {who}). Found at this look, after one that found "
-        "it too.",
+        "alarm": f"**ALARM: answers depend on the {what}** (found in: {who}). Found at this look, and at the "
+        "one before.",
         "suspicion": f"**Suspicion: answers seem to depend on the {what}** (found in: {who}). Found at this look; "
         f"{_outlook(result, verdict, is_alone)}.",
         "warning": f"**Warning: answers seem to depend on {'what lies at the edge' if is_weak else 'the background'}** "
         f"(found in: {who}). {weakness}",
-        "no alarm": f"**No alarm.** No dependence on the {what} clearly above {verdict.threshold:g} was found.",
-        "not testable": "**Not testable by collage.** The model cannot take the exchange of backgrounds, not even with "
-        "those of the same class. Moved colors show no dependence.",
+        "no alarm": _no_alarm(result, verdict, what),
+        "not testable": "**Not testable by swapping.** A background of the *same* class already costs too many right "
+        "answers, so the gap says nothing: the model may depend on its background, or may not take pasted images. "
+        "Recoloring the background found nothing.",
         "too few images": f"**Too few images to say anything**: {result.gap.overall.count} of {MIN_IMAGES}.",
         "not learned": "**Nothing to judge yet**: the accuracy is not clearly above that of always answering the most "
         "frequent class.",
     }[verdict.state]
 
 
+def _no_alarm(result: AuditResult, verdict: Verdict, what: str) -> str:
+    if "outline_gap" in result and result.gap.overall.low > verdict.threshold:
+        return (
+            "**No alarm.** There is a gap, but the placebo has it too (see below): what is left of it is not clearly "
+            f"above {verdict.threshold:g}."
+        )
+    return f"**No alarm.** No dependence on the {what} clearly above {verdict.threshold:g} was found."
+
+
 def _outlook(result: AuditResult, verdict: Verdict, is_alone: bool) -> str:
     if is_alone:
         return "one look alone gives no alarm"
     if verdict.witness == "needed":
-        return "no alarm unless moved colors, or a blurred background, show it too"
+        return "an alarm needs a second test that agrees, see below"
     return f"{'a warning' if result.mask_source == 'none' else 'an alarm'} if the next one is as sure"
 
 
-def _second_instrument(result: AuditResult, verdict: Verdict) -> str:
+def _second_test(result: AuditResult, verdict: Verdict) -> str:
     """Say whether the tests that paste nothing agree with what was found, and why that is asked for."""
     if not verdict.found or "blur_loss" not in result:
         return ""
+    of_tests = {how: (name, result[name].overall) for name, how in _SECOND_TESTS.items() if name in result}
+    tests = " or ".join(f"{how} (`{name}` {_shown(found)})" for how, (name, found) in of_tests.items())
     if verdict.witness == "agrees":
+        return f"A second test agrees, which pastes nothing: {tests}."
+    other_gaps = [result[name].overall for name in _OTHER_MASKS if name in result]
+    if any(gap.value <= verdict.threshold for gap in other_gaps):
+        larger, smaller = map(_shown, other_gaps)
         return (
-            "Two independent tests agree: moving the colors of the background, or blurring it, shows the dependence "
-            "too, without any other image."
+            f"The gap hangs on the edges of the estimated masks: it is {larger} with larger ones, {smaller} with "
+            "smaller ones. An alarm needs both to be above the threshold."
         )
-    if (
-        result.mask_source == "estimated"
-        and min(result[name].overall.value for name in _OTHER_MASKS) < verdict.threshold
-    ):
-        return (
-            "The gap hangs on the edges of the estimated masks: with larger ones it is "
-            f"{_shown(result[_OTHER_MASKS[0]].overall)}, with smaller ones {_shown(result[_OTHER_MASKS[1]].overall)}. "
-            "An alarm needs both."
-        )
-    missing = "Moving the colors of the background, or blurring it, does not show the dependence"
+    missing = f"No second test agrees: {tests}"
     if verdict.witness == "silent":
-        return f"{missing}: it is found by the exchange alone."
-    why = "masks are estimated" if result.mask_source == "estimated" else "the exchange itself costs right answers"
-    return f"{missing}, which an alarm needs here, because {why}."
+        return f"{missing}. The gap is found by swapping alone."
+    why = "masks are estimated" if result.mask_source == "estimated" else "swapping itself costs right answers"
+    return f"{missing}. An alarm needs one here, because {why}."
 
 
 def _what_is_used(result: AuditResult, verdict: Verdict) -> str:
@@ -123,19 +127,23 @@ def _what_is_used(result: AuditResult, verdict: Verdict) -> str:
         return (
             "Changing only the background's color has part of the effect: color and content or texture are both used."
         )
-    little = "Changing only the background's color has little effect: its *content or texture* is what is used"
+    little = "Changing only the background's color has little effect"
     if result.mask_source == "estimated":
-        return f"{little}, or parts of objects that the estimated masks left in the backgrounds; masks would tell."
-    return f"{little}."
+        return (
+            f"{little}: either its *content or texture* is what is used, or parts of objects that the estimated masks "
+            "left in it. To find out, mask about fifty images by hand, and audit again."
+        )
+    return f"{little}: its *content or texture* is what is used."
 
 
 def _numbers(result: AuditResult) -> str:
     gap = result.gap
     arms = "ring" if result.mask_source == "none" else "background"
-    made = " (foregrounds estimated)" if result.mask_source == "estimated" else ""
+    made = ", masks estimated" if result.mask_source == "estimated" else ""
     lines = [
-        f"Accuracy with a {arms} of the same class minus accuracy with one of another class{made}, with 95% "
-        f"intervals: {_shown(gap.overall)} over {gap.overall.count} images.",
+        f"`{result.gap_name}`: accuracy with {arms}s of the same class minus accuracy with those of another class (0: "
+        f"no dependence{made}), with 95% intervals: {_shown(gap.overall)} over {gap.overall.count} images of this "
+        "look.",
         "",
     ]
     worst_first = sorted(gap.per_class, key=lambda index: _descending(gap.per_class[index]))
@@ -150,26 +158,25 @@ def _numbers(result: AuditResult) -> str:
     return "\n".join(lines)
 
 
-def _placebo(result: AuditResult, verdict: Verdict) -> str:
+def _placebo(result: AuditResult) -> str:
     if "outline_gap" not in result:
         return ""
-    parts = [
-        f"With its own background, inpainted only where the other image's object would be (the placebo), the gap is "
-        f"{_shown(result['outline_gap'].overall)}."
-    ]
-    if verdict.state == "no alarm" and result.gap.overall.low > verdict.threshold:
-        parts.append("So the gap is not held against the model: what it reads is the outline of the other object.")
-    parts.append(f"The exchange itself costs {_shown(result['collage_cost'].overall)} of the accuracy.")
-    return " ".join(parts)
+    return (
+        f"Placebo, `outline_gap`: each image keeps its own background, and only the place of the other image's object "
+        f"is filled in. The gap is {_shown(result['outline_gap'].overall)}; it should be near 0. Swapping itself, for "
+        f"a background of the same class, lowers the accuracy by {_shown(result['collage_cost'].overall)} "
+        "(`collage_cost`; above 0.2 swapping is no fair test)."
+    )
 
 
 def _power(verdict: Verdict) -> str:
-    if math.isnan(verdict.detectable):
+    if math.isnan(verdict.detectable) or verdict.state == "alarm":
         return ""
     with_more = verdict.threshold + (verdict.detectable - verdict.threshold) / 2
     return (
-        f"Four of five looks like this one would find a gap of {verdict.detectable:.2f}; smaller ones may be missed. "
-        f"With four times as many images it would be {with_more:.2f}."
+        f"A look like this one suspects a gap of {verdict.detectable:.2f} in all classes together four times in five; "
+        f"a smaller one, or one in one class, may be missed. With four times as many images it would be "
+        f"{with_more:.2f}."
     )
 
 
@@ -251,6 +258,11 @@ def _class(result: AuditResult, index: int) -> str:
 
 
 def _next_step(result: AuditResult, verdict: Verdict) -> str:
+    if verdict.found and verdict.witness == "needed":
+        return (
+            "look at the picture of swapped backgrounds: are the objects cut out well? Masks, even of fifty images, "
+            "would tell."
+        )
     if verdict.found:
         return (
             "look at the picture of swapped backgrounds; ask how the images of these classes were collected; collect "
@@ -268,7 +280,7 @@ def _next_step(result: AuditResult, verdict: Verdict) -> str:
             "masks of the object, even for about fifty validation images, make this test more sensitive; "
             "Audit(masks=...) takes a function that makes them."
         )
-    return "look at the heatmaps of mistakes, and at images from another source."
+    return "look at the pictures of mistakes, and try images from another source."
 
 
 def _shown(estimate: Estimate, digits: int = _DIGITS) -> str:

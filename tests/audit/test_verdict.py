@@ -53,7 +53,7 @@ class TestStates:
         assert (second.state, second.classes, second.overall, second.found) == ("alarm", (0,), True, True)
         assert "ALARM" in second.text
         assert (
-            "(found in: all classes together, cat). Found at this look, after one that found it too."
+            "(found in: all classes together, cat). Found at this look, and at the one before."
             in second.text.split("\n")[0]
         )
         assert "0.50 [" in second.text
@@ -174,7 +174,7 @@ class TestWords:
     def test_of_many_classes_the_largest_gaps_are_named_and_others_counted(self):
         gaps = torch.stack([(torch.arange(40) < index).float() for index in range(13)])  # a mean of index / 40
         text = judge(result(gaps.flatten(), classes_of(40, 13))).text
-        lines = text[text.index("Accuracy with a background") :].split("\n\n")[1].split("\n")
+        lines = text[text.index("`bg_gap`: accuracy with") :].split("\n\n")[1].split("\n")
         assert [line.split(":")[0] for line in lines[:-1]] == [f"- {index}" for index in range(12, 2, -1)]
         assert lines[-1] == "- and 3 classes with smaller gaps"
 
@@ -219,22 +219,37 @@ class TestSecondInstrument:
     @pytest.mark.parametrize(
         ("told", "states", "witness", "words"),
         [
-            ({}, ("suspicion", "alarm"), "silent", "found by the exchange alone"),
-            ({"blur": 0.3}, ("suspicion", "alarm"), "agrees", "Two independent tests agree"),
-            ({"color": 0.3}, ("suspicion", "alarm"), "agrees", "Two independent tests agree"),
+            ({}, ("suspicion", "alarm"), "silent", "found by swapping alone"),
+            ({"blur": 0.3}, ("suspicion", "alarm"), "agrees", "A second test agrees, which pastes nothing"),
+            ({"color": 0.3}, ("suspicion", "alarm"), "agrees", "A second test agrees, which pastes nothing"),
             ({"masks": "estimated"}, ("suspicion", "suspicion"), "needed", "because masks are estimated"),
-            ({"masks": "estimated", "color": 0.3}, ("suspicion", "alarm"), "agrees", "Two independent tests agree"),
+            (
+                {"masks": "estimated", "color": 0.3},
+                ("suspicion", "alarm"),
+                "agrees",
+                "A second test agrees, which pastes nothing",
+            ),
             (
                 {"masks": "estimated", "color": 0.3, "smaller": 0},
                 ("suspicion", "suspicion"),
                 "needed",
                 "hangs on the edges",
             ),
-            ({"cost": 0.15}, ("suspicion", "suspicion"), "needed", "the exchange itself costs right answers"),
-            ({"cost": 0.15, "blur": 0.3}, ("suspicion", "alarm"), "agrees", "Two independent tests agree"),
-            ({"cost": 0.3}, ("not testable", "not testable"), "needed", "Not testable by collage"),
-            ({"cost": 0.3, "blur": 0.5}, ("not testable", "not testable"), "needed", "Not testable by collage"),
-            ({"cost": 0.3, "color": 0.5}, ("suspicion", "warning"), "agrees", "on moved colors alone"),
+            ({"cost": 0.15}, ("suspicion", "suspicion"), "needed", "because swapping itself costs right answers"),
+            (
+                {"cost": 0.15, "blur": 0.3},
+                ("suspicion", "alarm"),
+                "agrees",
+                "A second test agrees, which pastes nothing",
+            ),
+            ({"cost": 0.3}, ("not testable", "not testable"), "needed", "Not testable by swapping"),
+            ({"cost": 0.3, "blur": 0.5}, ("not testable", "not testable"), "needed", "Not testable by swapping"),
+            (
+                {"cost": 0.3, "color": 0.5},
+                ("suspicion", "warning"),
+                "agrees",
+                "Swapping is no fair test of this model.",
+            ),
         ],
     )
     def test_an_alarm_needs_it_where_the_first_may_err(self, told, states, witness, words):
@@ -250,7 +265,7 @@ class TestPower:
         few, many = (judge(result(gap_of(0.1, size), classes_of(size))) for size in (30, 480))
         assert 0.05 < many.detectable < few.detectable < 1
         assert few.detectable - 0.05 == pytest.approx(4 * (many.detectable - 0.05), rel=0.4)
-        assert f"Four of five looks like this one would find a gap of {few.detectable:.2f}" in few.text
+        assert f"suspects a gap of {few.detectable:.2f} in all classes together four times in five" in few.text
 
     def test_evidence_is_pooled_over_looks_at_other_images(self):
         verdict, found = None, []

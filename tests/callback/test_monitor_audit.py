@@ -73,7 +73,7 @@ def test_the_console_hears_of_a_change_of_the_verdict_once(tmp_path: Path) -> No
         run(tmp_path, True, samples(True), epochs=4)
     assert [text for text in warned if "ALARM" in text] == [
         "CAMMonitor, epoch 1: ALARM: answers depend on the background (found in: all classes together, 0, 1). "
-        "Found at this look, after one that found it too."
+        "Found at this look, and at the one before."
     ]
     assert len([text for text in told if "Suspicion" in text]) == 1
 
