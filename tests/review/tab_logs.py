@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from lightning.pytorch.loggers import TensorBoardLogger
 from lightning_runs import TinyModule, fit, loader
 from PIL import Image
 from torch import Tensor
@@ -75,7 +76,8 @@ def write_logs(
         biased = name == "biased"
         monitor = CAMMonitor(**{"num_probes": probes, "audit": Audit(num_images=48), "on_error": "raise"} | arguments)
         train, val = loader(Scenes(biased), batch_size=12), loader(Scenes(biased, 48, seed=1), batch_size=12)
-        fit(folder / name, monitor, TinyModule(len(NAMES)), train, val, max_epochs=looks)
+        logger = TensorBoardLogger(folder / name, name="", version="run")
+        fit(folder / name, monitor, TinyModule(len(NAMES)), train, val, max_epochs=looks, logger=logger)
     return [folder / name / "run" for name in runs]
 
 
