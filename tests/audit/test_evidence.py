@@ -65,8 +65,8 @@ class TestErrorRates:
 
     @pytest.mark.parametrize("is_same", [True, False])
     def test_a_gap_at_the_threshold_is_hardly_ever_suspected_in_a_whole_run(self, is_same):
-        runs = [self.run(0.05, 12, seed, is_same) for seed in range(40)]
-        assert sum("suspicion" in states for states in runs) <= 6  # 5% are promised: more than 6 of 40 in 1 of 300
+        runs = [self.run(0.05, 6, seed, is_same) for seed in range(20)]
+        assert sum("suspicion" in states for states in runs) <= 4  # 5% are promised: more than 4 of 20 in 1 of 400
         assert not any("alarm" in states for states in runs)
 
     def test_a_gap_of_a_third_is_found_within_three_looks(self):
