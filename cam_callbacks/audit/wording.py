@@ -75,12 +75,17 @@ def _headline(result: AuditResult, verdict: Verdict, is_alone: bool) -> str:
 
 
 def _no_alarm(result: AuditResult, verdict: Verdict, what: str) -> str:
-    if "outline_gap" in result and result.gap.overall.low > verdict.threshold:
+    if not result.gap.overall.low > verdict.threshold:
+        return f"**No alarm.** No dependence on the {what} clearly above {verdict.threshold:g} was found."
+    if "outline_gap" in result and result["outline_gap"].overall.low > 0:
         return (
-            "**No alarm.** There is a gap, but the placebo has it too (see below): what is left of it is not clearly "
+            "**No alarm.** There is a gap, but the placebo has one too (see below): what is left of it is not clearly "
             f"above {verdict.threshold:g}."
         )
-    return f"**No alarm.** No dependence on the {what} clearly above {verdict.threshold:g} was found."
+    return (
+        f"**No alarm.** There is a gap, but it is not surely enough above {verdict.threshold:g}: each look of a run "
+        "asks for more certainty, so that a run of any length seldom errs. More images would tell."
+    )
 
 
 def _outlook(result: AuditResult, verdict: Verdict, is_alone: bool) -> str:

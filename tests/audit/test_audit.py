@@ -65,7 +65,7 @@ class TestPlanted:
         assert overall(result, "recolor_gap").value == 0
         first = judge(result)
         assert [first.state, judge(result, first).state] == ["no alarm", "no alarm"]
-        assert "There is a gap, but the placebo has it too" in first.text
+        assert "There is a gap, but the placebo has one too" in first.text
 
     def test_a_model_that_breaks_on_any_collage_is_not_testable(self):
         result = audit_model(NeedsItsBackground(), noisy_scenes())

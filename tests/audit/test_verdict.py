@@ -58,6 +58,16 @@ class TestStates:
     def test_a_small_gap_of_rings_is_nothing(self):
         assert judge(result(gap_of(0.2, 60), classes_of(60), "none"), found_in(0)).state == "no alarm"
 
+    def test_a_gap_that_is_not_sure_enough_is_said_to_be_that_and_no_placebo(self):
+        look = result(gap_of(0.26, 60), classes_of(60))
+        before = judge(look)
+        for _ in range(30):
+            before = judge(result(torch.zeros(120), classes_of(60)), before)
+        verdict = judge(look, before)
+        assert look.gap.overall.low > 0.05
+        assert verdict.state == "no alarm"
+        assert "There is a gap, but it is not surely enough above 0.05" in verdict.text
+
     def test_no_alarm_is_no_clearance(self):
         verdict = judge(result(torch.zeros(120), classes_of(60)))
         assert verdict.state == "no alarm"
