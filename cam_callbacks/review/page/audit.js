@@ -25,7 +25,7 @@ export function verdict(run, look, whole = false) {
   );
 }
 
-const UNJUDGED = ['too few images', 'not learned'];
+const UNJUDGED = ['too few images', 'not learned', 'not testable'];
 
 const NO_AUDIT =
   'This run has no audit: it needs one class for each image, two or more of them, and CAMMonitor(audit=Audit()), the default. ' +
