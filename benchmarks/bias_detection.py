@@ -148,7 +148,7 @@ def look(network: nn.Module, probes: ProbeSet, before: Found, with_estimated: bo
         "fired": fired,
         "gaps": {rule: (gap.value, gap.low, gap.high) for rule, gap in gaps.items()} | {"old rule": old},
         "measures": {name: result[name].overall.value for name in MEASURES},
-        "witness": verdict.witness,
+        "second_test": verdict.second_test,
         "detectable": verdict.detectable,
     }
     return said, found

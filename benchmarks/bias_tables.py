@@ -36,7 +36,7 @@ def print_tables(runs: Sequence[Run]) -> None:
         "In alarm, by the size of the effect at the look": by_effect_of_look(inside),
         "In the background": sizes(inside),
         "Elsewhere": sizes(outside),
-        "The second instrument": witnesses(runs),
+        "The second test": second_tests(runs),
     }
     print("", *(f"{title}\n\n{part}" for title, part in parts.items()), sep="\n\n")
 
@@ -186,13 +186,13 @@ def sizes(runs: Sequence[Run]) -> str:
     return table(("mark", "agreement", "effect", *_MEDIANS, *RULES), rows)
 
 
-def witnesses(runs: Sequence[Run]) -> str:
-    """For each kind of data: at how many of the looks with a finding the second instrument agreed."""
+def second_tests(runs: Sequence[Run]) -> str:
+    """For each kind of data: at how many of the looks with a finding the second test agreed."""
     groups = {kind: _of(runs, [kind]) for kind in (*IN_BACKGROUND, *ELSEWHERE)}
     groups |= {"all planted": _of(runs, (*IN_BACKGROUND, *ELSEWHERE)), "all clean": _of(runs, (*DIGITS, *SHAPES))}
     rows = []
     for name, members in groups.items():
         looks = [look for run in members for look in after_warm_up(run)]
-        said = Counter(look["witness"] for look in looks if look["states"]["true masks"] in FOUND)
+        said = Counter(look["second_test"] for look in looks if look["states"]["true masks"] in FOUND)
         rows.append((name, len(looks), share(said["agrees"], said.total()), said["silent"], said["needed"]))
     return table(("data", "looks", "agrees, where something was found", "silent", "needed, and silent"), rows)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -58,9 +58,10 @@ def _blurred(images: Tensor) -> Tensor:
 
 def grown(masks: Tensor, share: float = _MARGIN) -> Tensor:
     """Return masks (N, *spatial) bool that reach further to all sides: by a share of the side, a position at least."""
-    size = masks.shape[1:]
-    reach = [max(1, round(share * side)) for side in size]
-    return _largest(masks, reach) > 0
+    reach = [max(1, round(share * side)) for side in masks.shape[1:]]
+    box = [2 * step + 1 for step in reach]
+    largest: Tensor = _MAX_POOL[len(reach)](masks.unsqueeze(1).float(), box, stride=1, padding=reach)
+    return largest.squeeze(1) > 0
 
 
 def shrunk(masks: Tensor, share: float = _MARGIN) -> Tensor:
@@ -68,10 +69,3 @@ def shrunk(masks: Tensor, share: float = _MARGIN) -> Tensor:
     smaller = ~grown(~masks, share)
     is_left = smaller.flatten(1).any(dim=1).view(-1, *[1] * (masks.ndim - 1))
     return torch.where(is_left, smaller, masks)
-
-
-def _largest(masks: Tensor, reach: Sequence[int]) -> Tensor:
-    pooled: Tensor = _MAX_POOL[len(reach)](
-        masks.unsqueeze(1).float(), [2 * step + 1 for step in reach], stride=1, padding=list(reach)
-    )
-    return pooled.squeeze(1)

@@ -8,17 +8,16 @@ from dataclasses import dataclass, replace
 
 from cam_callbacks._checks import check_fraction, check_type
 from cam_callbacks.audit.evidence import Evidence
+from cam_callbacks.audit.measures import OTHER_MASKS, SECOND_TESTS
 from cam_callbacks.audit.result import MIN_IMAGES, AuditResult
 from cam_callbacks.audit.statistics import wilson
 from cam_callbacks.audit.verdict import HeatState, State, Verdict
 from cam_callbacks.audit.wording import verdict_text
 
 _SUSPICION, _ALARM = 0.05, 0.01  # the chance of any false one in a run
-_WITNESS = 0.025
-_WITNESSES = ("recolor_gap", "blur_loss")
+_SECOND_LEVEL = 0.025
 _WITHOUT_COLLAGE = ("recolor_gap",)  # what a collage breaks, a blur may break too; only a gap has two arms
 _PLACEBOS = {"bg_gap": "outline_gap", "bg_gap_probability": "outline_gap_probability"}
-_OTHER_MASKS = ("bg_gap_larger_masks", "bg_gap_smaller_masks")
 _RING_THRESHOLD = 0.15
 _MIN_PER_CLASS = 10
 _FAIR_COST, _MAX_COST = 0.1, 0.2  # of a collage
@@ -52,12 +51,11 @@ def judge(result: AuditResult, previous: Verdict | None = None, threshold: float
     any false suspicion in a run is at most 5%, however long it is, and that of a false alarm, which has a fifth of that
     level, 1%. An alarm has to follow a suspicion.
 
-    Where the exchange itself costs the model more than 0.2 of its accuracy, it is no fair test, and nothing is judged
-    but moved colors. Where it costs more than 0.1, or where masks are estimated, an alarm needs the second
-    instrument to agree: moved colors, or a blurred background. With estimated masks the gap has to hold with larger and
-    with smaller ones, too. Swapped rings need a gap of at least 0.15, and give a
-    warning only. Nothing is judged before the accuracy is clearly above that of always answering the most frequent
-    class.
+    Where swapping itself costs the model more than 0.2 of its accuracy, it is not a fair test, and only the gap of
+    recolored backgrounds is judged. Where it costs more than 0.1, or where masks are estimated, an alarm needs a second
+    test that agrees: a recolored or a blurred background. With estimated masks the gap also has to hold with larger and
+    with smaller ones. Swapped rings need a gap of at least 0.15, and give a warning only. Nothing is judged before the
+    accuracy is clearly above that of always answering the most frequent class.
 
     Args:
         result: The numbers of this look, from `audit_model`.
@@ -83,15 +81,15 @@ def judge(result: AuditResult, previous: Verdict | None = None, threshold: float
     is_fair = cost <= _MAX_COST
     judged = (result.gap_name, f"{result.gap_name}_probability") if is_fair else _WITHOUT_COLLAGE
     suspects = _suspects(evidence, judged, threshold)
-    agree = bool(_agreeing_witnesses(evidence, suspects, threshold)) and _holds_at_other_masks(evidence, threshold)
-    needs_witness = result.mask_source == "estimated" or cost > _FAIR_COST
+    agree = bool(_agreeing_tests(evidence, suspects, threshold)) and _holds_at_other_masks(evidence, threshold)
+    needs_second_test = result.mask_source == "estimated" or cost > _FAIR_COST
     is_second = previous is not None and previous.found
     state: State = "no alarm" if is_fair else "not testable"
     if suspects.found:
         state = "suspicion"
         if is_second and (is_weak or not is_fair):
             state = "warning"
-        elif is_second and suspects.certain and (agree or not needs_witness):
+        elif is_second and suspects.certain and (agree or not needs_second_test):
             state = "alarm"
     found = replace(
         verdict,
@@ -99,7 +97,7 @@ def judge(result: AuditResult, previous: Verdict | None = None, threshold: float
         classes=suspects.classes,
         overall=None in suspects.found,
         detectable=_detectable(evidence, result.gap_name, threshold) if is_fair else math.nan,
-        witness="agrees" if agree else "needed" if needs_witness else "silent",
+        second_test="agrees" if agree else "needed" if needs_second_test else "silent",
     )
     return _said(result, found, previous)
 
@@ -143,21 +141,21 @@ def _p_value(evidence: Evidence, name: str, group: _Group, threshold: float) -> 
     return p
 
 
-def _agreeing_witnesses(evidence: Evidence, suspects: _Suspects, threshold: float) -> list[str]:
-    """Return the measures of the second instrument that are above the threshold in a group that is suspect."""
+def _agreeing_tests(evidence: Evidence, suspects: _Suspects, threshold: float) -> list[str]:
+    """Return the measures of the second test that are above the threshold in a group that is suspect."""
     tests = {
         (name, group): _p_value(evidence, name, group, threshold)
-        for name in _WITNESSES
+        for name in SECOND_TESTS
         if name in evidence.values
         for group in suspects.found
     }
-    level = _WITNESS / max(len(tests), 1)
+    level = _SECOND_LEVEL / max(len(tests), 1)
     return sorted({name for (name, _), p in tests.items() if p is not None and p <= level})
 
 
 def _holds_at_other_masks(evidence: Evidence, threshold: float) -> bool:
     """Return whether the gap of all images is above the threshold with larger and with smaller masks, where tried."""
-    return all(evidence.pooled(name).mean > threshold for name in _OTHER_MASKS if name in evidence.values)
+    return all(evidence.pooled(name).mean > threshold for name in OTHER_MASKS if name in evidence.values)
 
 
 def _rejected(p_values: Mapping[_Group, float], level: float) -> frozenset[_Group]:

@@ -181,9 +181,9 @@ MEASURES: dict[str, MeasureSpec] = {
         ),
         MeasureSpec(
             "collage_cost",
-            title="Cost of an exchange",
-            definition="Right answers lost by a background of the same class: by the exchange itself. Above 0.2 the "
-            "exchange is no fair test.",
+            title="Cost of a swap",
+            definition="Right answers lost by a background of the same class: by the swap itself. Above 0.2 the "
+            "swap is not a fair test.",
             chance="0",
             masks="needed",
             has_interval=True,
@@ -192,7 +192,7 @@ MEASURES: dict[str, MeasureSpec] = {
             "blur_loss",
             title="Right answers lost by a blurred background",
             definition="Right answers lost if the image's own background is blurred. It needs no other image: a second "
-            "instrument, which sees the use of content and texture.",
+            "test, which sees the use of content and texture.",
             chance="0",
             masks="needed",
             has_interval=True,
@@ -313,3 +313,9 @@ MEASURES: dict[str, MeasureSpec] = {
     )
 }
 """By name. The last three are of the probes' heatmaps, the others of the audit's images."""
+
+SECOND_TESTS = ("recolor_gap", "blur_loss")
+"""The measures that paste nothing, and can agree with a background gap."""
+
+OTHER_MASKS = ("bg_gap_larger_masks", "bg_gap_smaller_masks")
+"""The background gap with other masks than those that were estimated."""

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from cam_callbacks._checks import check_positive
 from cam_callbacks.audit import attention, interventions
-from cam_callbacks.audit.measures import MEASURES
+from cam_callbacks.audit.measures import MEASURES, OTHER_MASKS
 from cam_callbacks.audit.observations import MARGIN_GAP, Answers, Observations
 from cam_callbacks.audit.result import AuditResult
 from cam_callbacks.audit.statistics import measure
@@ -79,7 +79,9 @@ def measures_of(observations: Observations, parts: Sequence[Answers]) -> AuditRe
     values = _values(observations, answers, heatmaps)
     gaps = {exchange.name for exchange in observations.exchanges}
     judged = observations.exchanges[0]
-    exchanged = {name for name in MEASURES if name.removesuffix("_probability") in gaps or name in _OF_EXCHANGES}
+    exchanged = {
+        name for name in MEASURES if name.removesuffix("_probability") in gaps or name in ("collage_cost", *OTHER_MASKS)
+    }
     swapped = [answers.probability[f"{judged.name}/{kind}/0"] for kind in ("same", "other")]
     swapped = [torch.where(judged.known, probability, torch.nan) for probability in swapped]
     return AuditResult(
@@ -120,8 +122,6 @@ def _joined(parts: Sequence[Answers]) -> Answers:
     )
 
 
-_OF_EXCHANGES = ("collage_cost", "bg_gap_larger_masks", "bg_gap_smaller_masks")
-
 _Value = tuple[str, Tensor, Tensor | float | None]
 """The name of a measure in `MEASURES`, (N,) its values, NaN where it is not defined, and its chance level."""
 
@@ -137,8 +137,8 @@ def _values(observations: Observations, answers: Answers, heatmaps: Tensor | Non
     for exchange in observations.exchanges:
         if exchange.name == MARGIN_GAP:
             gap = exchange.mean_of("same", correct) - exchange.mean_of("other", correct)
-            yield "bg_gap_larger_masks", torch.where(is_even, gap, torch.nan), 0.0
-            yield "bg_gap_smaller_masks", torch.where(is_even, torch.nan, gap), 0.0
+            for name, is_tried in zip(OTHER_MASKS, (is_even, ~is_even), strict=True):
+                yield name, torch.where(is_tried, gap, torch.nan), 0.0
             continue
         for ending, values in (("", correct), ("_probability", answers.probability)):
             yield f"{exchange.name}{ending}", exchange.mean_of("same", values) - exchange.mean_of("other", values), 0.0

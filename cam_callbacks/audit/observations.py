@@ -231,7 +231,7 @@ def _masks(probes: ProbeSet, goes_by_masks: bool | None) -> tuple[Tensor | None,
     if masks is None or (source == "estimated" and not goes_by_masks):
         if masks is not None:
             why = f"{_sought(probes)} was found in {f'only {found}' if found else 'none'} of {count} images"
-            why += f", {_by_class(informative, probes)}" if found >= _MIN_SHARE_FOUND * count else ""
+            why += ", and of one class at most in a quarter of its images" if found >= _MIN_SHARE_FOUND * count else ""
         elif probes.images.ndim != 4:
             why = "GrabCut takes two-dimensional images only"
         else:
@@ -255,14 +255,6 @@ def _are_enough(informative: Tensor, labels: Tensor | None) -> bool:
     shares = [float(informative[labels == label].float().mean()) for label in set(labels.tolist())]
     of_classes = sum(share >= _MIN_SHARE_FOUND for share in shares)
     return float(informative.float().mean()) >= _MIN_SHARE_FOUND and of_classes > 1
-
-
-def _by_class(informative: Tensor, probes: ProbeSet) -> str:
-    """Say which class has nearly all foregrounds that were found."""
-    assert probes.labels is not None
-    shares = {label: float(informative[probes.labels == label].float().mean()) for label in probes.labels.tolist()}
-    most = max(shares, key=lambda label: shares[label])
-    return f"nearly all of them of {probes.class_names.name(most)}"
 
 
 def _sought(probes: ProbeSet) -> str:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from cam_callbacks.audit.evidence import Evidence
 
 State = Literal["alarm", "suspicion", "warning", "no alarm", "not testable", "too few images", "not learned"]
-Witness = Literal["agrees", "silent", "needed"]
+SecondTest = Literal["agrees", "silent", "needed"]
 HeatState = Literal["on the object", "indistinguishable from chance", "away from the object"]
 
 
@@ -20,7 +20,7 @@ class Verdict:
 
     Attributes:
         state: `"alarm"`: answers depend on the background, found after a look that found it too. `"suspicion"`: found,
-            but not at two looks in a row, not surely enough for an alarm, or without the second instrument where that
+            but not at two looks in a row, not surely enough for an alarm, or without the second test where that
             is needed. `"warning"`: found at two looks in a row, by a weak test; it never becomes an alarm.
             `"no alarm"`: nothing was found, which does not mean that nothing is there. `"not testable"`: the exchange
             itself costs the model too much of its accuracy. `"too few images"`: nothing can be said. `"not learned"`:
@@ -32,7 +32,7 @@ class Verdict:
         threshold: What a gap has to exceed.
         detectable: The smallest gap, of all classes together, that four of five looks like this one would find; NaN if
             nothing was judged.
-        witness: Whether the second instrument `"agrees"` with what was found; if not, whether it is `"needed"` for an
+        second_test: Whether the second test `"agrees"` with what was found; if not, whether it is `"needed"` for an
             alarm, or just `"silent"`.
         evidence: What the last looks have found, for the next verdict; None before anything is learned.
     """
@@ -44,7 +44,7 @@ class Verdict:
     text: str
     threshold: float
     detectable: float = math.nan
-    witness: Witness = "silent"
+    second_test: SecondTest = "silent"
     evidence: Evidence | None = field(default=None, compare=False, repr=False)
 
     @property

@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
+from cam_callbacks.audit.measures import OTHER_MASKS, SECOND_TESTS
 from cam_callbacks.audit.result import MIN_IMAGES, AuditResult
 from cam_callbacks.audit.statistics import Estimate
 from cam_callbacks.audit.verdict import Verdict
 
 _MAX_CLASSES = 10  # that are listed
 _DIGITS, _MAX_DIGITS = 2, 4  # decimals
-_OTHER_MASKS = ("bg_gap_larger_masks", "bg_gap_smaller_masks")
-_SECOND_TESTS = {"recolor_gap": "recoloring the background", "blur_loss": "blurring it"}
+_SECOND_TESTS = dict(zip(SECOND_TESTS, ("recoloring the background", "blurring it"), strict=True))
 _DATA_WARNING = 0.85  # AUC
 _LARGE_SHARE, _SMALL_SHARE = 0.6, 0.25  # of the effect
 
@@ -56,7 +56,7 @@ def _headline(result: AuditResult, verdict: Verdict, is_alone: bool) -> str:
         *(result.class_names.name(index) for index in verdict.classes),
     ]
     who = ", ".join(names)
-    weakness = "Without masks this is a weak test." if is_weak else "Swapping is no fair test of this model."
+    weakness = "Without masks this is a weak test." if is_weak else "Swapping is not a fair test of this model."
     return {
         "alarm": f"**ALARM: answers depend on the {what}** (found in: {who}). Found at this look, and at the "
         "one before.",
@@ -91,7 +91,7 @@ def _no_alarm(result: AuditResult, verdict: Verdict, what: str) -> str:
 def _outlook(result: AuditResult, verdict: Verdict, is_alone: bool) -> str:
     if is_alone:
         return "one look alone gives no alarm"
-    if verdict.witness == "needed":
+    if verdict.second_test == "needed":
         return "an alarm needs a second test that agrees, see below"
     return f"{'a warning' if result.mask_source == 'none' else 'an alarm'} if the next one is as sure"
 
@@ -102,9 +102,9 @@ def _second_test(result: AuditResult, verdict: Verdict) -> str:
         return ""
     of_tests = {how: (name, result[name].overall) for name, how in _SECOND_TESTS.items() if name in result}
     tests = " or ".join(f"{how} (`{name}` {_shown(found)})" for how, (name, found) in of_tests.items())
-    if verdict.witness == "agrees":
+    if verdict.second_test == "agrees":
         return f"A second test agrees, which pastes nothing: {tests}."
-    other_gaps = [result[name].overall for name in _OTHER_MASKS if name in result]
+    other_gaps = [result[name].overall for name in OTHER_MASKS if name in result]
     if any(gap.value <= verdict.threshold for gap in other_gaps):
         larger, smaller = map(_shown, other_gaps)
         return (
@@ -112,7 +112,7 @@ def _second_test(result: AuditResult, verdict: Verdict) -> str:
             "smaller ones. An alarm needs both to be above the threshold."
         )
     missing = f"No second test agrees: {tests}"
-    if verdict.witness == "silent":
+    if verdict.second_test == "silent":
         return f"{missing}. The gap is found by swapping alone."
     why = "masks are estimated" if result.mask_source == "estimated" else "swapping itself costs right answers"
     return f"{missing}. An alarm needs one here, because {why}."
@@ -170,7 +170,7 @@ def _placebo(result: AuditResult) -> str:
         f"Placebo, `outline_gap`: each image keeps its own background, and only the place of the other image's object "
         f"is filled in. The gap is {_shown(result['outline_gap'].overall)}; it should be near 0. Swapping itself, for "
         f"a background of the same class, lowers the accuracy by {_shown(result['collage_cost'].overall)} "
-        "(`collage_cost`; above 0.2 swapping is no fair test)."
+        "(`collage_cost`; above 0.2 swapping is not a fair test)."
     )
 
 
@@ -263,7 +263,7 @@ def _class(result: AuditResult, index: int) -> str:
 
 
 def _next_step(result: AuditResult, verdict: Verdict) -> str:
-    if verdict.found and verdict.witness == "needed":
+    if verdict.found and verdict.second_test == "needed":
         return (
             "look at the picture of swapped backgrounds: are the objects cut out well? Masks, even of fifty images, "
             "would tell."

@@ -83,7 +83,7 @@ def test_foregrounds_of_one_class_alone_are_not_used():
     images[labels == 0] = found[:1]
     only = Observations(ProbeSet(images, labels, class_names=("cat", "dog")))
     assert only.masks is None
-    assert "in only 4 of 8 images, nearly all of them of cat" in only.notes[0]
+    assert "in only 4 of 8 images, and of one class at most in a quarter of its images" in only.notes[0]
 
 
 @pytest.mark.parametrize("goes_by_masks", [True, False])

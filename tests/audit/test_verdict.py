@@ -204,7 +204,7 @@ class TestSecondInstrument:
         return result(gap_of(0.5, 60), labels, masks, **more)
 
     @pytest.mark.parametrize(
-        ("told", "states", "witness", "words"),
+        ("told", "states", "second_test", "words"),
         [
             ({}, ("suspicion", "alarm"), "silent", "found by swapping alone"),
             ({"blur": 0.3}, ("suspicion", "alarm"), "agrees", "A second test agrees, which pastes nothing"),
@@ -235,15 +235,15 @@ class TestSecondInstrument:
                 {"cost": 0.3, "color": 0.5},
                 ("suspicion", "warning"),
                 "agrees",
-                "Swapping is no fair test of this model.",
+                "Swapping is not a fair test of this model.",
             ),
         ],
     )
-    def test_an_alarm_needs_it_where_the_first_may_err(self, told, states, witness, words):
+    def test_an_alarm_needs_it_where_the_first_may_err(self, told, states, second_test, words):
         first = judge(self.look(**told))
         second = judge(self.look(**told), first)
         assert (first.state, second.state) == states
-        assert second.witness == witness
+        assert second.second_test == second_test
         assert words in second.text
 
 
