@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, reduce
 from itertools import combinations
 
 import torch
@@ -161,16 +161,26 @@ def standard_error(residuals: Tensor, clusters: Sequence[Tensor]) -> float:
     variance = 0.0
     for size in range(1, len(clusters) + 1):
         for kinds in combinations(clusters, size):
-            variance -= (-1) ** size * _variance(residuals, torch.stack(kinds))
-    return math.sqrt(max(variance, _variance(residuals, clusters[0].unsqueeze(0))))
+            variance -= (-1) ** size * _variance(residuals, reduce(_intersection, kinds))
+    return math.sqrt(max(variance, _variance(residuals, clusters[0])))
 
 
-def _variance(residuals: Tensor, kinds: Tensor) -> float:
-    """Return the variance of a sum, given clusters of numbers that are in the same ones of all kinds (k, n)."""
-    _, place = torch.unique(kinds, dim=1, return_inverse=True)
-    count = int(place.max()) + 1
-    sums = torch.zeros(count, dtype=torch.float64).index_add(0, place, residuals)
-    return float(sums.square().sum()) * count / max(count - 1, 1)
+def _intersection(first: Tensor, second: Tensor) -> Tensor:
+    """Return (n,) clusters of the numbers that are together in both kinds."""
+    second = second - second.min()
+    return _numbered(first) * (second.max() + 1) + second
+
+
+def _numbered(clusters: Tensor) -> Tensor:
+    """Return (n,) the same clusters, numbered from 0 without gaps."""
+    numbers: Tensor = torch.unique(clusters, return_inverse=True)[1]
+    return numbers
+
+
+def _variance(residuals: Tensor, clusters: Tensor) -> float:
+    """Return the variance of a sum of numbers that depend on each other within clusters (n,)."""
+    sums = torch.bincount(_numbered(clusters), weights=residuals)
+    return float(sums.square().sum()) * len(sums) / max(len(sums) - 1, 1)
 
 
 def student_t_tail(value: float, freedom: int) -> float:
