@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import torch
@@ -18,7 +18,7 @@ IN_BACKGROUND = ("color", "texture", "tag", "frame", "companion")
 ELSEWHERE = ("watermark", "blur", "JPEG quality", "scale", "position")
 DIGITS = ("plain", "natural colors", "imbalance 4:1", "wrong labels")
 PAIRS = ("disc, square", "diamond, cross", "ring, disc", "star, disc")
-SCENES = ("blotches", "stripes", "photos")
+SCENES = ("blotches", "stripes", "photos", "any colors")
 SHAPES = tuple(f"{pair} on {scene}" for pair in PAIRS for scene in SCENES)
 _YELLOW, _BLUE = (0.85, 0.65, 0.2), (0.2, 0.4, 0.9)
 _NUM_PHOTOS, _PHOTO_SIDE = 160, 64
@@ -145,11 +145,15 @@ def _shapes(kind: str, classes: Tensor, split: str, chance: torch.Generator) -> 
     count = len(classes)
     radius = 4 + 4 * torch.rand(count, 1, 1, generator=chance)
     across, down = (3 + (SIDE - 6) * torch.rand(count, generator=chance) for _ in range(2))
+    if scene == "any colors":
+        radius, across, down = 3 + 0.75 * radius, 8 + across / 2, 8 + down / 2
     x, y = torch.arange(SIDE) - across[:, None, None], torch.arange(SIDE).unsqueeze(1) - down[:, None, None]
     first, second = (_OUTSIDE[name](x, y, radius) for name in pair.split(", "))
     ink = (0.5 - torch.where(classes[:, None, None] == 0, first, second)).clamp(0, 1)
     bright = torch.rand(count, 3, 1, 1, generator=chance) < 0.5
     color = torch.where(bright, 1.0, 0.2) - 0.2 * torch.rand(count, 3, 1, 1, generator=chance)
+    if scene == "any colors":
+        color = torch.rand(count, 3, 1, 1, generator=chance)
     background = _BACKGROUNDS[scene](count, split, chance)
     return torch.lerp(background, color.expand_as(background), ink.unsqueeze(1)), ink > _INK
 
@@ -177,11 +181,12 @@ _OUTSIDE: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
 """How far outside of a shape a pixel lies, negative inside; the shapes of one r have nearly the same area."""
 
 
-def _blotches(count: int, split: str, chance: torch.Generator) -> Tensor:
-    coarse = torch.rand(count, 3, 8, 8, generator=chance)
-    return 0.6 * F.interpolate(coarse, (SIDE, SIDE), mode="bilinear") + 0.4 * torch.rand(
-        count, 3, 1, 1, generator=chance
-    )
+def _blotches(count: int, split: str, chance: torch.Generator, cells: int = 8, contrast: float = 0.6) -> Tensor:
+    coarse = F.interpolate(torch.rand(count, 3, cells, cells, generator=chance), (SIDE, SIDE), mode="bilinear")
+    return contrast * coarse + (1 - contrast) * torch.rand(count, 3, 1, 1, generator=chance)
+
+
+_coarse_blotches = partial(_blotches, cells=6, contrast=0.7)
 
 
 def _stripes(count: int, split: str, chance: torch.Generator) -> Tensor:
@@ -202,7 +207,12 @@ def _crops(count: int, split: str, chance: torch.Generator) -> Tensor:
     return torch.stack([photos[at, :, down : down + SIDE, right : right + SIDE] for at, down, right in places])
 
 
-_BACKGROUNDS = {"blotches": _blotches, "stripes": _stripes, "photos": _crops}
+_BACKGROUNDS: dict[str, Callable[[int, str, torch.Generator], Tensor]] = {
+    "blotches": _blotches,
+    "stripes": _stripes,
+    "photos": _crops,
+    "any colors": _coarse_blotches,
+}
 
 
 def has_photos() -> bool:

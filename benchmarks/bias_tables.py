@@ -13,7 +13,8 @@ from setting import table
 from cam_callbacks.audit.statistics import wilson
 
 RULES = ("true masks", "estimated masks", "ring", "heat", "old rule")
-VERDICTS = RULES[:3]  # that `judge` gives
+VERDICTS = ("true masks", "accuracy alone", "estimated masks", "ring")  # that `judge` gives
+BY_CHANCE = 0.5  # the agreement at which a mark goes with no class
 LOOKS_ALLOWED = (3, 5)  # so many looks after the warm-up an alarm is still in time
 EFFECTS = (-1, 0.05, 0.1, 0.2, 0.4, 0.7, 2)
 FOUND = ("alarm", "suspicion", "warning")
@@ -22,7 +23,8 @@ Look = Run = dict[str, Any]
 
 def print_tables(runs: Sequence[Run]) -> None:
     """Print all tables, as Markdown."""
-    clean, inside, outside = (_of(runs, kinds) for kinds in ((*DIGITS, *SHAPES), IN_BACKGROUND, ELSEWHERE))
+    inside, outside = (_of(runs, kinds) for kinds in (IN_BACKGROUND, ELSEWHERE))
+    clean = [run for run in runs if run["agreement"] == BY_CHANCE]
     versions = sorted({f"{name} {version}" for run in runs for name, version in run["versions"].items()})
     seconds = sum(run["seconds"] for run in runs)
     seeds = sorted({run["seed"] for run in runs})
@@ -32,7 +34,9 @@ def print_tables(runs: Sequence[Run]) -> None:
         "False alarms, by network": false_alarms(clean),
         "Clean networks": clean_measures(clean),
         "Found, by agreement": by_agreement(inside),
-        "Found, by the size of the effect": by_effect_of_run(inside),
+        "Accuracy, heat and alarm": ladder(inside),
+        "Found, by the size of the effect": by_size(inside, _effect),
+        "Found, by the size of the gap": by_size(inside, lambda run: _effect(run) * (2 * run["agreement"] - 1)),
         "In alarm, by the size of the effect at the look": by_effect_of_look(inside),
         "In the background": sizes(inside),
         "Elsewhere": sizes(outside),
@@ -81,24 +85,31 @@ def _families(runs: Sequence[Run]) -> dict[str, list[Run]]:
     groups = {kind: [kind] for kind in DIGITS}
     groups |= {pair: [kind for kind in SHAPES if kind.startswith(pair)] for pair in PAIRS}
     groups |= {f"shapes on {scene}": [kind for kind in SHAPES if kind.endswith(scene)] for scene in SCENES}
-    groups["all"] = [*DIGITS, *SHAPES]
+    groups["marks by chance"] = [*IN_BACKGROUND, *ELSEWHERE]
+    groups["all"] = [*DIGITS, *SHAPES, *IN_BACKGROUND, *ELSEWHERE]
     return {name: _of(runs, kinds) for name, kinds in groups.items() if _of(runs, kinds)}
 
 
 def false_alarms(runs: Sequence[Run]) -> str:
     """For each family of clean data: how many networks were ever suspected, or in alarm."""
-    rows = []
-    for name, members in _families(runs).items():
-        cells = []
-        for rule in VERDICTS:
-            judged = _with(members, rule)
-            found = [first_at(run, lambda look, rule=rule: look["states"][rule] in FOUND) < inf for run in judged]
-            cells += [share(sum(found), len(judged))]
-        for rule in RULES:
-            judged = _with(members, rule)
-            cells += [share(sum(alarm_at(run, rule) < inf for run in judged), len(judged))]
-        rows.append((name, *cells))
-    return table(("data", *(f"{rule}: found" for rule in VERDICTS), *(f"{rule}: alarm" for rule in RULES)), rows)
+    return table(("data", *FALSE_ALARMS), [(name, *found_at_all(members)) for name, members in _families(runs).items()])
+
+
+_WITHOUT_ALARM = ("true masks", "estimated masks", "ring")
+FALSE_ALARMS = (*(f"{rule}: found" for rule in _WITHOUT_ALARM), *(f"{rule}: alarm" for rule in RULES))
+
+
+def found_at_all(runs: Sequence[Run]) -> list[str]:
+    """In how many networks anything was ever found, and in how many there was an alarm: the columns `FALSE_ALARMS`."""
+    cells = []
+    for rule in _WITHOUT_ALARM:
+        judged = _with(runs, rule)
+        found = [first_at(run, lambda look, rule=rule: look["states"][rule] in FOUND) < inf for run in judged]
+        cells.append(share(sum(found), len(judged)))
+    for rule in RULES:
+        judged = _with(runs, rule)
+        cells.append(share(sum(alarm_at(run, rule) < inf for run in judged), len(judged)))
+    return cells
 
 
 def clean_measures(runs: Sequence[Run]) -> str:
@@ -134,14 +145,31 @@ def by_agreement(runs: Sequence[Run]) -> str:
     return table(("rule", "agreement", *(f"within {number} looks" for number in LOOKS_ALLOWED)), rows)
 
 
-def by_effect_of_run(runs: Sequence[Run]) -> str:
-    """For each size of the effect, the median of the first five looks: the share of networks in alarm in time."""
+def ladder(runs: Sequence[Run]) -> str:
+    """For each agreement, medians of the last look, and how many networks heat or the audit ever gave away."""
+    rows = []
+    for agreement in sorted({run["agreement"] for run in runs}):
+        members = _with([run for run in runs if run["agreement"] == agreement], "true masks")
+        last = [run["looks"][-1] for run in members]
+        middles = [_middle([look[name] for look in last]) for name in ("accuracy", "worst_group", "effect")]
+        on_object = _middle([look["measures"]["heat_on_object"] for look in last])
+        found = [share(sum(alarm_at(run, rule) < inf for run in members), len(members)) for rule in _OF_LADDER]
+        rows.append((agreement, len(members), *middles, on_object, *found))
+    heads = ("agreement", "networks", "accuracy", "worst group", "effect", "heat_on_object")
+    return table((*heads, *(f"{rule}: alarm" for rule in _OF_LADDER)), rows)
+
+
+_OF_LADDER = ("heat", "true masks")
+
+
+def by_size(runs: Sequence[Run], size: Callable[[Run], float]) -> str:
+    """For each size of the effect, or of the gap that it leaves: the share of networks in alarm in time."""
     rows = []
     for low, high in pairwise(EFFECTS):
-        members = [run for run in runs if after_warm_up(run) and low <= _effect(run) < high]
+        members = [run for run in runs if after_warm_up(run) and low <= size(run) < high]
         cells = [cell for rule in VERDICTS for cell in _in_time(_with(members, rule), rule)]
         rows.append((f"{max(low, 0):g} to {min(high, 1):g}", *cells))
-    return table(("effect", *(f"{rule}, {number} looks" for rule in VERDICTS for number in LOOKS_ALLOWED)), rows)
+    return table(("size", *(f"{rule}, {number} looks" for rule in VERDICTS for number in LOOKS_ALLOWED)), rows)
 
 
 def _effect(run: Run) -> float:
@@ -189,7 +217,8 @@ def sizes(runs: Sequence[Run]) -> str:
 def second_tests(runs: Sequence[Run]) -> str:
     """For each kind of data: at how many of the looks with a finding the second test agreed."""
     groups = {kind: _of(runs, [kind]) for kind in (*IN_BACKGROUND, *ELSEWHERE)}
-    groups |= {"all planted": _of(runs, (*IN_BACKGROUND, *ELSEWHERE)), "all clean": _of(runs, (*DIGITS, *SHAPES))}
+    for name, is_clean in (("all planted", False), ("all clean", True)):
+        groups[name] = [run for run in runs if (run["agreement"] == BY_CHANCE) == is_clean]
     rows = []
     for name, members in groups.items():
         looks = [look for run in members for look in after_warm_up(run)]

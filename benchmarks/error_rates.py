@@ -9,7 +9,9 @@ At the threshold a suspicion is false; it is promised in at most 5% of the runs,
 """
 
 import argparse
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
+from multiprocessing import get_context
 
 import torch
 from setting import save, table
@@ -20,28 +22,33 @@ from cam_callbacks.audit.statistics import Measure, measure, wilson
 
 IMAGES, POOL, WRONG, THRESHOLD = 128, 100_000, 0.05, 0.05
 LENGTHS, CLASSES, GAPS = (1, 20, 200), (2, 10, 20), (0.1, 0.15, 0.2, 0.3)
+Row = tuple[int, float, int, bool]  # looks, gap, classes, whether half of the images are drawn anew
 
 
 def main() -> None:
     """Simulate, print both tables, write JSON."""
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("--runs", type=int, default=100, help="runs a row")
+    options.add_argument("--processes", type=int, default=1, help="runs that are simulated at the same time")
     options.add_argument("--short", action="store_true", help="twenty runs of at most ten looks at two classes")
     args = options.parse_args()
     lengths, classes, runs = ((1, 10), CLASSES[:1], 20) if args.short else (LENGTHS, CLASSES, args.runs)
+    at_threshold: list[Row] = [
+        (length, THRESHOLD, count, are_fresh) for count in classes for length in lengths for are_fresh in (True, False)
+    ]
+    above: list[Row] = [(5, gap, 2, True) for gap in GAPS]
+    everything = [(*row, seed) for row in (*above, *at_threshold) for seed in range(runs)]
+    with ProcessPoolExecutor(args.processes, get_context("spawn"), torch.set_num_threads, (1,)) as pool:
+        results = list(pool.map(run_of, *zip(*everything, strict=True), chunksize=4))
+    states = {row: results[at * runs : (at + 1) * runs] for at, row in enumerate((*above, *at_threshold))}
     rows, found = [], []
-    for count in classes:
-        for length in lengths:
-            for are_fresh in (True, False):
-                states = [run_of(length, THRESHOLD, count, are_fresh, seed) for seed in range(runs)]
-                shares = [share(sum(state in each for each in states), runs) for state in ("suspicion", "alarm")]
-                rows.append((count, length, "half" if are_fresh else "none", *shares))
-                print(f"\r{len(rows)} rows", end="", flush=True)
-    for gap in GAPS:
-        states = [run_of(5, gap, 2, True, seed) for seed in range(runs)]
-        soon = [share(sum("alarm" in each[:looks] for each in states), runs) for looks in (2, 3, 5)]
-        found.append((gap, *soon))
-    print("\n\nGap at the threshold:\n")
+    for row in at_threshold:
+        shares = [share(sum(state in each for each in states[row]), runs) for state in ("suspicion", "alarm")]
+        rows.append((row[2], row[0], "half" if row[3] else "none", *shares))
+    for row in above:
+        soon = [share(sum("alarm" in each[:looks] for each in states[row]), runs) for looks in (2, 3, 5)]
+        found.append((row[1], *soon))
+    print("\nGap at the threshold:\n")
     print(table(("classes", "looks", "images drawn anew", "runs with a suspicion", "with an alarm"), rows))
     print("\nAlarms of two classes, half of the images drawn anew:\n")
     print(table(("gap", "within 2 looks", "3 looks", "5 looks"), found))

@@ -17,7 +17,7 @@ from lightning_runs import Squares, TinyModule, fit, loader, own_warnings
 from torch import nn
 from torch._dynamo.utils import counters
 
-from cam_callbacks import CAM, Audit, CAMMonitor, GradCAM, Method, ScoreCAM
+from cam_callbacks import CAM, Audit, CAMMonitor, GradCAM, Method, ProbeSet, ScoreCAM, audit_model
 from cam_callbacks.explain.faithfulness import correlation
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
@@ -65,6 +65,24 @@ def test_an_explanation_leaves_the_generator_of_the_device_alone(small_cnn: Any,
     for method in METHODS:
         method(network, images, forward_fn=lambda model, x: model(x + 0 * torch.rand_like(x)))
     assert torch.equal(backend.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("with_masks", [True, False], ids=["masks given", "masks estimated"])
+def test_the_audit_is_that_of_the_cpu(small_cnn: Any, blobs: Any, with_masks: bool, device: str) -> None:
+    network, images = small_cnn(), blobs(24, 32, 32)
+    masks = torch.zeros(24, 32, 32, dtype=torch.bool)
+    masks[:, 8:20, 6:24] = True
+    probes = ProbeSet(images, torch.arange(24) % 3, masks if with_masks else None)
+    on_cpu = audit_model(network, probes)
+    on_device = audit_model(network.to(device), probes)
+    assert on_device.mask_source == on_cpu.mask_source
+    assert on_device.measures.keys() == on_cpu.measures.keys()
+    for name in on_cpu.measures:
+        here, there = on_cpu[name].values, on_device[name].values
+        assert torch.equal(here.isnan(), there.isnan()), name
+        far = (here - there).abs() > 0.01  # rounding may turn an answer over
+        assert far.sum() <= (0 if name.endswith("_probability") else 2), name
 
 
 @pytest.mark.parametrize("device", DEVICES)
