@@ -39,6 +39,7 @@ bench: $(VENV)/.test ## Run the benchmarks in their short form
 	$(BIN)/python benchmarks/faithfulness.py --short
 	$(BIN)/python benchmarks/memory.py --short
 	$(BIN)/python benchmarks/bias_detection.py --short
+	$(BIN)/python benchmarks/data_rivals.py --short
 	$(BIN)/python benchmarks/error_rates.py --short
 	$(BIN)/python benchmarks/estimated_masks.py --short
 	$(BIN)/python benchmarks/scaling.py --short

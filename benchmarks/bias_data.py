@@ -13,6 +13,7 @@ from torchvision.io import ImageReadMode, decode_image, decode_jpeg, encode_jpeg
 from torchvision.transforms.v2 import functional as transforms
 
 SIDE = 32
+MEAN, STD = 0.4, 0.25  # of the images as a network gets them
 PHOTOS = Path(os.environ.get("CAM_CALLBACKS_DATA", "data"))
 IN_BACKGROUND = ("color", "texture", "tag", "frame", "companion")
 ELSEWHERE = ("watermark", "blur", "JPEG quality", "scale", "position")
@@ -46,7 +47,7 @@ def draw(kind: str, agreement: float, seed: int, count: int, split: str) -> tupl
         images, masks = _shapes(kind, classes, split, chance)
     else:
         images, masks = _digits(kind, classes, marked, split, chance)
-    return (images - 0.4) / 0.25, targets, masks
+    return (images - MEAN) / STD, targets, masks
 
 
 def _digits(kind: str, digits: Tensor, marked: Tensor, split: str, chance: torch.Generator) -> tuple[Tensor, Tensor]:
