@@ -25,11 +25,10 @@ from typing import Any
 
 import torch
 from bias_data import DIGITS, ELSEWHERE, IN_BACKGROUND, MEAN, SHAPES, STD, draw, has_photos
-from bias_tables import share
+from bias_tables import BY_CHANCE, share
 from setting import table
 
 AGREEMENTS = (1.0, 0.8, 0.6, 0.9, 0.7)  # complete ones come first, if it is stopped
-NO_MARK = 0.5
 OUT = Path(__file__).parents[1] / "build" / "data_rivals.jsonl"
 USED = ("numpy", "pandas", "scikit-learn", "torch")
 Part = tuple[torch.Tensor, torch.Tensor]  # images and targets
@@ -54,9 +53,9 @@ def main() -> None:
     clean = tuple(kind for kind in clean if has_photos() or not kind.endswith("photos"))
     wanted = [
         (kind, agreement, seed)
-        for agreement in (NO_MARK, *args.agreements)
+        for agreement in (BY_CHANCE, *args.agreements)
         for seed in range(args.rounds)
-        for kind in (clean if agreement == NO_MARK else planted)
+        for kind in ((*clean, *planted) if agreement == BY_CHANCE else planted)
     ]
     args.out.parent.mkdir(parents=True, exist_ok=True)
     for rival, ask in RIVALS.items():
@@ -167,8 +166,7 @@ def found_by_kind(runs: Sequence[Run], rule: str) -> str:
         ]
         names = Counter(name for run in members for name in run["said"][rule])
         rows.append((kind, *cells, ", ".join(f"{name} ({count})" for name, count in names.most_common())))
-    header = ("no mark" if agreement == NO_MARK else f"{agreement:g}" for agreement in agreements)
-    return table(("data", *header, "properties"), rows)
+    return table(("data", *(f"{agreement:g}" for agreement in agreements), "properties"), rows)
 
 
 def found(rule: str, runs: Sequence[Run]) -> str:
@@ -177,13 +175,19 @@ def found(rule: str, runs: Sequence[Run]) -> str:
 
 
 def summary(runs: Sequence[Run], rules: Sequence[str]) -> str:
-    """For each rule: the share of data sets in which it found something, with and without a mark."""
-    groups = {"in the background": IN_BACKGROUND, "elsewhere": ELSEWHERE, "no mark": (*DIGITS, *SHAPES)}
-    groups["no mark, as many of each class"] = tuple(kind for kind in groups["no mark"] if "imbalance" not in kind)
+    """For each rule: the share of data sets in which it found something, where something is planted and where not."""
+    clean = [run for run in runs if run["agreement"] == BY_CHANCE]
+    planted = [run for run in runs if run["agreement"] != BY_CHANCE]
+    groups = {
+        "in the background": [run for run in planted if run["kind"] in IN_BACKGROUND],
+        "elsewhere": [run for run in planted if run["kind"] in ELSEWHERE],
+        "nothing planted": clean,
+        "nothing planted, as many of each class": [run for run in clean if "imbalance" not in run["kind"]],
+    }
     rows = []
     for rule in rules:
-        members = [[run for run in runs if rule in run["said"] and run["kind"] in kinds] for kinds in groups.values()]
-        rows.append((rule, *(share(sum(bool(run["said"][rule]) for run in each), len(each)) for each in members)))
+        asked = [[run for run in members if rule in run["said"]] for members in groups.values()]
+        rows.append((rule, *(share(sum(bool(run["said"][rule]) for run in each), len(each)) for each in asked)))
     return table(("rule", *groups), rows)
 
 

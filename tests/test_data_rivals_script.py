@@ -49,12 +49,12 @@ def test_what_a_rival_finds_is_counted_once(
 ) -> None:
     said = ask()
     printed = capsys.readouterr().out
-    assert {run["kind"]: run["said"][RULE] for run in said if run["said"][RULE]} == {"color": ["red"]}
+    assert {(run["kind"], run["agreement"]) for run in said if run["said"][RULE]} == {("color", 1.0)}
     assert "not-on-this-machine is not asked" in printed
-    assert "| color |  | 1/1 | red (1) |" in printed
+    assert "| color | 0/1 | 1/1 | red (1) |" in printed
     assert "| natural colors | 0/1 |  |  |" in printed
-    assert f"| {RULE} | 1/1 [0.21, 1.00] | 0/1 [0.00, 0.79] | 0/2 [0.00, 0.66] |" in printed
-    assert f"pytest: 4 data sets of [128] images, seeds [0], on {said[0]['date']}, with numpy " in printed
+    assert f"| {RULE} | 1/1 [0.21, 1.00] | 0/1 [0.00, 0.79] | 0/4 [0.00, 0.49] |" in printed
+    assert f"pytest: 6 data sets of [128] images, seeds [0], on {said[0]['date']}, with numpy " in printed
     assert ask() == said
 
 
