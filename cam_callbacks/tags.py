@@ -31,7 +31,7 @@ AUDIT_PASSES = "audit_passes"
 """Scalar: forward samples spent on the audit, without its heatmaps."""
 
 AUDIT_SECONDS = "audit_seconds"
-"""Scalar: wall-clock seconds of the audit until the verdict, without its pictures; the mean over the ranks."""
+"""Scalar: wall-clock seconds of the audit until the verdict, without pictures; of several ranks, the slowest's."""
 
 PASSES = "passes"
 """Scalar: forward samples spent on the heatmaps."""

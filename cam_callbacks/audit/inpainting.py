@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -13,8 +12,7 @@ _MARGIN = 0.01  # of the side: how far a hole reaches beyond the mask, whose edg
 _SMOOTHING = 3  # steps at each resolution
 _FEW = 1e-6
 
-POOL: dict[int, Callable[..., Tensor]] = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}
-_MAX_POOL: dict[int, Callable[..., Any]] = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}
+_POOL: dict[int, Callable[..., Tensor]] = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}
 _LINEAR = {1: "linear", 2: "bilinear", 3: "trilinear"}
 
 
@@ -40,28 +38,47 @@ def _filled(images: Tensor, known: Tensor) -> Tensor:
     size = images.shape[2:]
     if max(size) == 1:
         return images * known
-    pool, halves = POOL[len(size)], [min(side, 2) for side in size]
+    pool, halves = _POOL[len(size)], [min(side, 2) for side in size]
     share = pool(known, halves, ceil_mode=True, count_include_pad=False)
     mean = pool(images * known, halves, ceil_mode=True, count_include_pad=False) / share.clamp_min(_FEW)
     coarse = _filled(mean, (share > 0).to(images.dtype))
     found = torch.where(known > 0, images, F.interpolate(coarse, size, mode=_LINEAR[len(size)]))
     for _ in range(_SMOOTHING):
-        found = torch.where(known > 0, images, _blurred(found))
+        found = torch.where(known > 0, images, blurred(found, [1] * len(size)))
     return found
 
 
-def _blurred(images: Tensor) -> Tensor:
-    """Return the mean of each position and its neighbors."""
-    dimensions = images.ndim - 2
-    return POOL[dimensions](images, 3, stride=1, padding=1, count_include_pad=False)
+def blurred(images: Tensor, reach: Sequence[int]) -> Tensor:
+    """Return the mean over a box around each position of images (N, C, *spatial), of what is inside of the image.
+
+    Args:
+        images: (N, C, *spatial).
+        reach: How far the box reaches to both sides, in positions along each axis.
+    """
+    for dim, step in enumerate(reach, start=2):
+        images = _mean_along(dim, images, step)
+    return images
+
+
+def _mean_along(dim: int, images: Tensor, step: int) -> Tensor:
+    """Return the mean of each position and so many on both sides, from sums up to each: a box of any size is fast."""
+    side = images.shape[dim]
+    sums = torch.cat([torch.zeros_like(images.narrow(dim, 0, 1)), images.cumsum(dim)], dim)
+    places = torch.arange(side, device=images.device)
+    first, behind = (places - step).clamp_min(0), (places + step + 1).clamp_max(side)
+    count = (behind - first).view(-1, *[1] * (images.ndim - dim - 1))
+    return (sums.index_select(dim, behind) - sums.index_select(dim, first)) / count
 
 
 def grown(masks: Tensor, share: float = _MARGIN) -> Tensor:
     """Return masks (N, *spatial) bool that reach further to all sides: by a share of the side, a position at least."""
     reach = [max(1, round(share * side)) for side in masks.shape[1:]]
-    box = [2 * step + 1 for step in reach]
-    largest: Tensor = _MAX_POOL[len(reach)](masks.unsqueeze(1).float(), box, stride=1, padding=reach)
-    return largest.squeeze(1) > 0
+    largest = masks.float()
+    for dim, step in enumerate(reach, start=1):  # one axis after the other is faster than a box, and gives the same
+        rows = largest.movedim(dim, -1)
+        lines = rows.reshape(-1, 1, rows.shape[-1])
+        largest = F.max_pool1d(lines, 2 * step + 1, stride=1, padding=step).view(rows.shape).movedim(-1, dim)
+    return largest > 0
 
 
 def shrunk(masks: Tensor, share: float = _MARGIN) -> Tensor:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from cam_callbacks.audit.inpainting import POOL, grown, inpaint
+from cam_callbacks.audit.inpainting import blurred, grown, inpaint
 
 _RING_WIDTH = 8  # the ring is an eighth of the side wide
 _MIN_SPREAD = 1e-3  # of a channel, to divide by
@@ -66,13 +66,8 @@ def with_trace_of(images: Tensor, masks: Tensor, donor_masks: Tensor) -> Tensor:
 
 def with_blurred_background(images: Tensor, masks: Tensor) -> Tensor:
     """Blur the background of images (n, C, *spatial) outside of the masks (n, *spatial), without their objects."""
-    pool, size = POOL[masks.ndim - 1], images.shape[2:]
-    reach = [round(_BLUR * side / 2) for side in size]
-    blurred = without_object(images, masks)
-    for _ in range(2):
-        box = [2 * step + 1 for step in reach]
-        blurred = pool(blurred, box, stride=1, padding=reach, count_include_pad=False)
-    return _before(blurred, images, masks)
+    reach = [round(_BLUR * side / 2) for side in images.shape[2:]]
+    return _before(blurred(blurred(without_object(images, masks), reach), reach), images, masks)
 
 
 def without_object(images: Tensor, masks: Tensor) -> Tensor:

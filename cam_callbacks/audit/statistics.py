@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache, reduce
+from functools import cache, lru_cache, reduce
 from itertools import combinations
 
 import torch
@@ -132,9 +132,17 @@ def _interval(values: Tensor, donors: Donors) -> tuple[float, float]:
 
 def resampled_means(values: Tensor) -> Tensor:
     """Return (1000,) means of values (n,) drawn again with replacement."""
+    means: Tensor = _times_drawn(len(values)) @ values.double() / len(values)
+    return means
+
+
+@lru_cache(maxsize=4)  # a look draws from as many values again and again
+def _times_drawn(count: int) -> Tensor:
+    """Return (1000, count) float64, how often each value is drawn in each of the resamples."""
     generator = torch.Generator().manual_seed(0)
-    drawn = torch.randint(len(values), (_NUM_RESAMPLES, len(values)), generator=generator)
-    return values.double()[drawn].mean(dim=1)
+    drawn = torch.randint(count, (_NUM_RESAMPLES, count), generator=generator)
+    ones = torch.ones(1, dtype=torch.float64).expand(drawn.shape)
+    return torch.zeros(drawn.shape, dtype=torch.float64).scatter_add(1, drawn, ones)
 
 
 def wilson(hits: int, count: int) -> tuple[float, float]:

@@ -162,7 +162,7 @@ class Stage:
                 value,
                 on_step=False,
                 on_epoch=True,
-                batch_size=1,
+                reduce_fx="max",  # each is logged once: the mean would have two numbers of each sent around
                 add_dataloader_idx=False,
                 sync_dist=self.trainer.world_size > 1,
             )

@@ -2,9 +2,10 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from cam_callbacks.audit import interventions
-from cam_callbacks.audit.inpainting import grown
+from cam_callbacks.audit.inpainting import blurred, grown, inpaint
 
 
 class TestExchanges:
@@ -57,6 +58,30 @@ class TestExchanges:
     def test_the_ring_covers_44_percent_and_is_never_empty(self):
         assert interventions.ring((64, 64)).float().mean() == pytest.approx(0.4375)
         assert interventions.ring((6, 6)).any()
+
+
+class TestBoxes:
+    @pytest.mark.parametrize("size", [(2,), (40,), (9, 13), (9, 11, 7), (2, 1, 3)])
+    def test_a_hole_takes_the_color_around_it_in_one_to_three_dimensions(self, size):
+        holes = torch.zeros(2, *size, dtype=torch.bool)
+        holes[:, 0] = True
+        images = torch.where(holes, 9.0, torch.tensor([0.25, -1.0]).view(2, *[1] * len(size))).unsqueeze(1)
+        filled = inpaint(images, holes)
+        torch.testing.assert_close(filled, images[:, :, -1:].expand_as(images))
+
+    @pytest.mark.parametrize("reach", [(1, 1), (3, 0), (2, 8)])
+    def test_boxes_end_at_the_edge_of_the_image(self, reach):
+        images = torch.randn(2, 3, 9, 17, generator=torch.Generator().manual_seed(0))
+        box = [2 * step + 1 for step in reach]
+        mean = F.avg_pool2d(images, box, stride=1, padding=reach, count_include_pad=False)
+        torch.testing.assert_close(blurred(images, reach), mean)
+
+    def test_masks_reach_further_to_all_sides_along_each_axis(self):
+        masks = torch.zeros(1, 40, 20, 10, dtype=torch.bool)
+        masks[0, 20, 0, 5] = True
+        wanted = torch.zeros_like(masks)
+        wanted[0, 16:25, :3, 4:7] = True
+        assert torch.equal(grown(masks, 0.1), wanted)
 
 
 class TestColorAuc:
