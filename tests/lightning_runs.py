@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -14,7 +15,9 @@ import lightning.pytorch as lightning
 import pytorch_lightning
 import torch
 import torch.nn.functional as F
+from lightning.fabric.utilities import registry as registry_of_lightning
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning_fabric.utilities import registry as registry_of_fabric
 from lightning_utilities.core import rank_zero
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor, nn
@@ -25,6 +28,9 @@ from cam_callbacks import CAMMonitor, Explanation, ScoreCAM
 
 # On busy cores the threads of tiny operations wait for each other far longer than they compute.
 torch.set_num_threads(1)
+# Each Trainer looks through all installed packages, which takes longer than a step; nothing is installed meanwhile.
+for registry in (registry_of_lightning, registry_of_fabric):
+    registry.entry_points = functools.cache(registry.entry_points)
 
 CLASSES = ("cat", "dog", "owl")
 BATCH = 4

@@ -62,12 +62,11 @@ def blurred(images: Tensor, reach: Sequence[int]) -> Tensor:
 
 def _mean_along(dim: int, images: Tensor, step: int) -> Tensor:
     """Return the mean of each position and so many on both sides, from sums up to each: a box of any size is fast."""
-    side = images.shape[dim]
-    sums = torch.cat([torch.zeros_like(images.narrow(dim, 0, 1)), images.cumsum(dim)], dim)
+    side, after = images.shape[dim], images.ndim - dim - 1
+    sums = F.pad(images, [0, 0] * after + [step + 1, step]).cumsum(dim)
     places = torch.arange(side, device=images.device)
-    first, behind = (places - step).clamp_min(0), (places + step + 1).clamp_max(side)
-    count = (behind - first).view(-1, *[1] * (images.ndim - dim - 1))
-    return (sums.index_select(dim, behind) - sums.index_select(dim, first)) / count
+    count = (places + step).clamp_max(side - 1) - (places - step).clamp_min(0) + 1
+    return (sums.narrow(dim, 2 * step + 1, side) - sums.narrow(dim, 0, side)) / count.view(-1, *[1] * after)
 
 
 def grown(masks: Tensor, share: float = _MARGIN) -> Tensor:
