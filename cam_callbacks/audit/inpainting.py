@@ -42,13 +42,13 @@ def _filled(images: Tensor, known: Tensor) -> Tensor:
     share = pool(known, halves, ceil_mode=True, count_include_pad=False)
     mean = pool(images * known, halves, ceil_mode=True, count_include_pad=False) / share.clamp_min(_FEW)
     coarse = _filled(mean, (share > 0).to(images.dtype))
-    found = torch.where(known > 0, images, F.interpolate(coarse, size, mode=_LINEAR[len(size)]))
+    found = torch.where(known > 0, images, resized(coarse, size))
     for _ in range(_SMOOTHING):
-        found = torch.where(known > 0, images, blurred(found, [1] * len(size)))
+        found = torch.where(known > 0, images, box_mean(found, [1] * len(size)))
     return found
 
 
-def blurred(images: Tensor, reach: Sequence[int]) -> Tensor:
+def box_mean(images: Tensor, reach: Sequence[int]) -> Tensor:
     """Return the mean over a box around each position of images (N, C, *spatial), of what is inside of the image.
 
     Args:
@@ -60,13 +60,21 @@ def blurred(images: Tensor, reach: Sequence[int]) -> Tensor:
     return images
 
 
-def _mean_along(dim: int, images: Tensor, step: int) -> Tensor:
-    """Return the mean of each position and so many on both sides, from sums up to each: a box of any size is fast."""
-    side, after = images.shape[dim], images.ndim - dim - 1
-    sums = F.pad(images, [0, 0] * after + [step + 1, step]).cumsum(dim)
+def _mean_along(dim: int, images: Tensor, reach: int) -> Tensor:
+    """Return the mean of each position and its neighbors on both sides, whose values are added one after the other."""
+    side = images.shape[dim]
     places = torch.arange(side, device=images.device)
-    count = (places + step).clamp_max(side - 1) - (places - step).clamp_min(0) + 1
-    return (sums.narrow(dim, 2 * step + 1, side) - sums.narrow(dim, 0, side)) / count.view(-1, *[1] * after)
+    count = (places + reach).clamp_max(side - 1) - (places - reach).clamp_min(0) + 1
+    total = images.clone()
+    for step in range(1, min(reach, side - 1) + 1):
+        total.narrow(dim, step, side - step).add_(images.narrow(dim, 0, side - step))
+        total.narrow(dim, 0, side - step).add_(images.narrow(dim, step, side - step))
+    return total.div_(count.view(-1, *[1] * (images.ndim - dim - 1)))
+
+
+def resized(images: Tensor, size: Sequence[int]) -> Tensor:
+    """Return images (N, C, *spatial) at another size, linearly between positions."""
+    return F.interpolate(images, list(size), mode=_LINEAR[len(size)])
 
 
 def grown(masks: Tensor, share: float = _MARGIN) -> Tensor:

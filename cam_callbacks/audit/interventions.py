@@ -9,14 +9,16 @@ by a placebo, `with_trace_of`. Images stay as the model is fed them, normalized.
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from cam_callbacks.audit.inpainting import blurred, grown, inpaint
+from cam_callbacks.audit.inpainting import box_mean, grown, inpaint, resized
 
 _RING_WIDTH = 8  # the ring is an eighth of the side wide
 _MIN_SPREAD = 1e-3  # of a channel, to divide by
 _BRIGHTER = 0.1  # of the range of all images
 _BLUR = 0.2  # of the side: the width of the box of a blur, which is applied twice
+_BLURRED_SIDE = 64
 
 
 def mean_color(images: Tensor, where: Tensor) -> Tensor:
@@ -36,23 +38,24 @@ def fill(images: Tensor, where: Tensor) -> Tensor:
     return torch.where(where.unsqueeze(1), _mean_over(images, ~where), images)
 
 
-def with_background_of(images: Tensor, masks: Tensor, donors: Tensor, donor_masks: Tensor) -> Tensor:
-    """Put each object before the background of its donor, whose own object is inpainted.
+def before(backgrounds: Tensor, images: Tensor, masks: Tensor) -> Tensor:
+    """Put the objects of images (n, C, *spatial), at their masks (n, *spatial), before backgrounds (n, C, *spatial).
 
-    Args:
-        images: (n, C, *spatial).
-        masks: (n, *spatial).
-        donors: (n, C, *spatial), the donor of each image.
-        donor_masks: (n, *spatial).
+    The edges are hard: soft ones would change small objects more.
     """
-    return _before(without_object(donors, donor_masks), images, masks)
+    return torch.where(masks.unsqueeze(1), images, backgrounds)
+
+
+def without_object(images: Tensor, masks: Tensor) -> Tensor:
+    """Inpaint the objects of images (n, C, *spatial), and a little around their masks (n, *spatial)."""
+    return inpaint(images, grown(masks))
 
 
 def with_trace_of(images: Tensor, masks: Tensor, donor_masks: Tensor) -> Tensor:
     """Give each image the trace that the object of its donor leaves in an exchange, and nothing else of it.
 
-    Its own background stays. Where the donor's object would be, it is inpainted, as the donor's background is in
-    `with_background_of`.
+    Its own background stays. Where the donor's object would be, it is inpainted, as the donor's background is in an
+    exchange.
 
     Args:
         images: (n, C, *spatial).
@@ -61,23 +64,16 @@ def with_trace_of(images: Tensor, masks: Tensor, donor_masks: Tensor) -> Tensor:
     """
     trace = grown(donor_masks)
     without = inpaint(images, trace | grown(masks))  # the own object, which hides a part of it, does not color it
-    return _before(torch.where(trace.unsqueeze(1), without, images), images, masks)
+    return before(torch.where(trace.unsqueeze(1), without, images), images, masks)
 
 
-def with_blurred_background(images: Tensor, masks: Tensor) -> Tensor:
-    """Blur the background of images (n, C, *spatial) outside of the masks (n, *spatial), without their objects."""
-    reach = [round(_BLUR * side / 2) for side in images.shape[2:]]
-    return _before(blurred(blurred(without_object(images, masks), reach), reach), images, masks)
-
-
-def without_object(images: Tensor, masks: Tensor) -> Tensor:
-    """Inpaint the objects of images (n, C, *spatial), and a little around their masks (n, *spatial)."""
-    return inpaint(images, grown(masks))
-
-
-def _before(backgrounds: Tensor, images: Tensor, masks: Tensor) -> Tensor:
-    """Put the objects of images before backgrounds; soft edges would change small objects more than hard ones do."""
-    return torch.where(masks.unsqueeze(1), images, backgrounds)
+def blurred(images: Tensor) -> Tensor:
+    """Blur images (n, C, *spatial) so much that no shape is left, by a box applied twice; at 64 positions a side."""
+    size = images.shape[2:]
+    found = F.interpolate(images, [min(side, _BLURRED_SIDE) for side in size], mode="area")
+    for _ in range(2):
+        found = box_mean(found, [round(_BLUR * side / 2) for side in found.shape[2:]])
+    return resized(found, size)
 
 
 def with_ring_of(images: Tensor, inside: Tensor, donors: Tensor) -> Tensor:
@@ -101,7 +97,7 @@ def with_colors_of(images: Tensor, masks: Tensor, donors: Tensor, donor_masks: T
     mean, spread = _background_color(images, masks)
     donor_mean, donor_spread = _background_color(donors, donor_masks)
     moved = (images - mean) / spread * donor_spread + donor_mean
-    return torch.where(masks.unsqueeze(1), images, moved.clamp(*limits))
+    return torch.where(masks.unsqueeze(1), images, moved.clamp(*limits.to(images.device)))
 
 
 def _background_color(images: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from cam_callbacks.audit import attention, interventions
+from cam_callbacks.audit.changes import Change, Exchange, changes_without_donors, like, made
 from cam_callbacks.audit.donors import Donors, choose_donors
 from cam_callbacks.audit.foreground import with_estimated_masks
 from cam_callbacks.audit.inpainting import grown, shrunk
@@ -23,7 +24,7 @@ from cam_callbacks.explain.image_types import in_type
 from cam_callbacks.explain.isolation import isolated
 from cam_callbacks.explain.model_outputs import Outputs
 from cam_callbacks.explain.network import Network, TargetLayer, output_kind
-from cam_callbacks.explain.runner import Options
+from cam_callbacks.explain.runner import Options, device_and_dtype
 from cam_callbacks.explain.sharding import share
 
 MARGIN_GAP = "margin_gap"
@@ -55,41 +56,6 @@ class Answers:
     heat_method: str | None
     notes: tuple[str, ...]
     passes: int
-
-
-@dataclass(frozen=True, eq=False)
-class Exchange:
-    """An exchange of what lies outside of `kept` with donors of the same class, and with donors of another class.
-
-    Attributes:
-        name: The name of the gap that is measured with it.
-        kept: (N, *spatial) bool, what the images keep.
-        known: (N,) bool, which images have all donors.
-        donors: The donors.
-        exchange: Called as `exchange(images, kept, donors, kept_of_donors)` with n images and their n donors.
-    """
-
-    name: str
-    kept: Tensor
-    known: Tensor
-    donors: Donors
-    exchange: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
-
-    def arms(self) -> Iterator[tuple[str, Tensor]]:
-        """Yield the name of each change that it makes, and (N,) its donors: `bg_gap/same/0`, and so on."""
-        for kind, donors in (("same", self.donors.same), ("other", self.donors.other)):
-            for turn, each in enumerate(donors.unbind(dim=1)):
-                yield f"{self.name}/{kind}/{turn}", each
-
-    def arm(self, images: Tensor, rows: Tensor, donor: Tensor) -> Tensor:
-        """Return the images at `rows` with what their donors, at `donor` (N,), have outside of `kept`."""
-        givers = donor[rows].clamp_min(0)
-        return self.exchange(images[rows], self.kept[rows], images[givers], self.kept[givers])
-
-    def mean_of(self, kind: str, answers: Mapping[str, Tensor]) -> Tensor:
-        """Return (N,) the mean answer over the donors of a kind, "same" or "other"; NaN for images that lack one."""
-        of_donors = [answers[name] for name, _ in self.arms() if name.startswith(f"{self.name}/{kind}/")]
-        return torch.where(self.known, torch.stack(of_donors).mean(dim=0), torch.nan)
 
 
 class Observations:
@@ -135,7 +101,7 @@ class Observations:
             return [Exchange("ring_gap", inside, known, donors, _with_ring_of)]
         recolor = partial(interventions.with_colors_of, limits=self.value_range)
         return [
-            Exchange("bg_gap", self.masks, known, donors, interventions.with_background_of),
+            Exchange("bg_gap", self.masks, known, donors, _before_background, interventions.without_object),
             Exchange("outline_gap", self.masks, known, donors, _with_trace_of),
             Exchange("recolor_gap", self.masks, known, donors, recolor),
             *([self._at_other_margins(known, donors)] if self.mask_source == "estimated" else []),
@@ -145,24 +111,15 @@ class Observations:
         """Return the exchange with larger masks in every second image, and with smaller ones in the others."""
         assert self.masks is not None
         larger, smaller = (change(self.masks, _OTHER_MARGIN) for change in (grown, shrunk))
-        kept = torch.where(_like(self.is_even, self.masks), larger, smaller)
-        return Exchange(MARGIN_GAP, kept, known, donors, interventions.with_background_of)
+        kept = torch.where(like(self.is_even, self.masks), larger, smaller)
+        return Exchange(MARGIN_GAP, kept, known, donors, _before_background, interventions.without_object)
 
-    def _changes(self, rows: Tensor) -> dict[str, Callable[[], Tensor]]:
-        """Return what is done to the images at `rows` (n,), by name; each makes (n, C, *spatial) when it is called."""
-        images = self.images[rows]
-        changes: dict[str, Callable[[], Tensor]] = {"nothing": lambda: images}
+    def _changes(self, rows: Tensor, device: torch.device) -> dict[str, Change]:
+        """Return what is done to the images at `rows` (n,), by name."""
+        backgrounds = self.exchanges[0].prepared(self.images, rows, device)
+        changes = changes_without_donors(self.images, self.masks, backgrounds, self.is_even, device)
         for exchange in self.exchanges:
-            for name, donors in exchange.arms():
-                changes[name] = partial(exchange.arm, self.images, rows, donors)
-        if self.masks is not None:
-            masks, color = self.masks[rows], interventions.mean_color_of_all(self.images)
-            changes["blurred"] = partial(interventions.with_blurred_background, images, masks)
-            changes["alone"] = partial(_alone, images, masks, color, self.is_even[rows])
-        if images.shape[1] == 3:
-            changes["brighter"] = partial(interventions.brighter, images, self.value_range)
-            changes["roll"] = partial(interventions.roll_colors, images)
-            changes["gray"] = partial(interventions.gray, images)
+            changes |= exchange.changes(self.images, rows, device)
         return changes
 
     def observe(
@@ -186,7 +143,7 @@ class Observations:
             batch_size: The largest batch that the model is given, as in `Method`.
             outputs: What the model returns, as in `Method`; `"auto"` decides once, by all images of the audit.
         """
-        changes = self._changes(rows)
+        changes = self._changes(rows, device_and_dtype(model, self.images)[0])
         progress.expect(len(rows) * (len(changes) + 1))  # one more without the hottest half
         images, labels = self.images[rows], self.labels[rows]
         dtype = self.probes.images.dtype
@@ -196,7 +153,7 @@ class Observations:
             options = replace(given, multi_label=kind.multi_label, outputs=kind.outputs)
             forward_fn = of_rows(forward_fn, rows)
             ask = partial(_answers, model, labels, forward_fn, options)
-            answers = {name: ask(in_type(change(), dtype)) for name, change in changes.items()}
+            answers = {name: ask(in_type(made(change, rows), dtype)) for name, change in changes.items()}
             methods: list[GradCAM | CAM] = [
                 method(upsampling="none", multi_label=kind.multi_label, outputs=kind.outputs, batch_size=batch_size)
                 for method in (GradCAM, CAM)
@@ -270,15 +227,8 @@ def _places_in_class(labels: Tensor) -> Tensor:
     return places
 
 
-def _alone(images: Tensor, masks: Tensor, color: Tensor, is_background: Tensor) -> Tensor:
-    """Return the background alone of some images, and the object alone of the others."""
-    backgrounds, objects = interventions.without_object(images, masks), interventions.on_color(images, masks, color)
-    return torch.where(_like(is_background, images), backgrounds, objects)
-
-
-def _like(flags: Tensor, images: Tensor) -> Tensor:
-    """Return one flag an image, (n,), as (n, 1, ...), to choose between images."""
-    return flags.view(-1, *[1] * (images.ndim - 1))
+def _before_background(images: Tensor, masks: Tensor, backgrounds: Tensor, _: Tensor) -> Tensor:
+    return interventions.before(backgrounds, images, masks)
 
 
 def _with_ring_of(images: Tensor, inside: Tensor, donors: Tensor, _: Tensor) -> Tensor:

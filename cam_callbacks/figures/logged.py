@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from cam_callbacks import tags
-from cam_callbacks.audit.interventions import ring, with_background_of, with_ring_of
+from cam_callbacks.audit.interventions import before, ring, with_ring_of, without_object
 from cam_callbacks.audit.result import AuditResult
 from cam_callbacks.data.normalization import as_floats
 from cam_callbacks.data.probes import ProbeSet
@@ -285,7 +285,8 @@ def _exchanged(images: Tensor, masks: Tensor | None, result: AuditResult, shown:
     """Give the images at `shown` a background (without masks, a ring) of their own class, and one of another class."""
     donors = [donor[shown, 0].clamp_min(0) for donor in (result.donors.same, result.donors.other)]
     if masks is not None:
-        return [with_background_of(images[shown], masks[shown], images[donor], masks[donor]) for donor in donors]
+        backgrounds = [without_object(images[donor], masks[donor]) for donor in donors]
+        return [before(background, images[shown], masks[shown]) for background in backgrounds]
     inside = (~ring(images.shape[2:])).expand(len(shown), *images.shape[2:])
     return [with_ring_of(images[shown], inside, images[donor]) for donor in donors]
 

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from cam_callbacks.audit import interventions
-from cam_callbacks.audit.inpainting import blurred, grown, inpaint
+from cam_callbacks.audit.inpainting import box_mean, grown, inpaint
 
 
 class TestExchanges:
@@ -23,7 +23,8 @@ class TestExchanges:
         return images
 
     def test_the_background_is_the_donors_without_its_object_and_its_edge(self, scenes, masks):
-        mixed = interventions.with_background_of(scenes, masks, scenes.flip(0), masks.flip(0))
+        backgrounds = interventions.without_object(scenes, masks).flip(0)
+        mixed = interventions.before(backgrounds, scenes, masks)
         inside = masks.unsqueeze(1).expand_as(scenes)
         assert (mixed[inside] == 9).all()
         torch.testing.assert_close(mixed[0][~inside[0]], torch.ones_like(mixed[0][~inside[0]]))
@@ -36,13 +37,19 @@ class TestExchanges:
         changed = (interventions.with_trace_of(images, masks, there) != images).any(dim=1)
         assert torch.equal(changed, grown(there) & ~masks)
 
-    def test_a_blur_leaves_the_object_and_no_content_of_the_background(self, masks):
+    def test_a_blur_leaves_no_content(self):
         draw = torch.Generator().manual_seed(0)
         images = torch.rand(2, 3, 8, 8, generator=draw)
-        blurred = interventions.with_blurred_background(images, masks)
-        inside = masks.unsqueeze(1).expand_as(images)
-        assert torch.equal(blurred[inside], images[inside])
-        assert blurred[~inside].std() < 0.5 * images[~inside].std()
+        blurred = interventions.blurred(images)
+        assert blurred.shape == images.shape
+        assert blurred.std() < 0.5 * images.std()
+
+    def test_a_blur_of_large_images_is_that_of_small_ones(self):
+        draw = torch.Generator().manual_seed(0)
+        small = torch.rand(2, 3, 48, 56, generator=draw)
+        large = small.repeat_interleave(5, dim=2).repeat_interleave(5, dim=3)
+        expected = interventions.blurred(small).repeat_interleave(5, dim=2).repeat_interleave(5, dim=3)
+        torch.testing.assert_close(interventions.blurred(large), expected, atol=0.03, rtol=0)
 
     def test_colors_are_moved_without_content(self, masks):
         images = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -74,7 +81,7 @@ class TestBoxes:
         images = torch.randn(2, 3, 9, 17, generator=torch.Generator().manual_seed(0))
         box = [2 * step + 1 for step in reach]
         mean = F.avg_pool2d(images, box, stride=1, padding=reach, count_include_pad=False)
-        torch.testing.assert_close(blurred(images, reach), mean)
+        torch.testing.assert_close(box_mean(images, reach), mean)
 
     def test_masks_reach_further_to_all_sides_along_each_axis(self):
         masks = torch.zeros(1, 40, 20, 10, dtype=torch.bool)
