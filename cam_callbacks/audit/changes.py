@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor
 from cam_callbacks.audit import interventions
 from cam_callbacks.audit.donors import Donors
 
-_AT_ONCE = 16  # images
+_AT_ONCE = 2**22  # values: 16 MiB, so that memory is needed for a few images only, however large they are
 Change = Callable[[Tensor], Tensor]
 """Called with the indices (n,) of images; makes what they are changed into, (n, C, *spatial)."""
 
@@ -43,9 +43,14 @@ class Exchange:
             for turn, each in enumerate(donors.unbind(dim=1)):
                 yield f"{self.name}/{kind}/{turn}", each
 
-    def changes(self, images: Tensor, rows: Tensor, device: torch.device) -> Iterator[tuple[str, Change]]:
-        """Yield the name of each change that it makes of the images (N, C, *spatial) at `rows`, and the change."""
-        given = self.prepared(images, rows, device)
+    def changes(self, images: Tensor, given: Tensor, device: torch.device) -> Iterator[tuple[str, Change]]:
+        """Yield the name of each change that it makes, and the change.
+
+        Args:
+            images: (N, C, *spatial).
+            given: (N, C, *spatial), the same ones as donors: `prepared`.
+            device: Where the changes are made.
+        """
         for name, donors in self.arms():
 
             def change(some: Tensor, donors: Tensor = donors) -> Tensor:
@@ -61,7 +66,8 @@ class Exchange:
             return images
         found = torch.empty_like(images)
         givers = [donors[rows].clamp_min(0) for _, donors in self.arms()]
-        for some in torch.cat([rows, *givers]).unique().split(_AT_ONCE):  # type: ignore[no-untyped-call]
+        needed = torch.cat([rows, *givers]).unique()  # type: ignore[no-untyped-call]
+        for some in _few(needed, images):
             found[some] = self.prepare(images[some].to(device), self.kept[some].to(device)).to(images.device)
         return found
 
@@ -108,9 +114,15 @@ def changes_without_donors(
     return changes
 
 
-def made(change: Change, rows: Tensor) -> Tensor:
-    """Return what the images at `rows` (n,) are changed into, (n, C, *spatial), on the CPU."""
-    return torch.cat([change(some).cpu() for some in rows.split(_AT_ONCE)])  # type: ignore[no-untyped-call]
+def made(change: Change, images: Tensor, rows: Tensor) -> Tensor:
+    """Return what the images (N, C, *spatial) at `rows` (n,) are changed into, (n, C, *spatial), on the CPU."""
+    return torch.cat([change(some).cpu() for some in _few(rows, images)])
+
+
+def _few(rows: Tensor, images: Tensor) -> Sequence[Tensor]:
+    """Divide rows (n,) of images (N, C, *spatial) into those of a few images each."""
+    few: tuple[Tensor, ...] = rows.split(max(1, _AT_ONCE // images[0].numel()))  # type: ignore[no-untyped-call]
+    return few
 
 
 def like(flags: Tensor, images: Tensor) -> Tensor:

@@ -116,10 +116,10 @@ class Observations:
 
     def _changes(self, rows: Tensor, device: torch.device) -> dict[str, Change]:
         """Return what is done to the images at `rows` (n,), by name."""
-        backgrounds = self.exchanges[0].prepared(self.images, rows, device)
-        changes = changes_without_donors(self.images, self.masks, backgrounds, self.is_even, device)
-        for exchange in self.exchanges:
-            changes |= exchange.changes(self.images, rows, device)
+        given = [exchange.prepared(self.images, rows, device) for exchange in self.exchanges]
+        changes = changes_without_donors(self.images, self.masks, given[0], self.is_even, device)
+        for exchange, donors in zip(self.exchanges, given, strict=True):
+            changes |= exchange.changes(self.images, donors, device)
         return changes
 
     def observe(
@@ -153,7 +153,7 @@ class Observations:
             options = replace(given, multi_label=kind.multi_label, outputs=kind.outputs)
             forward_fn = of_rows(forward_fn, rows)
             ask = partial(_answers, model, labels, forward_fn, options)
-            answers = {name: ask(in_type(made(change, rows), dtype)) for name, change in changes.items()}
+            answers = {name: ask(in_type(made(change, self.images, rows), dtype)) for name, change in changes.items()}
             methods: list[GradCAM | CAM] = [
                 method(upsampling="none", multi_label=kind.multi_label, outputs=kind.outputs, batch_size=batch_size)
                 for method in (GradCAM, CAM)
