@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from math import inf, nan
-from statistics import median
+from statistics import mean, median, stdev
 from typing import Any
 
 from bias_data import DIGITS, ELSEWHERE, IN_BACKGROUND, PAIRS, SCENES, SHAPES
@@ -33,11 +33,9 @@ def print_tables(runs: Sequence[Run]) -> None:
         counted: "",
         "False alarms, by network": false_alarms(clean),
         "Clean networks": clean_measures(clean),
-        "Found, by agreement": by_agreement(inside),
         "Accuracy, heat and alarm": ladder(inside),
         "Found, by the size of the effect": by_size(inside, _effect),
         "Found, by the size of the gap": by_size(inside, lambda run: _effect(run) * (2 * run["agreement"] - 1)),
-        "In alarm, by the size of the effect at the look": by_effect_of_look(inside),
         "In the background": sizes(inside),
         "Elsewhere": sizes(outside),
         "The second test": second_tests(runs),
@@ -113,12 +111,20 @@ def found_at_all(runs: Sequence[Run]) -> list[str]:
 
 
 def clean_measures(runs: Sequence[Run]) -> str:
-    """For each family of clean data: medians over all looks after the warm-up."""
-    rows = [
-        (name, len(members), sum(not after_warm_up(run) for run in members), *_medians(members, slice(None)))
-        for name, members in _families(runs).items()
-    ]
-    return table(("data", "networks", "never judged", *_MEDIANS), rows)
+    """For each family of clean data: means of the gaps over networks, and medians over all looks after the warm-up."""
+    rows = []
+    for name, members in _families(runs).items():
+        judged = [run for run in members if after_warm_up(run)]
+        gaps = [_mean_gap(judged, rule) for rule in ("true masks", "old rule")]
+        rows.append((name, len(members), len(members) - len(judged), *gaps, *_medians(members, slice(None))))
+    return table(("data", "networks", "never judged", "mean bg_gap", "mean old bg_gap", *_MEDIANS), rows)
+
+
+def _mean_gap(runs: Sequence[Run], rule: str) -> str:
+    """The mean over networks of their mean gap, with its 95% interval."""
+    gaps = [mean(look["gaps"][rule][0] for look in after_warm_up(run)) for run in runs]
+    half = 1.96 * stdev(gaps) / len(gaps) ** 0.5 if len(gaps) > 1 else nan
+    return f"{mean(gaps):.3f} [{mean(gaps) - half:.3f}, {mean(gaps) + half:.3f}]" if gaps else "-"
 
 
 _MEDIANS = ("accuracy", "bg_gap", "outline_gap", "collage_cost", "recolor_gap", "blur_loss", "old bg_gap")
@@ -133,16 +139,6 @@ def _medians(runs: Sequence[Run], which: slice) -> list[str]:
         [look["gaps"]["old rule"][0] for look in looks],
     ]
     return [_middle(column) for column in columns]
-
-
-def by_agreement(runs: Sequence[Run]) -> str:
-    """For each rule and agreement: the share of networks in alarm in time, or ever."""
-    rows = []
-    for rule in RULES:
-        for agreement in (*sorted({run["agreement"] for run in runs}), "all"):
-            members = _with([run for run in runs if agreement in (run["agreement"], "all")], rule)
-            rows.append((rule, agreement, *_in_time(members, rule)))
-    return table(("rule", "agreement", *(f"within {number} looks" for number in LOOKS_ALLOWED)), rows)
 
 
 def ladder(runs: Sequence[Run]) -> str:
@@ -180,23 +176,6 @@ def _effect(run: Run) -> float:
 def _in_time(runs: Sequence[Run], rule: str) -> list[str]:
     times = [alarm_at(run, rule) for run in runs]
     return [share(sum(at <= limit for at in times), len(times)) for limit in LOOKS_ALLOWED]
-
-
-def by_effect_of_look(runs: Sequence[Run]) -> str:
-    """For each size of the effect, the smaller one of a look and the look before: the share of looks with an alarm."""
-    looks = [pair for run in runs for pair in pairwise(after_warm_up(run))]
-    rows = []
-    for low, high in pairwise(EFFECTS):
-        cells = []
-        for rule in RULES:
-            fired = [
-                now["fired"][rule]
-                for before, now in looks
-                if rule in now["fired"] and low <= min(before["effect"], now["effect"]) < high
-            ]
-            cells.append(share(sum(fired), len(fired)))
-        rows.append((f"{max(low, 0):g} to {min(high, 1):g}", *cells))
-    return table(("effect", *RULES), rows)
 
 
 def sizes(runs: Sequence[Run]) -> str:
