@@ -10,6 +10,7 @@ from torch import Tensor
 
 from cam_callbacks.audit import interventions
 from cam_callbacks.audit.donors import Donors
+from cam_callbacks.explain.written import unwatched
 
 _AT_ONCE = 2**22  # values: 16 MiB, so that memory is needed for a few images only, however large they are
 Change = Callable[[Tensor], Tensor]
@@ -116,7 +117,8 @@ def changes_without_donors(
 
 def made(change: Change, images: Tensor, rows: Tensor) -> Tensor:
     """Return what the images (N, C, *spatial) at `rows` (n,) are changed into, (n, C, *spatial), on the CPU."""
-    return torch.cat([change(some).cpu() for some in _few(rows, images)])
+    with unwatched():  # it writes to nothing that is watched
+        return torch.cat([change(some).cpu() for some in _few(rows, images)])
 
 
 def _few(rows: Tensor, images: Tensor) -> Sequence[Tensor]:

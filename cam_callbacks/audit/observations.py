@@ -150,8 +150,12 @@ class Observations:
         with isolated(model):
             given = Options(batch_size, multi_label, outputs=outputs)
             kind = output_kind(model, self.probes.images, forward_fn, given)
-            options = replace(given, multi_label=kind.multi_label, outputs=kind.outputs)
             forward_fn = of_rows(forward_fn, rows)
+            # Found out once, and not for each change.
+            mixes_images = (
+                Network(model, in_type(images, dtype), forward_fn, given).mixes_images if len(rows) > 1 else None
+            )
+            options = replace(given, multi_label=kind.multi_label, outputs=kind.outputs, mixes_images=mixes_images)
             ask = partial(_answers, model, labels, forward_fn, options)
             answers = {name: ask(in_type(made(change, self.images, rows), dtype)) for name, change in changes.items()}
             methods: list[GradCAM | CAM] = [

@@ -37,6 +37,7 @@ class Options:
         reshape_transform: As in `Method`.
         compile: Run masked images through a compiled copy of the model.
         outputs: As in `Method`.
+        mixes_images: Whether images that are forwarded together influence each other; None to find it out.
     """
 
     batch_size: int | None = None
@@ -44,6 +45,7 @@ class Options:
     reshape_transform: ReshapeTransform | None = None
     compile: bool = False
     outputs: Outputs = "auto"
+    mixes_images: bool | None = None
 
     def __post_init__(self) -> None:
         check_positive("batch_size", self.batch_size, or_none=True)
@@ -99,7 +101,7 @@ class Runner:
         )
         self.compiled = (compiled or CompiledModel()) if options.compile else None
         self._batch_size = options.batch_size
-        self._mixes_images: bool | None = None
+        self._mixes_images = options.mixes_images
 
     @property
     def batch_size(self) -> int:

@@ -120,7 +120,7 @@ class Writes(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 @contextmanager
 def unwatched() -> Iterator[None]:
-    """Let no writing be watched inside, where `torch.compile` is to compile: it does not while operations are."""
+    """Let no writing be watched inside: `torch.compile` does not compile while operations are, and all are slower."""
     modes: list[Writes] = []
     while isinstance(mode := _get_current_dispatch_mode(), Writes):
         mode.__exit__(None, None, None)  # type: ignore[no-untyped-call]
