@@ -15,9 +15,11 @@ from torch.utils.data import TensorDataset
 from cam_callbacks import Audit, CAMMonitor, Method, ScoreCAM
 
 SIZE, OBJECT = 24, 10
+AUDITED = 48
+"""Images of an audit, of 64 that there are."""
 
 
-def samples(biased: bool, masks: bool = True, count: int = 96, seed: int = 0) -> Any:
+def samples(biased: bool, masks: bool = True, count: int = 64, seed: int = 0) -> Any:
     """Blue squares, bright or dark by class, on backgrounds that are red or green: by class, or by chance."""
     draw = torch.Generator().manual_seed(seed)
     targets = torch.arange(count) % 2
@@ -63,7 +65,7 @@ def run(
     folder: Path, background: bool, data: Any, epochs: int = 2, method: Method | None = None, **audit: Any
 ) -> CAMMonitor:
     monitor = CAMMonitor(
-        "features", method or ScoreCAM(), num_probes=4, audit=Audit(num_images=80, **audit), on_error="raise"
+        "features", method or ScoreCAM(), num_probes=4, audit=Audit(num_images=AUDITED, **audit), on_error="raise"
     )
     fit(folder, monitor, ReadsOneThing(background), data, data, max_epochs=epochs)
     return monitor

@@ -204,7 +204,7 @@ def answers_in_words(module: Any, images: Tensor) -> Any:
 
 
 class BrokenUploads(TensorBoardLogger):
-    """TensorBoard whose writer takes no picture at the second look."""
+    """TensorBoard whose writer takes no picture at the second look, and a corner of each at the others."""
 
     @property
     def experiment(self) -> Any:
@@ -215,7 +215,7 @@ class BrokenUploads(TensorBoardLogger):
     def _add_image(self, tag: str, picture: Any, step: int, dataformats: str) -> None:
         if step == 2 * STEPS - 1:
             raise ConnectionError("the tracking server is gone")
-        SummaryWriter.add_image(super().experiment, tag, picture, step, dataformats=dataformats)
+        SummaryWriter.add_image(super().experiment, tag, picture[:8, :8], step, dataformats=dataformats)
 
 
 class Tracker(Logger):

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import sys
 import warnings
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
-from biased_runs import SIZE, ReadsOneThing, run, samples
+from biased_runs import AUDITED, SIZE, ReadsOneThing, run, samples
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
@@ -45,7 +46,7 @@ def test_reading_the_background_raises_the_alarm_at_the_second_look(tmp_path: Pa
     ):
         assert len(logged[tag]) == 2
         assert logged[tag][-1][1] > 0.9
-    assert logged["cam/audit_passes"][0][1] <= 15 * 80 + 2 * 4
+    assert logged["cam/audit_passes"][0][1] <= 15 * AUDITED + 2 * 4
     assert logged["cam/audit_seconds"][0][1] > 0
 
 
@@ -59,27 +60,42 @@ def test_a_model_that_reads_the_object_raises_none(tmp_path: Path, masks: bool, 
     assert ("Data warning" in monitor.verdict.text) == biased
 
 
-def test_pictures_and_the_verdict_are_logged(tmp_path: Path) -> None:
-    monitor = run(tmp_path, True, samples(True))
-    assert {"cam/swaps", "cam/heat_over_chance"} <= set(image_steps(tmp_path))
-    events = EventAccumulator(str(tmp_path / "run"), size_guidance={"tensors": 0}).Reload()
-    texts = [e.tensor_proto.string_val[0].decode() for e in events.Tensors("cam/verdict/text_summary")]
-    assert len(texts) == 2
-    assert texts[-1] == monitor.verdict.text
+@dataclass
+class Ran:
+    """A run of three looks at a model that reads the background, and what was said to the user."""
+
+    folder: Path
+    monitor: CAMMonitor
+    warned: list[str]
+    told: list[str]
 
 
-def test_the_console_hears_of_a_change_of_the_verdict_once(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def alarmed(tmp_path_factory: pytest.TempPathFactory) -> Ran:
+    folder = tmp_path_factory.mktemp("alarmed")
     with own_warnings() as warned, infos() as told:
-        run(tmp_path, True, samples(True), epochs=4)
-    assert [text for text in warned if "ALARM" in text] == [
+        monitor = run(folder, True, samples(True), epochs=3)
+    return Ran(folder, monitor, warned, told)
+
+
+def test_pictures_and_the_verdict_are_logged(alarmed: Ran) -> None:
+    assert {"cam/swaps", "cam/heat_over_chance"} <= set(image_steps(alarmed.folder))
+    events = EventAccumulator(str(alarmed.folder / "run"), size_guidance={"tensors": 0}).Reload()
+    texts = [e.tensor_proto.string_val[0].decode() for e in events.Tensors("cam/verdict/text_summary")]
+    assert len(texts) == 3
+    assert texts[-1] == alarmed.monitor.verdict.text
+
+
+def test_the_console_hears_of_a_change_of_the_verdict_once(alarmed: Ran) -> None:
+    assert [text for text in alarmed.warned if "ALARM" in text] == [
         "CAMMonitor, epoch 1: ALARM: answers depend on the background (found in: all classes together, 0, 1). "
         "Found at this look, and at the one before."
     ]
-    assert len([text for text in told if "Suspicion" in text]) == 1
+    assert len([text for text in alarmed.told if "Suspicion" in text]) == 1
 
 
 def test_an_alarm_can_stop_the_training(tmp_path: Path) -> None:
-    monitor = CAMMonitor("features", num_probes=4, audit=Audit(num_images=80, on_alarm="stop"))
+    monitor = CAMMonitor("features", num_probes=4, audit=Audit(num_images=AUDITED, on_alarm="stop"))
     data = samples(True)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -89,19 +105,19 @@ def test_an_alarm_can_stop_the_training(tmp_path: Path) -> None:
 
 def test_the_numbers_can_be_monitored_in_the_same_validation(tmp_path: Path) -> None:
     checkpoint = ModelCheckpoint(tmp_path / "best", monitor="cam/bg_gap", mode="min")
-    monitor = CAMMonitor("features", num_probes=4, audit=Audit(num_images=80))
+    monitor = CAMMonitor("features", num_probes=4, audit=Audit(num_images=AUDITED))
     data = samples(True)
     fit(tmp_path, [monitor, checkpoint], ReadsOneThing(True), data, data, enable_checkpointing=True)
     assert float(checkpoint.best_model_score) == pytest.approx(1)
 
 
 def test_suspicions_outlive_a_resume(tmp_path: Path) -> None:
-    monitor = CAMMonitor("features", num_probes=4, audit=Audit(num_images=80))
+    monitor = CAMMonitor("features", num_probes=4, audit=Audit(num_images=AUDITED))
     data = samples(True)
     trainer = fit(tmp_path, monitor, ReadsOneThing(True), data, data, max_epochs=1)
     assert monitor.verdict.state == "suspicion"
     trainer.save_checkpoint(tmp_path / "last.ckpt")
-    again = CAMMonitor("features", num_probes=4, audit=Audit(num_images=80))
+    again = CAMMonitor("features", num_probes=4, audit=Audit(num_images=AUDITED))
     fit(tmp_path / "again", again, ReadsOneThing(True), data, data, ckpt_path=str(tmp_path / "last.ckpt"), max_epochs=2)
     assert again.verdict.state == "alarm"
 
@@ -135,7 +151,7 @@ def test_suspicions_are_dropped_when_other_images_are_audited(tmp_path: Path, mo
 
 
 def test_validate_judges_a_finished_model(tmp_path: Path) -> None:
-    monitor = CAMMonitor("features", num_probes=4, audit=Audit(num_images=80))
+    monitor = CAMMonitor("features", num_probes=4, audit=Audit(num_images=AUDITED))
     Trainer(callbacks=[monitor], **quiet(tmp_path)).validate(ReadsOneThing(True), samples(True), verbose=False)
     assert monitor.verdict.state == "suspicion"
     assert "one look alone gives no alarm" in monitor.verdict.text
@@ -162,7 +178,7 @@ def broken(*_: Any) -> Any:
 
 def test_an_error_in_the_audit_costs_no_heatmap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("cam_callbacks.audit.foreground.estimate_masks", broken)
-    data, monitor = samples(True, masks=False), CAMMonitor("features", num_probes=4, audit=Audit(num_images=80))
+    data, monitor = samples(True, masks=False), CAMMonitor("features", num_probes=4, audit=Audit(num_images=AUDITED))
     with own_warnings() as said:
         trainer = fit(tmp_path, monitor, ReadsOneThing(True), data, data, max_epochs=5)
     assert trainer.current_epoch == 5
@@ -174,7 +190,7 @@ def test_an_error_in_the_audit_costs_no_heatmap(tmp_path: Path, monkeypatch: pyt
 
 
 def test_a_repeated_look_at_the_same_weights_is_no_second_finding(tmp_path: Path) -> None:
-    monitor = CAMMonitor("features", num_probes=4, audit=Audit(num_images=80))
+    monitor = CAMMonitor("features", num_probes=4, audit=Audit(num_images=AUDITED))
     data = samples(True)
     trainer = fit(tmp_path, monitor, ReadsOneThing(True), data, data, max_epochs=1)
     trainer.validate(trainer.lightning_module, data, verbose=False)
@@ -182,7 +198,7 @@ def test_a_repeated_look_at_the_same_weights_is_no_second_finding(tmp_path: Path
 
 
 def test_test_images_are_audited_in_tests_only(tmp_path: Path) -> None:
-    monitor = CAMMonitor("features", num_probes=4, audit=Audit(num_images=80), every_n_epochs=2)
+    monitor = CAMMonitor("features", num_probes=4, audit=Audit(num_images=AUDITED), every_n_epochs=2)
     data, others = samples(True), samples(True, seed=5)
     trainer = fit(tmp_path, monitor, TestsToo(True), data, data, max_epochs=2)
     stays, audited = fixed_half(monitor), monitor.audit_images.fingerprint
@@ -264,7 +280,9 @@ def test_trimaps_and_groups_are_read_from_the_batches(tmp_path: Path) -> None:
         return dict(zip(("image", "label", "mask", "group"), torch.utils.data.default_collate(items), strict=True))
 
     data = loader(TensorDataset(images, targets, trimap, groups), batch_size=16, collate_fn=collate)
-    monitor = CAMMonitor("features", num_probes=4, audit=Audit(num_images=80, foreground_values=[1]), on_error="raise")
+    monitor = CAMMonitor(
+        "features", num_probes=4, audit=Audit(num_images=AUDITED, foreground_values=[1]), on_error="raise"
+    )
     fit(tmp_path, monitor, ReadsMappings(True), data, data)
     assert monitor.audit_result.mask_source == "given"
     assert monitor.audit_result.measures["bg_gap"].overall.value > 0.9

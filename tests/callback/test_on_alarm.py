@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from biased_runs import ReadsOneThing, run, samples
+from biased_runs import AUDITED, ReadsOneThing, run, samples
 from lightning_runs import fit, image_steps, own_warnings, scalars
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -18,7 +18,7 @@ def broken(*_: Any) -> Any:
 
 
 def test_an_error_in_on_alarm_costs_nothing_that_was_found(tmp_path: Path) -> None:
-    data, audit = samples(True), Audit(num_images=80, on_alarm=broken)
+    data, audit = samples(True), Audit(num_images=AUDITED, on_alarm=broken)
     with own_warnings() as said:
         fit(tmp_path, CAMMonitor("features", num_probes=4, audit=audit), ReadsOneThing(True), data, data, max_epochs=5)
     assert len(image_steps(tmp_path)["cam/swaps"]) == 5

@@ -134,7 +134,7 @@ def run(name, monitor=None, module=None, **options):
         warnings.simplefilter("always")
         callbacks = [start := HooksAtStart(), *([] if monitor is None else [monitor, *watches])]
         trainer = Trainer(callbacks=callbacks, **quiet(folder / name, **settings))
-        trainer.fit(module, loader(Squares(8)), loader(Squares(8, seed=1)))
+        trainer.fit(module, loader(Squares(4)), loader(Squares(8, seed=1)))
     reports[name] = {
         "epochs": trainer.current_epoch,
         "weights": [full_tensor(each) for each in module.parameters()],
