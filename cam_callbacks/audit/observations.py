@@ -151,10 +151,9 @@ class Observations:
             given = Options(batch_size, multi_label, outputs=outputs)
             kind = output_kind(model, self.probes.images, forward_fn, given)
             forward_fn = of_rows(forward_fn, rows)
+            first = in_type(images[:1], dtype)
             # Found out once, and not for each change.
-            mixes_images = (
-                Network(model, in_type(images, dtype), forward_fn, given).mixes_images if len(rows) > 1 else None
-            )
+            mixes_images = Network(model, first, forward_fn, given).mixes_images if len(rows) > 1 else None
             options = replace(given, multi_label=kind.multi_label, outputs=kind.outputs, mixes_images=mixes_images)
             ask = partial(_answers, model, labels, forward_fn, options)
             answers = {name: ask(in_type(made(change, self.images, rows), dtype)) for name, change in changes.items()}
