@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from cam_callbacks.audit.interventions import ring
 
 _NUM_SHUFFLES = 200
+_SHIFTED_SIDE = 64
 
 
 def heat_on_object(heatmaps: Tensor, masks: Tensor) -> Tensor:
@@ -68,6 +70,28 @@ def mean_heat_by_chance(heatmaps: Tensor, masks: Tensor) -> Tensor:
     orders = torch.stack([torch.randperm(count, generator=generator) for _ in range(_NUM_SHUFFLES)])
     shuffled = torch.empty_like(orders).scatter_(1, orders, orders.roll(1, dims=1))  # cycles: no map keeps its mask
     return shares[torch.arange(count), shuffled.to(shares.device)].nanmean(dim=1)
+
+
+def mean_heat_on_shifted(heatmaps: Tensor, masks: Tensor) -> Tensor:
+    """Return (200,) means of `heat_on_object` with masks that are shifted at random, and come in again at the far side.
+
+    Each keeps its size and form. At most 64 positions a side are told apart.
+
+    Args:
+        heatmaps: (n, *spatial), of one class; maps without heat are left out.
+        masks: (n, *spatial) bool, True on the object.
+    """
+    _check_shapes(heatmaps, masks)
+    size = [min(side, _SHIFTED_SIDE) for side in masks.shape[1:]]
+    heat, mask = (F.interpolate(each.unsqueeze(1).float(), size, mode="area").squeeze(1) for each in (heatmaps, masks))
+    space = tuple(range(1, heat.ndim))
+    spectrum = torch.fft.rfftn(heat, dim=space) * torch.fft.rfftn(mask, dim=space).conj()
+    at_shift = torch.fft.irfftn(spectrum, size, dim=space).flatten(1)  # the heat on the mask, for each shift
+    total = heat.flatten(1).sum(dim=1, keepdim=True)
+    shares = torch.where(total > 0, at_shift / total, torch.nan)
+    generator = torch.Generator().manual_seed(0)
+    shifts = torch.randint(shares.shape[1], (_NUM_SHUFFLES, len(shares)), generator=generator)
+    return shares[torch.arange(len(shares)), shifts.to(shares.device)].nanmean(dim=1)
 
 
 def _shares_with_all_masks(heatmaps: Tensor, masks: Tensor) -> Tensor:

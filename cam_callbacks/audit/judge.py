@@ -6,6 +6,8 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+from torch import Tensor
+
 from cam_callbacks._checks import check_fraction, check_type
 from cam_callbacks.audit.evidence import Evidence
 from cam_callbacks.audit.measures import OTHER_MASKS, SECOND_TESTS
@@ -177,24 +179,33 @@ def _has_learned(result: AuditResult) -> bool:
 
 
 def _heat_states(result: AuditResult) -> dict[int, HeatState]:
-    """Return where the heat of each class lies, against what the masks of other images of the class give.
+    """Return where the heat of each class lies, against what other masks give: those of other images, and shifted ones.
 
-    If all masks lie in one place these say nothing; a clear lack of heat, compared with a flat map, does.
+    Other images tell whether the heat follows the object, but nothing if all masks lie in one place. Shifted masks keep
+    their size, and tell whether there is more heat on the object than elsewhere.
     """
     if not result.heat_chance_distribution:
         return {}
     heat, over_area = result["heat_on_object"].per_class, result["heat_over_area"].per_class
     states: dict[int, HeatState] = {}
-    for index, by_chance in result.heat_chance_distribution.items():
+    for index, of_others in result.heat_chance_distribution.items():
         if heat[index].count < _MIN_PER_CLASS:
             continue
-        value = heat[index].value
+        value, shifted = heat[index].value, result.heat_shifted_distribution[index]
         area = value - over_area[index].value
-        is_off_a_flat_map = over_area[index].high < -_LACK_OF_HEAT * area
-        if is_off_a_flat_map or value < float(by_chance.quantile(_TAIL)) - _ROUNDING:
+        is_off_a_flat_map = _is_below(shifted, value) and over_area[index].value < -_LACK_OF_HEAT * area
+        if is_off_a_flat_map or _is_below(of_others, value):
             states[index] = "away from the object"
-        elif value > float(by_chance.quantile(1 - _TAIL)) + _ROUNDING:
+        elif _is_above(of_others, value) and _is_above(shifted, value):
             states[index] = "on the object"
         else:
             states[index] = "indistinguishable from chance"
     return states
+
+
+def _is_below(by_chance: Tensor, value: float) -> bool:
+    return value < float(by_chance.quantile(_TAIL)) - _ROUNDING
+
+
+def _is_above(by_chance: Tensor, value: float) -> bool:
+    return value > float(by_chance.quantile(1 - _TAIL)) + _ROUNDING

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -96,7 +96,8 @@ def measures_of(observations: Observations, parts: Sequence[Answers]) -> AuditRe
         donors=judged.donors,
         image_ids=observations.probes.image_ids,
         heat_method=None if heatmaps is None else answers.heat_method,
-        heat_chance_distribution=_heat_by_chance(observations, heatmaps),
+        heat_chance_distribution=_of_classes(observations, heatmaps, attention.mean_heat_by_chance),
+        heat_shifted_distribution=_of_classes(observations, heatmaps, attention.mean_heat_on_shifted),
         notes=(*observations.notes, *answers.notes),
         passes=answers.passes,
     )
@@ -198,15 +199,17 @@ def _data_color_auc(observations: Observations, inside: Tensor, usable: Tensor) 
     return "data_color_auc", values, 0.5
 
 
-def _heat_by_chance(observations: Observations, heatmaps: Tensor | None) -> dict[int, Tensor]:
-    """Return (200,) means of `heat_on_object` by chance, for each class with two images or more whose heat is known."""
+def _of_classes(
+    observations: Observations, heatmaps: Tensor | None, distribution: Callable[[Tensor, Tensor], Tensor]
+) -> dict[int, Tensor]:
+    """Return a distribution of heat and masks for each class with two images or more whose heat is known."""
     masks, labels = observations.masks, observations.labels
     if heatmaps is None or masks is None:
         return {}
     known = observations.usable & (heatmaps.flatten(1).amax(dim=1) > 0)
     members = {index: known & (labels == index) for index in sorted(set(labels.tolist()))}
     return {
-        index: attention.mean_heat_by_chance(heatmaps[of_class], masks[of_class])
+        index: distribution(heatmaps[of_class], masks[of_class])
         for index, of_class in members.items()
         if int(of_class.sum()) > 1
     }

@@ -38,7 +38,8 @@ class AuditResult:
         donors: The images that gave backgrounds.
         image_ids: (N,) int64, which images they are: `ProbeSet.image_ids`.
         heat_method: The name of the method that made the heatmaps, or None if no method applies or the maps are coarse.
-        heat_chance_distribution: By class, (200,) means of `heat_on_object` that arise by chance.
+        heat_chance_distribution: By class, (200,) means of `heat_on_object` with the masks of other images.
+        heat_shifted_distribution: By class, (200,) means of `heat_on_object` with masks that are shifted at random.
         notes: What was left out, and why.
         passes: Forward samples spent, without the heatmaps.
     """
@@ -52,6 +53,7 @@ class AuditResult:
     image_ids: Tensor
     heat_method: str | None = None
     heat_chance_distribution: Mapping[int, Tensor] = field(default_factory=dict)
+    heat_shifted_distribution: Mapping[int, Tensor] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     passes: int = 0
 

@@ -9,6 +9,7 @@ from cam_callbacks.audit.attention import (
     heat_by_chance,
     heat_on_object,
     mean_heat_by_chance,
+    mean_heat_on_shifted,
     pointing,
     rank_accuracy,
 )
@@ -113,6 +114,21 @@ class TestChance:
         assert null.shape == (200,)
         assert null.max() < heat_on_object(masks.float(), masks).mean()
         assert torch.equal(null, mean_heat_by_chance(masks.float(), masks))
+
+    def test_shifted_masks_keep_their_size_and_leave_their_place(self):
+        heatmaps = torch.zeros(8, 20, 90)
+        heatmaps[:, 5:10, 30:60] = 1
+        shifted = mean_heat_on_shifted(heatmaps, heatmaps > 0)
+        assert shifted.shape == (200,)
+        assert shifted.mean() == pytest.approx(5 * 30 / (20 * 90), abs=0.01)
+        assert shifted.max() < 0.6  # and on the object it is 1
+        assert torch.equal(shifted, mean_heat_on_shifted(heatmaps, heatmaps > 0))
+
+    def test_flat_maps_have_the_share_of_the_area_on_any_shifted_mask(self):
+        masks = torch.zeros(3, 12, 10, 6, dtype=torch.bool)
+        masks[:, 2:5, :4, 1:4] = True
+        shifted = mean_heat_on_shifted(torch.ones(3, 12, 10, 6), masks)
+        torch.testing.assert_close(shifted, torch.full((200,), 3 * 4 * 3 / 720))
 
 
 class TestRanksAndPoints:

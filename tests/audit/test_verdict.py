@@ -145,6 +145,8 @@ class TestWords:
             (0.071, 0.07, 0.07, "on the object", "0.071 [0.071, 0.071]; chance 0.070, area 0.070"),
             (0.2, 0.1, 0.3, "away from the object", "0.20 [0.20, 0.20]; chance 0.30, area 0.10"),
             (0.2, 0.1, 0.2, "indistinguishable from chance", "0.20 [0.20, 0.20]; chance 0.20, area 0.10"),
+            (0.2, 0.2, 0.1, "indistinguishable from chance", "0.20 [0.20, 0.20]; chance 0.10, area 0.20"),
+            (0.1, 0.2, 0.1, "away from the object", "0.10 [0.10, 0.10]; area 0.20"),
         ],
     )
     def test_heat_is_shown_with_the_digits_that_tell_it_from_chance(self, heat, area, chance, state, words):
@@ -154,8 +156,14 @@ class TestWords:
             "heat_over_area": measure(torch.full((120,), heat - area), labels, 0.0),
         }
         look = result(torch.zeros(120), labels, **measured)
-        by_chance = torch.full((200,), chance)
-        verdict = judge(replace(look, heat_chance_distribution={0: by_chance, 1: by_chance}))
+        of_others, shifted = torch.full((200,), chance), torch.full((200,), area)
+        verdict = judge(
+            replace(
+                look,
+                heat_chance_distribution={0: of_others, 1: of_others},
+                heat_shifted_distribution={0: shifted, 1: shifted},
+            )
+        )
         assert f"- cat: {state} ({words})" in verdict.text
 
     def test_of_many_classes_the_largest_gaps_are_named_and_others_counted(self):
