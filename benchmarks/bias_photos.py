@@ -103,6 +103,8 @@ def looks_of(network: nn.Module, background: Background, seed: int, folder: Path
     before: Found = {}
     for _ in range(epochs):
         network.train()
+        for norm in (each for each in network.modules() if isinstance(each, nn.BatchNorm2d)):
+            norm.eval()  # so few photos are not enough for statistics of their own
         for images, labels, _masks in train:
             optimizer.zero_grad()
             F.cross_entropy(network(images.to(device)), labels.to(device)).backward()
