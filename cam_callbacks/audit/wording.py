@@ -37,6 +37,7 @@ def verdict_text(result: AuditResult, verdict: Verdict, is_alone: bool) -> str:
         _what_is_used(result, verdict),
         _numbers(result),
         _placebo(result),
+        _pooled(result, verdict),
         _power(verdict),
         _heat(result, verdict),
         _data_warning(result),
@@ -171,6 +172,20 @@ def _placebo(result: AuditResult) -> str:
         f"is filled in. The gap is {_shown(result['outline_gap'].overall)}; it should be near 0. Swapping itself, for "
         f"a background of the same class, lowers the accuracy by {_shown(result['collage_cost'].overall)} "
         "(`collage_cost`; above 0.2 swapping is not a fair test)."
+    )
+
+
+def _pooled(result: AuditResult, verdict: Verdict) -> str:
+    evidence, name = verdict.evidence, result.gap_name
+    looks = 0 if evidence is None else len(set(evidence.looks.tolist()))
+    if evidence is None or looks < 2 or verdict.state in ("not learned", "too few images", "not testable"):
+        return ""
+    less = (
+        f"; minus the placebo {evidence.pooled(name, minus='outline_gap').mean:.2f}" if "outline_gap" in result else ""
+    )
+    return (
+        f"Judged are the last {looks} looks together: a gap of {evidence.pooled(name).mean:.2f} over "
+        f"{evidence.count(name)} images{less}."
     )
 
 
