@@ -74,10 +74,10 @@ class TestStates:
         costs = {name: measure(torch.zeros(120), labels, 0.0) for name in ("collage_cost", "blur_loss")}
         first, second = (result(gap_of(gap, 60), labels, **outline, **costs) for gap in (0.4, 0.6))
         before = judge(first)
-        verdict = judge(replace(second, image_ids=second.image_ids + 120), before)
+        verdict = judge(second, before)
         assert "Judged are" not in before.text
         # One image is added that speaks against a gap.
-        assert "the last 2 looks together: a gap of 0.49 over 240 images; minus the placebo 0.39" in verdict.text
+        assert "the last 2 looks together: a gap of 0.24 over 240 images; minus the placebo 0.20" in verdict.text
 
     def test_no_alarm_is_no_clearance(self):
         verdict = judge(result(torch.zeros(120), classes_of(60)))
