@@ -16,7 +16,7 @@ EPOCHS = 3
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory):
     folder = tmp_path_factory.mktemp("demo")
-    options = ["--epochs", EPOCHS, "--num-images", 320, "--batch-size", 16, "--seed", 1]
+    options = ["--epochs", EPOCHS, "--num-images", 240, "--batch-size", 12, "--seed", 0]
     files = ["--logs", folder / "logs", "--picture", folder / "picture.png"]
     return folder, printed(folder, "color_bias/demo.py", *options, *files)
 

@@ -2,12 +2,9 @@
 
 import cv2
 import pytest
-import pytorch_grad_cam
 import torch
 import torchcam.methods
 import torchvision.models
-from captum.attr import LayerGradCam
-from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from torch import nn
 
 from cam_callbacks import CAM, GradCAM
@@ -44,6 +41,8 @@ def explanation(model, images):
 
 
 def test_grad_cam_is_that_of_captum(model, images, explanation):
+    from captum.attr import LayerGradCam
+
     network, layer = model
     theirs = LayerGradCam(network, network.get_submodule(layer)).attribute(
         images, explanation.targets, relu_attributions=True
@@ -59,6 +58,9 @@ def test_grad_cam_is_that_of_torchcam(model, images, explanation):
 
 
 def test_grad_cam_is_that_of_grad_cam(model, images, explanation):
+    import pytorch_grad_cam
+    from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
+
     network, layer = model
     with pytorch_grad_cam.GradCAM(network, [network.get_submodule(layer)]) as extract:
         theirs = torch.from_numpy(

@@ -3,7 +3,6 @@
 import warnings
 
 import pytest
-import timm
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -65,6 +64,8 @@ class TestRule:
 
     @pytest.mark.parametrize(("size", "positions"), [(96, (6, 6)), (64, (4, 4))])
     def test_the_layers_of_a_transformer_are_alike_so_the_last_is_taken(self, size, positions):
+        import timm
+
         network = timm.create_model("vit_tiny_patch16_224", img_size=size, depth=2)
         assert chosen(network, size, size) == ("blocks.1.norm1", positions)
 

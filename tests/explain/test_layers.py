@@ -3,7 +3,6 @@
 import re
 
 import pytest
-import timm
 import torch
 import torchvision.models
 from torch import nn
@@ -278,10 +277,14 @@ class TestOtherLayouts:
         assert ScoreCAM()(network, blobs(1, 24, 24), "mix").layer_maps.shape == (1, 6, 6)
 
     def test_of_a_transformer_with_a_class_token_the_last_read_is_chosen(self, blobs):
+        import timm
+
         network = timm.create_model("vit_tiny_patch16_224", img_size=64)
         assert chosen(network, blobs(1, 64, 64)) == "blocks.11.norm1"
 
     def test_of_a_transformer_that_averages_its_tokens_the_last_is_chosen(self, blobs):
+        import timm
+
         network = timm.create_model("vit_tiny_patch16_224", img_size=64, global_pool="avg", class_token=False)
         assert chosen(network, blobs(1, 64, 64)) == "blocks"
 

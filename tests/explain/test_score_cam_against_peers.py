@@ -16,14 +16,12 @@ in-place operation follows the layers here.
 import functools
 
 import pytest
-import pytorch_grad_cam
 import torch
 import torch.nn.functional as F
 import torchcam.methods
 import torchvision.models
 from packaging.version import Version
 from PIL import Image
-from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from torch import nn
 from torchvision.transforms import v2
 
@@ -58,6 +56,9 @@ def torchcam_raw(engine, network, layer, images, targets):
 
 def grad_cam_heatmaps(network, layer, images, targets):
     """Its map at the resolution of the images, scaled to [0, 1]; OpenCV resizes it by the same rule as we do."""
+    import pytorch_grad_cam
+    from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
+
     with pytorch_grad_cam.ScoreCAM(network, [network.get_submodule(layer)]) as extract:
         extract.batch_size = BATCH_SIZE
         return torch.from_numpy(extract(images, [ClassifierOutputTarget(target) for target in targets.tolist()]))
