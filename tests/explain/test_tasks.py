@@ -170,7 +170,12 @@ class BoxScore:
 def test_detection(method):
     torch.manual_seed(0)
     network = models.detection.fasterrcnn_mobilenet_v3_large_320_fpn(
-        weights=None, weights_backbone=None, num_classes=3, box_score_thresh=0.0, box_detections_per_img=20
+        weights=None,
+        weights_backbone=None,
+        num_classes=3,
+        min_size=128,
+        box_score_thresh=0.0,
+        box_detections_per_img=20,
     ).eval()
     images = torch.rand(1, 3, 64, 64)
     with torch.no_grad():
