@@ -28,11 +28,12 @@ Row = tuple[int, float, int, bool]  # looks, gap, classes, whether half of the i
 def main() -> None:
     """Simulate, print both tables, write JSON."""
     options = argparse.ArgumentParser(description=__doc__)
-    options.add_argument("--runs", type=int, default=100, help="runs a row")
+    options.add_argument("--runs", type=int, help="runs a row; 100, or 20 in the short form")
     options.add_argument("--processes", type=int, default=1, help="runs that are simulated at the same time")
-    options.add_argument("--short", action="store_true", help="twenty runs of at most ten looks at two classes")
+    options.add_argument("--short", action="store_true", help="at most ten looks at two classes")
     args = options.parse_args()
-    lengths, classes, runs = ((1, 10), CLASSES[:1], 20) if args.short else (LENGTHS, CLASSES, args.runs)
+    lengths, classes = ((1, 10), CLASSES[:1]) if args.short else (LENGTHS, CLASSES)
+    runs = args.runs or (20 if args.short else 100)
     at_threshold: list[Row] = [
         (length, THRESHOLD, count, are_fresh) for count in classes for length in lengths for are_fresh in (True, False)
     ]

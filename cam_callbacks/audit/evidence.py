@@ -34,11 +34,13 @@ class Pooled:
     """A mean over images that were seen at several looks.
 
     Attributes:
+        observed: The mean.
         mean: The mean, with one more image whose value speaks against a gap as much as it can: -1.
         error: Its standard error. Answers to the same image, and to images with the same donor, depend on each other.
         freedom: The degrees of freedom of the error.
     """
 
+    observed: float
     mean: float
     error: float
     freedom: int
@@ -127,11 +129,13 @@ class Evidence:
         count = len(times)
         # One more image, of its own donors.
         kinds = [torch.cat([each[known], torch.tensor([_NOBODY])]) for each in (self.images, *self.donors)]
+        shares = 1 / times.double()[image]
+        observed = float((shares * values[known]).sum() / count)
         values = torch.cat([values[known], torch.tensor([_WORST], dtype=torch.float64)])
-        weights = torch.cat([1 / times.double()[image], torch.ones(1, dtype=torch.float64)]) / (count + 1)
+        weights = torch.cat([shares, torch.ones(1, dtype=torch.float64)]) / (count + 1)
         mean = float((weights * values).sum())
         freedom = min(len(set(each.tolist())) for each in kinds) - 1
-        return Pooled(mean, standard_error(weights * (values - mean), kinds), max(freedom, 1))
+        return Pooled(observed, mean, standard_error(weights * (values - mean), kinds), max(freedom, 1))
 
     def state_dict(self) -> dict[str, Any]:
         """Return the evidence as primitives."""

@@ -181,10 +181,12 @@ def _pooled(result: AuditResult, verdict: Verdict) -> str:
     if evidence is None or looks < 2 or verdict.state in ("not learned", "too few images", "not testable"):
         return ""
     less = (
-        f"; minus the placebo {evidence.pooled(name, minus='outline_gap').mean:.2f}" if "outline_gap" in result else ""
+        f"; minus the placebo {evidence.pooled(name, minus='outline_gap').observed:.2f}"
+        if "outline_gap" in result
+        else ""
     )
     return (
-        f"Judged are the last {looks} looks together: a gap of {evidence.pooled(name).mean:.2f} over "
+        f"Judged are the last {looks} looks together: a gap of {evidence.pooled(name).observed:.2f} over "
         f"{evidence.count(name)} images{less}."
     )
 
