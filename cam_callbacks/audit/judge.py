@@ -47,11 +47,11 @@ def judge(result: AuditResult, previous: Verdict | None = None, threshold: float
     """Judge the numbers of a look, together with what the last looks have found.
 
     A class, or all of them together, is suspect if its background gap, in accuracy or in probability (the smaller
-    p-value is doubled), is above the threshold, and that gap minus the one of the placebo (`outline_gap`) is, too. This is tested on all images of the
-    last five looks, each counted once, by Student's t with errors that know that images share donors. At the n-th look
-    of a run the test has the level 0.05 / (n (n + 1)), after Holm's procedure (1979) over the classes: so the chance of
-    any false suspicion in a run is at most 5%, however long it is, and that of a false alarm, which has a fifth of that
-    level, 1%. An alarm has to follow a suspicion.
+    p-value is doubled), is above the threshold, and that gap minus the one of the placebo (`outline_gap`) is, too. This
+    is tested on all images of the last five looks, each counted once, by Student's t with errors that know that images
+    share donors. At the n-th look of a run the test has the level 0.05 / (n (n + 1)), after Holm's procedure (1979)
+    over the classes: so the chance of any false suspicion in a run is at most 5%, however long it is, and that of a
+    false alarm, which has a fifth of that level, 1%. An alarm has to follow a suspicion.
 
     Where swapping itself costs the model more than 0.2 of its accuracy, it is not a fair test, and only the gap of
     recolored backgrounds is judged. Where it costs more than 0.1, or where masks are estimated, an alarm needs a second
