@@ -162,4 +162,4 @@ def _ids_of(rows: Tensor, ids: Tensor) -> Tensor:
 
 
 def _with_nan(values: Sequence[float | None]) -> Tensor:
-    return torch.tensor([float("nan") if value is None else value for value in values])
+    return torch.tensor([float("nan") if value is None else value for value in values], dtype=torch.float32)

@@ -78,18 +78,21 @@ def resized(images: Tensor, size: Sequence[int]) -> Tensor:
 
 
 def grown(masks: Tensor, share: float = _MARGIN) -> Tensor:
-    """Return masks (N, *spatial) bool that reach further to all sides: by a share of the side, a position at least."""
+    """Return masks (N, *spatial) bool that reach further to all sides: by a share of the side, a position at least.
+
+    Those that would cover all are left as they are: what surrounds an object is what fills its place.
+    """
     reach = [max(1, round(share * side)) for side in masks.shape[1:]]
     largest = masks.float()
     for dim, step in enumerate(reach, start=1):  # one axis after the other is faster than a box, and gives the same
         rows = largest.movedim(dim, -1)
         lines = rows.reshape(-1, 1, rows.shape[-1])
         largest = F.max_pool1d(lines, 2 * step + 1, stride=1, padding=step).view(rows.shape).movedim(-1, dim)
-    return largest > 0
+    larger = largest > 0
+    covers_all = larger.flatten(1).all(dim=1).view(-1, *[1] * (masks.ndim - 1))
+    return torch.where(covers_all, masks, larger)
 
 
 def shrunk(masks: Tensor, share: float = _MARGIN) -> Tensor:
     """Return masks (N, *spatial) bool that reach less far to all sides; those of which nothing would be left as is."""
-    smaller = ~grown(~masks, share)
-    is_left = smaller.flatten(1).any(dim=1).view(-1, *[1] * (masks.ndim - 1))
-    return torch.where(is_left, smaller, masks)
+    return ~grown(~masks, share)

@@ -15,15 +15,23 @@ from torch import Tensor
 from cam_callbacks.audit.inpainting import box_mean, grown, inpaint, resized
 
 _RING_WIDTH = 8  # the ring is an eighth of the side wide
-_MIN_SPREAD = 1e-3  # of a channel, to divide by
+_MIN_SPREAD = 1e-3  # of the range of a channel, to divide by
+_ROUNDING = 1e-6  # of a color: two that differ by less are the same
+_TINY = torch.finfo(torch.float32).tiny
 _BRIGHTER = 0.1  # of the range of all images
 _BLUR = 0.2  # of the side: the width of the box of a blur, which is applied twice
 _BLURRED_SIDE = 64
 
 
 def mean_color(images: Tensor, where: Tensor) -> Tensor:
-    """Return the mean of each channel over the positions (N, *spatial) bool of images (N, C, *spatial): (N, C)."""
-    return _mean_over(images, where).flatten(1)
+    """Return the mean of each channel over the positions (N, *spatial) bool of images (N, C, *spatial): (N, C).
+
+    It is summed in double precision: else rounding would tell how many positions there are.
+    """
+    weights = where.unsqueeze(1).float()
+    space = tuple(range(2, images.ndim))
+    total = (images * weights).sum(dim=space, dtype=torch.float64)
+    return (total / weights.sum(dim=space, dtype=torch.float64).clamp_min(1)).float()
 
 
 def _mean_over(images: Tensor, where: Tensor) -> Tensor:
@@ -55,7 +63,7 @@ def with_trace_of(images: Tensor, masks: Tensor, donor_masks: Tensor) -> Tensor:
     """Give each image the trace that the object of its donor leaves in an exchange, and nothing else of it.
 
     Its own background stays. Where the donor's object would be, it is inpainted, as the donor's background is in an
-    exchange.
+    exchange. If that hides all of its background, the mean color of the background fills it.
 
     Args:
         images: (n, C, *spatial).
@@ -63,7 +71,9 @@ def with_trace_of(images: Tensor, masks: Tensor, donor_masks: Tensor) -> Tensor:
         donor_masks: (n, *spatial).
     """
     trace = grown(donor_masks)
-    without = inpaint(images, trace | grown(masks))  # the own object, which hides a part of it, does not color it
+    hole = trace | grown(masks)  # the own object, which hides a part of it, does not color it
+    is_all = hole.flatten(1).all(dim=1).view(-1, *[1] * (images.ndim - 1))
+    without = torch.where(is_all, _mean_over(images, ~masks), inpaint(images, hole))
     return before(torch.where(trace.unsqueeze(1), without, images), images, masks)
 
 
@@ -94,17 +104,20 @@ def with_colors_of(images: Tensor, masks: Tensor, donors: Tensor, donor_masks: T
         donor_masks: (n, *spatial).
         limits: (2, 1, C, 1, ...), the smallest and the largest value of each channel: `value_range`.
     """
-    mean, spread = _background_color(images, masks)
-    donor_mean, donor_spread = _background_color(donors, donor_masks)
+    low, high = limits.to(images.device)
+    least = (_MIN_SPREAD * (high - low)).clamp_min(_TINY)
+    (mean, spread), (donor_mean, donor_spread) = (
+        _background_color(each, its, least) for each, its in ((images, masks), (donors, donor_masks))
+    )
     moved = (images - mean) / spread * donor_spread + donor_mean
-    return torch.where(masks.unsqueeze(1), images, moved.clamp(*limits.to(images.device)))
+    return torch.where(masks.unsqueeze(1), images, moved.clamp(low, high))
 
 
-def _background_color(images: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
-    """Return mean and standard deviation of each channel over the background, (n, C, 1, ...)."""
+def _background_color(images: Tensor, masks: Tensor, least: Tensor) -> tuple[Tensor, Tensor]:
+    """Return mean and standard deviation, at least `least`, of each channel over the background, (n, C, 1, ...)."""
     mean = _mean_over(images, ~masks)
     variance = _mean_over((images - mean).square(), ~masks)
-    return mean, variance.sqrt().clamp_min(_MIN_SPREAD)
+    return mean, variance.sqrt().clamp_min(least)
 
 
 def value_range(images: Tensor) -> Tensor:
@@ -127,9 +140,12 @@ def on_color(images: Tensor, masks: Tensor, color: Tensor) -> Tensor:
 
 
 def ring(size: torch.Size | tuple[int, ...]) -> Tensor:
-    """Return the outer ring of an image, (*size) bool: an eighth of the side wide, 44% of a square image."""
+    """Return the outer ring of an image, (*size) bool: an eighth of the side wide, 44% of a square image.
+
+    Along an axis of fewer than 8 positions, such as rows that are sensors, there is none.
+    """
     inside = torch.zeros(*size, dtype=torch.bool)
-    widths = [max(1, side // _RING_WIDTH) for side in size]
+    widths = [side // _RING_WIDTH for side in size]
     inside[tuple(slice(width, side - width) for width, side in zip(widths, size, strict=True))] = True
     return ~inside
 
@@ -164,12 +180,13 @@ def color_auc(colors: Tensor, labels: Tensor) -> Tensor:
     Returns:
         (N,) float32 in [0, 1].
     """
-    spread = colors.std(dim=0).clamp_min(1e-6)
-    design = torch.cat([torch.ones(len(colors), 1), (colors - colors.mean(dim=0)) / spread], dim=1).double()
+    spread = colors.std(dim=0).clamp_min(_ROUNDING * colors.abs().amax(dim=0)).clamp_min(_TINY)
+    standardized = ((colors - colors.mean(dim=0)) / spread).double()
+    design = torch.cat([torch.ones(len(colors), 1, dtype=torch.float64), standardized], dim=1)
     gram = design.T @ design + torch.eye(design.shape[1], dtype=torch.float64)
     hat = design @ torch.linalg.solve(gram, design.T)
     unseen = 1 - hat.diagonal()
-    values = torch.full((len(labels),), torch.nan)
+    values = torch.full((len(labels),), torch.nan, dtype=torch.float32)
     for c in set(labels.tolist()):
         own = labels == c
         is_own = own.double()

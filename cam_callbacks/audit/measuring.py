@@ -167,7 +167,8 @@ def _heat_values(observations: Observations, answers: Answers, heatmaps: Tensor)
     masks, usable = observations.masks, observations.usable
     known = heatmaps.flatten(1).amax(dim=1) > 0
     area_of_ring = float(interventions.ring(heatmaps.shape[1:]).float().mean())
-    yield "border_share", attention.border_share(heatmaps), area_of_ring
+    if area_of_ring > 0:
+        yield "border_share", attention.border_share(heatmaps), area_of_ring
     yield "delete_hot", torch.where(known, answers.correct["delete_hot"], torch.nan), None
     if masks is None:
         return
@@ -192,7 +193,7 @@ def _data_color_auc(observations: Observations, inside: Tensor, usable: Tensor) 
     """Measure how well the mean color outside of the object, or in the ring, tells the classes apart."""
     outside = ~inside
     known = usable & outside.flatten(1).any(dim=1)
-    values = torch.full((len(known),), torch.nan)
+    values = torch.full((len(known),), torch.nan, dtype=torch.float32)
     if int(known.sum()) > 1:
         colors = interventions.mean_color(observations.images[known], outside[known])
         values[known] = interventions.color_auc(colors, observations.labels[known])

@@ -24,12 +24,13 @@ from cam_callbacks.explain.image_types import in_type
 from cam_callbacks.explain.isolation import isolated
 from cam_callbacks.explain.model_outputs import Outputs
 from cam_callbacks.explain.network import Network, TargetLayer, output_kind
-from cam_callbacks.explain.runner import Options, device_and_dtype
+from cam_callbacks.explain.runner import Options, check_images, device_and_dtype
 from cam_callbacks.explain.sharding import share
 
 MARGIN_GAP = "margin_gap"
 """The name of the exchange with other masks: larger ones in every second image, smaller ones in the others."""
 
+_NO_RING = "These images have no ring to swap: that takes a side of at least 8 positions"
 _OTHER_MARGIN = 0.03  # of the side
 _MIN_SHARE_FOUND = 0.25  # of the images, and of those of two classes, to go by estimated foregrounds
 
@@ -71,7 +72,8 @@ class Observations:
 
     Raises:
         TypeError: `probes` is not a ProbeSet.
-        ValueError: The images have no labels, or are all of one class.
+        ValueError: The images have no labels, or are all of one class; or they are not finite, or have more than three
+            dimensions.
     """
 
     def __init__(self, probes: ProbeSet, num_donors: int = 1, goes_by_masks: bool | None = None) -> None:
@@ -81,6 +83,7 @@ class Observations:
             raise ValueError("probes have no labels; the audit compares classes: give ProbeSet(images, labels)")
         if len(set(probes.labels.tolist())) < 2:
             raise ValueError(f"all {len(probes)} probes are of one class; the audit compares classes, two are needed")
+        check_images(probes.images)
         self.probes = with_estimated_masks(probes)
         self.images, self.labels = probes.images.float(), probes.labels
         self.masks, self.mask_source, self.notes = _masks(self.probes, goes_by_masks)
@@ -98,6 +101,8 @@ class Observations:
         if self.masks is None:
             size = self.images.shape[2:]
             inside = ~interventions.ring(size).expand(len(self.images), *size)
+            if inside.all():
+                known, self.notes = torch.zeros_like(known), (*self.notes, _NO_RING)
             return [Exchange("ring_gap", inside, known, donors, _with_ring_of)]
         recolor = partial(interventions.with_colors_of, limits=self.value_range)
         return [

@@ -154,6 +154,30 @@ class TestDegenerate:
         assert result.mask_source == "none"
         assert overall(result, "data_color_auc").value < 0.8
 
+    @pytest.mark.parametrize("channel", [0, 1])
+    def test_a_background_of_a_single_row_is_a_background(self, channel):
+        probes = scenes()
+        masks = torch.ones_like(probes.masks)
+        masks[:, 0] = False
+        sign = (2.0 * probes.labels - 1).view(-1, 1, 1)
+        images = torch.stack([sign * masks, sign * ~masks, 0 * sign * masks], dim=1)
+        result = audit_model(Reader(channel), replace(probes, images=images, masks=masks))
+        assert overall(result, "bg_gap").value == overall(result, "recolor_gap").value == channel
+        assert overall(result, "outline_gap").value == 0
+
+    @pytest.mark.parametrize(("size", "count"), [((1, 40), 60), ((7, 5), 0)])
+    def test_a_ring_leaves_the_object_or_is_not_swapped(self, no_opencv, size, count):
+        labels = torch.arange(60) % 2
+        images = torch.rand(60, 3, *size, generator=torch.Generator().manual_seed(0))
+        images[:, 0] = 0
+        images[:, 0, 0, size[1] // 2] = 2.0 * labels - 1
+        result = audit_model(Reader(0), ProbeSet(images, labels))
+        gap = overall(result, "ring_gap")
+        assert (gap.count, gap.skipped) == (count, 60 - count)
+        assert not count or gap.value == 0
+        assert any("no ring" in note for note in result.notes) == (count == 0)
+        assert judge(result).state == ("no alarm" if count else "too few images")
+
     def test_empty_and_full_masks_are_counted_and_left_out(self):
         probes = scenes()
         masks = probes.masks.clone()
@@ -228,6 +252,19 @@ class TestArguments:
 
 
 class TestTraces:
+    @pytest.mark.parametrize("masks", [True, False])
+    def test_the_default_type_of_tensors_changes_nothing(self, masks, no_opencv):
+        model, probes = Reader(1), scenes(masks=masks)
+        expected = audit_model(model, probes)
+        torch.set_default_dtype(torch.float64)
+        try:
+            found = audit_model(model, probes)
+            text = judge(found, judge(found)).text
+        finally:
+            torch.set_default_dtype(torch.float32)
+        assert found.rows() == expected.rows()
+        assert text == judge(expected, judge(expected)).text
+
     def test_it_is_deterministic_and_touches_no_random_state(self):
         torch.manual_seed(5)
         first = audit_model(Reader(1), scenes()).rows()
@@ -306,6 +343,10 @@ class TestBadInput:
     def test_no_targets(self):
         with pytest.raises(ValueError, match="probes have no labels"):
             audit_model(Reader(1), ProbeSet(torch.rand(4, 3, 24, 24)))
+
+    def test_more_than_three_dimensions(self):
+        with pytest.raises(ValueError, match="with one to three spatial dimensions"):
+            audit_model(Reader(1), ProbeSet(torch.rand(4, 3, 2, 2, 2, 2), torch.arange(4) % 2))
 
     def test_one_class_only(self):
         with pytest.raises(ValueError, match="two are needed"):

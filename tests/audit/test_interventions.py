@@ -62,9 +62,28 @@ class TestExchanges:
         colors = interventions.mean_color(images, ~masks)
         torch.testing.assert_close(interventions.mean_color(moved, ~masks)[0], colors[1], atol=1e-4, rtol=0)
 
-    def test_the_ring_covers_44_percent_and_is_never_empty(self):
+    @pytest.mark.parametrize("unit", [2.0**-20, 2.0**20])
+    def test_colors_are_moved_alike_whatever_the_unit_of_the_images(self, masks, unit):
+        images = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+
+        def moved(images):
+            others, limits = images.flip(0) * 0.5, interventions.value_range(images)
+            return interventions.with_colors_of(images, masks, others, masks.flip(0), limits)
+
+        torch.testing.assert_close(moved(images * unit) / unit, moved(images))
+
+    def test_a_trace_that_hides_all_of_a_background_has_its_mean_color(self):
+        left = torch.zeros(1, 8, 8, dtype=torch.bool)
+        left[:, :, :4] = True
+        images = torch.where(left, 9.0, 2.0).unsqueeze(1)
+        torch.testing.assert_close(interventions.with_trace_of(images, left, ~left), images)
+
+    def test_the_ring_is_an_eighth_of_the_side_wide_where_that_is_a_position(self):
         assert interventions.ring((64, 64)).float().mean() == pytest.approx(0.4375)
-        assert interventions.ring((6, 6)).any()
+        sensors = interventions.ring((3, 16))
+        assert sensors[:, [0, 1, 14, 15]].all()
+        assert not sensors[:, 2:14].any()
+        assert not interventions.ring((7, 4)).any()
 
 
 class TestBoxes:
@@ -90,6 +109,15 @@ class TestBoxes:
         wanted[0, 16:25, :3, 4:7] = True
         assert torch.equal(grown(masks, 0.1), wanted)
 
+    def test_masks_that_would_cover_all_stay_as_they_are(self):
+        masks = torch.ones(2, 12, 9, dtype=torch.bool)
+        masks[0, 0] = False
+        masks[1, :2] = False
+        larger = grown(masks)
+        assert torch.equal(larger[0], masks[0])
+        assert not larger[1, 0].any()
+        assert larger[1, 1:].all()
+
 
 class TestColorAuc:
     LABELS = torch.tensor([0] * 30 + [1] * 30)
@@ -97,6 +125,12 @@ class TestColorAuc:
     def test_is_one_for_colors_that_tell_the_classes_apart(self):
         colors = self.LABELS.float().unsqueeze(1) + 0.01 * torch.arange(60).unsqueeze(1)
         assert interventions.color_auc(colors, self.LABELS).mean() == 1
+
+    def test_the_mean_of_one_color_is_that_color_over_however_many_positions(self):
+        """Else rounding would tell classes apart whose objects are larger or smaller."""
+        images = torch.full((60, 1, 37, 41), -0.4242)
+        where = torch.arange(37 * 41).view(37, 41) < torch.arange(1, 1500, 25).view(60, 1, 1)
+        assert (interventions.mean_color(images, where) == images[0, 0, 0, 0]).all()
 
     def test_is_a_half_for_equal_colors(self):
         assert interventions.color_auc(torch.full((60, 3), 0.3), self.LABELS).mean() == pytest.approx(0.5)
