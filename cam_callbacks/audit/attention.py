@@ -99,7 +99,9 @@ def _shares_with_all_masks(heatmaps: Tensor, masks: Tensor) -> Tensor:
     _check_shapes(heatmaps, masks)
     heat = heatmaps.flatten(1).float()
     total = heat.sum(dim=1, keepdim=True)
-    return torch.where(total > 0, heat @ masks.flatten(1).float().T / total, torch.nan)
+    with torch.autocast(heat.device.type, enabled=False):  # else the product has three digits
+        on_masks = heat @ masks.flatten(1).float().T
+    return torch.where(total > 0, on_masks / total, torch.nan)
 
 
 def is_informative(masks: Tensor) -> Tensor:

@@ -115,6 +115,14 @@ class TestChance:
         assert null.max() < heat_on_object(masks.float(), masks).mean()
         assert torch.equal(null, mean_heat_by_chance(masks.float(), masks))
 
+    def test_is_as_exact_under_autocast(self):
+        draw = torch.Generator().manual_seed(0)
+        heatmaps, labels = torch.rand(6, 30, 30, generator=draw), torch.zeros(6, dtype=torch.long)
+        masks = torch.rand(6, 30, 30, generator=draw) > 0.5
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            found = heat_by_chance(heatmaps, masks, labels)
+        torch.testing.assert_close(found, heat_by_chance(heatmaps, masks, labels))
+
     def test_shifted_masks_keep_their_size_and_leave_their_place(self):
         heatmaps = torch.zeros(8, 20, 90)
         heatmaps[:, 5:10, 30:60] = 1
