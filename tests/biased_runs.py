@@ -64,8 +64,7 @@ class ReadsOneThing(LightningModule):
 def run(
     folder: Path, background: bool, data: Any, epochs: int = 2, method: Method | None = None, **audit: Any
 ) -> CAMMonitor:
-    monitor = CAMMonitor(
-        "features", method or ScoreCAM(), num_probes=4, audit=Audit(num_images=AUDITED, **audit), on_error="raise"
-    )
+    settings = Audit(**{"num_images": AUDITED} | audit)
+    monitor = CAMMonitor("features", method or ScoreCAM(), num_probes=4, audit=settings, on_error="raise")
     fit(folder, monitor, ReadsOneThing(background), data, data, max_epochs=epochs)
     return monitor

@@ -33,6 +33,7 @@ class Entry:
         build: Builds it for images of a spatial size.
         size: Spatial size of small images.
         usual_size: The usual spatial size.
+        enough: A smaller size for which the same layer is chosen for the same reason, where the usual one costs much.
         segmented: The class that is explained at one position of a segmentation; None if the predicted class is.
         refused: Why a method cannot explain it, a phrase of the error, by the method's name.
         layers: The layer that a method chooses instead, by the method's name.
@@ -48,6 +49,7 @@ class Entry:
     build: Callable[[tuple[int, ...]], nn.Module]
     size: tuple[int, ...] = (64, 64)
     usual_size: tuple[int, ...] = (224, 224)
+    enough: tuple[int, ...] | None = None
     segmented: int | None = None
     refused: Mapping[str, str] = field(default_factory=dict)
     layers: Mapping[str, str] = field(default_factory=dict)
@@ -69,10 +71,12 @@ def _torchvision(name: str, layer: str, small_layer: str, no_cam: str | None = N
     return Entry("torchvision", name, layer, small_layer, build, refused=_no_cam(no_cam), **known)
 
 
-def _segmentation(name: str, layer: str, small_layer: str, class_index: int, seed: int = 0, **options: Any) -> Entry:
+def _segmentation(
+    name: str, layer: str, small_layer: str, class_index: int, aux_loss: bool = False, **known: Any
+) -> Entry:
     """A segmentation model, explained at one position."""
-    options = {"weights_backbone": None, **options}
-    return _torchvision(name, layer, small_layer, NO_CLASSES, segmented=class_index, seed=seed, options=options)
+    options = {"weights_backbone": None} | ({"aux_loss": True} if aux_loss else {})
+    return _torchvision(name, layer, small_layer, NO_CLASSES, segmented=class_index, options=options, **known)
 
 
 def _timm(name: str, layer: str, small_layer: str, no_cam: str | None = None, **known: Any) -> Entry:
@@ -122,12 +126,23 @@ def _hugging_face(size: tuple[int, ...]) -> nn.Module:
     return transformers.ViTForImageClassification(config)
 
 
+_STRIDE_32 = (192, 192)
+"""Images of which a layer with a stride of 32 has 6 x 6 positions: as many as are needed to be chosen."""
+_STRIDE_16 = (96, 96)
+"""The same for a stride of 16."""
 _VIT_B_16 = "encoder.layers.encoder_layer_11.ln_1"
 _VIT_OF_HUGGING_FACE = "vit.layers.2.layernorm_before"
 
 ZOO = (
     _torchvision("alexnet", "features.11", "features.4", HIDDEN_LAYERS.format(3)),
-    _torchvision("vgg16", "features.29", "features.22", HIDDEN_LAYERS.format(3), options={"init_weights": False}),
+    _torchvision(
+        "vgg16",
+        "features.29",
+        "features.22",
+        HIDDEN_LAYERS.format(3),
+        enough=_STRIDE_16,
+        options={"init_weights": False},
+    ),
     _torchvision("squeezenet1_1", "features", "features.7", layers={"CAM": "classifier.2"}),
     _torchvision(
         "inception_v3",
@@ -138,30 +153,48 @@ ZOO = (
         options={"init_weights": False},
     ),
     _torchvision("resnet18", "layer4", "layer2"),
-    _torchvision("resnet50", "layer4", "layer2"),
-    _torchvision("resnext50_32x4d", "layer4", "layer2"),
+    _torchvision("resnet50", "layer4", "layer2", enough=_STRIDE_32),
+    _torchvision("resnext50_32x4d", "layer4", "layer2", enough=_STRIDE_32),
     _torchvision("mobilenet_v2", "features", "features.7.conv.0"),
     _torchvision("mobilenet_v3_small", "features", "features.4.block.0", HIDDEN_LAYERS.format(2), seed=1),
-    _torchvision("densenet121", "features", "features.transition2.conv"),
+    _torchvision("densenet121", "features", "features.transition2.conv", enough=_STRIDE_32),
     _torchvision("efficientnet_b0", "features", "features.4.0.block.0"),
-    _torchvision("convnext_tiny", "features", "features.4.0", NOT_THE_MEAN, seed=6),
+    _torchvision("convnext_tiny", "features", "features.4.0", NOT_THE_MEAN, enough=_STRIDE_32, seed=6),
     _torchvision("shufflenet_v2_x1_0", "conv5", "stage2"),
     _torchvision("regnet_y_400mf", "trunk_output", "trunk_output.block2"),
-    Entry("torchvision", "vit_b_16", _VIT_B_16, _VIT_B_16, _vit_b_16, refused=_no_cam(NOT_THE_MEAN), is_sized=True),
-    _torchvision("swin_t", "norm", "features.3"),
+    Entry(
+        "torchvision",
+        "vit_b_16",
+        _VIT_B_16,
+        _VIT_B_16,
+        _vit_b_16,
+        enough=_STRIDE_16,
+        refused=_no_cam(NOT_THE_MEAN),
+        is_sized=True,
+    ),
+    _torchvision("swin_t", "norm", "features.3", enough=_STRIDE_32),
     Entry(
         "torchvision",
         "maxvit_t",
         "blocks.3",
         "blocks.1",
         _maxvit_t,
+        enough=_STRIDE_32,
         refused=_no_cam(HIDDEN_LAYERS.format(2)),
         is_sized=True,
         seed=1,
     ),
-    _segmentation("deeplabv3_resnet50", "classifier.3", "classifier.3", 3, aux_loss=True),
+    _segmentation("deeplabv3_resnet50", "classifier.3", "classifier.3", 3, aux_loss=True, enough=_STRIDE_16),
     _segmentation("lraspp_mobilenet_v3_large", "backbone.4", "backbone.4", 1, seed=1),
-    _torchvision("r3d_18", "layer3", "layer2", size=(16, 32, 32), usual_size=(16, 112, 112), layers={"CAM": "layer4"}),
+    _torchvision(
+        "r3d_18",
+        "layer3",
+        "layer2",
+        size=(16, 32, 32),
+        usual_size=(16, 112, 112),
+        enough=(16, 64, 64),
+        layers={"CAM": "layer4"},
+    ),
     _timm("convnext_atto", "stages", "stages.2.downsample.0", NOT_THE_MEAN),
     _timm("vit_tiny_patch16_224", "blocks.11.norm1", "blocks.11.norm1", NOT_THE_MEAN, is_sized=True),
     _timm("swin_tiny_patch4_window7_224", "norm", "layers.2", is_sized=True, size=(112, 112)),

@@ -10,13 +10,13 @@ from examples import printed
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-EPOCHS = 3
+EPOCHS = 2
 
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory):
     folder = tmp_path_factory.mktemp("demo")
-    options = ["--epochs", EPOCHS, "--num-images", 240, "--batch-size", 12, "--seed", 0]
+    options = ["--epochs", EPOCHS, "--num-images", 240, "--batch-size", 6, "--seed", 0]
     files = ["--logs", folder / "logs", "--picture", folder / "picture.png"]
     return folder, printed(folder, "color_bias/demo.py", *options, *files)
 
