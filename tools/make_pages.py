@@ -77,7 +77,8 @@ def models(_before: str) -> str:
         "Which layer of a model is chosen if `target_layer` is left out, for images of 224 and of 64 pixels (or of the",
         "size in brackets), and which methods explain the model: yes, or no with a part of the error. CAM always takes",
         "the last layer, whatever the size of the images. `tests/explain/test_models.py` makes sure of it, with random",
-        "weights. If your model is not listed: [Choose the layer](how_to/choose_the_layer.md).",
+        "weights, and for large models with fewer pixels that lead to the same choice. If your model is not listed:",
+        "[Choose the layer](how_to/choose_the_layer.md).",
         "",
         *markdown_table(["library", "model", "chosen at 224 pixels", "at 64 pixels", *METHODS], rows),
     ]

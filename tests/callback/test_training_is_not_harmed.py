@@ -11,7 +11,7 @@ import random
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -173,7 +173,10 @@ class LogsInForward(TinyModule):
 
 
 @pytest.mark.parametrize("compiled", [False, True])
-def test_what_the_module_logs_in_its_forward_is_of_its_own_steps_only(tmp_path: Path, compiled: bool) -> None:
+def test_what_the_module_logs_in_its_forward_is_of_its_own_steps_only(
+    tmp_path: Path, compiled: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))  # code in C++ takes seconds
     method, options = ScoreCAM(compile=compiled, tolerance=0), {"audit": Audit(num_images=12, randomization=True)}
     for name, monitor in (("without", None), ("with", CAMMonitor(method=method, num_probes=4, **options))):
         with warnings.catch_warnings(record=True) as caught:
