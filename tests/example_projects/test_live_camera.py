@@ -45,10 +45,10 @@ def pictures(count):
 
 @pytest.fixture
 def clip(tmp_path):
-    """A video of 6 frames, 12 a second."""
+    """A video of 4 frames, 12 a second."""
     file = tmp_path / "clip.avi"
     writer = cv2.VideoWriter(str(file), cv2.VideoWriter.fourcc(*"MJPG"), 12.0, (160, 120))
-    for picture in pictures(6):
+    for picture in pictures(4):
         writer.write(picture)
     writer.release()
     return str(file)
@@ -95,14 +95,13 @@ def message_of(main, *arguments):
     return exit_.value.code
 
 
-@pytest.mark.parametrize("suffix", [".mp4", ".avi"])
-@pytest.mark.parametrize("method", ["cam", "grad-cam"])
-def test_a_video_gives_a_video_of_as_many_frames_at_the_same_rate(live, weights, clip, tmp_path, suffix, method):
+@pytest.mark.parametrize(("method", "suffix"), [("cam", ".mp4"), ("grad-cam", ".avi")])
+def test_a_video_gives_a_video_of_as_many_frames_at_the_same_rate(live, weights, clip, tmp_path, method, suffix):
     output = tmp_path / "new" / f"out{suffix}"
     live.main([clip, "--weights", weights, "--method", method, "--output", str(output)])
     rate, frames = written(output)
     assert rate == pytest.approx(12)
-    assert len(frames) == 6
+    assert len(frames) == 4
     assert frames[0].shape[1] == 492
     assert np.std(frames[0]) > 20
 

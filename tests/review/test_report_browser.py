@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,13 +11,13 @@ from urllib.parse import urlparse
 
 import pytest
 from chromium import Page, chromium
-from tab_logs import HOSTILE, write_logs
+from tab_logs import HOSTILE
 
 from cam_callbacks.review.command import main
 from cam_callbacks.review.report import collect
 from cam_callbacks.review.report_page import page as make_page
 
-LOOKS, PROBES = 3, 4
+LOOKS, PROBES = 3, 4  # of the fixture `logs`
 BIASED, BALANCED = "biased/run", "balanced/run"
 PAPER = {"width": 690, "height": 800, "deviceScaleFactor": 1, "mobile": False}  # of A4, without its margins
 
@@ -28,10 +29,10 @@ def browser() -> Iterator[Any]:
 
 
 @pytest.fixture(scope="module")
-def report(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> str:
+def report(browser: Any, logs: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
     """Address of the report of two runs and of a file that is none."""
-    folder = tmp_path_factory.mktemp("logs")
-    write_logs(folder, looks=LOOKS, probes=PROBES)
+    folder = tmp_path_factory.mktemp("reported") / "logs"
+    shutil.copytree(logs, folder)
     (folder / "events.out.tfevents.foreign").write_bytes(b"not an event file, but long enough to be looked into")
     file = folder / "report.html"
     assert main(["report", str(folder), "-o", str(file), "--quiet"]) == 0
