@@ -96,13 +96,17 @@ def tab(browser: Any, address: str) -> Iterator[Tab]:
     assert tab.errors() == []
 
 
-def test_the_tab_is_there_by_itself(tab: Tab) -> None:
+def test_the_tab_is_there_by_itself_and_dark_where_tensorboard_is(tab: Tab) -> None:
     tab.chrome.get("about:blank")
     tab.chrome.get(tab.url)
     tab.wait(lambda: tab.all("[data-plugin-id=cam_callbacks]"))[0].click()
     tab.enter()
     assert tab.shown()[0][0] == PROBES
     assert tab.choices("run") == [BALANCED, BIASED, PLAIN]
+    color = "return getComputedStyle(document.body).backgroundColor"
+    light = tab.chrome.execute_script(color)
+    tab.chrome.execute_script("window.top.document.body.classList.add('dark-mode')")
+    tab.wait(lambda: tab.chrome.execute_script(color) != light)
 
 
 def test_the_verdict_is_in_words_and_leads_to_what_they_mean(tab: Tab) -> None:
@@ -258,14 +262,6 @@ def test_a_run_without_an_audit_says_so(tab: Tab) -> None:
     assert "has no audit" in tab.one(".verdict").text
     assert not tab.all(".curve-row")
     assert tab.shown()[0][0] == PROBES
-
-
-def test_it_is_dark_where_tensorboard_is(tab: Tab) -> None:
-    tab.open_in_tensorboard(tab.url + _hash({"run": BIASED}))
-    color = "return getComputedStyle(document.body).backgroundColor"
-    light = tab.chrome.execute_script(color)
-    tab.chrome.execute_script("window.top.document.body.classList.add('dark-mode')")
-    tab.wait(lambda: tab.chrome.execute_script(color) != light)
 
 
 def test_nothing_is_wider_than_a_small_screen(tab: Tab) -> None:
