@@ -15,7 +15,7 @@ from torch.utils.data import TensorDataset
 from cam_callbacks import Audit, CAMMonitor, Method, ScoreCAM
 
 SIZE, OBJECT = 24, 10
-AUDITED = 48
+AUDITED = 32
 """Images of an audit, of 64 that there are."""
 
 

@@ -142,7 +142,7 @@ def test_on_real_photos_only_a_biased_run_has_a_clear_gap(data_folder, data, mon
         torch.manual_seed(0)
         model = train.PetClassifier(train.load_network(weights, from_scratch=False), learning_rate=3e-4)
         photos, held_out = (
-            data.PetsOnBackgrounds(data_folder, split, kind, photos=80, size=64) for split in ("train", "val")
+            data.PetsOnBackgrounds(data_folder, split, kind, photos=40, size=64) for split in ("train", "val")
         )
         trainer = Trainer(
             max_epochs=3,
