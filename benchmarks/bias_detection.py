@@ -13,11 +13,8 @@ Each network is a line of a file; networks that are in it are not trained again.
 """
 
 import argparse
-import json
 import time
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import replace
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +22,7 @@ import torch
 import torch.nn.functional as F
 from bias_data import DIGITS, ELSEWHERE, IN_BACKGROUND, SHAPES, draw, has_photos
 from bias_tables import print_tables
+from setting import lines_of, run_each
 from torch import Tensor, nn
 
 from cam_callbacks import AuditResult, Verdict, __version__, audit_model, judge
@@ -69,22 +67,11 @@ def main() -> None:
         for kinds, agreement in ((clean, 0.5), (planted, AGREEMENTS[seed % len(AGREEMENTS)]))
         for kind in kinds
     ]
-    runs = _runs(args.out)
-    done = {(run["kind"], run["agreement"], run["seed"]) for run in runs}
+    done = {(run["kind"], run["agreement"], run["seed"]) for run in lines_of(args.out)}
     missing = [] if args.tables else [each for each in wanted if each not in done]
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    with ProcessPoolExecutor(args.processes, get_context("spawn"), torch.set_num_threads, (1,)) as pool:
-        for number, trained in enumerate(as_completed(pool.submit(run_of, *each) for each in missing), 1):
-            run = trained.result()
-            with args.out.open("a") as file:
-                file.write(json.dumps(run) + "\n")
-            said = f"{number} of {len(missing)}: {run['kind']}, {run['agreement']:g}, {run['seconds']:.0f} s"
-            print(said, flush=True)
-    print_tables(_runs(args.out))
-
-
-def _runs(path: Path) -> list[Run]:
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    for number, run in enumerate(run_each(run_of, missing, args.processes, args.out), 1):
+        print(f"{number} of {len(missing)}: {run['kind']}, {run['agreement']:g}, {run['seconds']:.0f} s", flush=True)
+    print_tables(lines_of(args.out))
 
 
 def run_of(kind: str, agreement: float, seed: int) -> Run:

@@ -10,18 +10,15 @@ Each network is a line of a file; networks that are in it are not trained again.
 """
 
 import argparse
-import json
 import sys
 import time
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from multiprocessing import get_context
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from bias_detection import Found, Look, Run, look, right
 from bias_tables import FALSE_ALARMS, found_at_all, sizes
-from setting import model, table
+from setting import lines_of, model, run_each, table
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -53,20 +50,11 @@ def main() -> None:
     if args.short:
         wanted = [(NETWORKS[0], "random", 0), (NETWORKS[0], "biased", 0)]
         args.out = args.out.with_stem(f"{args.out.stem}_short")
-    done = {(run["network"], run["background"], run["seed"]) for run in _runs(args.out)}
-    missing = [each for each in wanted if each not in done]
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    with ProcessPoolExecutor(args.processes, get_context("spawn")) as pool:
-        for trained in as_completed(pool.submit(run_of, *each, args) for each in missing):
-            run = trained.result()
-            with args.out.open("a") as file:
-                file.write(json.dumps(run) + "\n")
-            print(f"{run['kind']}, seed {run['seed']}: {run['seconds']:.0f} s", flush=True)
-    print_tables(_runs(args.out))
-
-
-def _runs(path: Path) -> list[Run]:
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    done = {(run["network"], run["background"], run["seed"]) for run in lines_of(args.out)}
+    missing = [(*each, args) for each in wanted if each not in done]
+    for run in run_each(run_of, missing, args.processes, args.out):
+        print(f"{run['kind']}, seed {run['seed']}: {run['seconds']:.0f} s", flush=True)
+    print_tables(lines_of(args.out))
 
 
 def run_of(name: str, background: Background, seed: int, args: argparse.Namespace) -> Run:

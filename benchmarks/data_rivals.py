@@ -15,7 +15,6 @@ its own, and run the script in both; what they say is collected in one file, and
 import argparse
 import contextlib
 import io
-import json
 from collections import Counter
 from collections.abc import Callable, Sequence
 from datetime import date
@@ -26,7 +25,7 @@ from typing import Any
 import torch
 from bias_data import DIGITS, ELSEWHERE, IN_BACKGROUND, MEAN, SHAPES, STD, draw, has_photos
 from bias_tables import BY_CHANCE, share
-from setting import table
+from setting import add_line, lines_of, table
 
 AGREEMENTS = (1.0, 0.8, 0.6, 0.9, 0.7)  # complete ones come first, if it is stopped
 OUT = Path(__file__).parents[1] / "build" / "data_rivals.jsonl"
@@ -57,14 +56,13 @@ def main() -> None:
         for seed in range(args.rounds)
         for kind in ((*clean, *planted) if agreement == BY_CHANCE else planted)
     ]
-    args.out.parent.mkdir(parents=True, exist_ok=True)
     for rival, ask in RIVALS.items():
         try:
             versions = {name: version(name) for name in (rival, *USED)}
         except PackageNotFoundError as missing:
             print(f"{rival} is not asked: {missing}; see --help")
             continue
-        done = [(run["rival"], run["kind"], run["agreement"], run["seed"], run["images"]) for run in runs_of(args.out)]
+        done = [(run["rival"], run["kind"], run["agreement"], run["seed"], run["images"]) for run in lines_of(args.out)]
         for number, (kind, agreement, seed) in enumerate(wanted, 1):
             if (rival, kind, agreement, seed, args.images) in done:
                 continue
@@ -73,15 +71,9 @@ def main() -> None:
                 said = ask(training, validation)
             run = {"rival": rival, "kind": kind, "agreement": agreement, "seed": seed, "images": args.images}
             run |= {"said": said, "versions": versions, "date": date.today().isoformat()}
-            with args.out.open("a") as file:
-                file.write(json.dumps(run) + "\n")
+            add_line(args.out, run)
             print(f"{rival}, {number} of {len(wanted)}: {kind}, {agreement:g}", flush=True)
-    print_tables(runs_of(args.out))
-
-
-def runs_of(path: Path) -> list[Run]:
-    """The lines of a file; none if there is no file."""
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    print_tables(lines_of(args.out))
 
 
 def pixels(images: torch.Tensor) -> list[Any]:

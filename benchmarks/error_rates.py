@@ -9,12 +9,10 @@ At the threshold a suspicion is false; it is promised in at most 5% of the runs,
 """
 
 import argparse
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
-from multiprocessing import get_context
 
 import torch
-from setting import save, table
+from setting import save, table, workers
 
 from cam_callbacks import AuditResult, Verdict, judge
 from cam_callbacks.audit.donors import choose_donors
@@ -39,7 +37,7 @@ def main() -> None:
     ]
     above: list[Row] = [(5, gap, 2, True) for gap in GAPS]
     everything = [(*row, seed) for row in (*above, *at_threshold) for seed in range(runs)]
-    with ProcessPoolExecutor(args.processes, get_context("spawn"), torch.set_num_threads, (1,)) as pool:
+    with workers(args.processes) as pool:
         results = list(pool.map(run_of, *zip(*everything, strict=True), chunksize=4))
     states = {row: results[at * runs : (at + 1) * runs] for at, row in enumerate((*above, *at_threshold))}
     rows, found = [], []

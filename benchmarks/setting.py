@@ -1,10 +1,13 @@
-"""What the benchmarks share: models, photos, options, tables, JSON."""
+"""What the benchmarks share: models, photos, options, processes, tables, JSON."""
 
 import argparse
 import json
 import platform
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import torch
 import torchvision
@@ -15,6 +18,8 @@ from torchvision.transforms.v2 import functional as transforms
 from cam_callbacks.data.normalization import IMAGENET
 
 RESULTS = Path(__file__).parent / "results"
+Line = dict[str, Any]
+"""What is known of one run, of which a file holds many."""
 
 
 def parser(description: str) -> argparse.ArgumentParser:
@@ -55,6 +60,33 @@ def _photo(path: Path, size: int) -> Tensor:
     photo = decode_image(str(path), mode=ImageReadMode.RGB)
     photo = transforms.center_crop(transforms.resize(photo, [round(size * 256 / 224)], antialias=True), [size])
     return transforms.normalize(transforms.to_dtype(photo, torch.float32, scale=True), *map(list, IMAGENET))
+
+
+def workers(count: int) -> ProcessPoolExecutor:
+    """Processes of one thread each."""
+    return ProcessPoolExecutor(count, get_context("spawn"), torch.set_num_threads, (1,))
+
+
+def run_each(
+    work: Callable[..., Line], wanted: Sequence[tuple[Any, ...]], processes: int, path: Path
+) -> Iterator[Line]:
+    """Call `work` with each of the wanted arguments; yield each result once it is a line of the file."""
+    with workers(processes) as pool:
+        for done in as_completed(pool.submit(work, *each) for each in wanted):
+            add_line(path, done.result())
+            yield done.result()
+
+
+def lines_of(path: Path) -> list[Line]:
+    """The lines of a file of JSON; none if there is no file."""
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def add_line(path: Path, line: Line) -> None:
+    """Write a line of JSON to the end of a file, which is made if it is not there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        file.write(json.dumps(line) + "\n")
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:

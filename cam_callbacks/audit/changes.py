@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -53,13 +54,12 @@ class Exchange:
             device: Where the changes are made.
         """
         for name, donors in self.arms():
+            yield name, partial(self._exchanged, images, given, donors, device)
 
-            def change(some: Tensor, donors: Tensor = donors) -> Tensor:
-                givers = donors[some].clamp_min(0)
-                parts = (images[some], self.kept[some], given[givers], self.kept[givers])
-                return self.exchange(*(part.to(device) for part in parts))
-
-            yield name, change
+    def _exchanged(self, images: Tensor, given: Tensor, donors: Tensor, device: torch.device, some: Tensor) -> Tensor:
+        givers = donors[some].clamp_min(0)
+        parts = (images[some], self.kept[some], given[givers], self.kept[givers])
+        return self.exchange(*(part.to(device) for part in parts))
 
     def prepared(self, images: Tensor, rows: Tensor, device: torch.device) -> Tensor:
         """Return the images (N, C, *spatial) as donors; those that are not at `rows` and give to none are undefined."""

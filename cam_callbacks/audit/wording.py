@@ -180,15 +180,13 @@ def _pooled(result: AuditResult, verdict: Verdict) -> str:
     looks = 0 if evidence is None else len(set(evidence.looks.tolist()))
     if evidence is None or looks < 2 or verdict.state in ("not learned", "too few images", "not testable"):
         return ""
-    less = (
-        f"; minus the placebo {evidence.pooled(name, minus='outline_gap').observed:.2f}"
-        if "outline_gap" in result
-        else ""
-    )
-    return (
+    said = (
         f"Judged are the last {looks} looks together: a gap of {evidence.pooled(name).observed:.2f} over "
-        f"{evidence.count(name)} images{less}."
+        f"{evidence.count(name)} images"
     )
+    if "outline_gap" in result:
+        said += f"; minus the placebo {evidence.pooled(name, minus='outline_gap').observed:.2f}"
+    return f"{said}."
 
 
 def _power(verdict: Verdict) -> str:
