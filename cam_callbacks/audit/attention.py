@@ -9,7 +9,7 @@ from torch import Tensor
 from cam_callbacks.audit.interventions import ring
 
 _NUM_SHUFFLES = 200
-_SHIFTED_SIDE = 64
+_SHIFTED_SIDE = 64  # positions: heat is not finer
 
 
 def heat_on_object(heatmaps: Tensor, masks: Tensor) -> Tensor:

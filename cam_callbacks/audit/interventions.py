@@ -20,7 +20,7 @@ _ROUNDING = 1e-6  # of a color: two that differ by less are the same
 _TINY = torch.finfo(torch.float32).tiny
 _BRIGHTER = 0.1  # of the range of all images
 _BLUR = 0.2  # of the side: the width of the box of a blur, which is applied twice
-_BLURRED_SIDE = 64
+_BLURRED_SIDE = 64  # positions: such a blur does not need more
 
 
 def mean_color(images: Tensor, where: Tensor) -> Tensor:
@@ -28,17 +28,14 @@ def mean_color(images: Tensor, where: Tensor) -> Tensor:
 
     It is summed in double precision: else rounding would tell how many positions there are.
     """
-    weights = where.unsqueeze(1).float()
-    space = tuple(range(2, images.ndim))
-    total = (images * weights).sum(dim=space, dtype=torch.float64)
-    return (total / weights.sum(dim=space, dtype=torch.float64).clamp_min(1)).float()
+    return _mean_over(images, where, torch.float64).flatten(1).float()
 
 
-def _mean_over(images: Tensor, where: Tensor) -> Tensor:
+def _mean_over(images: Tensor, where: Tensor, summed_as: torch.dtype = torch.float32) -> Tensor:
     """Return the mean of each channel over the positions, (N, C, 1, ...); 0 if there are none."""
-    weights = where.unsqueeze(1).float()
-    space = tuple(range(2, images.ndim))
-    return (images * weights).sum(dim=space, keepdim=True) / weights.sum(dim=space, keepdim=True).clamp_min(1)
+    weights, space = where.unsqueeze(1).float(), tuple(range(2, images.ndim))
+    total, count = (each.sum(dim=space, keepdim=True, dtype=summed_as) for each in (images * weights, weights))
+    return total / count.clamp_min(1)
 
 
 def fill(images: Tensor, where: Tensor) -> Tensor:
@@ -106,9 +103,8 @@ def with_colors_of(images: Tensor, masks: Tensor, donors: Tensor, donor_masks: T
     """
     low, high = limits.to(images.device)
     least = (_MIN_SPREAD * (high - low)).clamp_min(_TINY)
-    (mean, spread), (donor_mean, donor_spread) = (
-        _background_color(each, its, least) for each, its in ((images, masks), (donors, donor_masks))
-    )
+    mean, spread = _background_color(images, masks, least)
+    donor_mean, donor_spread = _background_color(donors, donor_masks, least)
     moved = (images - mean) / spread * donor_spread + donor_mean
     return torch.where(masks.unsqueeze(1), images, moved.clamp(low, high))
 
