@@ -25,12 +25,11 @@ from bias_tables import print_tables
 from setting import lines_of, run_each
 from torch import Tensor, nn
 
-from cam_callbacks import AuditResult, Verdict, __version__, audit_model, judge
-from cam_callbacks.audit.donors import choose_donors
-from cam_callbacks.audit.interventions import fill, ring, with_ring_of
+from cam_callbacks import AuditResult, __version__, judge
+from cam_callbacks.audit.interventions import fill
 from cam_callbacks.audit.measuring import measures_of
 from cam_callbacks.audit.observations import Observations
-from cam_callbacks.audit.statistics import bootstrap, measure
+from cam_callbacks.audit.statistics import bootstrap
 from cam_callbacks.data.probes import ProbeSet
 
 TRAINING, EPOCHS = 1024, 6
@@ -126,14 +125,18 @@ def rows_of_look(targets: Tensor, chance: torch.Generator) -> Tensor:
 
 def look(network: nn.Module, probes: ProbeSet, before: Found, with_estimated: bool) -> tuple[Look, Found]:
     """Audit in all ways: what each rule says at this look, and what the next look has to know of it."""
-    result = audit_model(network, probes, num_donors=1)
+    result = audited(network, probes)
     results = {
         "true masks": result,
         "accuracy alone": without_probability(result),
-        "ring": ring_result(network, probes),
+        "ring": audited(network, nothing_found(probes)),
     }
     if with_estimated:
-        results["estimated masks"] = estimated_result(network, probes, before.get("estimated masks"))
+        first = before.get("estimated masks")
+        evidence = None if first is None else first.evidence
+        # A run keeps to the estimated masks, or to the ring, that it began with.
+        goes_by_masks = None if evidence is None else "bg_gap" in evidence.values
+        results["estimated masks"] = audited(network, replace(probes, masks=None), goes_by_masks)
     verdicts = {rule: judge(result, before.get(rule)) for rule, result in results.items()}
     verdict = verdicts["true masks"]
     learned = verdict.state != "not learned"
@@ -164,22 +167,15 @@ def without_probability(result: AuditResult) -> AuditResult:
     return replace(result, measures=kept)
 
 
-def estimated_result(network: nn.Module, probes: ProbeSet, before: Verdict | None) -> AuditResult:
-    """What is found without masks; a run keeps to the estimated ones, or to the ring, that it began with."""
-    went_by_masks = None if before is None or before.evidence is None else "bg_gap" in before.evidence.values
-    observations = Observations(replace(probes, masks=None), 1, went_by_masks)
+def audited(network: nn.Module, probes: ProbeSet, goes_by_masks: bool | None = None) -> AuditResult:
+    """What a look of a training finds: `audit_model` with the donors that it affords."""
+    observations = Observations(probes, goes_by_masks=goes_by_masks)
     return measures_of(observations, [observations.observe(network, torch.arange(len(probes)))])
 
 
-def ring_result(network: nn.Module, probes: ProbeSet) -> AuditResult:
-    """What `audit_model` finds if masks are neither given nor can be estimated."""
-    donors = choose_donors(probes.labels, torch.ones(len(probes), dtype=torch.bool), probes.fingerprint)
-    inside = ~ring(probes.images.shape[2:]).expand(len(probes), *probes.images.shape[2:])
-    arms = [with_ring_of(probes.images, inside, probes.images[donor[:, 0]]) for donor in (donors.same, donors.other)]
-    whole, same, other = (chances(network, images, probes.labels) for images in (probes.images, *arms))
-    values = {"accuracy": whole[0], "ring_gap": same[0] - other[0], "ring_gap_probability": same[1] - other[1]}
-    measures = {name: measure(each, probes.labels) for name, each in values.items()}
-    return AuditResult(measures, "none", probes.labels, probes.class_names, torch.empty(0), donors, probes.image_ids)
+def nothing_found(probes: ProbeSet) -> ProbeSet:
+    """The images as they are where no foreground can be estimated."""
+    return replace(probes, masks=torch.zeros_like(probes.masks), masks_estimated=True)
 
 
 def old_gap(network: nn.Module, probes: ProbeSet, result: AuditResult) -> tuple[float, float, float]:
@@ -197,14 +193,9 @@ def old_gap(network: nn.Module, probes: ProbeSet, result: AuditResult) -> tuple[
 
 def right(network: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
     """(N,) 1 where the answer is right, else 0."""
-    return chances(network, images, targets)[0]
-
-
-def chances(network: nn.Module, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """(N,) 1 where the answer is right, else 0; and (N,) the probability of the true class."""
     with torch.no_grad():
-        probabilities = network(images.to(next(network.parameters()).device)).softmax(dim=1).cpu()
-    return (probabilities.argmax(dim=1) == targets).float(), probabilities.gather(1, targets.unsqueeze(1)).squeeze(1)
+        answers = network(images.to(next(network.parameters()).device)).argmax(dim=1).cpu()
+    return (answers == targets).float()
 
 
 def small_network(pool: nn.Module) -> nn.Module:

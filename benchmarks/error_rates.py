@@ -9,16 +9,15 @@ At the threshold a suspicion is false; it is promised in at most 5% of the runs,
 """
 
 import argparse
-from dataclasses import replace
 
 import torch
 from setting import save, table, workers
 
 from cam_callbacks import AuditResult, Verdict, judge
 from cam_callbacks.audit.donors import choose_donors
-from cam_callbacks.audit.statistics import Measure, measure, wilson
+from cam_callbacks.audit.statistics import measure, wilson
 
-IMAGES, POOL, WRONG, THRESHOLD = 128, 100_000, 0.05, 0.05
+IMAGES, DONORS, POOL, WRONG, THRESHOLD = 128, 2, 100_000, 0.05, 0.05
 LENGTHS, CLASSES, GAPS = (1, 20, 200), (2, 10, 20), (0.1, 0.15, 0.2, 0.3)
 Row = tuple[int, float, int, bool]  # looks, gap, classes, whether half of the images are drawn anew
 
@@ -75,12 +74,10 @@ def look_at(
 ) -> AuditResult:
     """Return what an audit of these images would find."""
     labels, everyone = ids % classes, torch.ones(len(ids), dtype=torch.bool)
-    donors = choose_donors(labels, everyone, fingerprint)
-    same, other = (torch.rand(len(ids), generator=draw) >= WRONG for _ in range(2))
-    gaps = same.float() - (other & ~follows).float()
-    accuracy = measure(everyone.float(), labels)
-    gap = replace(accuracy, values=gaps)
-    measures: dict[str, Measure] = {"accuracy": accuracy, "bg_gap": gap}
+    donors = choose_donors(labels, everyone, fingerprint, DONORS)
+    same, other = (torch.rand(len(ids), DONORS, generator=draw) >= WRONG for _ in range(2))
+    gaps = same.float() - (other & ~follows.unsqueeze(1)).float()
+    measures = {"accuracy": measure(everyone.float(), labels), "bg_gap": measure(gaps, labels, 0.0, donors)}
     return AuditResult(measures, "given", labels, (), torch.zeros(len(ids), 3), donors, ids)
 
 

@@ -72,10 +72,14 @@ class Exchange:
             found[some] = self.prepare(images[some].to(device), self.kept[some].to(device)).to(images.device)
         return found
 
-    def mean_of(self, kind: str, answers: Mapping[str, Tensor]) -> Tensor:
-        """Return (N,) the mean answer over the donors of a kind, "same" or "other"; NaN for images that lack one."""
+    def with_donors(self, kind: str, answers: Mapping[str, Tensor]) -> Tensor:
+        """Return (N, K) the answers with each donor of a kind, "same" or "other"; NaN for images that lack one."""
         of_donors = [answers[name] for name, _ in self.arms() if name.startswith(f"{self.name}/{kind}/")]
-        return torch.where(self.known, torch.stack(of_donors).mean(dim=0), torch.nan)
+        return torch.where(self.known.unsqueeze(1), torch.stack(of_donors, dim=1), torch.nan)
+
+    def gap(self, answers: Mapping[str, Tensor]) -> Tensor:
+        """Return (N, K) the answers with donors of the same class minus those with donors of another class."""
+        return self.with_donors("same", answers) - self.with_donors("other", answers)
 
 
 def changes_without_donors(

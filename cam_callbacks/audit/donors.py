@@ -25,6 +25,10 @@ class Donors:
         """(N,) bool, whether an image has both."""
         return (self.same >= 0).all(dim=1) & (self.other >= 0).all(dim=1)
 
+    def first(self, count: int) -> Donors:
+        """Return the first so many of each kind."""
+        return Donors(self.same[:, :count], self.other[:, :count])
+
     def of(self, rows: Tensor) -> Donors:
         """Return the donors of the images at `rows`, indices or a bool for each image."""
         return Donors(self.same[rows], self.other[rows])

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from cam_callbacks.audit.result import AuditResult
-from cam_callbacks.audit.statistics import standard_error, student_t_quantile, student_t_tail
+from cam_callbacks.audit.statistics import Measure, standard_error, student_t_quantile, student_t_tail
 
 _NUM_LOOKS = 5  # that are pooled: the model changes from look to look
 _WORST = -1.0  # what is assumed of one more image, that nobody has seen
@@ -86,7 +86,7 @@ class Evidence:
             result.image_ids.repeat_interleave(times),
             result.labels.repeat_interleave(times),
             torch.stack([same.flatten(), other.flatten()]),
-            {name: result[name].values.repeat_interleave(times) for name in _KEPT if name in result},
+            {name: _by_donor(result[name]).expand(-1, times).flatten() for name in _KEPT if name in result},
         )
 
     def followed_by(self, result: AuditResult) -> Evidence:
@@ -159,6 +159,11 @@ _NOBODY = -2  # the identity of the image that nobody has seen
 def _ids_of(rows: Tensor, ids: Tensor) -> Tensor:
     """Return who the images at `rows` (N, K) are; -1 for none."""
     return torch.where(rows >= 0, ids[rows.clamp_min(0)], -1)
+
+
+def _by_donor(measured: Measure) -> Tensor:
+    """Return (N, K) the values with each donor, or (N, 1) where they were not measured with all, or have none."""
+    return measured.values.unsqueeze(1) if measured.by_donor is None else measured.by_donor
 
 
 def _with_nan(values: Sequence[float | None]) -> Tensor:

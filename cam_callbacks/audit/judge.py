@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 
 from torch import Tensor
@@ -49,9 +49,10 @@ def judge(result: AuditResult, previous: Verdict | None = None, threshold: float
     A class, or all of them together, is suspect if its background gap, in accuracy or in probability (the smaller
     p-value is doubled), is above the threshold, and that gap minus the one of the placebo (`outline_gap`) is, too. This
     is tested on all images of the last five looks, each counted once, by Student's t with errors that know that images
-    share donors. At the n-th look of a run the test has the level 0.05 / (n (n + 1)), after Holm's procedure (1979)
-    over the classes: so the chance of any false suspicion in a run is at most 5%, however long it is, and that of a
-    false alarm, which has a fifth of that level, 1%. An alarm has to follow a suspicion.
+    share donors. At the n-th look of a run the level is 0.05 / (n (n + 1)), half of it for all classes together, the
+    rest for the single ones, by Holm's procedure with weights (1979): so the chance of any false suspicion in a run is
+    at most 5%, however long it is. An alarm has to follow a suspicion; its level is 0.01 / (n (n - 1)), so that the
+    chance of a false one in a run is at most 1%.
 
     Where swapping itself costs the model more than 0.2 of its accuracy, it is not a fair test, and only the gap of
     recolored backgrounds is judged. Where it costs more than 0.1, or where masks are estimated, an alarm needs a second
@@ -98,7 +99,7 @@ def judge(result: AuditResult, previous: Verdict | None = None, threshold: float
         state=state,
         classes=suspects.classes,
         overall=None in suspects.found,
-        detectable=_detectable(evidence, result.gap_name, threshold) if is_fair else math.nan,
+        detectable=_detectable(evidence, judged, threshold) if is_fair else math.nan,
         second_test="agrees" if agree else "needed" if needs_second_test else "silent",
     )
     return _said(result, found, previous)
@@ -108,13 +109,14 @@ def _said(result: AuditResult, verdict: Verdict, previous: Verdict | None) -> Ve
     return replace(verdict, text=verdict_text(result, verdict, is_alone=previous is None))
 
 
-def _detectable(evidence: Evidence, name: str, threshold: float) -> float:
-    return evidence.pooled(name).detectable(threshold, _level(_SUSPICION, evidence))
+def _level(evidence: Evidence) -> float:
+    """Return the level of a suspicion at this look; those of all looks add up to that of the run."""
+    return _SUSPICION / (evidence.num_looks * (evidence.num_looks + 1))
 
 
-def _level(of_run: float, evidence: Evidence) -> float:
-    """Return the level of the test at this look; those of all looks add up to that of the run."""
-    return of_run / (evidence.num_looks * (evidence.num_looks + 1))
+def _level_of_alarm(evidence: Evidence) -> float:
+    """Return the level of an alarm at this look, from the second on; those of all looks add up to that of the run."""
+    return _ALARM / (evidence.num_looks * max(evidence.num_looks - 1, 1))
 
 
 def _collage_cost(result: AuditResult) -> float:
@@ -129,13 +131,25 @@ def _suspects(evidence: Evidence, names: tuple[str, ...], threshold: float) -> _
         known = [p for p in tests if p is not None]
         if known:
             p_values[group] = min(known) * len(known)  # Bonferroni's correction
-    found, certain = (_rejected(p_values, _level(of_run, evidence)) for of_run in (_SUSPICION, _ALARM))
+    found, certain = (_rejected(p_values, level) for level in (_level(evidence), _level_of_alarm(evidence)))
     return _Suspects(found, certain)
+
+
+def _detectable(evidence: Evidence, names: tuple[str, ...], threshold: float) -> float:
+    """Return the gap of all classes together, by the first of the measures, of which four in five are suspected."""
+    tested = [None, *(label for label in evidence.labels.unique().tolist() if _is_tested(evidence, names[0], label))]
+    weights = _weights(tested)
+    level = _level(evidence) * weights[None] / sum(weights.values()) / sum(name in evidence.values for name in names)
+    return evidence.pooled(names[0]).detectable(threshold, level)
+
+
+def _is_tested(evidence: Evidence, name: str, group: _Group) -> bool:
+    return evidence.count(name, group) >= (MIN_IMAGES if group is None else _MIN_PER_CLASS)
 
 
 def _p_value(evidence: Evidence, name: str, group: _Group, threshold: float) -> float | None:
     """Return the p-value of a gap above the threshold in a group; None if it has too few images."""
-    if evidence.count(name, group) < (MIN_IMAGES if group is None else _MIN_PER_CLASS):
+    if not _is_tested(evidence, name, group):
         return None
     p, placebo = evidence.pooled(name, group).p_value(threshold), _PLACEBOS.get(name)
     if placebo in evidence.values:  # both have to be above it
@@ -161,13 +175,21 @@ def _holds_at_other_masks(evidence: Evidence, threshold: float) -> bool:
 
 
 def _rejected(p_values: Mapping[_Group, float], level: float) -> frozenset[_Group]:
-    """Return the groups whose hypothesis is rejected by Holm's procedure (1979)."""
-    found = set()
-    for place, group in enumerate(sorted(p_values, key=lambda group: p_values[group])):
-        if p_values[group] > level / (len(p_values) - place):
+    """Return the groups whose hypothesis is rejected by Holm's procedure (1979), in its form with weights."""
+    weights, found = _weights(p_values), set()
+    left = sum(weights.values())
+    for group in sorted(p_values, key=lambda group: p_values[group] / weights[group]):
+        if p_values[group] > level * weights[group] / left:
             break
         found.add(group)
+        left -= weights[group]
     return frozenset(found)
+
+
+def _weights(groups: Collection[_Group]) -> dict[_Group, int]:
+    """Return what each group weighs: all classes together half, the single ones the other half."""
+    num_classes = sum(group is not None for group in groups)
+    return {group: max(num_classes, 1) if group is None else 1 for group in groups}
 
 
 def _has_learned(result: AuditResult) -> bool:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from cam_callbacks._checks import check_positive
 from cam_callbacks.audit import attention, interventions
-from cam_callbacks.audit.measures import MEASURES, OTHER_MASKS
+from cam_callbacks.audit.measures import OTHER_MASKS
 from cam_callbacks.audit.observations import MARGIN_GAP, Answers, Observations
 from cam_callbacks.audit.result import AuditResult
 from cam_callbacks.audit.statistics import measure
@@ -77,18 +77,11 @@ def measures_of(observations: Observations, parts: Sequence[Answers]) -> AuditRe
     answers = _joined(parts)
     heatmaps = None if answers.layer_maps is None else upsample(answers.layer_maps, observations.images.shape[2:])
     values = _values(observations, answers, heatmaps)
-    gaps = {exchange.name for exchange in observations.exchanges}
     judged = observations.exchanges[0]
-    exchanged = {
-        name for name in MEASURES if name.removesuffix("_probability") in gaps or name in ("collage_cost", *OTHER_MASKS)
-    }
     swapped = [answers.probability[f"{judged.name}/{kind}/0"] for kind in ("same", "other")]
     swapped = [torch.where(judged.known, probability, torch.nan) for probability in swapped]
     return AuditResult(
-        measures={
-            name: measure(of_images, observations.labels, chance, judged.donors if name in exchanged else None)
-            for name, of_images, chance in values
-        },
+        measures={name: measure(each, observations.labels, chance, judged.donors) for name, each, chance in values},
         mask_source=observations.mask_source,
         labels=observations.labels,
         class_names=observations.probes.class_names,
@@ -124,7 +117,10 @@ def _joined(parts: Sequence[Answers]) -> Answers:
 
 
 _Value = tuple[str, Tensor, Tensor | float | None]
-"""The name of a measure in `MEASURES`, (N,) its values, NaN where it is not defined, and its chance level."""
+"""The name of a measure in `MEASURES`, its values, (N,) or with each of K donors (N, K), and its chance level.
+
+Values are NaN where it is not defined.
+"""
 
 
 def _values(observations: Observations, answers: Answers, heatmaps: Tensor | None) -> Iterator[_Value]:
@@ -137,14 +133,13 @@ def _values(observations: Observations, answers: Answers, heatmaps: Tensor | Non
     is_even = observations.is_even
     for exchange in observations.exchanges:
         if exchange.name == MARGIN_GAP:
-            gap = exchange.mean_of("same", correct) - exchange.mean_of("other", correct)
             for name, is_tried in zip(OTHER_MASKS, (is_even, ~is_even), strict=True):
-                yield name, torch.where(is_tried, gap, torch.nan), 0.0
+                yield name, torch.where(is_tried.unsqueeze(1), exchange.gap(correct), torch.nan), 0.0
             continue
         for ending, values in (("", correct), ("_probability", answers.probability)):
-            yield f"{exchange.name}{ending}", exchange.mean_of("same", values) - exchange.mean_of("other", values), 0.0
+            yield f"{exchange.name}{ending}", exchange.gap(values), 0.0
     if masks is not None:
-        yield "collage_cost", whole - observations.exchanges[0].mean_of("same", correct), 0.0
+        yield "collage_cost", whole.unsqueeze(1) - observations.exchanges[0].with_donors("same", correct), 0.0
         yield "blur_loss", torch.where(usable, whole - correct["blurred"], torch.nan), 0.0
         yield "background_only", torch.where(usable & is_even, correct["alone"], torch.nan), largest_class
         yield "object_only", torch.where(usable & ~is_even, correct["alone"], torch.nan), largest_class

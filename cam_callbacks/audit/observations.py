@@ -67,7 +67,8 @@ class Observations:
 
     Args:
         probes: Images with labels of two classes or more, and masks if there are any.
-        num_donors: How many images of each kind give their background to an image.
+        num_donors: How many images of each kind give their background to an image. None for what a look of a training
+            affords: one, or two in the exchange that is judged if masks are not estimated.
         goes_by_masks: Whether estimated masks are used, as at the look before; None decides by how many there are.
 
     Raises:
@@ -76,7 +77,7 @@ class Observations:
             dimensions.
     """
 
-    def __init__(self, probes: ProbeSet, num_donors: int = 1, goes_by_masks: bool | None = None) -> None:
+    def __init__(self, probes: ProbeSet, num_donors: int | None = None, goes_by_masks: bool | None = None) -> None:
         if not isinstance(probes, ProbeSet):
             raise TypeError(f"probes={type(probes).__name__}(...) must be a ProbeSet(images, labels)")
         if probes.labels is None:
@@ -94,9 +95,11 @@ class Observations:
         self.value_range = interventions.value_range(self.images)
         self.exchanges = self._exchanges(num_donors)
 
-    def _exchanges(self, num_donors: int) -> list[Exchange]:
+    def _exchanges(self, num_donors: int | None) -> list[Exchange]:
         """Return the exchanges that can be made; the verdict stands on the first."""
-        donors = choose_donors(self.labels, self.usable, self.probes.fingerprint, num_donors)
+        count = num_donors or (1 if self.mask_source == "estimated" else 2)
+        donors = choose_donors(self.labels, self.usable, self.probes.fingerprint, count)
+        of_others = donors.first(num_donors or 1)
         known = donors.known & self.usable
         if self.masks is None:
             size = self.images.shape[2:]
@@ -107,9 +110,9 @@ class Observations:
         recolor = partial(interventions.with_colors_of, limits=self.value_range)
         return [
             Exchange("bg_gap", self.masks, known, donors, _before_background, interventions.without_object),
-            Exchange("outline_gap", self.masks, known, donors, _with_trace_of),
-            Exchange("recolor_gap", self.masks, known, donors, recolor),
-            *([self._at_other_margins(known, donors)] if self.mask_source == "estimated" else []),
+            Exchange("outline_gap", self.masks, known, of_others, _with_trace_of),
+            Exchange("recolor_gap", self.masks, known, of_others, recolor),
+            *([self._at_other_margins(known, of_others)] if self.mask_source == "estimated" else []),
         ]
 
     def _at_other_margins(self, known: Tensor, donors: Donors) -> Exchange:

@@ -50,12 +50,15 @@ class Measure:
         per_class: The mean over the images of each class, by its index.
         values: (N,) float32, the value of each image; NaN if it is not defined.
         labels: (N,) int64, the class of each image.
+        by_donor: (N, K) float32, the values of each image with each of its donors, of which `values` are the means;
+            None if it has none.
     """
 
     overall: Estimate
     per_class: dict[int, Estimate]
     values: Tensor
     labels: Tensor
+    by_donor: Tensor | None = None
 
     def values_of(self, index: int) -> Tensor:
         """Return (n,) the values of the images of a class."""
@@ -65,30 +68,32 @@ class Measure:
 def measure(
     values: Tensor, labels: Tensor, chance: Tensor | float | None = None, donors: Donors | None = None
 ) -> Measure:
-    """Summarize one number for each image.
+    """Summarize one number for each image, or one for each of its donors.
 
     Args:
-        values: (N,), NaN if the measure is not defined for an image.
+        values: (N,), or with each of K donors (N, K); NaN if the measure is not defined for an image.
         labels: (N,) the classes.
         chance: The chance level: (N,), of which the mean over the same images is taken; one for all; or None.
-        donors: The images that gave each image its background; values of images that share one depend on each other.
+        donors: The images that gave each image its background, K or more of each kind; values of images that share one
+            depend on each other. Needed for values of shape (N, K), else not used.
     """
     values, labels = values.detach().float().cpu(), labels.cpu()
+    donors = None if donors is None or values.ndim == 1 else donors.first(values.shape[1])
     chance = chance.detach().float().cpu() if isinstance(chance, Tensor) else chance
     per_class = {}
     for index in sorted(set(labels.tolist())):
         members = labels == index
         of_class = chance[members] if isinstance(chance, Tensor) else chance
         per_class[index] = _estimate(values[members], of_class, None if donors is None else donors.of(members))
-    return Measure(_estimate(values, chance, donors), per_class, values, labels)
+    overall = _estimate(values, chance, donors)
+    if donors is None:
+        return Measure(overall, per_class, values, labels)
+    return Measure(overall, per_class, values.mean(dim=1), labels, by_donor=values)
 
 
 def _estimate(values: Tensor, chance: Tensor | float | None, donors: Donors | None) -> Estimate:
-    known = ~values.isnan()
-    if donors is None:
-        low, high = bootstrap(values[known])
-    else:
-        low, high = _interval(values[known], donors.of(known))
+    known = ~values.reshape(len(values), -1).isnan().any(dim=1)
+    low, high = bootstrap(values[known]) if donors is None else _interval(values[known], donors.of(known))
     if isinstance(chance, Tensor):
         chance = chance[known].nanmean()
     return Estimate(
@@ -118,12 +123,12 @@ def bootstrap(values: Tensor) -> tuple[float, float]:
 
 
 def _interval(values: Tensor, donors: Donors) -> tuple[float, float]:
-    """Return the 95% interval of the mean of values (n,) in [-1, 1] of images that share donors; NaN if empty."""
+    """Return the 95% interval of the mean of values (n, K) in [-1, 1] of images that share donors; NaN if empty."""
     if len(values) == 0:
         return math.nan, math.nan
-    mean, times = values.double().mean(), donors.same.shape[1]
-    residuals = ((values.double() - mean) / (len(values) * times)).repeat_interleave(times)
-    images = torch.arange(len(values)).repeat_interleave(times)
+    mean = values.double().mean()
+    residuals = ((values.double() - mean) / values.numel()).flatten()
+    images = torch.arange(len(values)).repeat_interleave(values.shape[1])
     kinds = (images, donors.same.flatten(), donors.other.flatten())
     freedom = max(min(len(set(each.tolist())) for each in kinds) - 1, 1)
     half = student_t_quantile((1 - _LEVEL) / 2, freedom) * standard_error(residuals, kinds)

@@ -305,6 +305,24 @@ class TestTraces:
         assert result.passes <= (7 + 8 * 3) * 60
 
 
+NOTHING = torch.zeros(60, 24, 24, dtype=torch.bool)
+
+
+@pytest.mark.parametrize(
+    ("probes", "passes", "donors"),
+    [
+        pytest.param(scenes(), 15, 2, id="given"),
+        pytest.param(replace(scenes(), masks_estimated=True), 15, 1, id="estimated"),
+        pytest.param(replace(scenes(), masks=NOTHING, masks_estimated=True), 9, 2, id="none found"),
+    ],
+)
+def test_a_look_of_a_training_takes_at_most_15_passes_an_image(probes, passes, donors):
+    observations = Observations(probes)
+    result = measures_of(observations, [observations.observe(Reader(1), torch.arange(len(probes)))])
+    assert result.passes == passes * len(probes)
+    assert result.donors.same.shape == result.donors.other.shape == (60, donors)
+
+
 @pytest.mark.filterwarnings("ignore:out of memory with")
 def test_memory_that_runs_out_is_an_error():
     """It is no reason to leave the heat out, as a method that does not apply would be."""

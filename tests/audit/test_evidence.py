@@ -8,7 +8,7 @@ from made_up import classes_of, gap_of, result
 
 from cam_callbacks import judge
 from cam_callbacks.audit.donors import Donors
-from cam_callbacks.audit.statistics import Measure
+from cam_callbacks.audit.statistics import Measure, measure
 
 
 class TestPower:
@@ -72,6 +72,25 @@ class TestErrorRates:
     def test_a_gap_of_a_third_is_found_within_three_looks(self):
         runs = [self.run(0.33, 3, seed, is_same=False) for seed in range(20)]
         assert sum("alarm" in states for states in runs) >= 18
+
+
+def test_an_answer_with_each_donor_is_evidence_and_an_image_counts_once():
+    look = result(gap_of(0.5, 60), classes_of(60))
+    donors = torch.stack([torch.arange(120), torch.arange(120).roll(1)], dim=1)
+    with_each = torch.stack([look.gap.values, torch.zeros(120)], dim=1)
+    gap = measure(with_each, look.labels, 0.0, Donors(donors, donors))
+    evidence = judge(replace(look, donors=Donors(donors, donors), measures={**look.measures, "bg_gap": gap})).evidence
+    assert evidence.values["bg_gap"].tolist() == with_each.flatten().tolist()
+    assert evidence.count("bg_gap") == 120
+    assert evidence.pooled("bg_gap").observed == pytest.approx(0.125)
+
+
+def test_all_classes_together_are_tested_at_half_of_the_level_whatever_their_number():
+    """A gap that all of many classes share a little is found; none of them alone would be."""
+    labels, values = classes_of(12, 10), (torch.arange(120) % 7 == 0).float()
+    verdict = judge(result(values, labels))
+    assert verdict.overall
+    assert verdict.classes == ()
 
 
 def test_a_class_whose_gap_is_due_to_few_donors_is_not_suspect():

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from cam_callbacks.audit.donors import Donors
 from cam_callbacks.audit.statistics import (
     bootstrap,
     measure,
@@ -71,6 +72,31 @@ class TestStandardError:
             means.append(float(values.mean()))
             errors.append(standard_error((values - values.mean()) / 100, [torch.arange(100), donors]))
         assert sum(errors) / 300 == pytest.approx(float(torch.tensor(means).std()), rel=0.1)
+
+
+class TestOfSeveralDonors:
+    def test_values_are_means_over_donors_and_those_with_each_are_kept(self):
+        by_donor, donors = (
+            torch.tensor([[1.0, 0.0], [1.0, 1.0], [torch.nan, 1.0]]),
+            torch.tensor([[1, 2], [2, 0], [0, 1]]),
+        )
+        found = measure(by_donor, torch.zeros(3, dtype=torch.long), donors=Donors(donors, donors))
+        assert found.values[:2].tolist() == [0.5, 1]
+        assert torch.equal(found.by_donor, by_donor) or found.by_donor[:2].tolist() == by_donor[:2].tolist()
+        assert (found.overall.value, found.overall.count, found.overall.skipped) == (0.75, 2, 1)
+
+    @pytest.mark.parametrize("times", [1, 3])
+    def test_about_95_of_100_intervals_hold_the_mean_where_few_donors_decide(self, times):
+        """What an image gets depends on its donors more than on itself, and each donor gives to some ten images."""
+        draw = torch.Generator().manual_seed(0)
+        labels, held = torch.zeros(80, dtype=torch.long), 0
+        for _ in range(300):
+            same, other = (torch.randint(8, (80, times), generator=draw) for _ in range(2))
+            given = [(torch.rand(8, generator=draw) < share).float() for share in (0.8, 0.4)]
+            values = given[0][same] - given[1][other]
+            found = measure(values, labels, donors=Donors(same, other)).overall
+            held += found.low <= 0.4 <= found.high
+        assert 0.9 <= held / 300 <= 0.99
 
 
 class TestStudentsT:
