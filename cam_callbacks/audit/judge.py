@@ -137,7 +137,7 @@ def _suspects(evidence: Evidence, names: tuple[str, ...], threshold: float) -> _
 
 def _detectable(evidence: Evidence, names: tuple[str, ...], threshold: float) -> float:
     """Return the gap of all classes together, by the first of the measures, of which four in five are suspected."""
-    tested = [None, *(label for label in evidence.labels.unique().tolist() if _is_tested(evidence, names[0], label))]
+    tested = [None, *(label for label in set(evidence.labels.tolist()) if _is_tested(evidence, names[0], label))]
     weights = _weights(tested)
     level = _level(evidence) * weights[None] / sum(weights.values()) / sum(name in evidence.values for name in names)
     return evidence.pooled(names[0]).detectable(threshold, level)

@@ -85,7 +85,7 @@ def test_an_answer_with_each_donor_is_evidence_and_an_image_counts_once():
     assert evidence.pooled("bg_gap").observed == pytest.approx(0.125)
 
 
-def test_all_classes_together_are_tested_at_half_of_the_level_whatever_their_number():
+def test_all_classes_together_have_half_of_the_level():
     """A gap that all of many classes share a little is found; none of them alone would be."""
     labels, values = classes_of(12, 10), (torch.arange(120) % 7 == 0).float()
     verdict = judge(result(values, labels))
