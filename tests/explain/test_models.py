@@ -47,6 +47,8 @@ def test_a_model_is_explained_or_refused_as_the_docs_say(entry, model, blobs):
 
 
 def test_for_images_of_the_usual_size_the_layer_is_the_one_in_the_docs(entry, model, blobs):
+    if entry.layer == entry.small_layer:
+        pytest.skip("the layer is that of small images")
     size = entry.enough or entry.usual_size
     if entry.is_sized:
         model = entry.build(size).eval()
