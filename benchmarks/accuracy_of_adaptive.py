@@ -14,13 +14,14 @@ from cam_callbacks.explain import progress
 from cam_callbacks.explain.explanation import has_contrast
 from cam_callbacks.explain.faithfulness import correlation, rank_correlation
 from cam_callbacks.explain.isolation import isolated
-from cam_callbacks.explain.model_outputs import class_scores
+from cam_callbacks.explain.model_outputs import class_scores, log_odds_of
 from cam_callbacks.explain.network import Network
 from cam_callbacks.explain.score_readers import ScoreReader
 from cam_callbacks.explain.surrogate import Scale, Surrogate
 
 PASSES = (32, 64, 128)
 TOLERANCES = (0.05, 0.02, 0.01, 0.005)
+WEIGHTINGS = ("probability", "logit-softmax", "contrast", "contrast, complement")
 
 
 def main() -> None:
@@ -29,15 +30,16 @@ def main() -> None:
     options.add_argument("--model", default="squeezenet1_1")
     options.add_argument("--layer", default="features")
     options.add_argument("--images", type=int, default=40)
+    options.add_argument("--weightings", nargs="+", choices=WEIGHTINGS, default=WEIGHTINGS)
     args = options.parse_args()
     if args.short:
         args.images, args.size = min(args.images, 3), 96
     images = photos(args.data, args.images, args.size).to(args.device)
     network = model(args.model, args.weights, args.device)
-    scored = all_scores(network, args.layer, images)
+    scored = all_scores(network, args.layer, images, WEIGHTINGS[-1] in args.weightings)
 
     results: dict[str, object] = {}
-    for weighting in ("probability", "logit-softmax"):
+    for weighting in args.weightings:
         cases = [Case(*parts, weighting) for parts in scored]
         rows = [row_of(f"ours, {passes} passes", [case.ours(0.0, passes) for case in cases]) for passes in PASSES]
         for name in ("most energy", "most variance", "k-means groups"):
@@ -51,8 +53,10 @@ def main() -> None:
     save("accuracy_of_adaptive", results)
 
 
-def all_scores(network: torch.nn.Module, layer: str, images: Tensor) -> list[tuple[Tensor, Tensor, Tensor, int]]:
-    """For each image its live maps (n, *spatial), their logits and probabilities (n,), and the number of channels."""
+def all_scores(
+    network: torch.nn.Module, layer: str, images: Tensor, complement: bool
+) -> list[tuple[Tensor, Tensor, Tensor, int]]:
+    """For each image its live maps (n, *spatial), their scores kept and deleted (n, 3), and the number of channels."""
     with isolated(network):
         explained = Network(network, images)
         forward_pass = explained.forward_pass(layer, None)
@@ -63,50 +67,64 @@ def all_scores(network: torch.nn.Module, layer: str, images: Tensor) -> list[tup
         def show(done: int, total: int) -> None:
             print(f"\r{done} of {total} passes", end="", flush=True)
 
-        reader = LogitAndProbability(forward_pass.reader.classes)
+        reader = AllScores(forward_pass.reader.classes)
         with explained.simplified(), progress.shown(show):
-            progress.expect(len(image))
-            scores = explained.masked_scores(activations, image, channel, reader)
+            progress.expect(len(image) * (1 + complement))
+            kept = explained.masked_scores(activations, image, channel, reader)
+            deleted = explained.masked_scores(activations, image, channel, reader, turned=True) if complement else kept
     print()
-    return [(activations[i][live[i]], *scores[image == i].T, live.shape[1]) for i in range(len(images))]
+    each = [image == i for i in range(len(images))]
+    return [(activations[i][live[i]], kept[own], deleted[own], live.shape[1]) for i, own in enumerate(each)]
 
 
-class LogitAndProbability(ScoreReader):
-    """Both scores of a class at once.
+class AllScores(ScoreReader):
+    """Logit, probability and log-odds of a class at once.
 
     Args:
         classes: (N, 1) int64.
     """
 
-    score, count = "logit and probability", 2
+    score, count = "all", 3
 
     def __init__(self, classes: Tensor | None) -> None:
         assert classes is not None
         self.classes = classes
 
     def read(self, output: object, image: Tensor, shared: bool = False) -> Tensor:
-        """(B, 2)."""
-        return torch.cat([scores.gather(1, self.classes[image]) for scores in class_scores(output)], dim=1)
+        """(B, 3)."""
+        scores = class_scores(output)
+        each = (*scores, log_odds_of(scores.logits))
+        return torch.cat([values.gather(1, self.classes[image]) for values in each], dim=1)
 
 
 class Case:
     """One photo under one weighting, with everything known."""
 
-    def __init__(self, maps: Tensor, logits: Tensor, probabilities: Tensor, _channels: int, weighting: str) -> None:
+    def __init__(self, maps: Tensor, kept: Tensor, deleted: Tensor, _channels: int, weighting: str) -> None:
         self.maps = maps
-        self.scale: Scale = "logit" if weighting == "logit-softmax" else "probability"
-        self.scores = logits if weighting == "logit-softmax" else probabilities.clamp_min(1e-30).log()
-        self.weights = (self.scores.double() - self.scores.double().max()).exp()
+        logits, probabilities, log_odds = kept.T
+        self.cost = 1
+        if weighting.startswith("contrast"):
+            self.scale: Scale = "contrast"
+            self.cost += weighting.endswith("complement")
+            self.scores = log_odds - deleted[:, 2] if self.cost == 2 else log_odds
+            self.weights = self.scores.double()
+        else:
+            self.scale = "logit" if weighting == "logit-softmax" else "probability"
+            self.scores = logits if weighting == "logit-softmax" else probabilities.clamp_min(1e-30).log()
+            self.weights = (self.scores.double() - self.scores.double().max()).exp()
         self.exact = self.map_of(self.weights)
 
     def map_of(self, weights: Tensor) -> Tensor:
         """The map (1, *spatial) of weights (n,)."""
+        if self.scale == "contrast":
+            weights = weights - weights.mean()
         return torch.tensordot(weights.double(), self.maps.double(), dims=1).relu().unsqueeze(0)
 
     def ours(self, tolerance: float, most: int | None) -> tuple[int, float, float, float]:
         """Passes, Pearson, Spearman, estimated error of the adaptive search."""
         surrogate = Surrogate(self.maps, self.scale)
-        left = len(self.maps) if most is None else min(most, len(self.maps))
+        left = len(self.maps) if most is None else min(most // self.cost, len(self.maps))
         wanted, passes = surrogate.landmarks(min(16, left)), 0
         while True:
             surrogate.observe(wanted, self.scores[wanted])
@@ -114,20 +132,20 @@ class Case:
             error = surrogate.heatmap_error()
             wanted = error.next_channels(min(8, left - passes))
             if error.estimate <= tolerance or len(wanted) == 0:
-                return (passes, *self.compare(surrogate.weights), error.estimate)
+                return (passes * self.cost, *self.compare(surrogate.weights), error.estimate)
 
     def baseline(self, name: str, passes: int) -> tuple[int, float, float, float]:
         """Passes, Pearson, Spearman of another way to choose; it knows no error."""
         flat = self.maps.flatten(1)
-        passes = min(passes, len(flat))
+        passes = min(passes // self.cost, len(flat))
         if name == "k-means groups":
             group, nearest = groups(flat, passes)
-            return (passes, *self.compare(self.weights[nearest][group]), torch.nan)
+            return (passes * self.cost, *self.compare(self.weights[nearest][group]), torch.nan)
         rank = flat.square().sum(dim=1) if name == "most energy" else flat.var(dim=1)
         kept = torch.zeros_like(self.weights)
         chosen = rank.topk(passes).indices
         kept[chosen] = self.weights[chosen]
-        return (passes, *self.compare(kept), torch.nan)
+        return (passes * self.cost, *self.compare(kept), torch.nan)
 
     def compare(self, weights: Tensor) -> tuple[float, float]:
         """Pearson and Spearman correlation of the map of these weights with the exact one."""

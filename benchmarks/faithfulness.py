@@ -14,6 +14,8 @@ The plain mean of the activations stands beside them: a method that does not bea
 """
 
 from collections.abc import Callable
+from dataclasses import replace
+from typing import get_args
 
 import torch
 import torch.nn.functional as F
@@ -26,8 +28,11 @@ from cam_callbacks.explain.explanation import min_max, upsample
 from cam_callbacks.explain.faithfulness import correlation
 from cam_callbacks.explain.layers import recorded
 from cam_callbacks.explain.method import Method
+from cam_callbacks.explain.score_cam import Weighting
 
 STEPS = 14
+WEIGHTINGS: dict[str, ScoreCAM] = {name: ScoreCAM(name) for name in get_args(Weighting)}
+WEIGHTINGS["contrast, both sides"] = ScoreCAM("contrast", complement=True)
 
 
 def main() -> None:
@@ -67,10 +72,11 @@ def methods(network: nn.Module, layer: str, images: Tensor, peers: bool) -> dict
     """Each gives the heatmaps (N, H, W) of classes (N,), and what an image cost."""
     found: dict[str, Explain] = {"mean activation": lambda _: (mean_activation(network, layer, images), "1")}
     replay = Replay(network)
-    for weighting in ("probability", "logit-softmax", "increase", "matlab"):
-        found[f"Score-CAM, exact, {weighting}"] = ours(ScoreCAM(weighting, tolerance=0), replay, layer, images)  # type: ignore[arg-type]
-    for weighting in ("probability", "logit-softmax", "increase"):
-        found[f"Score-CAM, adaptive, {weighting}"] = ours(ScoreCAM(weighting), Replay(network), layer, images)  # type: ignore[arg-type]
+    for name, method in WEIGHTINGS.items():
+        found[f"Score-CAM, exact, {name}"] = ours(replace(method, tolerance=0), replay, layer, images)
+    for name, method in WEIGHTINGS.items():
+        if name != "matlab":  # always exact
+            found[f"Score-CAM, adaptive, {name}"] = ours(method, Replay(network), layer, images)
     found["Grad-CAM"] = ours(GradCAM(), Replay(network), layer, images)
     found["CAM"] = ours(CAM(), Replay(network), None, images)
     if peers:

@@ -52,7 +52,7 @@ class Explanation:
         upsampling: How `heatmaps` are brought to that size, as in `Method`.
         targets: (*leading) int64, the class that was explained, also that of a segmentation; None if another callable
             was.
-        score_kind: Which score was explained: `"logit"`, `"probability"`, or the name of the callable.
+        score_kind: Which score was explained: `"logit"`, `"probability"`, `"log-odds"`, or the name of the callable.
         target_scores: (*leading) float32, that score for the unmasked images.
         logits: (N, classes) float32, for the unmasked images; None if a callable was explained.
         probabilities: (N, classes) float32, what the model returned if `outputs` is `"probabilities"`, otherwise the

@@ -122,6 +122,18 @@ def as_logits(probabilities: Tensor, multi_label: bool) -> Tensor:
     return values.clamp_min(torch.finfo(torch.float32).tiny).log()
 
 
+def log_odds_of(logits: Tensor) -> Tensor:
+    """Return log(p / (1 - p)) of classes that exclude each other, from logits (N, classes); exact also for p near 1.
+
+    That is the logit of a class minus the logarithm of the summed exponentials of all others.
+    """
+    strongest = logits.argmax(dim=1, keepdim=True)
+    # What is left of the sum without a class: for the strongest, summed anew; any other takes half of it at most.
+    others = logits.logsumexp(dim=1, keepdim=True) + torch.log1p(-logits.softmax(dim=1))
+    without_strongest = logits.scatter(1, strongest, -torch.inf).logsumexp(dim=1, keepdim=True)
+    return logits - others.scatter(1, strongest, without_strongest)
+
+
 def place_of(output: Any) -> int:
     """Return which entry of a tuple or list holds the scores: the first that is not one number for several images."""
     if not isinstance(output, (tuple, list)):
@@ -197,6 +209,13 @@ class OutputReader:
         columns = self.columns(output)
         kind = self._kind_of(_checked_columns(columns))
         return class_scores(columns, kind.outputs == "probabilities", kind.multi_label)
+
+    def log_odds(self, output: Any) -> Tensor:
+        """Return (N, classes) float32, log(p / (1 - p)) of each class in an output."""
+        columns = self.columns(output)
+        logits = self.class_scores(columns).logits
+        is_binary = columns.shape[1] == 1
+        return logits if is_binary or self._kind_of(columns).multi_label else log_odds_of(logits)
 
     def columns(self, output: Any) -> Tensor:
         """Return the scores in an output as the model returned them, (N, classes) if they are known to be of classes.

@@ -98,7 +98,9 @@ class Network(Runner):
         with folded(pairs):
             yield
 
-    def masked_scores(self, activations: Tensor, image: Tensor, channel: Tensor, reader: ScoreReader) -> Tensor:
+    def masked_scores(
+        self, activations: Tensor, image: Tensor, channel: Tensor, reader: ScoreReader, turned: bool = False
+    ) -> Tensor:
         """Return the explained scores, (pairs, T) float32, of images masked by channels.
 
         Args:
@@ -106,12 +108,14 @@ class Network(Runner):
             image: (pairs,) the index of the image in each pair.
             channel: (pairs,) the index of the channel that masks it.
             reader: Reads the explained scores.
+            turned: Whether masks hide what they would show: 1 minus the mask.
         """
         parts: list[Tensor] = []
 
         def score(chunk: slice) -> None:
             pairs = image[chunk]
             masks = min_max(upsample(activations[pairs, channel[chunk]], self.images.shape[2:]))
+            masks = 1 - masks if turned else masks
             masked = self.masked(pairs, masks.unsqueeze(-1)).movedim(-1, 1)
             parts.append(self.ranks.agreed(self._read_masked(masked, pairs, reader)[: len(pairs)]))
             progress.advance(len(pairs))

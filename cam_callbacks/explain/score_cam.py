@@ -15,15 +15,17 @@ from cam_callbacks.explain.forward_pass import ForwardPass
 from cam_callbacks.explain.method import LayerMap, Method
 from cam_callbacks.explain.network import Network, TargetLayer
 from cam_callbacks.explain.runner import Options
-from cam_callbacks.explain.score_readers import ScoreReader
+from cam_callbacks.explain.score_readers import Score, ScoreReader
 from cam_callbacks.explain.surrogate import Scale, Surrogate
 from cam_callbacks.explain.targets import Targets
 
 _LANDMARKS = 16
 _CHANNELS_A_ROUND = 8
 _MIN_PROBABILITY = 1e-30  # before the logarithm
+_SCORES: dict[str, Score] = {"logit-softmax": "logit", "contrast": "log-odds"}
+"""Which score of a class a weighting reads; the others read the probability."""
 
-Weighting = Literal["probability", "logit-softmax", "increase", "matlab"]
+Weighting = Literal["probability", "logit-softmax", "increase", "matlab", "contrast"]
 
 
 @dataclass(frozen=True)
@@ -49,11 +51,15 @@ class ScoreCAM(Method):
       before they are summed; as in a widely read MATLAB script. A softmax over differences of probabilities is almost
       flat: the map is close to the plain mean of the activations and says little about the class. It is meant for
       comparison.
+    - `"contrast"`: w_k = L(x * H_k) - mean over the live k of L(x * H_k), with L = log(p_c / (1 - p_c)), the log-odds.
+      Ours: what any mask does to the score cancels, and with it the plain mean of the channels; the two classes of a
+      two-class head have opposite weights. With `complement`, the image without what each mask shows speaks too:
+      L(x * H_k) - L(x * (1 - H_k)), minus its mean. That takes two passes a channel.
 
     The score s of a callable is not a probability, and its zero means nothing: `"probability"` is then
-    s(x * H_k) - s(0), like `"increase"`, and the other two use s in place of z_c and p_c.
+    s(x * H_k) - s(0), like `"increase"`, and the others use s in place of z_c, p_c and L.
 
-    On two-class heads `"probability"` and `"logit-softmax"` give both classes nearly the same map; use `"increase"`
+    On two-class heads `"probability"` and `"logit-softmax"` give both classes nearly the same map; use `"contrast"`
     to compare two classes there.
 
     *Adaptive.* Most channels need not be forwarded: from the scores of a few, a Gaussian process predicts the weights
@@ -67,6 +73,7 @@ class ScoreCAM(Method):
         tolerance: The estimated error of the heatmap at which an image is done, 0 (every channel is forwarded) to 1.
         max_passes: The most masked images that are forwarded for each image, whatever the tolerance; the error that is
             reported may then be above it. None for no limit.
+        complement: Whether `"contrast"` asks for both sides of each mask.
         compile: Forward the masked images through a compiled copy of the model. The first call takes a minute or so
             longer; give all calls the same `compiled` for the others to reuse it.
         upsampling: See `Method`; masks are always upsampled linearly.
@@ -76,7 +83,7 @@ class ScoreCAM(Method):
         batch_size: See `Method`.
 
     Raises:
-        ValueError: An unknown weighting, or a number out of range.
+        ValueError: An unknown weighting, a number out of range, or `complement` with another weighting.
 
     Example::
 
@@ -92,6 +99,7 @@ class ScoreCAM(Method):
     _: KW_ONLY
     tolerance: float = 0.02
     max_passes: int | None = None
+    complement: bool = False
     compile: bool = False
     name: ClassVar[str] = "Score-CAM"
 
@@ -100,7 +108,12 @@ class ScoreCAM(Method):
         check_choice("weighting", self.weighting, get_args(Weighting))
         check_fraction("tolerance", self.tolerance, "a number of at least 0 (exact) and below 1")
         check_positive("max_passes", self.max_passes, or_none=True)
+        check_bool("complement", self.complement)
         check_bool("compile", self.compile)
+        if self.complement and self.weighting != "contrast":
+            raise ValueError(f'complement=True needs weighting="contrast", not {self.weighting!r}')
+        if self.complement and self.max_passes == 1:
+            raise ValueError("max_passes=1 cannot be kept with complement=True, which takes two passes a channel")
         if self.weighting == "matlab" and self.max_passes is not None:
             raise ValueError(
                 f'max_passes={self.max_passes} cannot be kept with weighting="matlab", which is always exact'
@@ -110,9 +123,8 @@ class ScoreCAM(Method):
         return replace(super()._options(), compile=self.compile)
 
     def forward_pass(self, network: Network, target_layer: TargetLayer, targets: Targets) -> ForwardPass:  # noqa: D102
-        forward_pass = network.forward_pass(
-            target_layer, targets, "logit" if self.weighting == "logit-softmax" else "probability"
-        )
+        score = _SCORES.get(self.weighting, "probability")
+        forward_pass = network.forward_pass(target_layer, targets, score)
         needs_empty = self.weighting == "increase" or (self.weighting == "probability" and forward_pass.scores is None)
         if not needs_empty:
             return forward_pass
@@ -132,8 +144,8 @@ class ScoreCAM(Method):
         masks = forward_pass.covering(activations, layer, repeats_edges=True)
         # Not the activations: a channel may live only where the model pads the image.
         live = has_contrast(masks) & forward_pass.finite.unsqueeze(1)
-        progress.expect(int(live.sum()))
-        scorer = _MaskedScorer(network, masks, forward_pass.reader)
+        progress.expect(int(live.sum()) * (1 + self.complement))
+        scorer = _MaskedScorer(network, masks, forward_pass.reader, self.complement)
         offset = torch.zeros_like(forward_pass.target_scores)
         if forward_pass.empty_scores is not None:
             offset = forward_pass.empty_scores
@@ -153,6 +165,8 @@ class ScoreCAM(Method):
     def _scale(self, forward_pass: ForwardPass) -> Scale:
         if self.weighting == "logit-softmax":
             return "logit"
+        if self.weighting == "contrast":
+            return "contrast"
         return "score" if forward_pass.scores is None else "probability"
 
     def _exact_weights(self, scorer: _MaskedScorer, live: Tensor, offset: Tensor, own_scores: Tensor) -> Tensor:
@@ -173,6 +187,8 @@ class ScoreCAM(Method):
             return _softmax_over(alive, scores)
         if self.weighting == "matlab":
             return _softmax_over(alive, scores - own_scores.unsqueeze(2))
+        if self.weighting == "contrast":
+            offset = torch.where(alive, scores, torch.nan).nanmean(dim=2)
         return torch.where(alive, scores - offset.unsqueeze(2), 0)
 
     def _adaptive_weights(
@@ -202,7 +218,7 @@ class ScoreCAM(Method):
                 search.update(scores[image == index])
                 if search.done:
                     del active[index]
-                    progress.advance(search.spared)
+                    progress.advance(search.spared * (1 + self.complement))
         weights = torch.zeros(*offset.shape, live.shape[1], dtype=torch.float32, device=live.device)
         error = torch.zeros_like(offset)
         for index, search in searches.items():
@@ -217,17 +233,23 @@ class _MaskedScorer:
     Attributes:
         activations: (N, K, *spatial of the layer), positions that cover the image.
         passes: (N,) int64.
+
+    Args:
+        complement: Whether the score of the image through one minus the mask is subtracted.
     """
 
-    def __init__(self, network: Network, activations: Tensor, reader: ScoreReader) -> None:
-        self._network, self._reader = network, reader
+    def __init__(self, network: Network, activations: Tensor, reader: ScoreReader, complement: bool = False) -> None:
+        self._network, self._reader, self._complement = network, reader, complement
         self.activations = activations
         self.passes = torch.zeros(len(activations), dtype=torch.int64, device=activations.device)
 
     def __call__(self, image: Tensor, channel: Tensor) -> Tensor:
         """Return scores (pairs, T) of images (pairs,) masked by channels (pairs,)."""
-        self.passes += torch.bincount(image, minlength=len(self.passes))
-        return self._network.masked_scores(self.activations, image, channel, self._reader)
+        self.passes += torch.bincount(image, minlength=len(self.passes)) * (1 + self._complement)
+        kept = self._network.masked_scores(self.activations, image, channel, self._reader)
+        if not self._complement:
+            return kept
+        return kept - self._network.masked_scores(self.activations, image, channel, self._reader, turned=True)
 
 
 class _Search:
@@ -248,7 +270,8 @@ class _Search:
         self.done = False
         self.spared = len(channels)
         self._tolerance = settings.tolerance
-        self._left = len(channels) if settings.max_passes is None else min(settings.max_passes, len(channels))
+        most = len(channels) if settings.max_passes is None else settings.max_passes // (1 + settings.complement)
+        self._left = min(most, len(channels))
         self._scale = scale
         # The surrogate needs double precision, which MPS does not have; and none of the trainer's autocast.
         self._device = "cpu" if channels.device.type == "mps" else channels.device
@@ -287,6 +310,8 @@ class _Search:
         weights = torch.stack([surrogate.weights for surrogate in self._surrogates])
         if self._scale == "logit":
             weights = weights / weights.sum(dim=1, keepdim=True)
+        if self._scale == "contrast":
+            weights = weights - weights.mean(dim=1, keepdim=True)
         return weights.float().to(self.channels.device)
 
 

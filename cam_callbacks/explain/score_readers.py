@@ -20,7 +20,7 @@ from cam_callbacks.explain.targets import (
     wants_logits,
 )
 
-Score = Literal["logit", "probability"]
+Score = Literal["logit", "probability", "log-odds"]
 
 Resolved: TypeAlias = Tensor | list[TargetFn]
 """What is explained for n images: their classes (n, T), or n callables."""
@@ -30,7 +30,7 @@ class ScoreReader(ABC):
     """Reads the explained scores of N images with T targets each out of what the model returns for masked images.
 
     Attributes:
-        score: Which score is read: `"logit"`, `"probability"`, or the name of the callable.
+        score: Which score is read: `"logit"`, `"probability"`, `"log-odds"`, or the name of the callable.
         count: T.
         classes: (N, T) int64; None if callables are explained that are not about a class.
     """
@@ -55,7 +55,7 @@ class ClassScoreReader(ScoreReader):
 
     Args:
         classes: (N, T) int64.
-        score: Logit or probability.
+        score: Which score of a class.
         outputs: Reads all class scores out of an output.
     """
 
@@ -66,8 +66,11 @@ class ClassScoreReader(ScoreReader):
         self._outputs = outputs
 
     def read(self, output: Any, image: Tensor, shared: bool = False) -> Tensor:  # noqa: D102
-        scores = self._outputs.class_scores(output)
-        values = scores.logits if self.score == "logit" else scores.probabilities
+        if self.score == "log-odds":
+            values = self._outputs.log_odds(output)
+        else:
+            scores = self._outputs.class_scores(output)
+            values = scores.logits if self.score == "logit" else scores.probabilities
         return values.expand(len(image), -1).gather(1, self.classes[image])
 
 

@@ -16,7 +16,7 @@ import torch
 from numpy.polynomial.hermite_e import hermegauss
 from torch import Tensor
 
-Scale = Literal["probability", "logit", "score"]
+Scale = Literal["probability", "logit", "score", "contrast"]
 
 _LENGTH_SCALES = (0.5, 1.0, 2.0)  # in units of the median distance between masks
 _NOISE = 1e-3  # variance of what the masks at layer resolution do not tell, in units of the signal's
@@ -37,19 +37,22 @@ class Surrogate:
 
     The scale says how the weight w of a channel follows from its score v. `"probability"`: v is the logarithm of a
     probability, w = exp(min(v, 0)) - offset. `"logit"`: w = exp(v) relative to the largest v seen; predictions are kept
-    from going far beyond that. `"score"`: w = v - offset. Scores are a Gaussian process over the masks with the
-    Matern-3/2 kernel; its constant mean and its variance are estimated, and its length scale is chosen, by likelihood.
+    from going far beyond that. `"score"`: w = v - offset. `"contrast"`: w = v minus the mean of v over all channels;
+    the map is then sum_k v_k (A_k - mean A), so that w = v here, and their mean is taken off the channels.
+
+    Scores are a Gaussian process over the masks with the Matern-3/2 kernel; its constant mean and its variance are
+    estimated, and its length scale is chosen, by likelihood.
 
     Args:
         activations: (n, *spatial of the layer), the live channels of one image.
         scale: The kind of scores.
-        offset: Subtracted from every weight, except for logits.
+        offset: Subtracted from every weight, except for logits and by contrast.
     """
 
     def __init__(self, activations: Tensor, scale: Scale = "probability", offset: float = 0.0) -> None:
         maps = activations.flatten(1)  # (n, d)
         low, high = torch.aminmax(maps, dim=1, keepdim=True)
-        self._maps = maps
+        self._maps = maps - maps.mean(dim=0) if scale == "contrast" else maps
         self._masks = (maps - low) / (high - low)
         self._contrast = (maps - maps.mean(dim=1, keepdim=True)).norm(dim=1)
         sample = self._masks[:: max(1, len(maps) // _MAX_IN_SAMPLE)]
@@ -119,6 +122,8 @@ class Surrogate:
         self._slope = torch.where(deviation > 0, weight_deviation / deviation.clamp_min(_TINY), 0)
 
     def _weight(self, scores: Tensor) -> Tensor:
+        if self._kind_of_scores == "contrast":
+            return scores
         if self._kind_of_scores == "score":
             return scores - self._offset
         if self._kind_of_scores == "probability":

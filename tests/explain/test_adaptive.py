@@ -1,5 +1,7 @@
 """The adaptive Score-CAM: fewer passes, a known error."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 import torchvision.models
@@ -12,7 +14,8 @@ from cam_callbacks import ScoreCAM
 from cam_callbacks.explain import progress
 from cam_callbacks.explain.surrogate import Surrogate, _trace_and_norm
 
-WEIGHTINGS = ["probability", "logit-softmax", "increase"]
+READINGS = {weighting: ScoreCAM(weighting) for weighting in ("probability", "logit-softmax", "increase", "contrast")}
+READINGS["complement"] = ScoreCAM("contrast", complement=True)
 
 
 class Wide(nn.Module):
@@ -39,11 +42,11 @@ def images(blobs):
     return blobs(6, 28, 28)
 
 
-@pytest.mark.parametrize("weighting", WEIGHTINGS)
-def test_needs_few_passes_and_comes_near_the_exact_map(weighting, images):
+@pytest.mark.parametrize("method", READINGS.values(), ids=READINGS)
+def test_needs_few_passes_and_comes_near_the_exact_map(method, images):
     network = Wide()
-    exact = ScoreCAM(weighting, tolerance=0)(network, images, "features")
-    adaptive = ScoreCAM(weighting)(network, images, "features")
+    exact = replace(method, tolerance=0)(network, images, "features")
+    adaptive = method(network, images, "features")
     assert (exact.passes >= 256).all()
     assert (adaptive.passes <= exact.passes // 3).all()
     assert (adaptive.estimated_error <= 0.02).all()
@@ -93,11 +96,11 @@ def test_max_passes_may_be_tiny(most, images):
     assert torch.isfinite(explanation.heatmaps).all()
 
 
-@pytest.mark.parametrize("weighting", WEIGHTINGS)
-def test_a_layer_of_few_channels_is_exact(weighting, images):
+@pytest.mark.parametrize("method", READINGS.values(), ids=READINGS)
+def test_a_layer_of_few_channels_is_exact(method, images):
     network = Wide(channels=20)
-    exact = ScoreCAM(weighting, tolerance=0)(network, images, "features")
-    adaptive = ScoreCAM(weighting)(network, images, "features")
+    exact = replace(method, tolerance=0)(network, images, "features")
+    adaptive = method(network, images, "features")
     assert torch.equal(adaptive.estimated_error, torch.zeros(6))
     assert torch.equal(adaptive.passes, exact.passes)
     torch.testing.assert_close(adaptive.layer_maps, exact.layer_maps)

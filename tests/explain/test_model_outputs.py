@@ -11,6 +11,7 @@ from cam_callbacks import CAM, GradCAM, ScoreCAM
 from cam_callbacks.explain.forwarding import forward
 from cam_callbacks.explain.model_outputs import (
     class_scores,
+    log_odds_of,
     logits_of,
 )
 
@@ -87,6 +88,19 @@ class TestClassScores:
     def test_are_not_guessed(self, output, said):
         with pytest.raises(TypeError, match=rf"the model returned {said}.*Give forward_fn"):
             logits_of(output)
+
+
+class TestLogOdds:
+    @pytest.mark.parametrize("scale", [0.1, 3.0, 300.0])
+    def test_are_exact_also_where_a_probability_is_rounded_to_0_or_1(self, scale):
+        logits = scale * torch.randn(50, 7, generator=torch.Generator().manual_seed(0))
+        others = [torch.cat([logits[:, :c], logits[:, c + 1 :]], dim=1).double().logsumexp(dim=1) for c in range(7)]
+        expected = logits.double() - torch.stack(others, dim=1)
+        torch.testing.assert_close(log_odds_of(logits).double(), expected, rtol=1e-5, atol=1e-4)
+
+    def test_of_two_classes_are_opposite(self):
+        found = log_odds_of(torch.tensor([[2.0, -1.0], [90.0, -90.0]]))
+        torch.testing.assert_close(found, torch.tensor([[3.0, -3.0], [180.0, -180.0]]))
 
 
 class TestForward:

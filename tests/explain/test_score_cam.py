@@ -14,17 +14,21 @@ from cam_callbacks.explain import progress
 
 exact = functools.partial(ScoreCAM, tolerance=0)
 
-WEIGHTINGS = ["probability", "logit-softmax", "increase", "matlab"]
+WEIGHTINGS = ["probability", "logit-softmax", "increase", "matlab", "contrast"]
+READINGS = {weighting: exact(weighting) for weighting in WEIGHTINGS} | {
+    "complement": exact("contrast", complement=True)
+}
 MODES = {1: "linear", 2: "bilinear", 3: "trilinear"}
 
 
 def score(network, image, target):
-    """Logit and probability of the target class for one image (C, *spatial)."""
+    """Logit, probability and log-odds of the target class for one image (C, *spatial)."""
     output = network(image[None])[0]
     if len(output) == 1:
         logits = torch.cat([-output, output])
-        return logits[target], logits[target].sigmoid()
-    return output[target], output.softmax(dim=0)[target]
+        return logits[target], logits[target].sigmoid(), logits[target]
+    others = torch.cat([output[:target], output[target + 1 :]])
+    return output[target], output.softmax(dim=0)[target], output[target] - others.logsumexp(dim=0)
 
 
 @torch.no_grad()
@@ -40,25 +44,29 @@ def by_the_book(network, image, target):
     heatmap."""
     activation = network.features(image[None])[0]
     size, mode = image.shape[1:], MODES[image.ndim - 1]
-    _, own_probability = score(network, image, target)
-    _, empty_probability = score(network, torch.zeros_like(image), target)
-    maps, scaled_maps, logits, probabilities = [], [], [], []
+    own_probability = score(network, image, target)[1]
+    empty_probability = score(network, torch.zeros_like(image), target)[1]
+    maps, scaled_maps, logits, probabilities, kept, deleted = [], [], [], [], [], []
     for channel in activation:
         if channel.min() == channel.max():
             continue  # dead
         upsampled = F.interpolate(channel[None, None], size=size, mode=mode, align_corners=False)[0, 0]
         mask = (upsampled - upsampled.min()) / (upsampled.max() - upsampled.min())
-        logit, probability = score(network, image * mask, target)
+        logit, probability, log_odds = score(network, image * mask, target)
         maps.append(channel)
         scaled_maps.append((channel - channel.min()) / (channel.max() - channel.min()))
         logits.append(logit)
         probabilities.append(probability)
-    logits, probabilities = torch.stack(logits), torch.stack(probabilities)
+        kept.append(log_odds)
+        deleted.append(score(network, image * (1 - mask), target)[2])
+    logits, probabilities, kept, deleted = map(torch.stack, (logits, probabilities, kept, deleted))
     readings = {
         "probability": (probabilities, maps),
         "logit-softmax": (logits.softmax(dim=0), maps),
         "increase": (probabilities - empty_probability, maps),
         "matlab": ((probabilities - own_probability).softmax(dim=0), scaled_maps),
+        "contrast": (kept - kept.mean(), maps),
+        "complement": ((kept - kept.mean()) - (deleted - deleted.mean()), maps),
     }
     found = {}
     for weighting, (weights, channels) in readings.items():
@@ -70,20 +78,20 @@ def by_the_book(network, image, target):
 
 def assert_by_the_book(network, images, targets):
     found = [by_the_book(network, image, target) for image, target in zip(images, targets, strict=True)]
-    for weighting in WEIGHTINGS:
-        explanation = exact(weighting, batch_size=5)(network, images, "features", targets)
+    for reading, method in READINGS.items():
+        explanation = dataclasses.replace(method, batch_size=5)(network, images, "features", targets)
         for i, maps in enumerate(found):
-            raw, heatmap = maps[weighting]
+            raw, heatmap = maps[reading]
             largest = raw.max() or 1
             torch.testing.assert_close(
-                explanation.layer_maps[i].to(raw.dtype) / largest, raw / largest, atol=1e-5, rtol=0
+                explanation.layer_maps[i].to(raw.dtype) / largest, raw / largest, atol=1e-4, rtol=0
             )
-            torch.testing.assert_close(explanation.heatmaps[i].to(raw.dtype), heatmap, atol=1e-5, rtol=0)
+            torch.testing.assert_close(explanation.heatmaps[i].to(raw.dtype), heatmap, atol=1e-4, rtol=0)
         assert not explanation.blank.all(), "blank maps compare nothing; choose another seed"
 
 
 class TestFormula:
-    """Of each of the four weightings."""
+    """Of each weighting."""
 
     def test_holds_for_several_images_and_classes(self, small_cnn, blobs):
         assert_by_the_book(small_cnn(), blobs(4, 30, 22), [0, 3, 1, 3])
@@ -182,15 +190,23 @@ class TestPasses:
 
     @pytest.mark.parametrize(
         ("weighting", "batch_size"),
-        [("probability", 4), ("probability", 32), ("logit-softmax", 4), ("increase", 4), ("matlab", 4)],
+        [("probability", 4), ("probability", 32), *((reading, 4) for reading in READINGS if reading != "probability")],
     )
     def test_are_what_the_model_sees(self, small_cnn, blobs, forwarded, weighting, batch_size):
         network = small_cnn()
         sizes = forwarded(network)
-        explanation = exact(weighting, batch_size=batch_size)(network, blobs(3, 24, 24), "features")
+        method = dataclasses.replace(READINGS[weighting], batch_size=batch_size)
+        explanation = method(network, blobs(3, 24, 24), "features")
         # The pass of the empty image is counted with each of the three images, which share it.
         shared = 2 if weighting == "increase" else 0
         assert sum(sizes) == explanation.passes.sum() - shared + FOLDING + NEIGHBORS
+
+    def test_are_two_for_each_live_channel_with_both_sides_of_the_mask(self, small_cnn, blobs):
+        network, images = small_cnn(), blobs(3, 24, 24)
+        explanation = READINGS["complement"](network, images, "features")
+        assert explanation.passes.tolist() == [1 + 2 * count for count in live_channels(network, images)]
+        few = ScoreCAM("contrast", complement=True, max_passes=7)(network, images, "features")
+        assert few.passes.tolist() == [1 + 6] * 3
 
     def test_choosing_the_layer_takes_one_more(self, small_cnn, blobs, forwarded):
         network = small_cnn()
@@ -212,6 +228,15 @@ class TestPasses:
         masked = sum(live_channels(network, images))
         total = 3 + masked
         assert told == [(3, 3), (11, total), (19, total), (27, total), (total, total)]
+
+
+@pytest.mark.parametrize("reading", ["contrast", "complement"])
+def test_by_contrast_two_classes_have_opposite_weights(small_cnn, blobs, reading):
+    network, images = small_cnn(classes=2), blobs(2, 24, 24)
+    both = READINGS[reading](network, images, "features", torch.tensor([[0, 1], [0, 1]])).channels
+    first, second = torch.zeros(2, 2, 12).scatter(2, both.index, both.weight).unbind(dim=1)
+    assert first.abs().max() > 0.01
+    torch.testing.assert_close(first, -second, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("weighting", WEIGHTINGS)
@@ -247,7 +272,10 @@ class TestValue:
 
     def test_shows_its_settings(self):
         shown = repr(ScoreCAM("matlab", batch_size=3))
-        assert "batch_size=3, weighting='matlab', tolerance=0.02, max_passes=None, compile=False)" in shown
+        assert (
+            "batch_size=3, weighting='matlab', tolerance=0.02, max_passes=None, complement=False, compile=False)"
+            in shown
+        )
 
     def test_cannot_be_changed(self):
         with pytest.raises(dataclasses.FrozenInstanceError):
@@ -258,6 +286,12 @@ class TestValue:
             ValueError, match="weighting='prob' is unknown; choose one of 'probability', 'logit-softmax'"
         ):
             ScoreCAM("prob")
+
+    def test_both_sides_of_the_mask_are_for_contrast_and_take_two_passes(self):
+        with pytest.raises(ValueError, match="complement=True needs weighting=\"contrast\", not 'increase'"):
+            ScoreCAM("increase", complement=True)
+        with pytest.raises(ValueError, match="max_passes=1 cannot be kept with complement=True"):
+            ScoreCAM("contrast", complement=True, max_passes=1)
 
     @pytest.mark.parametrize("batch_size", [0, -4, 2.5, True])
     def test_a_batch_size_that_is_not_a_positive_whole_number_is_refused(self, batch_size):
