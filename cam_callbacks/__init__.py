@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from cam_callbacks.explain.cam import CAM
     from cam_callbacks.explain.explanation import Explanation
     from cam_callbacks.explain.grad_cam import GradCAM
+    from cam_callbacks.explain.hires_cam import HiResCAM
+    from cam_callbacks.explain.layer_cam import LayerCAM
     from cam_callbacks.explain.method import Method
     from cam_callbacks.explain.score_cam import ScoreCAM
     from cam_callbacks.explain.targets import LargestSegment, RegressionTarget, SegmentationTarget, Target
@@ -34,7 +36,9 @@ __all__ = [
     "Explanation",
     "Figures",
     "GradCAM",
+    "HiResCAM",
     "LargestSegment",
+    "LayerCAM",
     "Method",
     "ProbeSet",
     "RegressionTarget",
@@ -55,7 +59,9 @@ _HOME = {
     "Explanation": "cam_callbacks.explain.explanation",
     "Figures": "cam_callbacks.figures.settings",
     "GradCAM": "cam_callbacks.explain.grad_cam",
+    "HiResCAM": "cam_callbacks.explain.hires_cam",
     "LargestSegment": "cam_callbacks.explain.targets",
+    "LayerCAM": "cam_callbacks.explain.layer_cam",
     "Method": "cam_callbacks.explain.method",
     "ProbeSet": "cam_callbacks.data.probes",
     "RegressionTarget": "cam_callbacks.explain.targets",

@@ -50,7 +50,7 @@ def failing_argument(
         request = TargetRequest(targets, len(images))
         steps: dict[Argument, Callable[[], Any]] = {
             "forward_fn": network.scores if request.explains_classes else lambda: network.first_run(network.images),
-            "explain": lambda: forward_pass.record(network, [], request, "logit", gradients=False),
+            "explain": lambda: forward_pass.record(network, [], request, "logit", None),
             "target_layer": lambda: network.forward_pass(target_layer, targets),
             "method": lambda: method.forward_pass(network, target_layer, targets),
         }

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,7 @@ from cam_callbacks.explain.runner import Runner
 from cam_callbacks.explain.score_readers import Resolved, Score, ScoreReader, TargetRequest
 
 _HALF_PRECISION_SCALE = 2.0**14
+Gradients = Literal["mean", "positions"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,7 +31,8 @@ class ForwardPass:
         layers: Dotted names of the L target layers.
         activations: Of each layer, (N, K, *spatial of the layer) float32, all of its positions.
         weights: Of each layer, (N, T, K) float32, what its channels weigh for each target, if that needs no further
-            passes: with `gradients`, the mean over all positions of the gradient of the target's score.
+            passes: with gradients, the mean over all positions of the gradient of the target's score; or, with that of
+            each position, (N, T, K, *spatial of the layer).
         reader: Reads the explained scores out of what the model returns.
         target_scores: (N, T) float32, the explained scores.
         scores: All class scores of the N images; None if callables say what to explain.
@@ -74,7 +76,7 @@ class _Part(NamedTuple):
 
 
 def record(
-    runner: Runner, layer_names: Sequence[str], request: TargetRequest, score: Score, gradients: bool
+    runner: Runner, layer_names: Sequence[str], request: TargetRequest, score: Score, gradients: Gradients | None
 ) -> ForwardPass:
     """Pass over the images of `runner` once; see `Network.forward_pass`.
 
@@ -83,7 +85,7 @@ def record(
         layer_names: The target layers.
         request: What to explain.
         score: Which score of a class is explained.
-        gradients: Whether to take the gradients of the explained scores.
+        gradients: Which gradients of the explained scores to take; None for none.
     """
     progress.expect(len(runner.images))
     parts: list[_Part] = []
@@ -111,13 +113,13 @@ def _record(
     layer_names: Sequence[str],
     request: TargetRequest,
     score: Score,
-    gradients: bool,
+    gradients: Gradients | None,
     read: list[ReadLayer],
 ) -> _Part:
     images, agreed = runner.images[chunk], runner.ranks.agreed
     modules = [layers.find(runner.model, name) for name in layer_names]
-    with torch.set_grad_enabled(gradients):
-        with layers.recorded(modules, gradients) as calls:
+    with torch.set_grad_enabled(gradients is not None):
+        with layers.recorded(modules, gradients is not None) as calls:
             if read:
                 output = runner.first_run(images, runner.rows[chunk])
             else:
@@ -132,15 +134,20 @@ def _record(
         targets = request.resolve(chunk, output, scores, runner.outputs)
         rows = torch.arange(len(images), device=images.device)
         target_scores = request.reader([targets], score, runner.outputs).read(output, rows)
-        with layers.recorded(modules, gradients):  # a checkpoint runs its part of the model again, and compares
+        with layers.recorded(
+            modules, gradients is not None
+        ):  # a checkpoint runs its part of the model again, and compares
             by_layer = _gradients(target_scores, outputs) if gradients else []
+
+    def weights_of(gradient: Tensor) -> Tensor:
+        return gradient if gradients == "positions" else gradient.flatten(2).mean(dim=2)
 
     progress.advance(len(images))
     return _Part(
         activations=[agreed(layer.to_maps(each.detach()).float()) for layer, each in zip(read, outputs, strict=True)],
         weights=[
-            # T times (n, K, *spatial) -> (n, T, K)
-            agreed(torch.stack([layer.to_maps(each).float().flatten(2).mean(dim=2) for each in by_target], dim=1))
+            # T times (n, K, *spatial) -> (n, T, K), or (n, T, K, *spatial)
+            agreed(torch.stack([weights_of(layer.to_maps(each).float()) for each in by_target], dim=1))
             for layer, by_target in zip(read if gradients else [], by_layer, strict=True)
         ],
         targets=targets,

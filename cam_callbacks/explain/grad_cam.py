@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, get_args
+from typing import ClassVar
 
-from cam_callbacks._checks import check_choice
-from cam_callbacks.explain.forward_pass import ForwardPass
-from cam_callbacks.explain.method import Method
-from cam_callbacks.explain.network import Network, TargetLayer
-from cam_callbacks.explain.score_readers import Score
-from cam_callbacks.explain.targets import Targets
+from cam_callbacks.explain.gradient_method import GradientMethod
 
 
 @dataclass(frozen=True)
-class GradCAM(Method):
+class GradCAM(GradientMethod):
     r"""Grad-CAM: one forward pass and, for each target, one backward pass from the score to the layer.
 
     For the score y of a class and activations A_k (equations 1 and 2 of the paper):
@@ -47,12 +42,4 @@ class GradCAM(Method):
         explanation.heatmaps.shape  # (2, 224, 224)
     """
 
-    score: Score = "logit"
     name: ClassVar[str] = "Grad-CAM"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_choice("score", self.score, get_args(Score))
-
-    def forward_pass(self, network: Network, target_layer: TargetLayer, targets: Targets) -> ForwardPass:  # noqa: D102
-        return network.forward_pass(target_layer, targets, self.score, gradients=True)

@@ -198,6 +198,16 @@ class Method(ABC):
             error=torch.zeros_like(forward_pass.target_scores),
         )
 
+    def fused(self, maps: Sequence[Tensor]) -> Tensor:
+        """Put the maps of several layers together, at the resolution of the finest: the mean of each scaled to [0, 1].
+
+        Args:
+            maps: Of each layer, (N, T, *spatial of the layer), at least 0.
+        """
+        size = finest(maps)
+        scaled = [min_max(upsample(each.flatten(0, 1), size)) for each in maps]
+        return torch.stack(scaled).mean(dim=0).view(*maps[0].shape[:2], *size)
+
     def _check_upsampling(self, images: Tensor) -> None:
         dimensions = images.ndim - 2
         if self.upsampling == "bicubic" and dimensions != 2:
@@ -208,10 +218,11 @@ class Method(ABC):
 
     def _explanation(self, network: Network, forward_pass: ForwardPass, maps: Sequence[LayerMap]) -> Explanation:
         finite = forward_pass.finite.unsqueeze(1)
-        finite = finite & torch.stack([torch.isfinite(each.weights).all(dim=2) for each in maps]).all(dim=0)
+        of_weights = [torch.isfinite(each.weights).flatten(2).all(dim=2) for each in maps]
+        finite = finite & torch.stack(of_weights).all(dim=0)
         only = maps[0] if len(maps) == 1 else None
         combined = [forward_pass.covering(each.combined(), layer) for layer, each in enumerate(maps)]
-        layer_maps = combined[0] if only is not None else _fused(combined)
+        layer_maps = combined[0] if only is not None else self.fused(combined)
         error = torch.stack([each.error for each in maps]).amax(dim=0)
         layer_maps[~finite], error[~finite] = torch.nan, torch.nan
 
@@ -253,7 +264,8 @@ class LayerMap:
 
     Attributes:
         maps: (N, K, *spatial), the channels as they are summed.
-        weights: (N, T, K), the weight of each channel in the map of each target.
+        weights: (N, T, K), the weight of each channel in the map of each target; or (N, T, K, *spatial), that of each
+            of its positions.
         passes: (N,) int64, forward samples spent on masked images.
         error: (N, T) float32, the estimated relative error of the map; 0 if it is exact.
     """
@@ -268,24 +280,33 @@ class LayerMap:
         return torch.stack([_weighted_sum(*pair) for pair in zip(self.weights, self.maps, strict=True)]).relu()
 
     def strongest(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Return index and weight (N, T, C) and map (N, T, C, *spatial) of the heaviest channels, dead ones last."""
+        """Return index and weight (N, T, C) and map (N, T, C, *spatial) of the heaviest channels, dead ones last.
+
+        Where positions have weights, that of a channel is their mean.
+        """
         live = has_contrast(self.maps).unsqueeze(1)
+        of_channels = self.weights if self.weights.ndim == 3 else self.weights.flatten(3).mean(dim=3)
         count = min(_CHANNELS_KEPT, self.weights.shape[2])
-        index = self.weights.masked_fill(~live, -torch.inf).topk(count, dim=2).indices
+        index = of_channels.masked_fill(~live, -torch.inf).topk(count, dim=2).indices
         maps = torch.stack([maps[chosen] for maps, chosen in zip(self.maps, index, strict=True)])
-        return index, self.weights.gather(2, index), maps
+        return index, of_channels.gather(2, index), maps
 
 
-def _fused(maps: Sequence[Tensor]) -> Tensor:
-    """Return the mean of maps (N, T, *spatial), each scaled to [0, 1], at the resolution of the finest."""
-    finest = max((each.shape[2:] for each in maps), key=lambda size: size.numel())
-    scaled = [min_max(upsample(each.flatten(0, 1), finest)) for each in maps]
-    return torch.stack(scaled).mean(dim=0).view(*maps[0].shape[:2], *finest)
+def finest(maps: Sequence[Tensor]) -> torch.Size:
+    """Return the spatial size of the map (N, T, *spatial) with the most positions."""
+    return max((each.shape[2:] for each in maps), key=lambda size: size.numel())
 
 
 def _weighted_sum(weights: Tensor, maps: Tensor) -> Tensor:
-    """Sum maps (K, *spatial) by weights (T, K), in double precision where there is one: no autocast, no TF32."""
+    """Sum maps (K, *spatial) by weights (T, K), or (T, K, *spatial) of each position, in (T, *spatial).
+
+    That is done in double precision where there is one: no autocast, no TF32.
+    """
     exact = torch.float32 if maps.device.type == "mps" else torch.float64
     with torch.autocast(maps.device.type, enabled=False):
-        total: Tensor = torch.tensordot(weights.to(exact), maps.to(exact), dims=1)
+        weights, maps = weights.to(exact), maps.to(exact)
+        if weights.ndim == 2:
+            total: Tensor = torch.tensordot(weights, maps, dims=1)
+        else:
+            total = torch.stack([(each * maps).sum(dim=0) for each in weights])
         return total.float()

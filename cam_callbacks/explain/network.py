@@ -13,7 +13,7 @@ from cam_callbacks._checks import is_list
 from cam_callbacks.explain import forward_pass, layer_choice, layers, output_form, progress
 from cam_callbacks.explain.batch_norm_folding import equivalent_pairs, folded
 from cam_callbacks.explain.explanation import min_max, upsample
-from cam_callbacks.explain.forward_pass import ForwardPass
+from cam_callbacks.explain.forward_pass import ForwardPass, Gradients
 from cam_callbacks.explain.forwarding import ForwardFn, takes_rows
 from cam_callbacks.explain.isolation import isolated
 from cam_callbacks.explain.layer_choice import Choice
@@ -60,7 +60,11 @@ class Network(Runner):
         return self.choice.name
 
     def forward_pass(
-        self, target_layer: TargetLayer, targets: Targets, score: Score = "probability", gradients: bool = False
+        self,
+        target_layer: TargetLayer,
+        targets: Targets,
+        score: Score = "probability",
+        gradients: Gradients | None = None,
     ) -> ForwardPass:
         """Pass over the unmasked images once; choose the layer and explain the predicted class if none is given.
 
@@ -68,7 +72,8 @@ class Network(Runner):
             target_layer: As in `Method.__call__`.
             targets: As in `Method.__call__`.
             score: Which score of a class is explained.
-            gradients: Whether to take the gradients of the explained scores.
+            gradients: Which gradients of the explained scores to take as weights: the mean over the positions of a
+                channel, or that of each of its positions.
 
         Raises:
             TypeError: A model that cannot be called with images alone, or an output or targets that are not understood.
@@ -77,7 +82,8 @@ class Network(Runner):
                 gradient.
         """
         request = TargetRequest(targets, len(self.images))
-        return forward_pass.record(self, self._layer_names(target_layer, gradients), request, score, gradients)
+        names = self._layer_names(target_layer, gradients is not None)
+        return forward_pass.record(self, names, request, score, gradients)
 
     def _layer_names(self, target_layer: TargetLayer, gradients: bool) -> list[str]:
         if target_layer is None:

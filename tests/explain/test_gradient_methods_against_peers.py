@@ -7,7 +7,7 @@ import torchcam.methods
 import torchvision.models
 from torch import nn
 
-from cam_callbacks import CAM, GradCAM
+from cam_callbacks import CAM, GradCAM, HiResCAM, LayerCAM
 
 LAYERS = {"resnet18": "layer4", "squeezenet1_1": "features", "mobilenet_v2": "features.13", "vgg11": "features.20"}
 
@@ -70,6 +70,35 @@ def test_grad_cam_is_that_of_grad_cam(model, images, explanation):
     ours = torch.stack([torch.from_numpy(cv2.resize(each.numpy(), (96, 96))) for each in explanation.layer_maps])
     assert (correlation(ours, theirs) > 0.9999).all()
     assert (correlation(explanation.heatmaps, theirs) > 0.9999).all()
+
+
+@pytest.mark.parametrize("ours", [HiResCAM, LayerCAM])
+@pytest.mark.parametrize("layer", ["layer2", "layer4"])
+def test_gradients_of_positions_weigh_as_those_of_grad_cam(images, ours, layer):
+    import pytorch_grad_cam
+    from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
+
+    torch.manual_seed(0)
+    network = torchvision.models.resnet18(num_classes=10).eval()
+    explanation = ours()(network, images, layer, [3, 7])
+    theirs = getattr(pytorch_grad_cam, ours.__name__)
+    with theirs(network, [network.get_submodule(layer)]) as extract:
+        maps = torch.from_numpy(extract(images, [ClassifierOutputTarget(target) for target in (3, 7)]))
+    assert (correlation(explanation.heatmaps, maps) > 0.9999).all()
+
+
+@pytest.mark.parametrize("layers", [["layer3"], ["layer2", "layer4"]])
+def test_layercam_is_that_of_torchcam(images, layers):
+    torch.manual_seed(0)
+    network = torchvision.models.resnet18(num_classes=10).eval()
+    ours = LayerCAM()(network, images, layers, [3, 7])
+    with torchcam.methods.LayerCAM(network, layers) as extract:
+        theirs = extract([3, 7], network(images), normalized=False)
+    if len(layers) == 1:
+        assert (correlation(ours.layer_maps, theirs[0]) > 0.9999).all()
+    else:  # theirs shifts each map to a smallest value of 0 first
+        fused = torchcam.methods.LayerCAM.fuse_cams([each / each.amax(dim=(1, 2), keepdim=True) for each in theirs])
+        assert (correlation(ours.layer_maps, fused) > 0.9999).all()
 
 
 @pytest.mark.parametrize("name", ["resnet18", "mobilenet_v2", "mnasnet0_5"])
