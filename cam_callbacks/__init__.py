@@ -24,7 +24,13 @@ if TYPE_CHECKING:
     from cam_callbacks.explain.layer_cam import LayerCAM
     from cam_callbacks.explain.method import Method
     from cam_callbacks.explain.score_cam import ScoreCAM
-    from cam_callbacks.explain.targets import LargestSegment, RegressionTarget, SegmentationTarget, Target
+    from cam_callbacks.explain.targets import (
+        ContrastTarget,
+        LargestSegment,
+        RegressionTarget,
+        SegmentationTarget,
+        Target,
+    )
     from cam_callbacks.figures.drawing import overlay
     from cam_callbacks.figures.settings import Figures
 
@@ -33,6 +39,7 @@ __all__ = [
     "Audit",
     "AuditResult",
     "CAMMonitor",
+    "ContrastTarget",
     "Explanation",
     "Figures",
     "GradCAM",
@@ -56,6 +63,7 @@ _HOME = {
     "AuditResult": "cam_callbacks.audit.result",
     "CAM": "cam_callbacks.explain.cam",
     "CAMMonitor": "cam_callbacks.callback.monitor",
+    "ContrastTarget": "cam_callbacks.explain.targets",
     "Explanation": "cam_callbacks.explain.explanation",
     "Figures": "cam_callbacks.figures.settings",
     "GradCAM": "cam_callbacks.explain.grad_cam",

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cam_callbacks._checks import check_bool, check_index, check_list
+from cam_callbacks._checks import check_bool, check_index, check_list, is_list
 from cam_callbacks.explain.model_outputs import logits_of
 
 TargetFn: TypeAlias = Callable[[Any], Tensor]
@@ -77,6 +77,52 @@ class RegressionTarget(Target):
                 f"{tuple(tensor.shape)}"
             )
         return columns[:, self.index]
+
+
+@dataclass(frozen=True)
+class ContrastTarget(Target):
+    """A class against others that are like it: what speaks for a wren and not for a sparrow.
+
+    The score is that of Finer-CAM (Zhang et al. 2025, arXiv 2501.11309) at full strength: the logit of the class minus
+    the mean of those of the others. What all of them share cancels. Every method but CAM takes it.
+
+    The model returns logits (N, classes); one column is the logit of class 1, its negative that of class 0. Where a
+    method finds probabilities, their logits are explained.
+
+    Attributes:
+        class_index: The class.
+        against: The other class, or several.
+
+    Raises:
+        ValueError: A class is not a whole number of at least 0, `against` is empty, or it names the class itself.
+    """
+
+    wants_logits: ClassVar[bool] = True
+    class_index: int
+    against: int | Sequence[int]
+
+    def __post_init__(self) -> None:
+        check_index("class_index", self.class_index)
+        for each in self.against if is_list(self.against) else [self.against]:
+            check_index("against", each)
+        if not self._others or self.class_index in self._others:
+            raise ValueError(f"against={self.against!r} must name classes other than class_index={self.class_index}")
+
+    @property
+    def _others(self) -> list[int]:
+        return [self.against] if isinstance(self.against, int) else list(self.against)
+
+    def __call__(self, output: Any) -> Tensor:
+        """Return (B,), the difference for each image."""
+        tensor = logits_of(output)
+        logits = tensor.unsqueeze(1) if tensor.ndim == 1 else tensor
+        if logits.ndim == 2 and logits.shape[1] == 1:
+            logits = torch.cat([-logits, logits], dim=1)
+        if logits.ndim != 2 or max(self.class_index, *self._others) >= logits.shape[1]:
+            raise ValueError(
+                f"{self} reads logits (N, classes) of these classes; the model returned {tuple(tensor.shape)}"
+            )
+        return logits[:, self.class_index] - logits[:, self._others].mean(dim=1)
 
 
 @dataclass(frozen=True, eq=False)

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from cam_callbacks import GradCAM, LargestSegment, RegressionTarget, ScoreCAM, SegmentationTarget
+from cam_callbacks import ContrastTarget, GradCAM, LargestSegment, RegressionTarget, ScoreCAM, SegmentationTarget
 from cam_callbacks.explain.model_outputs import OutputReader, class_scores
 from cam_callbacks.explain.output_form import OutputForm
 from cam_callbacks.explain.score_readers import CallableScoreReader, ClassScoreReader, TargetRequest
@@ -165,6 +165,55 @@ class TestScoreReader:
         expected = ScoreCAM(tolerance=0)(network.inner, image, "features", column)
         torch.testing.assert_close(explanation.layer_maps, expected.layer_maps)
         assert not explanation.blank.any()
+
+
+class TestContrastTarget:
+    def test_is_the_logit_minus_the_mean_of_the_others(self):
+        assert ContrastTarget(0, against=1)(LOGITS).tolist() == [3, -1]
+        assert ContrastTarget(2, against=[0, 1])({"logits": LOGITS}).tolist() == [0, 2.5]
+
+    def test_of_one_logit_is_twice_that_logit(self):
+        assert ContrastTarget(1, against=0)(torch.tensor([4.0, -5.0])).tolist() == [8, -10]
+
+    def test_weighs_channels_by_the_difference_of_their_weights(self, small_cnn, blobs):
+        network, images = small_cnn(), blobs(2, 24, 24)
+
+        def weights(target):
+            channels = GradCAM()(network, images, "features", target).channels
+            return torch.zeros(2, 12).scatter(1, channels.index, channels.weight)
+
+        contrast = weights(ContrastTarget(3, against=[0, 1]))
+        torch.testing.assert_close(contrast, weights(3) - (weights(0) + weights(1)) / 2)
+
+    def test_is_the_target_of_grad_cam_for_one_other_class(self):
+        targets = pytest.importorskip("pytorch_grad_cam.utils.model_targets")
+        theirs = targets.FinerWeightedTarget(2, [0], alpha=1)
+        torch.testing.assert_close(ContrastTarget(2, 0)(LOGITS), theirs(LOGITS))
+
+    def test_reads_logits_where_the_model_returns_probabilities(self, small_cnn, blobs):
+        network, images = small_cnn(), blobs(2, 24, 24)
+        target = ContrastTarget(3, against=1)
+        expected = network(images).detach()[:, 3] - network(images).detach()[:, 1]
+        found = ScoreCAM(max_passes=2)(nn.Sequential(network, nn.Softmax(dim=1)), images, "0.features", target)
+        torch.testing.assert_close(found.target_scores, expected, rtol=1e-4, atol=1e-4)
+
+    @pytest.mark.parametrize(
+        ("against", "message"),
+        [
+            (3, "against=3 must name classes other than class_index=3"),
+            ([], r"against=\[\] must name classes other than"),
+            ([1, 3], "other than class_index=3"),
+            (-1, "against=-1 must be a whole number of at least 0"),
+            ("cat", "against='cat' must be a whole number"),
+        ],
+    )
+    def test_what_makes_no_sense_is_refused(self, against, message):
+        with pytest.raises(ValueError, match=message):
+            ContrastTarget(3, against)
+
+    def test_classes_that_the_model_does_not_have_are_named(self):
+        with pytest.raises(ValueError, match=r"ContrastTarget\(class_index=0, against=9\) reads logits"):
+            ContrastTarget(0, against=9)(LOGITS)
 
 
 class TestRegressionTarget:
