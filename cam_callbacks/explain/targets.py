@@ -103,14 +103,15 @@ class ContrastTarget(Target):
 
     def __post_init__(self) -> None:
         check_index("class_index", self.class_index)
-        for each in self.against if is_list(self.against) else [self.against]:
+        for each in self._others:
             check_index("against", each)
         if not self._others or self.class_index in self._others:
             raise ValueError(f"against={self.against!r} must name classes other than class_index={self.class_index}")
 
     @property
     def _others(self) -> list[int]:
-        return [self.against] if isinstance(self.against, int) else list(self.against)
+        given: Any = self.against
+        return list(given) if is_list(given) else [given]
 
     def __call__(self, output: Any) -> Tensor:
         """Return (B,), the difference for each image."""
