@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from cam_callbacks.audit.result import AuditResult
@@ -15,6 +16,7 @@ from cam_callbacks.audit.statistics import Measure, standard_error, student_t_qu
 _NUM_LOOKS = 5  # that are pooled: the model changes from look to look
 _WORST = -1.0  # what is assumed of one more image, that nobody has seen
 _POWER = 0.8
+_INDICES = ("looks", "images", "labels", "donors", "turns")
 _KEPT = (
     "bg_gap",
     "bg_gap_probability",
@@ -59,13 +61,16 @@ class Pooled:
 class Evidence:
     """What the last looks have found: M answers, each to an image with one of its donors of both kinds.
 
+    Those to an image at a look follow each other, donor after donor.
+
     Attributes:
         num_looks: How many looks of the run were judged, those that are forgotten included.
         looks: (M,) int64, the number of the look, from 1.
         images: (M,) int64, which image it was: `ProbeSet.image_ids`.
         labels: (M,) int64, its class.
         donors: (2, M) int64, which images gave a background of the same class, and of another one; -1 for none.
-        values: By measure, (M,) float32; NaN where it is not defined.
+        turns: (M,) int64, how many answers to the image at the look come before.
+        values: By measure, (M,) float32; NaN where it is not defined, or was not measured with these donors.
     """
 
     num_looks: int
@@ -73,6 +78,7 @@ class Evidence:
     images: Tensor
     labels: Tensor
     donors: Tensor
+    turns: Tensor
     values: Mapping[str, Tensor]
 
     @classmethod
@@ -86,7 +92,8 @@ class Evidence:
             result.image_ids.repeat_interleave(times),
             result.labels.repeat_interleave(times),
             torch.stack([same.flatten(), other.flatten()]),
-            {name: _by_donor(result[name]).expand(-1, times).flatten() for name in _KEPT if name in result},
+            torch.arange(times).repeat(len(same)),
+            {name: _by_donor(result[name], times).flatten() for name in _KEPT if name in result},
         )
 
     def followed_by(self, result: AuditResult) -> Evidence:
@@ -102,6 +109,7 @@ class Evidence:
             torch.cat([self.images[kept], last.images]),
             torch.cat([self.labels[kept], last.labels]),
             torch.cat([self.donors[:, kept], last.donors], dim=1),
+            torch.cat([self.turns[kept], last.turns]),
             {name: torch.cat([self.values[name][kept], last.values[name]]) for name in last.values},
         )
 
@@ -114,21 +122,27 @@ class Evidence:
         return known if label is None else known & (self.labels == label)
 
     def pooled(self, name: str, label: int | None = None, minus: str | None = None) -> Pooled:
-        """Pool a measure over the looks: each image counts once, by its mean over the looks at which it was seen.
+        """Pool a measure over the looks: each image counts once, by the mean of its answers.
 
         Args:
             name: The measure.
             label: The class; None for all.
-            minus: Another measure, which is subtracted.
+            minus: Another measure, which is subtracted: with the same donors, or with the first ones of the image if it
+                was not measured with others.
         """
-        values = self.values[name].double()
+        values, givers = self.values[name].double(), list(self.donors)
         if minus is not None:
-            values = values - self.values[minus].double()
+            first = torch.arange(len(values)) - self.turns
+            subtracted = self.values[minus].double()
+            if self.turns.any() and bool(subtracted[self.turns > 0].isnan().all()):
+                subtracted = subtracted[first]
+                givers += list(self.donors[:, first])
+            values = values - subtracted
         known = self._known(name, label) & ~values.isnan()
         _, image, times = torch.unique(self.images[known], return_inverse=True, return_counts=True)
         count = len(times)
         # One more image, of its own donors.
-        kinds = [torch.cat([each[known], torch.tensor([_NOBODY])]) for each in (self.images, *self.donors)]
+        kinds = [torch.cat([each[known], torch.tensor([_NOBODY])]) for each in (self.images, *givers)]
         shares = 1 / times.double()[image]
         observed = float((shares * values[known]).sum() / count)
         values = torch.cat([values[known], torch.tensor([_WORST], dtype=torch.float64)])
@@ -139,7 +153,7 @@ class Evidence:
 
     def state_dict(self) -> dict[str, Any]:
         """Return the evidence as primitives."""
-        parts = {name: getattr(self, name).tolist() for name in ("looks", "images", "labels", "donors")}
+        parts = {name: getattr(self, name).tolist() for name in _INDICES}
         values = {
             name: [None if value != value else value for value in each.tolist()] for name, each in self.values.items()
         }
@@ -148,7 +162,7 @@ class Evidence:
     @classmethod
     def from_state_dict(cls, state: Mapping[str, Any]) -> Evidence:
         """Make evidence from its `state_dict`."""
-        parts = {name: torch.tensor(state[name], dtype=torch.long) for name in ("looks", "images", "labels", "donors")}
+        parts = {name: torch.tensor(state[name], dtype=torch.long) for name in _INDICES}
         values = {name: _with_nan(each) for name, each in state["values"].items()}
         return cls(state["num_looks"], **parts, values=values)
 
@@ -161,9 +175,11 @@ def _ids_of(rows: Tensor, ids: Tensor) -> Tensor:
     return torch.where(rows >= 0, ids[rows.clamp_min(0)], -1)
 
 
-def _by_donor(measured: Measure) -> Tensor:
-    """Return (N, K) the values with each donor, or (N, 1) where they were not measured with all, or have none."""
-    return measured.values.unsqueeze(1) if measured.by_donor is None else measured.by_donor
+def _by_donor(measured: Measure, count: int) -> Tensor:
+    """Return (N, `count`) the values with each donor, NaN for those not tried; without donors each value repeated."""
+    if measured.by_donor is None:
+        return measured.values.unsqueeze(1).expand(-1, count)
+    return F.pad(measured.by_donor, (0, count - measured.by_donor.shape[1]), value=torch.nan)
 
 
 def _with_nan(values: Sequence[float | None]) -> Tensor:

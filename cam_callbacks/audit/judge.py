@@ -38,10 +38,6 @@ class _Suspects:
     found: frozenset[_Group]
     certain: frozenset[_Group]
 
-    @property
-    def classes(self) -> tuple[int, ...]:
-        return tuple(sorted(group for group in self.found if group is not None))
-
 
 def judge(result: AuditResult, previous: Verdict | None = None, threshold: float = 0.05) -> Verdict:
     """Judge the numbers of a look, together with what the last looks have found.
@@ -94,11 +90,12 @@ def judge(result: AuditResult, previous: Verdict | None = None, threshold: float
             state = "warning"
         elif is_second and suspects.certain and (agree or not needs_second_test):
             state = "alarm"
+    said = suspects.certain if state == "alarm" else suspects.found
     found = replace(
         verdict,
         state=state,
-        classes=suspects.classes,
-        overall=None in suspects.found,
+        classes=tuple(sorted(group for group in said if group is not None)),
+        overall=None in said,
         detectable=_detectable(evidence, judged, threshold) if is_fair else math.nan,
         second_test="agrees" if agree else "needed" if needs_second_test else "silent",
     )

@@ -134,9 +134,8 @@ def _record(
         targets = request.resolve(chunk, output, scores, runner.outputs)
         rows = torch.arange(len(images), device=images.device)
         target_scores = request.reader([targets], score, runner.outputs).read(output, rows)
-        with layers.recorded(
-            modules, gradients is not None
-        ):  # a checkpoint runs its part of the model again, and compares
+        # A checkpoint runs its part of the model again, and compares.
+        with layers.recorded(modules, gradients is not None):
             by_layer = _gradients(target_scores, outputs) if gradients else []
 
     def weights_of(gradient: Tensor) -> Tensor:
@@ -193,7 +192,7 @@ def _read_layers(
 
 def _gradients(target_scores: Tensor, outputs: Sequence[Tensor]) -> list[list[Tensor]]:
     """Return, for each layer's output, the gradients of the T scores (n, T) with respect to it."""
-    remedy = "Grad-CAM needs a differentiable score; ScoreCAM does not"
+    remedy = "this method needs a differentiable score; ScoreCAM does not"
     cuts = "torch.no_grad, .detach(), rounding, a quantized part, torch.utils.checkpoint without use_reentrant=False"
     if not target_scores.requires_grad:
         raise ValueError(

@@ -26,8 +26,8 @@ class LayerCAM(GradientMethod):
 
         heat = ReLU(sum_k ReLU(dy / dA_k) * A_k),   position by position
 
-    then upsampled and scaled to [0, 1] for each image. Maps M of several layers are fused as the authors do: each
-    becomes tanh(2 M / max M), and the largest value of each position is taken.
+    then upsampled and scaled to [0, 1] for each image. Maps M of several layers are fused after the authors, as
+    torchcam does: each becomes tanh(2 M / max M), and the largest value of each position is taken.
 
     Attributes:
         score: See `GradCAM`.

@@ -100,7 +100,7 @@ class Method(ABC):
                 6 x 6 positions (of signals 6, of volumes 6 x 6 x 6) that the answer is read from, or else the finest;
                 for `CAM`, the last with any. `"name[0]"` is the first call of a module that is called several times in
                 one forward; without it the last call is used. Of several layers, in a list, the heatmap is the mean of
-                their maps, each scaled to [0, 1].
+                their maps, each scaled to [0, 1]; `LayerCAM` has a rule of its own.
             targets: What to explain. None: the predicted class of each image. A class: one for all images, one for
                 each (N,), or T for each (N, T). Marked classes, (N, classes) bool: of those of an image the one with
                 the highest score, the predicted class where none is marked. A callable, or one for each image: it is

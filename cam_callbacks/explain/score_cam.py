@@ -45,8 +45,8 @@ class ScoreCAM(Method):
 
     - `"probability"`: w_k = p_c(x * H_k). The authors' code and the paper's section 3.2.
     - `"logit-softmax"`: w_k = softmax over the live k of z_c(x * H_k). The paper's Algorithm 1.
-    - `"increase"`: w_k = p_c(x * H_k) - p_c(0). The paper's Definitions 4 and 5. Tells classes apart best, but the
-      map can come out blank: when no mask raises the probability above that of the empty image.
+    - `"increase"`: w_k = p_c(x * H_k) - p_c(0). The paper's Definitions 4 and 5. The map can come out blank: when no
+      mask raises the probability above that of the empty image.
     - `"matlab"`: w_k = softmax over the live k of p_c(x * H_k) - p_c(x), on maps A_k that are each scaled to [0, 1]
       before they are summed; as in a widely read MATLAB script. A softmax over differences of probabilities is almost
       flat: the map is close to the plain mean of the activations and says little about the class. It is meant for
@@ -112,8 +112,13 @@ class ScoreCAM(Method):
         check_bool("compile", self.compile)
         if self.complement and self.weighting != "contrast":
             raise ValueError(f'complement=True needs weighting="contrast", not {self.weighting!r}')
-        if self.complement and self.max_passes == 1:
-            raise ValueError("max_passes=1 cannot be kept with complement=True, which takes two passes a channel")
+        fewest = 2 * (1 + self.complement)
+        if self.weighting == "contrast" and self.max_passes is not None and self.max_passes < fewest:
+            sides = " from both sides" if self.complement else ""
+            raise ValueError(
+                f"max_passes={self.max_passes} is too few: by contrast channels are compared{sides}, which takes "
+                f"{fewest} at least"
+            )
         if self.weighting == "matlab" and self.max_passes is not None:
             raise ValueError(
                 f'max_passes={self.max_passes} cannot be kept with weighting="matlab", which is always exact'
@@ -188,7 +193,10 @@ class ScoreCAM(Method):
         if self.weighting == "matlab":
             return _softmax_over(alive, scores - own_scores.unsqueeze(2))
         if self.weighting == "contrast":
-            offset = torch.where(alive, scores, torch.nan).nanmean(dim=2)
+            # Of scores that are all equal the mean may differ by rounding, which would be scaled to a map.
+            known = torch.where(alive, scores, torch.nan)
+            offset, lowest = known.nanmean(dim=2), torch.where(alive, scores, torch.inf).amin(dim=2)
+            alive = alive & (torch.where(alive, scores, -torch.inf).amax(dim=2) > lowest).unsqueeze(2)
         return torch.where(alive, scores - offset.unsqueeze(2), 0)
 
     def _adaptive_weights(

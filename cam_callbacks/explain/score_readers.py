@@ -11,6 +11,7 @@ from torch import Tensor
 
 from cam_callbacks.explain.model_outputs import ClassScores, OutputReader
 from cam_callbacks.explain.targets import (
+    ContrastTarget,
     RegressionTarget,
     ResolvesPerImage,
     SegmentationTarget,
@@ -105,6 +106,8 @@ def _given(target: object, output: Any, outputs: OutputReader) -> Any:
     """Return what a callable is called with: what the model returned, or the logits or numbers in it."""
     if isinstance(target, RegressionTarget):
         return outputs.columns(output)
+    if isinstance(target, ContrastTarget):
+        return outputs.class_scores(output).logits
     return outputs.logits(output) if wants_logits(target) else output
 
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cam_callbacks._checks import check_bool, check_index, check_list, is_list
-from cam_callbacks.explain.model_outputs import logits_of
+from cam_callbacks.explain.model_outputs import class_scores, logits_of
 
 TargetFn: TypeAlias = Callable[[Any], Tensor]
 """Called with what the model returned for B images; returns one number for each, (B,)."""
@@ -97,33 +97,29 @@ class ContrastTarget(Target):
         ValueError: A class is not a whole number of at least 0, `against` is empty, or it names the class itself.
     """
 
-    wants_logits: ClassVar[bool] = True
     class_index: int
     against: int | Sequence[int]
 
     def __post_init__(self) -> None:
         check_index("class_index", self.class_index)
-        for each in self._others:
+        others = tuple(self.against) if is_list(self.against) else (self.against,)
+        for each in others:
             check_index("against", each)
-        if not self._others or self.class_index in self._others:
-            raise ValueError(f"against={self.against!r} must name classes other than class_index={self.class_index}")
-
-    @property
-    def _others(self) -> list[int]:
-        given: Any = self.against
-        return list(given) if is_list(given) else [given]
+        if not others or self.class_index in others or len(set(others)) < len(others):
+            raise ValueError(
+                f"against={self.against!r} must name classes other than class_index={self.class_index}, each once"
+            )
+        object.__setattr__(self, "against", others)
 
     def __call__(self, output: Any) -> Tensor:
         """Return (B,), the difference for each image."""
-        tensor = logits_of(output)
-        logits = tensor.unsqueeze(1) if tensor.ndim == 1 else tensor
-        if logits.ndim == 2 and logits.shape[1] == 1:
-            logits = torch.cat([-logits, logits], dim=1)
-        if logits.ndim != 2 or max(self.class_index, *self._others) >= logits.shape[1]:
+        logits, others = class_scores(output).logits, self.against
+        assert isinstance(others, tuple)
+        if max(self.class_index, *others) >= logits.shape[1]:
             raise ValueError(
-                f"{self} reads logits (N, classes) of these classes; the model returned {tuple(tensor.shape)}"
+                f"{self} names classes that are not among the model's {logits.shape[1]}: 0 to {logits.shape[1] - 1}"
             )
-        return logits[:, self.class_index] - logits[:, self._others].mean(dim=1)
+        return logits[:, self.class_index] - logits[:, list(others)].mean(dim=1)
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,7 +7,8 @@ import torch
 from made_up import classes_of, gap_of, result
 
 from cam_callbacks import judge
-from cam_callbacks.audit.donors import Donors
+from cam_callbacks.audit.donors import Donors, choose_donors
+from cam_callbacks.audit.evidence import Evidence
 from cam_callbacks.audit.statistics import Measure, measure
 
 
@@ -83,6 +84,45 @@ def test_an_answer_with_each_donor_is_evidence_and_an_image_counts_once():
     assert evidence.values["bg_gap"].tolist() == with_each.flatten().tolist()
     assert evidence.count("bg_gap") == 120
     assert evidence.pooled("bg_gap").observed == pytest.approx(0.125)
+
+
+class TestFewerDonorsOfAnotherMeasure:
+    """Two donors give a background, but only the first is tried with another measure; a rare class gives to many."""
+
+    @staticmethod
+    def evidence(draw, of_placebo=1):
+        labels = torch.arange(2).repeat_interleave(torch.tensor([100, 12]))
+        donors = choose_donors(
+            labels,
+            torch.ones(112, dtype=torch.bool),
+            f"{int(torch.randint(9**9, (1,), generator=draw)):x}" + "0" * 15,
+            2,
+        )
+        gives = torch.rand(2, 112, generator=draw)
+
+        def values(count, share):
+            follows = [
+                (gives[kind][each[:, :count]] < share).float() for kind, each in enumerate((donors.same, donors.other))
+            ]
+            return follows[0] - follows[1]
+
+        look = result(torch.zeros(112), labels)
+        parts = {"bg_gap": values(2, 0.5), "outline_gap": values(of_placebo, 0.3), "recolor_gap": values(1, 0.4)}
+        measures = {name: measure(each, labels, 0.0, donors) for name, each in parts.items()}
+        return Evidence.of(replace(look, donors=donors, measures={**look.measures, **measures})), parts
+
+    def test_stands_on_these_donors_alone(self):
+        evidence, parts = self.evidence(torch.Generator().manual_seed(0))
+        assert evidence.values["recolor_gap"][::2].tolist() == parts["recolor_gap"].flatten().tolist()
+        assert evidence.values["recolor_gap"][1::2].isnan().all()
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize(("name", "minus"), [("recolor_gap", None), ("bg_gap", None), ("bg_gap", "outline_gap")])
+    def test_errors_are_those_of_means_drawn_again_and_again(self, name, minus):
+        draw = torch.Generator().manual_seed(0)
+        found = [self.evidence(draw)[0].pooled(name, minus=minus) for _ in range(150)]
+        spread = torch.tensor([each.observed for each in found]).std()
+        assert sum(each.error for each in found) / 150 > 0.85 * spread
 
 
 def test_all_classes_together_have_half_of_the_level():

@@ -239,6 +239,15 @@ def test_by_contrast_two_classes_have_opposite_weights(small_cnn, blobs, reading
     torch.testing.assert_close(first, -second, atol=1e-5, rtol=0)
 
 
+def test_by_contrast_a_score_that_does_not_move_gives_a_blank_map(small_cnn, blobs):
+    network = small_cnn()
+    with torch.no_grad():
+        network.head.weight.zero_()
+    explanation = exact("contrast")(network, blobs(2, 24, 24), "features", 1)
+    assert explanation.blank.all()
+    assert (explanation.channels.weight == 0).all()
+
+
 @pytest.mark.parametrize("weighting", WEIGHTINGS)
 def test_a_layer_whose_channels_are_all_dead_gives_a_blank_map(small_cnn, blobs, weighting):
     network = small_cnn(dead=dict.fromkeys(range(12), 0.3))
@@ -290,8 +299,9 @@ class TestValue:
     def test_both_sides_of_the_mask_are_for_contrast_and_take_two_passes(self):
         with pytest.raises(ValueError, match="complement=True needs weighting=\"contrast\", not 'increase'"):
             ScoreCAM("increase", complement=True)
-        with pytest.raises(ValueError, match="max_passes=1 cannot be kept with complement=True"):
-            ScoreCAM("contrast", complement=True, max_passes=1)
+        for passes, complement in ((1, False), (3, True)):
+            with pytest.raises(ValueError, match=f"max_passes={passes} is too few: by contrast channels are compared"):
+                ScoreCAM("contrast", complement=complement, max_passes=passes)
 
     @pytest.mark.parametrize("batch_size", [0, -4, 2.5, True])
     def test_a_batch_size_that_is_not_a_positive_whole_number_is_refused(self, batch_size):

@@ -167,6 +167,17 @@ class TestScoreReader:
         assert not explanation.blank.any()
 
 
+class Shaped(nn.Module):
+    """Three classes in a shape of any kind."""
+
+    def __init__(self, shape):
+        super().__init__()
+        self.features, self.shape = nn.Conv2d(3, 3, 3, padding=1), shape
+
+    def forward(self, images):
+        return self.features(images).mean(dim=(2, 3)).view(len(images), *self.shape[1:])
+
+
 class TestContrastTarget:
     def test_is_the_logit_minus_the_mean_of_the_others(self):
         assert ContrastTarget(0, against=1)(LOGITS).tolist() == [3, -1]
@@ -174,6 +185,15 @@ class TestContrastTarget:
 
     def test_of_one_logit_is_twice_that_logit(self):
         assert ContrastTarget(1, against=0)(torch.tensor([4.0, -5.0])).tolist() == [8, -10]
+
+    @pytest.mark.parametrize("shape", [(2, 1, 3), (2, 3, 1), (2, 3, 1, 1)])
+    def test_reads_classes_wherever_a_class_is_read(self, shape):
+        found = GradCAM()(Shaped(shape), torch.rand(2, 3, 8, 8), "features", ContrastTarget(2, against=[0, 1]))
+        assert found.target_scores.shape == (2,)
+
+    def test_is_a_value(self):
+        assert ContrastTarget(3, [7]) == ContrastTarget(3, (7,)) == ContrastTarget(3, 7)
+        assert len({ContrastTarget(3, [7, 8]), ContrastTarget(3, (7, 8))}) == 1
 
     def test_weighs_channels_by_the_difference_of_their_weights(self, small_cnn, blobs):
         network, images = small_cnn(), blobs(2, 24, 24)
@@ -203,6 +223,7 @@ class TestContrastTarget:
             (3, "against=3 must name classes other than class_index=3"),
             ([], r"against=\[\] must name classes other than"),
             ([1, 3], "other than class_index=3"),
+            ([1, 1], "other than class_index=3, each once"),
             (-1, "against=-1 must be a whole number of at least 0"),
             ("cat", "against='cat' must be a whole number"),
         ],
@@ -212,7 +233,10 @@ class TestContrastTarget:
             ContrastTarget(3, against)
 
     def test_classes_that_the_model_does_not_have_are_named(self):
-        with pytest.raises(ValueError, match=r"ContrastTarget\(class_index=0, against=9\) reads logits"):
+        with pytest.raises(
+            ValueError,
+            match=r"ContrastTarget\(class_index=0, against=\(9,\)\) names classes that are not among the model's 3",
+        ):
             ContrastTarget(0, against=9)(LOGITS)
 
 
