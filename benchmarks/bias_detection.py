@@ -34,7 +34,7 @@ from cam_callbacks.data.probes import ProbeSet
 
 TRAINING, EPOCHS = 1024, 6
 TRAINING_OF_SHAPES = 2048  # they are harder to learn
-FIXED, POOL, COMPARED = 64, 1024, 256
+IMAGES, POOL, COMPARED = 128, 1024, 256
 ESTIMATED_EVERY = 3  # networks of a kind: for these, masks are estimated too
 PLANTED, CLEAN = (*IN_BACKGROUND, *ELSEWHERE), (*DIGITS, *SHAPES)
 KINDS = (*PLANTED, *CLEAN)
@@ -50,6 +50,8 @@ def main() -> None:
     """Train and audit the networks that are not in the file, and print the tables of all that are."""
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("--rounds", type=int, default=12, help="networks of each kind; each round has one agreement")
+    options.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS, help="only these")
+    options.add_argument("--images", type=int, default=IMAGES, help="images of a look")
     options.add_argument("--processes", type=int, default=1, help="networks that are trained at the same time")
     options.add_argument("--out", type=Path, default=OUT, help="one line of JSON for each network")
     options.add_argument("--short", action="store_true", help="one round of four kinds, in a file of its own")
@@ -65,24 +67,25 @@ def main() -> None:
         for seed in range(args.rounds)
         for kinds, agreement in ((clean, 0.5), (planted, AGREEMENTS[seed % len(AGREEMENTS)]))
         for kind in kinds
+        if kind in args.kinds
     ]
     done = {(run["kind"], run["agreement"], run["seed"]) for run in lines_of(args.out)}
-    missing = [] if args.tables else [each for each in wanted if each not in done]
+    missing = [] if args.tables else [(*each, args.images) for each in wanted if each not in done]
     for number, run in enumerate(run_each(run_of, missing, args.processes, args.out), 1):
         print(f"{number} of {len(missing)}: {run['kind']}, {run['agreement']:g}, {run['seconds']:.0f} s", flush=True)
     print_tables(lines_of(args.out))
 
 
-def run_of(kind: str, agreement: float, seed: int) -> Run:
+def run_of(kind: str, agreement: float, seed: int, images: int = IMAGES) -> Run:
     """Train and audit one network: a line of the file."""
     start = time.perf_counter()
-    looks = looks_of(kind, agreement, seed)
+    looks = looks_of(kind, agreement, seed, images)
     versions = {"cam_callbacks": __version__, "torch": torch.__version__}
     run: Run = {"kind": kind, "agreement": agreement, "seed": seed, "seconds": round(time.perf_counter() - start, 1)}
-    return run | {"versions": versions, "looks": looks}
+    return run | {"images": images, "versions": versions, "looks": looks}
 
 
-def looks_of(kind: str, agreement: float, seed: int) -> list[Look]:
+def looks_of(kind: str, agreement: float, seed: int, num_images: int) -> list[Look]:
     """Train one network, and audit it after each epoch."""
     torch.manual_seed(seed)
     is_shape = kind in SHAPES
@@ -103,7 +106,7 @@ def looks_of(kind: str, agreement: float, seed: int) -> list[Look]:
             F.cross_entropy(network(images[batch]), targets[batch]).backward()
             optimizer.step()
         network.eval()
-        rows = rows_of_look(pool[1], chance)
+        rows = rows_of_look(pool[1], num_images // 4, chance)
         shown, labels, masks = (part[rows] for part in pool)
         probes = ProbeSet(shown, labels, masks, ("first", "second"))
         found, before = look(network, probes, before, with_estimated)
@@ -113,13 +116,13 @@ def looks_of(kind: str, agreement: float, seed: int) -> list[Look]:
     return looks
 
 
-def rows_of_look(targets: Tensor, chance: torch.Generator) -> Tensor:
-    """(128,) which images of the pool are audited: 64 of each class, of which half are the same at each look."""
+def rows_of_look(targets: Tensor, count: int, chance: torch.Generator) -> Tensor:
+    """(4 `count`,) the images that are audited: of each class so many that are always the same, and as many others."""
     rows = []
     for target in (0, 1):
         members = (targets == target).nonzero().flatten()
-        fresh = members[FIXED // 2 :]
-        rows += [members[: FIXED // 2], fresh[torch.randperm(len(fresh), generator=chance)[: FIXED // 2]]]
+        fresh = members[count:]
+        rows += [members[:count], fresh[torch.randperm(len(fresh), generator=chance)[:count]]]
     return torch.cat(rows)
 
 
