@@ -51,7 +51,9 @@ def main() -> None:
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("--rounds", type=int, default=12, help="networks of each kind; each round has one agreement")
     options.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS, help="only these")
-    options.add_argument("--images", type=int, default=IMAGES, help="images of a look")
+    options.add_argument(
+        "--images", type=int, default=IMAGES, help="images of a look; another number needs another file"
+    )
     options.add_argument("--processes", type=int, default=1, help="networks that are trained at the same time")
     options.add_argument("--out", type=Path, default=OUT, help="one line of JSON for each network")
     options.add_argument("--short", action="store_true", help="one round of four kinds, in a file of its own")
@@ -63,14 +65,14 @@ def main() -> None:
         args.out = args.out.with_stem(f"{args.out.stem}_short")
     clean = tuple(kind for kind in clean if has_photos() or not kind.endswith("photos"))
     wanted = [
-        (kind, agreement, seed)
+        (kind, agreement, seed, args.images)
         for seed in range(args.rounds)
         for kinds, agreement in ((clean, 0.5), (planted, AGREEMENTS[seed % len(AGREEMENTS)]))
         for kind in kinds
         if kind in args.kinds
     ]
-    done = {(run["kind"], run["agreement"], run["seed"]) for run in lines_of(args.out)}
-    missing = [] if args.tables else [(*each, args.images) for each in wanted if each not in done]
+    done = {(run["kind"], run["agreement"], run["seed"], run.get("images", IMAGES)) for run in lines_of(args.out)}
+    missing = [] if args.tables else [each for each in wanted if each not in done]
     for number, run in enumerate(run_each(run_of, missing, args.processes, args.out), 1):
         print(f"{number} of {len(missing)}: {run['kind']}, {run['agreement']:g}, {run['seconds']:.0f} s", flush=True)
     print_tables(lines_of(args.out))

@@ -20,7 +20,9 @@ from cam_callbacks.explain.runner import Runner
 from cam_callbacks.explain.score_readers import Resolved, Score, ScoreReader, TargetRequest
 
 _HALF_PRECISION_SCALE = 2.0**14
+
 Gradients = Literal["mean", "positions"]
+"""Of each channel the mean of the gradient over its positions, or the gradient at each of them."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -20,16 +20,7 @@ class HiResCAM(GradientMethod):
     equals Grad-CAM and CAM. If the rest of the network is linear, the sum of the map before the ReLU is the score, up
     to a constant.
 
-    Attributes:
-        score: See `GradCAM`.
-        upsampling: See `Method`.
-        multi_label: See `Method`.
-        outputs: See `Method`.
-        reshape_transform: See `Method`.
-        batch_size: See `Method`.
-
-    Raises:
-        ValueError: An unknown score or upsampling.
+    Settings and errors are those of `GradCAM`.
 
     Example::
 

@@ -29,16 +29,7 @@ class LayerCAM(GradientMethod):
     then upsampled and scaled to [0, 1] for each image. Maps M of several layers are fused after the authors, as
     torchcam does: each becomes tanh(2 M / max M), and the largest value of each position is taken.
 
-    Attributes:
-        score: See `GradCAM`.
-        upsampling: See `Method`.
-        multi_label: See `Method`.
-        outputs: See `Method`.
-        reshape_transform: See `Method`.
-        batch_size: See `Method`.
-
-    Raises:
-        ValueError: An unknown score or upsampling.
+    Settings and errors are those of `GradCAM`.
 
     Example::
 

@@ -112,7 +112,7 @@ class ScoreCAM(Method):
         check_bool("compile", self.compile)
         if self.complement and self.weighting != "contrast":
             raise ValueError(f'complement=True needs weighting="contrast", not {self.weighting!r}')
-        fewest = 2 * (1 + self.complement)
+        fewest = 2 * self._passes_of_channel
         if self.weighting == "contrast" and self.max_passes is not None and self.max_passes < fewest:
             sides = " from both sides" if self.complement else ""
             raise ValueError(
@@ -123,6 +123,10 @@ class ScoreCAM(Method):
             raise ValueError(
                 f'max_passes={self.max_passes} cannot be kept with weighting="matlab", which is always exact'
             )
+
+    @property
+    def _passes_of_channel(self) -> int:
+        return 2 if self.complement else 1
 
     def _options(self) -> Options:
         return replace(super()._options(), compile=self.compile)
@@ -149,7 +153,7 @@ class ScoreCAM(Method):
         masks = forward_pass.covering(activations, layer, repeats_edges=True)
         # Not the activations: a channel may live only where the model pads the image.
         live = has_contrast(masks) & forward_pass.finite.unsqueeze(1)
-        progress.expect(int(live.sum()) * (1 + self.complement))
+        progress.expect(int(live.sum()) * self._passes_of_channel)
         scorer = _MaskedScorer(network, masks, forward_pass.reader, self.complement)
         offset = torch.zeros_like(forward_pass.target_scores)
         if forward_pass.empty_scores is not None:
@@ -226,7 +230,7 @@ class ScoreCAM(Method):
                 search.update(scores[image == index])
                 if search.done:
                     del active[index]
-                    progress.advance(search.spared * (1 + self.complement))
+                    progress.advance(search.spared * self._passes_of_channel)
         weights = torch.zeros(*offset.shape, live.shape[1], dtype=torch.float32, device=live.device)
         error = torch.zeros_like(offset)
         for index, search in searches.items():
@@ -253,11 +257,12 @@ class _MaskedScorer:
 
     def __call__(self, image: Tensor, channel: Tensor) -> Tensor:
         """Return scores (pairs, T) of images (pairs,) masked by channels (pairs,)."""
-        self.passes += torch.bincount(image, minlength=len(self.passes)) * (1 + self._complement)
-        kept = self._network.masked_scores(self.activations, image, channel, self._reader)
-        if not self._complement:
-            return kept
-        return kept - self._network.masked_scores(self.activations, image, channel, self._reader, turned=True)
+        kept = self._scores(image, channel, turned=False)
+        return kept - self._scores(image, channel, turned=True) if self._complement else kept
+
+    def _scores(self, image: Tensor, channel: Tensor, turned: bool) -> Tensor:
+        self.passes += torch.bincount(image, minlength=len(self.passes))
+        return self._network.masked_scores(self.activations, image, channel, self._reader, turned)
 
 
 class _Search:
@@ -278,7 +283,7 @@ class _Search:
         self.done = False
         self.spared = len(channels)
         self._tolerance = settings.tolerance
-        most = len(channels) if settings.max_passes is None else settings.max_passes // (1 + settings.complement)
+        most = len(channels) if settings.max_passes is None else settings.max_passes // settings._passes_of_channel
         self._left = min(most, len(channels))
         self._scale = scale
         # The surrogate needs double precision, which MPS does not have; and none of the trainer's autocast.

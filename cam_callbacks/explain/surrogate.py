@@ -46,7 +46,7 @@ class Surrogate:
     Args:
         activations: (n, *spatial of the layer), the live channels of one image.
         scale: The kind of scores.
-        offset: Subtracted from every weight, except for logits and by contrast.
+        offset: Subtracted from every weight, except for logits. By contrast it changes nothing.
     """
 
     def __init__(self, activations: Tensor, scale: Scale = "probability", offset: float = 0.0) -> None:
@@ -122,9 +122,7 @@ class Surrogate:
         self._slope = torch.where(deviation > 0, weight_deviation / deviation.clamp_min(_TINY), 0)
 
     def _weight(self, scores: Tensor) -> Tensor:
-        if self._kind_of_scores == "contrast":
-            return scores
-        if self._kind_of_scores == "score":
+        if self._kind_of_scores in ("score", "contrast"):
             return scores - self._offset
         if self._kind_of_scores == "probability":
             return scores.clamp_max(0).exp() - self._offset
