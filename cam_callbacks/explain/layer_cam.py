@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
@@ -45,8 +45,7 @@ class LayerCAM(GradientMethod):
     name: ClassVar[str] = "LayerCAM"
 
     def layer_map(self, network: Network, forward_pass: ForwardPass, layer: int) -> LayerMap:  # noqa: D102
-        found = super().layer_map(network, forward_pass, layer)
-        return replace(found, weights=found.weights.relu())
+        return LayerMap.weighted(forward_pass.activations[layer], forward_pass.weights[layer].relu())
 
     def fused(self, maps: Sequence[Tensor]) -> Tensor:  # noqa: D102
         size = finest(maps)

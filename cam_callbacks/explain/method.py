@@ -30,8 +30,8 @@ _CHANNELS_KEPT = 16
 class Method(ABC):
     """A way of computing heatmaps. It is a value: it holds settings only; the model comes with the call.
 
-    Each method makes the map of a layer as the weighted sum of its channels; methods differ in the weights. To add one,
-    override `forward_pass`, and `layer_map` if it needs further passes.
+    Most methods make the map of a layer as the weighted sum of its channels, and differ in the weights. To add one,
+    override `forward_pass`, and `layer_map` if it needs further passes or sums no channels.
 
     Attributes:
         upsampling: How heatmaps are brought to the size of the images: `"bilinear"` (linear for one, trilinear for
@@ -184,19 +184,14 @@ class Method(ABC):
         """
 
     def layer_map(self, network: Network, forward_pass: ForwardPass, layer: int) -> LayerMap:
-        """Return the channels of one layer and their weights; by default the weights that the forward pass found.
+        """Return the map of one layer; by default its channels, summed by the weights that the forward pass found.
 
         Args:
             network: The model and the images, for further passes.
             forward_pass: What `forward_pass` returned.
             layer: The index of the layer among `forward_pass.layers`.
         """
-        return LayerMap(
-            maps=forward_pass.activations[layer],
-            weights=forward_pass.weights[layer],
-            passes=torch.zeros(len(network.images), dtype=torch.int64, device=network.images.device),
-            error=torch.zeros_like(forward_pass.target_scores),
-        )
+        return LayerMap.weighted(forward_pass.activations[layer], forward_pass.weights[layer])
 
     def fused(self, maps: Sequence[Tensor]) -> Tensor:
         """Put the maps of several layers together, at the resolution of the finest: the mean of each scaled to [0, 1].
@@ -217,21 +212,24 @@ class Method(ABC):
             )
 
     def _explanation(self, network: Network, forward_pass: ForwardPass, maps: Sequence[LayerMap]) -> Explanation:
-        finite = forward_pass.finite.unsqueeze(1)
-        of_weights = [torch.isfinite(each.weights).flatten(2).all(dim=2) for each in maps]
-        finite = finite & torch.stack(of_weights).all(dim=0)
+        skipped = ~forward_pass.finite.unsqueeze(1)
+        for each in maps:
+            skipped = skipped | ~torch.isfinite(each.maps).flatten(2).all(dim=2)
         only = maps[0] if len(maps) == 1 else None
-        combined = [forward_pass.covering(each.combined(), layer) for layer, each in enumerate(maps)]
-        layer_maps = combined[0] if only is not None else self.fused(combined)
-        error = torch.stack([each.error for each in maps]).amax(dim=0)
-        layer_maps[~finite], error[~finite] = torch.nan, torch.nan
+        covering = [forward_pass.covering(each.maps, layer) for layer, each in enumerate(maps)]
+        layer_maps = covering[0] if only is not None else self.fused(covering)
+        error = torch.stack([each.error.expand_as(skipped) for each in maps]).amax(dim=0)
+        layer_maps, error = (
+            torch.where(skipped.view(*skipped.shape, *[1] * (values.ndim - 2)), torch.nan, values)
+            for values in (layer_maps, error)
+        )
 
         def leading(values: Tensor) -> Tensor:
             return values if forward_pass.several else values.squeeze(1)
 
         channels = None
-        if only is not None:
-            index, weights, strongest = only.strongest()
+        if only is not None and only.channels is not None:
+            index, weights, strongest = only.channels
             channels = Channels(*map(leading, (index, weights, forward_pass.covering(strongest, 0))))
         mean = None if only is None else forward_pass.covering(forward_pass.activations[0].mean(dim=1), 0)
         scores, reader, kind = forward_pass.scores, forward_pass.reader, network.outputs.kind
@@ -247,7 +245,7 @@ class Method(ABC):
             target_layer=_one_or_all(forward_pass.layers),
             passes=1 + torch.stack([each.passes for each in maps]).sum(dim=0),
             estimated_error=leading(error),
-            skipped=leading(~finite),
+            skipped=leading(skipped),
             channels=channels,
             mean_activation=mean,
             outputs=None if kind is None else kind.outputs,
@@ -260,36 +258,51 @@ def _one_or_all(names: tuple[str, ...]) -> str | tuple[str, ...]:
 
 @dataclass(frozen=True, eq=False)
 class LayerMap:
-    """The channels of one layer and their weights.
+    """The map of one layer for each target, before it is enlarged and scaled.
 
     Attributes:
-        maps: (N, K, *spatial), the channels as they are summed.
-        weights: (N, T, K), the weight of each channel in the map of each target; or (N, T, K, *spatial), that of each
-            of its positions.
+        maps: (N, T, *spatial of the layer) float32, at least 0; not finite where there is none.
         passes: (N,) int64, forward samples spent on masked images.
         error: (N, T) float32, the estimated relative error of the map; 0 if it is exact.
+        channels: Index and weight (N, T, C) and activations (N, T, C, *spatial) of the heaviest channels, dead ones
+            last; None if the map is not made of channels.
     """
 
     maps: Tensor
-    weights: Tensor
     passes: Tensor
     error: Tensor
+    channels: tuple[Tensor, Tensor, Tensor] | None = None
 
-    def combined(self) -> Tensor:
-        """Return (N, T, *spatial) float32, the ReLU of the weighted sum of the channels."""
-        return torch.stack([_weighted_sum(*pair) for pair in zip(self.weights, self.maps, strict=True)]).relu()
+    @classmethod
+    def weighted(
+        cls, maps: Tensor, weights: Tensor, passes: Tensor | None = None, error: Tensor | None = None
+    ) -> LayerMap:
+        """Return the ReLU of the weighted sum of channels.
 
-    def strongest(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Return index and weight (N, T, C) and map (N, T, C, *spatial) of the heaviest channels, dead ones last.
-
-        Where positions have weights, that of a channel is their mean.
+        Args:
+            maps: (N, K, *spatial), the channels as they are summed.
+            weights: (N, T, K), the weight of each channel in the map of each target; or (N, T, K, *spatial), that of
+                each of its positions.
+            passes: As in `LayerMap`; None for no pass.
+            error: As in `LayerMap`; None for exact maps.
         """
-        live = has_contrast(self.maps).unsqueeze(1)
-        of_channels = self.weights if self.weights.ndim == 3 else self.weights.flatten(3).mean(dim=3)
-        count = min(_CHANNELS_KEPT, self.weights.shape[2])
-        index = of_channels.masked_fill(~live, -torch.inf).topk(count, dim=2).indices
-        maps = torch.stack([maps[chosen] for maps, chosen in zip(self.maps, index, strict=True)])
-        return index, of_channels.gather(2, index), maps
+        total = torch.stack([_weighted_sum(*pair) for pair in zip(weights, maps, strict=True)])
+        return cls(
+            total.relu(),
+            passes if passes is not None else torch.zeros(len(maps), dtype=torch.int64, device=maps.device),
+            error if error is not None else torch.zeros(weights.shape[:2], device=maps.device),
+            _heaviest(maps, weights),
+        )
+
+
+def _heaviest(maps: Tensor, weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return `LayerMap.channels`; where positions have weights, that of a channel is their mean."""
+    live = has_contrast(maps).unsqueeze(1)
+    of_channels = weights if weights.ndim == 3 else weights.flatten(3).mean(dim=3)
+    count = min(_CHANNELS_KEPT, weights.shape[2])
+    index = of_channels.masked_fill(~live, -torch.inf).topk(count, dim=2).indices
+    chosen = torch.stack([own[heaviest] for own, heaviest in zip(maps, index, strict=True)])
+    return index, of_channels.gather(2, index), chosen
 
 
 def finest(maps: Sequence[Tensor]) -> torch.Size:

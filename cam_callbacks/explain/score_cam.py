@@ -169,7 +169,7 @@ class ScoreCAM(Method):
         maps = activations
         if self.weighting == "matlab":
             maps = min_max(activations.flatten(0, 1)).view_as(activations)
-        return LayerMap(maps, weights, scorer.passes, error)
+        return LayerMap.weighted(maps, weights, scorer.passes, error)
 
     def _scale(self, forward_pass: ForwardPass) -> Scale:
         if self.weighting == "logit-softmax":
