@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from cam_callbacks.explain.hires_cam import HiResCAM
     from cam_callbacks.explain.layer_cam import LayerCAM
     from cam_callbacks.explain.method import Method
+    from cam_callbacks.explain.recipro_cam import ReciproCAM
     from cam_callbacks.explain.score_cam import ScoreCAM
     from cam_callbacks.explain.targets import (
         ContrastTarget,
@@ -48,6 +49,7 @@ __all__ = [
     "LayerCAM",
     "Method",
     "ProbeSet",
+    "ReciproCAM",
     "RegressionTarget",
     "ScoreCAM",
     "SegmentationTarget",
@@ -72,6 +74,7 @@ _HOME = {
     "LayerCAM": "cam_callbacks.explain.layer_cam",
     "Method": "cam_callbacks.explain.method",
     "ProbeSet": "cam_callbacks.data.probes",
+    "ReciproCAM": "cam_callbacks.explain.recipro_cam",
     "RegressionTarget": "cam_callbacks.explain.targets",
     "ScoreCAM": "cam_callbacks.explain.score_cam",
     "SegmentationTarget": "cam_callbacks.explain.targets",

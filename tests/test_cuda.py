@@ -17,14 +17,26 @@ from lightning_runs import Squares, TinyModule, fit, loader, own_warnings
 from torch import nn
 from torch._dynamo.utils import counters
 
-from cam_callbacks import CAM, Audit, CAMMonitor, GradCAM, HiResCAM, LayerCAM, Method, ProbeSet, ScoreCAM, audit_model
+from cam_callbacks import (
+    CAM,
+    Audit,
+    CAMMonitor,
+    GradCAM,
+    HiResCAM,
+    LayerCAM,
+    Method,
+    ProbeSet,
+    ReciproCAM,
+    ScoreCAM,
+    audit_model,
+)
 from cam_callbacks.explain.faithfulness import correlation
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 needs_mps = pytest.mark.skipif(not torch.backends.mps.is_available(), reason="needs an MPS device")
 DEVICES = [pytest.param("cuda", marks=needs_cuda), pytest.param("mps", marks=needs_mps)]
 METHODS = [ScoreCAM(), ScoreCAM(tolerance=0), ScoreCAM(weighting="increase"), ScoreCAM("contrast", complement=True)]
-METHODS += [GradCAM(), HiResCAM(), LayerCAM(), CAM()]
+METHODS += [GradCAM(), HiResCAM(), LayerCAM(), ReciproCAM(), CAM()]
 MIB = 2**20
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from cam_callbacks.explain import layers, layouts, progress
 from cam_callbacks.explain.axes import AxisTracker, tracked
 from cam_callbacks.explain.layers import ReadLayer
-from cam_callbacks.explain.layouts import Layout, Margins
+from cam_callbacks.explain.layouts import Layout
 from cam_callbacks.explain.model_outputs import ClassScores
 from cam_callbacks.explain.probing import Probe
 from cam_callbacks.explain.runner import Runner
@@ -31,6 +31,7 @@ class ForwardPass:
 
     Attributes:
         layers: Dotted names of the L target layers.
+        readers: How the output of each layer is read.
         activations: Of each layer, (N, K, *spatial of the layer) float32, all of its positions.
         weights: Of each layer, (N, T, K) float32, what its channels weigh for each target, if that needs no further
             passes: with gradients, the mean over all positions of the gradient of the target's score; or, with that of
@@ -40,11 +41,10 @@ class ForwardPass:
         scores: All class scores of the N images; None if callables say what to explain.
         several: Whether the user asked for T targets for each image.
         empty_scores: (N, T) float32, the explained scores of the image that is 0 everywhere; None if not asked for.
-        margins: Of each layer, what makes its positions cover the image, where the model pads or crops; None if no
-            layer needs any.
     """
 
     layers: tuple[str, ...]
+    readers: tuple[ReadLayer, ...]
     activations: list[Tensor]
     weights: list[Tensor]
     reader: ScoreReader
@@ -52,11 +52,10 @@ class ForwardPass:
     scores: ClassScores | None
     several: bool
     empty_scores: Tensor | None = None
-    margins: tuple[Margins, ...] | None = None
 
     def covering(self, maps: Tensor, layer: int, repeats_edges: bool = False) -> Tensor:
         """Return maps (..., *spatial of the layer) whose positions cover the image, as `layouts.covering` does."""
-        return maps if self.margins is None else layouts.covering(maps, self.margins[layer], repeats_edges)
+        return layouts.covering(maps, self.readers[layer].margins, repeats_edges)
 
     @property
     def finite(self) -> Tensor:
@@ -99,13 +98,13 @@ def record(
     scores = [part.scores for part in parts if part.scores is not None]
     return ForwardPass(
         layers=tuple(layer_names),
+        readers=tuple(read),
         activations=[torch.cat(maps) for maps in zip(*(part.activations for part in parts), strict=True)],
         weights=[torch.cat(weights) for weights in zip(*(part.weights for part in parts), strict=True)],
         reader=request.reader([part.targets for part in parts], score, runner.outputs),
         target_scores=torch.cat([part.target_scores for part in parts]),
         scores=ClassScores(*map(torch.cat, zip(*scores, strict=True))) if scores else None,
         several=request.several,
-        margins=tuple(layer.margins for layer in read) if any(layer.margins for layer in read) else None,
     )
 
 

@@ -41,7 +41,7 @@ def state_of(model: nn.Module, images: Tensor) -> object:
 
 
 def mixes(run: Callable[[Tensor], object], images: Tensor) -> bool:
-    """Whether the model's answer to the first image changes with a black image beside it.
+    """Whether the model's answer to the first image changes with a black image before it.
 
     A model whose answer changes from pass to pass shows nothing of that; nor does one that cannot be run so.
 
@@ -52,7 +52,7 @@ def mixes(run: Callable[[Tensor], object], images: Tensor) -> bool:
     Raises:
         ValueError: The model needs other images beside each.
     """
-    pair = torch.cat([images[:1], torch.zeros_like(images[:1])])
+    pair = torch.cat([torch.zeros_like(images[:1]), images[:1]])
     try:
         alone, together = run(images[:1]), run(pair)
         return _differ(alone, together) and not _differ(alone, run(images[:1]))
@@ -67,9 +67,9 @@ class NeedsOthersError(ValueError):
 
 
 def _differ(alone: object, others: object) -> bool:
-    """Whether the first row of any tensor in two answers differs."""
+    """Whether the last row of any tensor in two answers differs, the first of which is of one image."""
     return any(
-        not _close(one[0], two[0])
+        not _close(one[0], two[-1])
         for one, two in zip(_tensors(alone), _tensors(others), strict=False)
         if one.shape[1:] == two.shape[1:] and one.ndim and len(one) == 1 and len(two) in (1, 2)
     )

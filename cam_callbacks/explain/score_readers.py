@@ -72,7 +72,11 @@ class ClassScoreReader(ScoreReader):
         else:
             scores = self._outputs.class_scores(output)
             values = scores.logits if self.score == "logit" else scores.probabilities
-        return values.expand(len(image), -1).gather(1, self.classes[image])
+        if shared:
+            values = values.expand(len(image), -1)
+        if len(values) != len(image):
+            raise ValueError(f"the model returned scores for {len(values)} images, and was given {len(image)}")
+        return values.gather(1, self.classes[image])
 
 
 class CallableScoreReader(ScoreReader):

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from states import as_bytes
 from torch import nn
 
-from cam_callbacks import GradCAM, ScoreCAM
+from cam_callbacks import GradCAM, ReciproCAM, ScoreCAM
 from cam_callbacks.explain import progress
 
 
@@ -81,7 +81,9 @@ def state_of(network, images):
 
 
 @pytest.mark.parametrize("layer", [None, "7", "5"])
-@pytest.mark.parametrize("method", [ScoreCAM(batch_size=4), ScoreCAM("increase", batch_size=4), GradCAM()], ids=repr)
+@pytest.mark.parametrize(
+    "method", [ScoreCAM(batch_size=4), ScoreCAM("increase", batch_size=4), GradCAM(), ReciproCAM()], ids=repr
+)
 def test_an_explanation_leaves_all_as_it_was(network, images, method, layer):
     before = state_of(network, images)
     method(network, images, layer)

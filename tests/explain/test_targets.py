@@ -106,7 +106,7 @@ class TestScoreReader:
 
     def test_lets_the_output_of_one_image_stand_for_all(self):
         read = ClassScoreReader(torch.tensor([[0], [2]]), "logit", returns_logits()).read(
-            LOGITS[:1], torch.tensor([0, 1])
+            LOGITS[:1], torch.tensor([0, 1]), shared=True
         )
         assert read.tolist() == [[2.0], [0.5]]
         assert CallableScoreReader([RegressionTarget(1)] * 2, "", returns_logits()).read(

@@ -7,9 +7,9 @@ from torch import nn
 from torchvision import models
 from torchvision.ops import box_iou
 
-from cam_callbacks import CAM, GradCAM, RegressionTarget, ScoreCAM, SegmentationTarget
+from cam_callbacks import CAM, GradCAM, ReciproCAM, RegressionTarget, ScoreCAM, SegmentationTarget
 
-ALL = [ScoreCAM(tolerance=0), ScoreCAM(), GradCAM(), CAM()]
+ALL = [ScoreCAM(tolerance=0), ScoreCAM(), GradCAM(), ReciproCAM(), CAM()]
 WITHOUT_HEAD = ALL[:3]
 
 
