@@ -12,12 +12,12 @@ from torch import Tensor
 
 from cam_callbacks.explain import progress
 from cam_callbacks.explain.explanation import has_contrast
-from cam_callbacks.explain.faithfulness import correlation, rank_correlation
 from cam_callbacks.explain.isolation import isolated
 from cam_callbacks.explain.model_outputs import class_scores, log_odds_of
 from cam_callbacks.explain.network import Network
 from cam_callbacks.explain.score_readers import ScoreReader
 from cam_callbacks.explain.surrogate import Scale, Surrogate
+from cam_callbacks.explain.trust import correlation, rank_correlation
 
 PASSES = (32, 64, 128)
 TOLERANCES = (0.05, 0.02, 0.01, 0.005)

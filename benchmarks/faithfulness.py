@@ -1,162 +1,219 @@
-"""Is a heatmap to be trusted? Average drop, increase, insertion, deletion, class discrimination, blank maps.
+"""Is a heatmap to be trusted? Each method's maps of the predicted class, measured beside two controls.
 
-For the predicted class c of each photo x, with the map H in [0, 1] and p the probability of c:
+The measures are those of `cam_callbacks.explain.faithfulness.measure_faithfulness`, beside them:
 
-- average drop: mean of max(0, p(x) - p(x')) / p(x), and increase: share of photos with p(x') > p(x), where x' keeps the
-  half of the pixels that the map ranks highest (Chattopadhay et al. 2018; lower and higher are better);
-- insertion, deletion: area under p while pixels are added to a blurred photo, or taken to the mean color, hottest
-  first (Petsiuk et al. 2018; higher and lower are better);
+- passes: forward samples for each photo;
 - other class: Pearson correlation with the map of the sixth most probable class (lower tells classes apart; 1: the map
   says nothing of the class);
-- blank: share of maps without contrast.
+- blank: share of maps without contrast, which count in no mean.
 
-The plain mean of the activations stands beside them: a method that does not beat it explains nothing.
+"ins - del" is insertion minus deletion. Methods are compared on the same photos: mean difference to Grad-CAM, with the
+95 % interval of a bootstrap over photos. Photos at equal distances in the sorted folder are measured four at a time, in
+random order, so that what a stopped run has measured is a fair part; called again, it goes on.
 """
 
+import copy
+import random
+import time
 from collections.abc import Callable
 from dataclasses import replace
-from typing import get_args
+from pathlib import Path
 
 import torch
-import torch.nn.functional as F
-from setting import model, parser, photos, save, table
-from speed import channels_of, gradcam, torchcam
+from setting import RESULTS, Line, lines_of, model, parser, photos, run_each, table
 from torch import Tensor, nn
 
-from cam_callbacks import CAM, GradCAM, ScoreCAM
-from cam_callbacks.explain.explanation import min_max, upsample
-from cam_callbacks.explain.faithfulness import correlation
-from cam_callbacks.explain.layers import recorded
+from cam_callbacks import CAM, GradCAM, HiResCAM, LayerCAM, ReciproCAM, ScoreCAM
+from cam_callbacks._version import __version__
+from cam_callbacks.explain.faithfulness import Faithfulness, measure_faithfulness
 from cam_callbacks.explain.method import Method
-from cam_callbacks.explain.score_cam import Weighting
+from cam_callbacks.explain.trust import correlation
 
-STEPS = 14
-WEIGHTINGS: dict[str, ScoreCAM] = {name: ScoreCAM(name) for name in get_args(Weighting)}
-WEIGHTINGS["contrast, both sides"] = ScoreCAM("contrast", complement=True)
+AT_ONCE = 4
+STEPS = 10
+MEASURES = (
+    "transplant",
+    "transplant_cold",
+    "transplant_other",
+    "insertion",
+    "deletion",
+    "average_drop",
+    "average_gain",
+)
+WEIGHTINGS = {
+    "probability": ScoreCAM("probability"),
+    "logit-softmax": ScoreCAM("logit-softmax"),
+    "increase": ScoreCAM("increase"),
+    "contrast": ScoreCAM("contrast"),
+    "contrast, both sides": ScoreCAM("contrast", complement=True),
+}
+CHEAP: dict[str, Method] = {
+    "Grad-CAM": GradCAM(),
+    "HiResCAM": HiResCAM(),
+    "LayerCAM": LayerCAM(),
+    "Recipro-CAM": ReciproCAM(),
+    "CAM": CAM(),
+}
+FEW = (32, 64, 128)
+BASE = "Grad-CAM"
 
 
 def main() -> None:
-    """Score each method, print the table, write JSON."""
+    """Measure what is not in the file yet, print the tables."""
     options = parser(__doc__ or "")
     options.add_argument("--model", default="squeezenet1_1")
     options.add_argument("--layer", default="features")
-    options.add_argument("--images", type=int, default=40)
-    options.add_argument("--peers", action="store_true", help="torchcam and grad-cam too, which take long")
+    options.add_argument("--images", type=int, default=100)
+    options.add_argument("--processes", type=int, default=1)
+    options.add_argument("--peers", action="store_true", help="Grad-CAM++ of pytorch-grad-cam, too")
+    options.add_argument("--road", action="store_true", help="ROAD, too, which takes as long as all others")
+    options.add_argument("--out", type=Path, help="file of results; results/faithfulness_MODEL.jsonl if not given")
+    options.add_argument("--tables", action="store_true", help="measure nothing, print the tables of the file")
     args = options.parse_args()
     if args.short:
-        args.images, args.size = min(args.images, 2), 96
-    images = photos(args.data, args.images, args.size).to(args.device)
-    network = model(args.model, args.weights, args.device)
+        args.images, args.size = AT_ONCE, 96
+    path = args.out or RESULTS / f"faithfulness_{args.model}{'_short' if args.short else ''}.jsonl"
+    groups = -(-args.images // AT_ONCE)
+    known = {line["group"] for line in lines_of(path)}
+    order = random.Random(0).sample(range(groups), groups)
+    setting = (args.model, args.weights, args.layer, args.data, args.images, args.size, args.device)
+    wanted = [(group, setting, args.peers, args.road) for group in order if group not in known and not args.tables]
+    for number, line in enumerate(run_each(group_of, wanted, args.processes, path), 1):
+        print(f"{number} of {len(wanted)}: {line['seconds']:.0f} s", flush=True)
+    print_tables(args.model, lines_of(path))
+
+
+def group_of(group: int, setting: tuple, peers: bool, road: bool) -> Line:  # type: ignore[type-arg]
+    """Measure all methods on the photos of one group: a line of the file."""
+    start = time.perf_counter()
+    name, weights, layer, folder, count, size, device = setting
+    network = model(name, weights, device)
+    images = photos(folder, count, size)[group * AT_ONCE : (group + 1) * AT_ONCE].to(device)
     with torch.no_grad():
         ranked = network(images).argsort(dim=1, descending=True)
-    top, sixth = ranked[:, 0], ranked[:, 5]
+    maps, others, passes = {}, {}, {}
+    for method, explain in methods(network, layer, images, peers).items():
+        maps[method], passes[method] = explain(ranked[:, 0])
+        others[method], _ = explain(ranked[:, 5])
+    measures = (*MEASURES, "road") if road else MEASURES
+    found = measure_faithfulness(
+        network, images, maps, ranked[:, 0], measures=measures, target_layer=layer, steps=STEPS
+    )
+    apart = {method: correlation(maps[method], others[method]).tolist() for method in maps}
+    return {
+        "group": group,
+        "model": name,
+        "seconds": round(time.perf_counter() - start, 1),
+        "versions": {"cam_callbacks": __version__, "torch": torch.__version__},
+        "passes": passes,
+        "other class": apart,
+        "blank": {method: blank.tolist() for method, blank in found.blank.items()},
+        "values": {
+            method: {measure: values.tolist() for measure, values in measured.items()}
+            for method, measured in found.values.items()
+        },
+    }
 
-    rows = []
-    for name, explain in methods(network, args.layer, images, args.peers).items():
-        heatmaps, passes = explain(top)
-        others, _ = explain(sixth)
-        scores = faithfulness(network, images, top, heatmaps)
-        blank = float((heatmaps.flatten(1).amax(dim=1) == 0).float().mean())
-        apart = correlation(heatmaps, others).nanmean()  # blank maps are counted beside
-        rows.append((name, passes, *(f"{score:.3f}" for score in scores), f"{apart:.2f}", f"{blank:.0%}"))
-        print(rows[-1], flush=True)
-    header = ("", "passes", "average drop", "increase", "insertion", "deletion", "other class", "blank")
-    print(f"\n{args.model}, {len(images)} photos\n\n" + table(header, rows))
-    save("faithfulness", rows)
 
-
-Explain = Callable[[Tensor], tuple[Tensor, str]]
+Explain = Callable[[Tensor], tuple[Tensor, list[int]]]
 
 
 def methods(network: nn.Module, layer: str, images: Tensor, peers: bool) -> dict[str, Explain]:
-    """Each gives the heatmaps (N, H, W) of classes (N,), and what an image cost."""
-    found: dict[str, Explain] = {"mean activation": lambda _: (mean_activation(network, layer, images), "1")}
-    replay = Replay(network)
+    """Each gives the heatmaps (N, H, W) of classes (N,), and what each image cost."""
+    replay = Replay()
+    found = {name: ours(method, network, None if name == "CAM" else layer, images) for name, method in CHEAP.items()}
     for name, method in WEIGHTINGS.items():
-        found[f"Score-CAM, exact, {name}"] = ours(replace(method, tolerance=0), replay, layer, images)
-    for name, method in WEIGHTINGS.items():
-        if name != "matlab":  # always exact
-            found[f"Score-CAM, adaptive, {name}"] = ours(method, Replay(network), layer, images)
-    found["Grad-CAM"] = ours(GradCAM(), Replay(network), layer, images)
-    found["CAM"] = ours(CAM(), Replay(network), None, images)
+        found[f"Score-CAM, exact, {name}"] = ours(replace(method, tolerance=0), network, layer, images, replay)
+    for name in ("probability", "contrast", "contrast, both sides"):
+        method = WEIGHTINGS[name]
+        found[f"Score-CAM, {name}"] = ours(method, network, layer, images, replay)
+        for most in FEW:
+            few = replace(method, tolerance=0, max_passes=most)
+            found[f"Score-CAM, {name}, {most} passes"] = ours(few, network, layer, images, replay)
     if peers:
-        channels = str(channels_of(network, layer, images))
-        found["torchcam's Score-CAM"] = lambda c: (full(torchcam(network, layer, images, c)()[0], images), channels)  # type: ignore[index]
-        found["grad-cam's Score-CAM"] = lambda c: (
-            torch.as_tensor(gradcam(network, layer, images, c)()).to(images),
-            channels,
-        )
+        found["Grad-CAM++ (pytorch-grad-cam)"] = grad_cam_plus_plus(network, layer, images)
     return found
 
 
 class Replay:
-    """Forwards images, and answers the same images from memory: the exact forms all ask for the same."""
+    """Answers images that it has seen from memory: the forms of Score-CAM ask for the same ones."""
 
-    def __init__(self, network: nn.Module) -> None:
-        self.network = network
-        self.known: dict[tuple[int, float], Tensor] = {}
+    def __init__(self) -> None:
+        self.known: dict[tuple[float, float], Tensor] = {}
 
     def __call__(self, network: nn.Module, images: Tensor) -> Tensor:
-        """The network's answer; always computed while a layer is recorded."""
+        """The network's answers; always computed while a layer is recorded."""
         if any(module._forward_hooks for module in network.modules()):
             return network(images)  # type: ignore[no-any-return]
-        key = (len(images), float(images.double().square().sum()) + float(images.double().sum()))
-        if key not in self.known:
-            self.known[key] = network(images)
-        return self.known[key]
+        flat = images.double().flatten(1)
+        keys = list(zip(flat.sum(dim=1).tolist(), flat.square().sum(dim=1).tolist(), strict=True))
+        new = [row for row, key in enumerate(keys) if key not in self.known]
+        if new:
+            self.known |= zip([keys[row] for row in new], network(images[new]), strict=True)
+        return torch.stack([self.known[key] for key in keys])
 
 
-def ours(method: Method, replay: Replay, layer: str | None, images: Tensor) -> Explain:
+def ours(
+    method: Method, network: nn.Module, layer: str | None, images: Tensor, replay: Replay | None = None
+) -> Explain:
     """One of our methods."""
 
-    def explain(classes: Tensor) -> tuple[Tensor, str]:
-        explanation = method(replay.network, images, layer, classes, forward_fn=replay)
-        return explanation.heatmaps.nan_to_num(), f"{explanation.passes.float().mean():.0f}"
+    def explain(classes: Tensor) -> tuple[Tensor, list[int]]:
+        explanation = method(network, images, layer, classes, forward_fn=replay)
+        return explanation.heatmaps.cpu(), explanation.passes.tolist()
 
     return explain
 
 
-def mean_activation(network: nn.Module, layer: str, images: Tensor) -> Tensor:
-    """The plain mean of the activations as heatmaps."""
-    with torch.no_grad(), recorded([network.get_submodule(layer)]) as (outputs,):
-        network(images)
-    return full(outputs[0].mean(dim=1).relu(), images)
+def grad_cam_plus_plus(network: nn.Module, layer: str, images: Tensor) -> Explain:
+    """That of pytorch-grad-cam, on a copy of the network, which it keeps hooks on."""
+    from pytorch_grad_cam import GradCAMPlusPlus
+    from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
+
+    theirs = copy.deepcopy(network)
+    method = GradCAMPlusPlus(theirs, [theirs.get_submodule(layer)])
+
+    def explain(classes: Tensor) -> tuple[Tensor, list[int]]:
+        maps = method(images, [ClassifierOutputTarget(each) for each in classes.tolist()])
+        return torch.as_tensor(maps), [1] * len(images)
+
+    return explain
 
 
-def full(maps: Tensor, images: Tensor) -> Tensor:
-    """Maps (N, h, w) at the size of the images, scaled to [0, 1]."""
-    return min_max(upsample(maps.to(images), images.shape[2:]))
-
-
-def faithfulness(network: nn.Module, images: Tensor, classes: Tensor, heatmaps: Tensor) -> tuple[float, ...]:
-    """Average drop, increase, insertion and deletion over all photos."""
-    whole = probability(network, images, classes)
-    half = probability(network, images * hottest(heatmaps, 0.5), classes)
-    drop = ((whole - half).clamp_min(0) / whole).mean()
-    increase = (half > whole).float().mean()
-    blurred = F.avg_pool2d(images, 31, stride=1, padding=15, count_include_pad=False)
-    inserted, deleted = [], []
-    for step in range(STEPS + 1):
-        mask = hottest(heatmaps, step / STEPS)
-        inserted.append(probability(network, torch.where(mask, images, blurred), classes))
-        deleted.append(probability(network, torch.where(mask, 0, images), classes))
-    areas = [torch.trapezoid(torch.stack(curve), dx=1 / STEPS, dim=0).mean() for curve in (inserted, deleted)]
-    return tuple(map(float, (drop, increase, *areas)))
-
-
-def hottest(heatmaps: Tensor, share: float) -> Tensor:
-    """(N, 1, H, W) bool: the given share of each map's pixels, the hottest ones."""
-    order = heatmaps.flatten(1).argsort(dim=1, descending=True, stable=True)
-    kept = torch.zeros_like(order, dtype=torch.bool)
-    kept.scatter_(1, order[:, : round(share * order.shape[1])], True)
-    return kept.view_as(heatmaps).unsqueeze(1)
-
-
-def probability(network: nn.Module, images: Tensor, classes: Tensor) -> Tensor:
-    """(N,) probability of the given class of each image."""
-    with torch.no_grad():
-        batches = [network(batch.contiguous(memory_format=torch.channels_last)) for batch in images.split(32)]
-    return torch.cat(batches).softmax(dim=1).gather(1, classes.unsqueeze(1)).squeeze(1)
+def print_tables(name: str, lines: list[Line]) -> None:
+    """Print the means, and the differences to Grad-CAM."""
+    if not lines:
+        return
+    names = list(lines[0]["values"])
+    measures = list(lines[0]["values"][names[0]])
+    values = {
+        each: {key: torch.cat([torch.tensor(line["values"][each][key]) for line in lines]) for key in measures}
+        for each in names
+    }
+    for each in values.values():
+        each["ins - del"] = each["insertion"] - each["deletion"]
+    blank = {each: torch.cat([torch.tensor(line["blank"][each]) for line in lines]) for each in names}
+    found = Faithfulness(values, blank)
+    shown = ["ins - del", *measures]
+    rows, compared = [], []
+    for each in names:
+        passes = [count for line in lines for count in line["passes"].get(each, [])]
+        apart = torch.tensor([value for line in lines for value in line["other class"].get(each, [])])
+        rows.append(
+            (
+                each,
+                f"{sum(passes) / len(passes):.0f}" if passes else "",
+                *(f"{found.mean(each, key)[0]:.3f}" for key in shown),
+                f"{float(apart.nanmean()):.2f}" if len(apart) else "",
+                f"{float(blank[each].float().mean()):.0%}",
+            )
+        )
+        if each != BASE:
+            differences = (found.difference(each, BASE, key) for key in ("ins - del", "transplant", "average_drop"))
+            compared.append((each, *(f"{mean:+.3f} [{low:+.3f}, {high:+.3f}]" for mean, low, high in differences)))
+    header = ("", "passes", *(each.replace("_", " ") for each in shown), "other class", "blank")
+    print(f"\n{name}, {len(blank[BASE])} photos\n\n" + table(header, rows))
+    print(f"\nDifference to {BASE}\n\n" + table(("", "ins - del", "transplant", "average drop"), compared))
 
 
 if __name__ == "__main__":

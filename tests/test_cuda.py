@@ -30,7 +30,7 @@ from cam_callbacks import (
     ScoreCAM,
     audit_model,
 )
-from cam_callbacks.explain.faithfulness import correlation
+from cam_callbacks.explain.trust import correlation
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 needs_mps = pytest.mark.skipif(not torch.backends.mps.is_available(), reason="needs an MPS device")

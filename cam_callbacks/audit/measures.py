@@ -1,7 +1,7 @@
 """MEASURES: what is known of each measure before anything is computed. Standard library only.
 
 Names of tags, the tab's glossary and the table in `docs/logged.md` follow from it. The numbers are computed in
-`cam_callbacks.audit.measuring`, and those of the probes' heatmaps in `cam_callbacks.explain.faithfulness.trust`.
+`cam_callbacks.audit.measuring`, and those of the probes' heatmaps in `cam_callbacks.explain.trust.measure_trust`.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from cam_callbacks.audit.donors import Donors, choose_donors
 from cam_callbacks.audit.foreground import with_estimated_masks
 from cam_callbacks.audit.inpainting import grown, shrunk
 from cam_callbacks.data.probes import MaskSource, ProbeSet
-from cam_callbacks.explain import faithfulness, progress
+from cam_callbacks.explain import progress
 from cam_callbacks.explain.cam import CAM
 from cam_callbacks.explain.explanation import shown_positions, upsample
 from cam_callbacks.explain.forwarding import ForwardFn, of_rows
@@ -26,6 +26,7 @@ from cam_callbacks.explain.model_outputs import Outputs
 from cam_callbacks.explain.network import Network, TargetLayer, output_kind
 from cam_callbacks.explain.runner import Options, check_images, device_and_dtype
 from cam_callbacks.explain.sharding import share
+from cam_callbacks.explain.trust import hottest_half
 
 MARGIN_GAP = "margin_gap"
 """The name of the exchange with other masks: larger ones in every second image, smaller ones in the others."""
@@ -175,7 +176,7 @@ class Observations:
             if layer_maps is None:
                 progress.advance(len(rows))
             else:
-                hottest = faithfulness.hottest_half(upsample(layer_maps, images.shape[2:]))
+                hottest = hottest_half(upsample(layer_maps, images.shape[2:]))
                 answers["delete_hot"] = ask(in_type(interventions.fill(images, hottest), dtype))
         return Answers(
             rows,

@@ -19,8 +19,8 @@ from cam_callbacks.callback import trainer as of_trainer
 from cam_callbacks.callback.audit_images import AuditSet
 from cam_callbacks.callback.loggers import Media
 from cam_callbacks.callback.stage import MonitorParts, Stage
-from cam_callbacks.explain import faithfulness
 from cam_callbacks.explain.forwarding import of_rows
+from cam_callbacks.explain.trust import measure_trust
 from cam_callbacks.figures.logged import audit_pictures
 from cam_callbacks.snapshot import AuditShare, AuditSnapshot, Snapshot
 
@@ -95,7 +95,7 @@ class AuditStage(Stage):
                 method.outputs,
             )
         if snapshot is not None and len(probe_rows):
-            trust = faithfulness.trust(
+            trust = measure_trust(
                 self.pl_module,
                 snapshot.probes.images[probe_rows],
                 snapshot.explanation[probe_rows],

@@ -1,158 +1,262 @@
-"""Faithfulness: measures of how far a heatmap deserves trust."""
+"""Faithfulness: whether heatmaps, anybody's, show what the model uses, against controls that cannot know it."""
 
 from __future__ import annotations
 
-import copy
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from cam_callbacks.explain import neighbors, progress
+from cam_callbacks._checks import check_positive
+from cam_callbacks.explain import perturbations
 from cam_callbacks.explain.explanation import Explanation, upsample
 from cam_callbacks.explain.forwarding import ForwardFn
 from cam_callbacks.explain.isolation import isolated
-from cam_callbacks.explain.method import Method
+from cam_callbacks.explain.model_outputs import Outputs
 from cam_callbacks.explain.network import Network, TargetLayer
+from cam_callbacks.explain.perturbations import Ranking, Scene
 from cam_callbacks.explain.runner import Options
-from cam_callbacks.explain.targets import Targets
+from cam_callbacks.explain.trust import average_drop, increase_in_confidence
+
+RANDOM = "random map"
+MEAN_ACTIVATION = "mean activation"
+
+_RESAMPLES = 2000
+_CONFIDENCE = 0.95
+_COARSE = 7  # positions along an axis of the random maps
+_HALF = {
+    "average_drop": average_drop,
+    "average_gain": lambda whole, kept: (kept - whole).clamp_min(0) / (1 - whole),
+    "increase_in_confidence": increase_in_confidence,
+}
+_PERTURBATIONS: dict[str, Callable[[Ranking], Tensor]] = {
+    name: getattr(perturbations, name)
+    for name in (
+        "transplant",
+        "transplant_cold",
+        "transplant_other",
+        "insertion",
+        "deletion",
+        "road",
+        "pixel_flipping",
+    )
+}
+
+MEASURES = (*_PERTURBATIONS, *_HALF)
+"""The names of all measures, as in `measure_faithfulness`."""
 
 
-def hottest_half(heatmaps: Tensor) -> Tensor:
-    """Return (N, *spatial) bool, the half of the positions that each map ranks highest."""
-    flat = heatmaps.flatten(1).nan_to_num()
-    order = flat.argsort(dim=1, descending=True, stable=True)
-    kept = torch.zeros_like(flat, dtype=torch.bool)
-    kept.scatter_(1, order[:, : flat.shape[1] // 2], True)
-    return kept.view_as(heatmaps)
+@dataclass(frozen=True, eq=False)
+class Faithfulness:
+    """How faithful the heatmaps of N images are, for each of several ways to make them, controls among them.
+
+    Attributes:
+        values: For the name of each way, and each measure, (N,) float32. NaN where the map is blank or was skipped, and
+            where the measure has no answer.
+        blank: For the name of each way, (N,) bool, whether the map has no contrast.
+    """
+
+    values: dict[str, dict[str, Tensor]]
+    blank: dict[str, Tensor]
+
+    def mean(self, name: str, measure: str) -> tuple[float, float, float]:
+        """Return mean, and lower and upper end of its 95 % interval, over the images for which it is known.
+
+        The interval is that of the percentile bootstrap over images, 2,000 times; NaN for fewer than two images.
+        """
+        return _interval(self.values[name][measure])
+
+    def difference(self, name: str, other: str, measure: str) -> tuple[float, float, float]:
+        """Return the mean difference of two ways on the same images, and its 95 % interval, as in `mean`."""
+        return _interval(self.values[name][measure] - self.values[other][measure])
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Return a dict for each way and measure: `heatmaps`, `measure`, `mean`, `low`, `high`, `images`, `blank`."""
+        found = []
+        for name, measures in self.values.items():
+            for measure, values in measures.items():
+                mean, low, high = self.mean(name, measure)
+                known, blank = int(values.isfinite().sum()), int(self.blank[name].sum())
+                found.append(
+                    {
+                        "heatmaps": name,
+                        "measure": measure,
+                        "mean": mean,
+                        "low": low,
+                        "high": high,
+                        "images": known,
+                        "blank": blank,
+                    }
+                )
+        return found
 
 
-def trust(
+def measure_faithfulness(
     model: nn.Module,
     images: Tensor,
-    explanation: Explanation,
+    heatmaps: Tensor | Explanation | Mapping[str, Tensor | Explanation],
+    targets: Sequence[int] | Tensor | None = None,
+    *,
+    measures: Sequence[str] | None = None,
+    target_layer: TargetLayer = None,
     forward_fn: ForwardFn | None = None,
     multi_label: bool = False,
+    outputs: Outputs = "auto",
     batch_size: int | None = None,
-) -> dict[str, Tensor]:
-    """Measure how far heatmaps of classes deserve trust, with two forward passes per image.
+    steps: int = 14,
+    seed: int = 0,
+) -> Faithfulness:
+    """Measure how faithful heatmaps of classes are; beside them those of a random map and of the mean activation.
+
+    With p the probability of the class:
+
+    - `"transplant"`: by how much p rises in another image of another class if the hottest fifth of this one is put
+      there, in its place: real pixels against real ones. Higher is better. Its controls, both near 0 where the map
+      says what speaks for the class: `"transplant_cold"`, the coldest fifth, and `"transplant_other"`, the hottest
+      places filled from an image of a third class. They need images of two, and of three, classes;
+    - `"insertion"`, `"deletion"`: the area under p while pixels come back to a blurred image, or are set to the
+      image's mean color, hottest first (Petsiuk et al. 2018, arXiv 1806.07421). Higher, and lower, is better;
+    - `"road"`: (p without the coldest pixels - p without the hottest) / 2, where what is missing is imputed, averaged
+      over shares of .2, .4, .6 and .8 (Rong et al. 2022, arXiv 2202.00449, combined as in pytorch-grad-cam). Higher is
+      better. Only for images with two spatial dimensions;
+    - `"pixel_flipping"`: how far p falls on average while pixels are set to noise, hottest first (the area over the
+      perturbation curve of Samek et al. 2017, arXiv 1509.06321, pixel by pixel). Higher is better;
+    - `"average_drop"`, `"increase_in_confidence"` (Chattopadhay et al. 2018, arXiv 1710.11063) and `"average_gain"`
+      (Zhang et al. 2023, arXiv 2301.07002): max(0, p - p') / p, whether p' > p, and max(0, p' - p) / (1 - p), where p'
+      is for the hottest half of the pixels, the others being 0. Lower, higher and higher is better.
+
+    All of them only need the order of the pixels. A method that does not beat the mean of the layer's channels, which
+    is the same for every class, explains nothing.
 
     Args:
-        model: The model; it is left as it was.
-        images: (N, C, *spatial), the images that were explained.
-        explanation: Their explanation, one class for each.
+        model: Any classifier; it is left as it was.
+        images: (N, C, *spatial), as the model is fed.
+        heatmaps: (N, *spatial) of any resolution, an `Explanation` of one target for each image, or several of these by
+            name.
+        targets: (N,), the class that the maps explain; None for that of the first `Explanation`, else the predicted
+            class.
+        measures: Names from above; None for all that images of this shape allow.
+        target_layer: Whose mean activation is the control, as in `Method.__call__`.
         forward_fn: As in `Method.__call__`.
         multi_label: As in `Method`.
+        outputs: As in `Method`.
         batch_size: As in `Method`.
-
-    Returns:
-        (N,) `average_drop` and `increase_in_confidence` of the probability when only the hottest half of each image is
-        kept and the rest is set to 0, and `mean_activation_correlation`, the correlation of the map with the plain mean
-        of the layer's channels: near 1 the map says nothing about the class. NaN for blank and skipped maps.
-    """
-    assert explanation.targets is not None
-    targets = explanation.targets.cpu()
-    heatmaps = upsample(explanation.layer_maps.cpu(), images.shape[2:])
-    unknown = (explanation.blank | explanation.skipped).cpu()
-    options = Options(batch_size, multi_label, outputs=explanation.outputs or "auto")
-    kept_images = images.cpu() * hottest_half(heatmaps).unsqueeze(1)
-    progress.expect(2 * len(images))
-    with isolated(model):
-        whole, kept = (
-            Network(model, part, forward_fn, options)
-            .scores()
-            .probabilities.cpu()
-            .gather(1, targets.unsqueeze(1))
-            .squeeze(1)
-            for part in (images, kept_images)
-        )
-    progress.advance(2 * len(images))
-    values = {"average_drop": average_drop(whole, kept), "increase_in_confidence": increase_in_confidence(whole, kept)}
-    if explanation.mean_activation is not None:
-        values["mean_activation_correlation"] = correlation(
-            explanation.layer_maps.cpu(), explanation.mean_activation.cpu()
-        )
-    return {name: torch.where(unknown, torch.nan, each) for name, each in values.items()}
-
-
-def average_drop(whole: Tensor, kept: Tensor) -> Tensor:
-    """Return (N,) max(0, p - p') / p, the share of the probability that is lost when only the hottest half is kept.
-
-    Lower is better (Chattopadhay et al. 2018, arXiv 1710.11063).
-
-    Args:
-        whole: (N,), p, the probability for the whole image.
-        kept: (N,), p', the probability for its hottest half.
-    """
-    return (whole - kept).clamp_min(0) / whole
-
-
-def increase_in_confidence(whole: Tensor, kept: Tensor) -> Tensor:
-    """Return (N,) 1 if the probability rises when only the hottest half is kept (Chattopadhay et al. 2018), else 0."""
-    return torch.where(whole.isfinite() & kept.isfinite(), (kept > whole).float(), torch.nan)
-
-
-def correlation(a: Tensor, b: Tensor) -> Tensor:
-    """Return the (N,) Pearson correlation of maps (N, *spatial); NaN if one of the two has no contrast."""
-    a, b = (maps.flatten(1).double() for maps in (a, b))
-    a, b = (maps - maps.mean(dim=1, keepdim=True) for maps in (a, b))
-    norm = a.norm(dim=1) * b.norm(dim=1)
-    return torch.where(norm > 0, (a * b).sum(dim=1) / norm, torch.nan).float()
-
-
-def rank_correlation(a: Tensor, b: Tensor) -> Tensor:
-    """Return the (N,) Spearman correlation of maps (N, *spatial); NaN if one of the two has no contrast."""
-    return correlation(_ranks(a), _ranks(b))
-
-
-def _ranks(maps: Tensor) -> Tensor:
-    """Return (N, positions), ranks; equal values, such as the zeros that a ReLU leaves, share their mean rank."""
-    flat = maps.flatten(1).contiguous()
-    ordered = flat.sort(dim=1).values
-    below, up_to = (torch.searchsorted(ordered, flat, right=right) for right in (False, True))
-    return (below + up_to).double() / 2
-
-
-def randomization(
-    model: nn.Module,
-    images: Tensor,
-    explanation: Explanation,
-    method: Method,
-    target_layer: TargetLayer = None,
-    targets: Targets = None,
-    forward_fn: ForwardFn | None = None,
-) -> Tensor:
-    """Correlate the maps with those of the same network with random weights; near 0 the maps reflect the network.
-
-    This is the model parameter randomization test of Adebayo et al. 2018 (arXiv 1810.03292), for all layers at once, on
-    a copy of the model.
-
-    Args:
-        model: The model; it is copied.
-        images: (N, C, *spatial).
-        explanation: The explanation of these images by the model, one target for each.
-        method: The method that made it.
-        target_layer: The layer that was explained; None for that of the explanation.
-        targets: What was explained; None for the classes of the explanation. Callables have to be given again.
-        forward_fn: As in `Method.__call__`.
-
-    Returns:
-        (N,) Spearman correlation, NaN if one of the maps is blank or was skipped.
+        steps: In how many steps all pixels are replaced.
+        seed: Draws the random maps, the noise, and into which images others are transplanted.
 
     Raises:
-        ValueError: `targets` is missing for an explanation of a callable.
+        ValueError: Heatmaps that do not fit the images, an unknown measure, or a name that a control has.
+
+    Example::
+
+        from torchvision.models import resnet18
+        from cam_callbacks import GradCAM
+        from cam_callbacks.explain.faithfulness import measure_faithfulness
+
+        model, images = resnet18(), torch.rand(4, 3, 64, 64)
+        found = measure_faithfulness(model, images, GradCAM()(model, images), measures=["insertion", "deletion"])
+        found.rows()  # a list of dicts, for pandas
     """
-    if explanation.logits is None and targets is None:
-        raise ValueError(f"targets is missing; give the callable that was explained, {explanation.score_kind}")
-    other = copy.deepcopy(model)
-    neighbors.known_of_copy(model, other)
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for parameter in other.parameters():
-            if parameter.ndim > 1 and parameter.is_floating_point():
-                noise = torch.randn(parameter.shape, generator=generator).to(parameter)
-                parameter.copy_(noise * parameter.std(correction=0))
-    targets = explanation.targets if targets is None else targets
-    random = method(other, images, target_layer or explanation.target_layer, targets, forward_fn=forward_fn)
-    alike = rank_correlation(explanation.layer_maps, random.layer_maps.to(explanation.layer_maps.device))
-    unknown = explanation.blank | explanation.skipped | (random.blank | random.skipped).to(explanation.blank.device)
-    return torch.where(unknown, torch.nan, alike)
+    check_positive("steps", steps)
+    wanted = _checked_measures(measures, images.ndim - 2)
+    if isinstance(heatmaps, (Tensor, Explanation)):
+        heatmaps = {"heatmaps": heatmaps}
+    if targets is None:
+        explanations = [each for each in heatmaps.values() if isinstance(each, Explanation)]
+        targets = explanations[0].targets if explanations else None
+    maps = {name: _full_size(name, each, images) for name, each in heatmaps.items()}
+    taken = {RANDOM, MEAN_ACTIVATION} & set(maps)
+    if taken:
+        raise ValueError(f"heatmaps: {min(taken)!r} is the name of a control, which is measured anyway")
+    generator = torch.Generator().manual_seed(seed)
+    with isolated(model):
+        network = Network(model, images, forward_fn, Options(batch_size, multi_label, outputs=outputs))
+        seen = network.forward_pass(target_layer, targets)
+        classes = seen.reader.classes
+        if classes is None or classes.shape[1] != 1:
+            raise ValueError(f"targets={targets!r} must be one class for each of the {len(images)} images")
+        maps[MEAN_ACTIVATION] = _full_size("", seen.covering(seen.activations[0].mean(dim=1), 0), images)
+        coarse = torch.rand(len(images), *[_COARSE] * (images.ndim - 2), generator=generator)
+        maps[RANDOM] = _full_size("", coarse, images)
+        found: dict[str, list[dict[str, Tensor]]] = {name: [] for name in maps}
+        recipients, others = (each.to(network.images) for each in _partners(images, classes[:, 0], generator))
+
+        def measure(rows: slice) -> None:
+            index = network.rows[rows]
+
+            def probability(variants: Tensor) -> Tensor:
+                return seen.reader.read(network.answer(variants.clone(), index), index)[:, 0]
+
+            noise = torch.Generator().manual_seed(seed + rows.start)
+            scene = Scene(network.images[rows], recipients[rows], others[rows], probability, steps, noise)
+            measured = {name: _measured(scene, each[rows], wanted) for name, each in maps.items()}
+            for name, values in measured.items():
+                found[name].append(values)
+
+        network.in_chunks(len(images), measure)
+    blank = {name: each.flatten(1).amin(dim=1) == each.flatten(1).amax(dim=1) for name, each in maps.items()}
+    unknown = {name: blank[name] | each.isnan().flatten(1).any(dim=1) for name, each in maps.items()}
+    joined = {name: {key: torch.cat([part[key] for part in parts]) for key in wanted} for name, parts in found.items()}
+    values = {
+        name: {key: torch.where(unknown[name], torch.nan, each) for key, each in measured.items()}
+        for name, measured in joined.items()
+    }
+    return Faithfulness(values, blank)
+
+
+def _measured(scene: Scene, heatmaps: Tensor, measures: Sequence[str]) -> dict[str, Tensor]:
+    """Return the values (n,) of each measure of heatmaps (n, *spatial)."""
+    ranking = Ranking(scene, heatmaps.nan_to_num().to(scene.images.device))
+    found = {name: _PERTURBATIONS[name](ranking) for name in measures if name in _PERTURBATIONS}
+    if not _HALF.keys().isdisjoint(measures):
+        kept = perturbations.kept_half(ranking)
+        found |= {name: rule(scene.whole, kept) for name, rule in _HALF.items() if name in measures}
+    return {name: each.float().cpu() for name, each in found.items()}
+
+
+def _partners(images: Tensor, classes: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Draw for each image one of another class, and one of a third class; NaN (N, C, *spatial) where there is none."""
+    recipients, others = (torch.full_like(images, torch.nan) for _ in range(2))
+    known = classes.tolist()
+    for index, own in enumerate(known):
+        order = torch.randperm(len(known), generator=generator).tolist()
+        recipient = next((each for each in order if known[each] != own), None)
+        if recipient is None:
+            continue
+        recipients[index] = images[recipient]
+        other = next((each for each in order if known[each] not in (own, known[recipient])), None)
+        if other is not None:
+            others[index] = images[other]
+    return recipients, others
+
+
+def _checked_measures(measures: Sequence[str] | None, dimensions: int) -> list[str]:
+    possible = [name for name in MEASURES if name != "road" or dimensions == 2]
+    if measures is None:
+        return possible
+    for name in measures:
+        if name not in possible:
+            raise ValueError(f"measures: {name!r} is none of {', '.join(map(repr, possible))}")
+    return list(measures)
+
+
+def _full_size(name: str, heatmaps: Tensor | Explanation, images: Tensor) -> Tensor:
+    maps = heatmaps.heatmaps if isinstance(heatmaps, Explanation) else torch.as_tensor(heatmaps)
+    if maps.ndim != images.ndim - 1 or len(maps) != len(images):
+        raise ValueError(
+            f"heatmaps: {name!r} has shape {tuple(maps.shape)}; images of shape {tuple(images.shape)} need one map "
+            f"each, ({len(images)}, {', '.join(map(str, images.shape[2:]))}) or smaller"
+        )
+    return upsample(maps.detach().float().cpu(), images.shape[2:])
+
+
+def _interval(values: Tensor) -> tuple[float, float, float]:
+    known = values[values.isfinite()].double()
+    if len(known) < 2:
+        return (float(known.mean()) if len(known) else float("nan")), float("nan"), float("nan")
+    draws = torch.randint(len(known), (_RESAMPLES, len(known)), generator=torch.Generator().manual_seed(0))
+    outside = (1 - _CONFIDENCE) / 2
+    low, high = known[draws].mean(dim=1).quantile(torch.tensor([outside, 1 - outside], dtype=torch.float64)).tolist()
+    return float(known.mean()), low, high

@@ -11,7 +11,7 @@ from planted import Reader, scenes
 
 from cam_callbacks import ScoreCAM, audit_model
 from cam_callbacks.audit.measures import MEASURES
-from cam_callbacks.explain.faithfulness import trust
+from cam_callbacks.explain.trust import measure_trust
 
 TRUST = {"average_drop", "increase_in_confidence", "mean_activation_correlation"}
 GROUPS = {"worst_group_accuracy"}
@@ -49,7 +49,7 @@ def test_where_masks_are_estimated_their_agreement_is_one_of_them():
 
 def test_those_of_the_heatmaps_are_those_of_trust():
     probes, model = scenes(8), Reader(1)
-    assert set(trust(model, probes.images, ScoreCAM()(model, probes.images))) == TRUST
+    assert set(measure_trust(model, probes.images, ScoreCAM()(model, probes.images))) == TRUST
 
 
 @pytest.mark.parametrize("name", MEASURES)

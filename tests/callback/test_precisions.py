@@ -14,7 +14,7 @@ from lightning_runs import TinyModule, fit, own_warnings
 from torch import Tensor
 
 from cam_callbacks import CAM, Audit, CAMMonitor, GradCAM, Method, ScoreCAM
-from cam_callbacks.explain.faithfulness import correlation
+from cam_callbacks.explain.trust import correlation
 
 METHODS = {kind.__name__: kind for kind in (ScoreCAM, GradCAM, CAM)}
 

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from cam_callbacks import CAMMonitor, ProbeSet, RegressionTarget, ScoreCAM, audit_model, judge
 from cam_callbacks.audit import attention
 from cam_callbacks.audit.statistics import measure
-from cam_callbacks.explain import faithfulness
+from cam_callbacks.explain.trust import measure_trust
 from cam_callbacks.review import reader, schema
 from cam_callbacks.review.event_files import FileSeries, read
 from cam_callbacks.review.json_values import readable
@@ -295,7 +295,7 @@ def test_an_audit_is_written_with_all_its_measures(tmp_path: Path) -> None:
     explanation = ScoreCAM()(module, images.images, "features", images.labels)
     trust = {
         name: measure(values, images.labels)
-        for name, values in faithfulness.trust(module, images.images, explanation).items()
+        for name, values in measure_trust(module, images.images, explanation).items()
     }
     result = audit_model(module, images, "features")
     audited = AuditSnapshot(images, result, judge(result), trust, result.passes, torch.ones(len(images)).bool())
