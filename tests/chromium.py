@@ -13,6 +13,10 @@ PATIENCE = 300
 """Seconds after which a page that has not become what a test waits for is taken to be wrong; machines may be busy."""
 
 
+GRAY = "grayscale(1) brightness(0.5)"
+"""The filter of photos under heat."""
+
+
 @contextmanager
 def chromium(width: int = 1280, height: int = 800) -> Iterator[Any]:
     """A Selenium driver; skips the test where there is no browser."""
@@ -109,6 +113,11 @@ class Page:
     def heat(self, card: int = 0) -> str:
         """The heatmap of a card, as it is drawn."""
         return str(self.chrome.execute_script("return arguments[0].toDataURL()", self.all(".card canvas")[card]))
+
+    def filters(self, selector: str) -> list[str]:
+        """What the elements of a CSS selector are seen through, whether they are shown or not."""
+        script = "return [...document.querySelectorAll(arguments[0])].map(each => getComputedStyle(each).filter)"
+        return list(self.chrome.execute_script(script, selector))
 
     def errors(self) -> list[str]:
         """What the console of the browser has complained of since the last time."""

@@ -12,8 +12,8 @@ from cam_callbacks.figures.colors import ALERT, BACKGROUND, CURVES, MUTED, PLOT_
 from cam_callbacks.figures.drawing import Picture
 from cam_callbacks.figures.text import FONT_SIZE, font_for
 
-_LINE_HEIGHT = FONT_SIZE + 4
-_PADDING = 6
+LINE_HEIGHT = FONT_SIZE + 4
+PADDING = 6
 _BINS = 28
 
 
@@ -55,9 +55,9 @@ def grid(cells: Sequence[Cell], columns: int = 1, size: int = 96, title: Sequenc
     columns = min(columns, len(drawn))
     rows = [drawn[start : start + columns] for start in range(0, len(drawn), columns)]
     heights = [max(cell.height for cell in row) for row in rows]
-    top = _LINE_HEIGHT * len(title) + (_PADDING if title else 0)
+    top = LINE_HEIGHT * len(title) + (PADDING if title else 0)
     canvas = Image.new("RGB", (columns * width, top + sum(heights)), BACKGROUND)
-    _write(canvas, title, _PADDING)
+    _write(canvas, title, PADDING)
     for place, row in enumerate(rows):
         for column, cell in enumerate(row):
             canvas.paste(cell, (column * width, top + sum(heights[:place])))
@@ -68,18 +68,18 @@ def grid(cells: Sequence[Cell], columns: int = 1, size: int = 96, title: Sequenc
 
 def _draw(cell: Cell, size: int) -> Image.Image:
     pictures = [_resized(picture, size) for picture in cell.pictures]
-    inner = sum(picture.width for picture in pictures) + _PADDING * (len(pictures) - 1)
-    top = _PADDING + (_LINE_HEIGHT if cell.headings else 0)
+    inner = sum(picture.width for picture in pictures) + PADDING * (len(pictures) - 1)
+    top = PADDING + (LINE_HEIGHT if cell.headings else 0)
     below = top + max(picture.height for picture in pictures)
-    canvas = Image.new("RGB", (inner + 2 * _PADDING, below + _LINE_HEIGHT * len(cell.lines) + 2 * _PADDING), BACKGROUND)
+    canvas = Image.new("RGB", (inner + 2 * PADDING, below + LINE_HEIGHT * len(cell.lines) + 2 * PADDING), BACKGROUND)
     draw = ImageDraw.Draw(canvas)
-    left = _PADDING
+    left = PADDING
     for index, picture in enumerate(pictures):
         if cell.headings:
             heading = _truncated(cell.headings[index], picture.width)
-            draw.text((left, _PADDING - 2), heading, font=font_for(heading), fill=MUTED)
+            draw.text((left, PADDING - 2), heading, font=font_for(heading), fill=MUTED)
         canvas.paste(picture, (left, top))
-        left += picture.width + _PADDING
+        left += picture.width + PADDING
     _write(canvas, cell.lines, below + 2)
     if cell.alert:
         draw.rectangle((1, 1, canvas.width - 2, canvas.height - 4), outline=ALERT, width=2)
@@ -90,8 +90,8 @@ def _write(canvas: Image.Image, lines: Sequence[Line], top: int) -> None:
     """Write lines of text below each other, starting at `top`."""
     draw = ImageDraw.Draw(canvas)
     for index, line in enumerate(lines):
-        text = _truncated(line.text, canvas.width - 2 * _PADDING)
-        draw.text((_PADDING, top + _LINE_HEIGHT * index), text, font=font_for(text), fill=line.color)
+        text = _truncated(line.text, canvas.width - 2 * PADDING)
+        draw.text((PADDING, top + LINE_HEIGHT * index), text, font=font_for(text), fill=line.color)
 
 
 def _resized(picture: Picture, size: int) -> Image.Image:
@@ -115,7 +115,7 @@ def _truncated(text: str, width: int) -> str:
 def histogram(values: Sequence[float], limit: float, width: int = 224, height: int = 64) -> Picture:
     """Draw how many values lie where between `-limit` and `limit`, with a line at 0 and labels below."""
     counts, _ = np.histogram(np.asarray(values), bins=_BINS, range=(-limit, limit))
-    canvas = Image.new("RGB", (width, height + _LINE_HEIGHT), PLOT_BACKGROUND)
+    canvas = Image.new("RGB", (width, height + LINE_HEIGHT), PLOT_BACKGROUND)
     draw = ImageDraw.Draw(canvas)
     tallest = max(int(counts.max()), 1)
     for place, count in enumerate(counts.tolist()):

@@ -20,6 +20,7 @@ from cam_callbacks.figures.colors import ALERT, MUTED
 from cam_callbacks.figures.drawing import Picture, outlined, overlay, to_pictures
 from cam_callbacks.figures.grid import Cell, Line, grid, histogram
 from cam_callbacks.figures.notebook import channel_cells, coarse_lines
+from cam_callbacks.figures.scale import OWN_RANGE, with_scale
 from cam_callbacks.figures.settings import Figures, OverlayStyle
 from cam_callbacks.figures.text import shown_name
 from cam_callbacks.history import PastMaps
@@ -60,7 +61,7 @@ def snapshot_pictures(
         maps = snapshot.of_predicted.scaled_to(brightest)
         of_predicted = dict(zip(snapshot.mistaken.tolist(), maps, strict=True))
     shown = explanation.scaled_to(brightest)
-    pictures = {tags.HEATMAPS: heatmaps_picture(probes, explanation, shown, style, of_predicted)}
+    pictures = {tags.HEATMAPS: heatmaps_picture(probes, explanation, shown, style, of_predicted, brightest)}
     if explanation.targets is not None and len(set(explanation.targets.tolist())) < len(probes):
         alike = explanation.scaled_to(None)
         pictures[tags.CLASS_MEAN] = class_mean_picture(probes, explanation, alike, style)
@@ -77,10 +78,12 @@ def heatmaps_picture(
     heatmaps: Tensor,
     style: OverlayStyle,
     of_predicted: Mapping[int, Tensor] = {},
+    brightest: float | None = None,
 ) -> Picture:
     """Draw one cell per probe: the image, its overlay, and below them the true label and the most probable classes.
 
-    An image that has a mask is shown with its outline. Above them it says so if the maps are coarse.
+    An image that has a mask is shown with its outline. Above them it says so if the maps are coarse; under them stands
+    the scale of the heat.
 
     Args:
         probes: N probes.
@@ -88,6 +91,7 @@ def heatmaps_picture(
         heatmaps: (N, *spatial) in [0, 1], to be laid over the images.
         style: How overlays are drawn.
         of_predicted: For some probes, by their number, the heatmap of the class that was predicted instead.
+        brightest: The value that became 1 in the heatmaps, as in `Explanation.scaled_to`.
     """
     images = enumerate(to_pictures(probes.images, probes.normalization, probes.bands))
     cells = [
@@ -96,7 +100,7 @@ def heatmaps_picture(
     ]
     lines = max(len(cell.lines) for cell in cells)
     filled = [Cell(c.pictures, [*c.lines, *[Line("")] * (lines - len(c.lines))], c.headings, c.alert) for c in cells]
-    return _grid_of(probes, filled, explanation)
+    return with_scale(_grid_of(probes, filled, explanation), style, probes.images.ndim - 2, brightest)
 
 
 def _probe_cell(
@@ -189,7 +193,8 @@ def history_picture(
         names = [] if probes.labels is None else [shown_name(probes.class_names, int(probes.labels[index]))]
         cells.append(Cell([image, *overlays], [Line(f"true: {name}", MUTED) for name in names], headings))
     about = filter(None, [coarse_note(looks[-1].layer_maps.shape[1:]), f"Maps by {unit}"])
-    return grid(cells, size=_SIDE_IN_HISTORY[len(size)], title=[Line(text, MUTED) for text in about])
+    rows = grid(cells, size=_SIDE_IN_HISTORY[len(size)], title=[Line(text, MUTED) for text in about])
+    return with_scale(rows, style, len(size), brightest)
 
 
 def class_mean_picture(probes: ProbeSet, explanation: Explanation, heatmaps: Tensor, style: OverlayStyle) -> Picture:
@@ -218,7 +223,8 @@ def class_mean_picture(probes: ProbeSet, explanation: Explanation, heatmaps: Ten
             Line(f"mean of {int(used.sum())}" + (f", {left_out} left out" if left_out else ""), MUTED),
         ]
         cells.append(Cell([mean_image, overlay(mean_image, heat, style)], lines, ["mean", "heatmap"]))
-    return _grid_of(probes, cells, explanation)
+    means = _grid_of(probes, cells, explanation)
+    return with_scale(means, style, probes.images.ndim - 2, own_range=f"mean; {OWN_RANGE}")
 
 
 def channels_picture(probes: ProbeSet, explanation: Explanation) -> Picture:
@@ -228,7 +234,7 @@ def channels_picture(probes: ProbeSet, explanation: Explanation) -> Picture:
         cells += channel_cells(
             probes.images[index], explanation, index, probes.normalization, _MAX_CHANNELS, probes.bands
         )
-    return _grid_of(probes, cells, explanation)
+    return with_scale(_grid_of(probes, cells, explanation), "heatmap", probes.images.ndim - 2)
 
 
 def _one_per_class(explanation: Explanation) -> list[int]:

@@ -15,6 +15,7 @@ from cam_callbacks.explain.explanation import Explanation, coarse_note, min_max,
 from cam_callbacks.figures.colors import MUTED
 from cam_callbacks.figures.drawing import Picture, overlay, to_pictures
 from cam_callbacks.figures.grid import Cell, Line, grid
+from cam_callbacks.figures.scale import with_scale
 from cam_callbacks.figures.settings import OverlayStyle
 from cam_callbacks.figures.text import shown_name
 
@@ -45,7 +46,7 @@ def strongest_channels(
         ValueError: The explanation has several layers, or `image` is not one image.
     """
     cells = channel_cells(image, explanation, index, normalization, count, bands)
-    return grid(cells, columns, _SIDE, coarse_lines(explanation))
+    return with_scale(grid(cells, columns, _SIDE, coarse_lines(explanation)), "heatmap", image.ndim - 1)
 
 
 def coarse_lines(explanation: Explanation) -> list[Line]:
@@ -124,7 +125,7 @@ def classes_side_by_side(
         probabilities = [f"{float(explanation.probabilities[index, target]):.2f}" for target in targets]
         named = [f"{share} {name}" for share, name in zip(probabilities, headings, strict=True)]
         rows.append(Cell([picture, *overlays], headings=["image", *named]))
-    return grid(rows, size=size, title=coarse_lines(explanation))
+    return with_scale(grid(rows, size=size, title=coarse_lines(explanation)), style, images.ndim - 2)
 
 
 def methods_side_by_side(
@@ -160,4 +161,4 @@ def methods_side_by_side(
         rows.append(Cell([picture, *overlays], headings=["image", *explanations]))
     coarse = {name: each.positions for name, each in explanations.items() if each.is_coarse}
     title = [Line(f"{name} is coarse: {shown_positions(positions)}", MUTED) for name, positions in coarse.items()]
-    return grid(rows, size=size, title=title)
+    return with_scale(grid(rows, size=size, title=title), style, images.ndim - 2)

@@ -9,7 +9,7 @@ from typing import Literal, get_args
 
 from cam_callbacks._checks import check_bool, check_choice, check_index, check_list, errors_of
 
-OverlayStyle = Literal["blend", "jet", "heatmap"]
+OverlayStyle = Literal["blend", "color", "jet", "heatmap"]
 HeatScale = Literal["image", "run"]
 
 
@@ -18,8 +18,8 @@ class Figures:
     """How `CAMMonitor` draws its pictures.
 
     Args:
-        overlay_style: How heatmaps are laid over images: `"blend"`, `"jet"` or `"heatmap"`, as in
-            `cam_callbacks.overlay`.
+        overlay_style: How heatmaps are laid over images: `"blend"`, over the photo in gray and darkened;
+            `"color"`, over the photo in color; `"jet"` or `"heatmap"`, as in `cam_callbacks.overlay`.
         heat_scale: `"image"`: scale each map to its own minimum and maximum. `"run"`: scale all maps to the largest
             value of all looks so far, so that magnitudes can be compared within `cam/history`; `cam/class_mean` is
             always scaled by image.

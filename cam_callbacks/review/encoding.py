@@ -114,6 +114,7 @@ def _look(snapshot: Snapshot, epoch: int, method: str) -> LookJson:
     return LookJson(
         epoch=epoch,
         layer=layer if isinstance(layer, str) else ", ".join(layer),
+        signals=snapshot.probes.images.ndim == 3,
         coarse=coarse_note(snapshot.explanation.positions),
         method=method,
         class_names=list(snapshot.probes.class_names) or None,

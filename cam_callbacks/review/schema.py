@@ -84,6 +84,8 @@ class LookJson(TypedDict):
 
     epoch: int
     layer: str
+    signals: bool
+    """Whether the images are signals, whose photos are drawings: curves above a strip for the heat."""
     coarse: str
     """What is to be said of maps that are coarse; empty if they are not."""
     method: str

@@ -138,6 +138,7 @@ def test_every_argument_can_be_set_in_yaml(tmp_path: Path, method: str) -> None:
         ("audit", False, None),
         ("audit", {"num_images": 60}, Audit(60)),
         ("figures", {"heat_scale": "run"}, Figures(heat_scale="run")),
+        ("figures", {"overlay_style": "color"}, Figures("color")),
         ("normalization", "imagenet", ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))),
         ("class_names", ["a"], ("a",)),
     ],

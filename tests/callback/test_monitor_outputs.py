@@ -117,7 +117,7 @@ def test_pictures_are_on_disk_when_the_validation_has_ended(tmp_path: Path) -> N
     assert found == [[2], [2, 5]]
 
 
-@pytest.mark.parametrize("style", ["blend", "jet", "heatmap"])
+@pytest.mark.parametrize("style", ["blend", "color", "jet", "heatmap"])
 def test_each_style_is_drawn(tmp_path: Path, style: Any) -> None:
     fit(tmp_path, CAMMonitor(num_probes=4, figures=Figures(style), explain="both"))
     assert image_steps(tmp_path)["cam/heatmaps"] == [2]

@@ -131,7 +131,7 @@ def test_hotter_is_brighter_and_the_image_is_left_as_it_was(style: Any) -> None:
     assert np.array_equal(image, GRAY)
 
 
-@pytest.mark.parametrize("style", ["blend", "heatmap"])
+@pytest.mark.parametrize("style", ["blend", "color", "heatmap"])
 def test_brightness_rises_with_the_heat_all_the_way(style: Any) -> None:
     ramp = torch.linspace(0, 1, 8).expand(8, 8)
     brightness = overlay(GRAY, ramp, style)[0].astype(float) @ np.array([0.299, 0.587, 0.114])
@@ -142,11 +142,30 @@ def test_the_style_heatmap_shows_the_heat_alone() -> None:
     assert np.array_equal(overlay(GRAY, heat(0.3), "heatmap"), overlay(GRAY // 2, heat(0.3), "heatmap"))
 
 
-def test_the_image_can_be_seen_through_the_blend() -> None:
+@pytest.mark.parametrize("style", ["blend", "color"])
+def test_the_image_can_be_seen_through_the_heat(style: Any) -> None:
     image = GRAY.copy()
     image[:4] = 250
-    picture = overlay(image, heat(0.5)).astype(int)
-    assert (picture[0, 0] - picture[7, 7]).min() > 30
+    picture = overlay(image, heat(0.5), style).astype(int)
+    assert (picture[0, 0] - picture[7, 7]).min() > 20
+
+
+@pytest.mark.parametrize("color", [(220, 20, 20), (20, 200, 30), (255, 255, 255)])
+@pytest.mark.parametrize("style", ["blend", "jet"])
+def test_under_heat_no_photo_has_a_color(style: Any, color: tuple[int, int, int]) -> None:
+    cold = overlay(np.full_like(GRAY, color), heat(0), style).astype(int)
+    assert np.ptp(cold, axis=2).max() <= 3  # but for the black of inferno, which is a little blue
+
+
+def test_where_there_is_no_heat_a_white_photo_is_darker_than_heat() -> None:
+    white, black = np.full_like(GRAY, 255), np.zeros_like(GRAY)
+    assert overlay(white, heat(0)).mean() < overlay(black, heat(0.7)).mean()
+
+
+def test_in_the_style_color_the_photo_keeps_its_colors() -> None:
+    red, green = (overlay(np.full_like(GRAY, color), heat(0.2), "color") for color in [(220, 0, 0), (0, 220, 0)])
+    assert red[0, 0, 0] > red[0, 0, 1] + 50
+    assert green[0, 0, 1] > green[0, 0, 0] + 20
 
 
 def test_jet_cuts_heat_below_a_fifth() -> None:

@@ -23,10 +23,13 @@ from cam_callbacks.figures.logged import (
     heatmaps_picture,
     history_picture,
 )
+from cam_callbacks.figures.scale import with_scale
 from cam_callbacks.history import PastMaps
 from cam_callbacks.snapshot import AuditSnapshot
 
 SIZE = 12
+CELL_HEIGHT = 180
+"""Of a heading, a picture and two lines; under the cells there are the lines of the scale."""
 
 
 def probes(**changes: Any) -> ProbeSet:
@@ -117,7 +120,7 @@ def test_a_model_of_many_or_of_two_classes_is_drawn() -> None:
 def test_the_history_has_a_column_a_look() -> None:
     looks = [PastMaps(step, step, torch.rand(4, 4, 4)) for step in range(4)]
     one, two, four = (history_picture(probes(), looks[:count], "blend", None) for count in (1, 2, 4))
-    assert one.shape[0] == two.shape[0] == four.shape[0]
+    assert np.ptp([each.shape[0] for each in (one, two, four)]) < 64  # no row more; lines under them may break
     assert four.shape[1] - two.shape[1] == 2 * (two.shape[1] - one.shape[1]) > 0
     unlabeled = history_picture(probes(labels=None), looks, "jet", 2.0)
     assert unlabeled.shape[1] == four.shape[1]
@@ -132,7 +135,8 @@ def test_a_histogram_is_as_wide_as_its_values_need(value: float, limit: float) -
 def test_the_class_mean_has_a_cell_a_class_that_occurs() -> None:
     three = mean_picture(explanation())
     one = mean_picture(explanation(targets=torch.zeros(4).long()))
-    assert three.shape == (2 * one.shape[0], 2 * one.shape[1], 3)
+    assert three.shape[1] == 2 * one.shape[1]
+    assert [picture.shape[0] // CELL_HEIGHT for picture in (one, three)] == [1, 2]
 
 
 def test_skipped_and_blank_maps_do_not_enter_the_class_mean() -> None:
@@ -152,6 +156,21 @@ def test_a_class_of_which_nothing_is_left_is_drawn_blank() -> None:
     nothing = explanation(layer_maps=torch.full((4, 4, 4), torch.nan), skipped=torch.ones(4).bool())
     assert (mean_picture(nothing, "heatmap")[40:110, 115:195] == mean_picture(nothing, "heatmap")[40, 115]).all()
     assert len(np.unique(mean_picture(explanation(), "heatmap")[40:110, 115:195])) > 2
+
+
+def test_pictures_of_heat_have_a_bar_that_says_what_its_colors_mean() -> None:
+    made, looks = explanation(), [PastMaps(0, 0, explanation().layer_maps)] * 4
+    pictures = [
+        heatmaps_picture(probes(), made, made.heatmaps, "heatmap"),
+        history_picture(probes(), looks, "heatmap", None),
+        mean_picture(made, "heatmap"),
+    ]
+    bar = with_scale(np.zeros((1, 420, 3), dtype=np.uint8), "heatmap", 2)[1:, :120]
+    for picture in pictures:
+        assert np.array_equal(picture[-len(bar) :, :120], bar)
+    of_the_run = heatmaps_picture(probes(), made, made.heatmaps, "heatmap", brightest=2.5)
+    assert np.array_equal(of_the_run[: -len(bar)], pictures[0][: -len(bar)])
+    assert not np.array_equal(of_the_run, pictures[0])
 
 
 RED, GREEN, BLUE = ((252, 0, 0), (0, 252, 0), (0, 0, 252))

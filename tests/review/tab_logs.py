@@ -141,6 +141,7 @@ def _look(look: int, probes: int) -> dict[str, Any]:
     return {
         "epoch": look,
         "layer": "features",
+        "signals": False,
         "coarse": "",
         "method": "Score-CAM",
         "class_names": [f"class {index}" for index in range(10)],

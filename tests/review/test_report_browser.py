@@ -10,7 +10,7 @@ from typing import Any
 from urllib.parse import urlparse
 
 import pytest
-from chromium import Page, chromium
+from chromium import GRAY, Page, chromium
 from tab_logs import HOSTILE
 
 from cam_callbacks.review.command import main
@@ -202,11 +202,13 @@ def test_its_address_is_a_link_to_what_is_seen(page: Report) -> None:
 
 
 def test_a_broken_address_shows_what_is_there(page: Report) -> None:
-    page.open("run=%E0%A4%A&step=x&probe=99&monitor=none&class=7&sort=no&down=1&heat=x&nonsense")
+    page.open("run=%E0%A4%A&step=x&probe=99&monitor=none&class=7&sort=no&down=1&heat=x&photo=x&nonsense")
     assert not page.all("dialog")
     assert page.shown()[0][0] == PROBES
     assert page.one("select[name=class]").get_attribute("value") == ""
     assert page.one("select[name=sort]").get_attribute("value") == ""
+    assert page.one("select[name=photo]").get_attribute("value") == "gray"
+    assert page.one(".screen").get_attribute("style") == "--heat: 0.5;"
     assert not page.all(".direction")
     assert page.one(".message").text.startswith("Not in this log folder: ")
 
@@ -242,6 +244,27 @@ def test_on_paper_it_is_complete_and_without_controls(page: Report) -> None:
     finally:
         page.chrome.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", PAPER | {"width": 1280})
         page.chrome.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
+
+
+def test_on_paper_photos_under_heat_are_gray_unless_color_is_chosen(page: Report) -> None:
+    page.open("heat=0")
+    page.wait(lambda: page.in_print(".glossary"))
+    assert set(page.filters(".print figure img")) == {GRAY}
+    assert page.in_print(".scale") == ["01each map its own range"] * 2
+    page.choose("photo", "color")
+    page.wait(lambda: set(page.filters(".print figure img")) == {"none"})
+
+
+def test_photos_whose_heat_is_blank_or_skipped_and_drawings_stay_in_color(page: Report, made: Made) -> None:
+    for run in made.content["runs"]:
+        *_, last = run["looks"].values()
+        last["probes"][0]["blank"] = last["probes"][1]["skipped"] = True
+        last["signals"] = run["timeline"]["run"] == BALANCED
+    made.open(page, f"run={BIASED}")
+    page.wait(lambda: page.filters(".card img") == ["none", "none", *[GRAY] * (PROBES - 2)])
+    made.open(page, f"run={BALANCED}")
+    page.wait(lambda: page.all(".card canvas"))
+    assert set(page.filters(".card img")) == {"none"}
 
 
 def test_it_prints(page: Report) -> None:

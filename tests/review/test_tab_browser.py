@@ -13,7 +13,7 @@ from urllib.error import URLError
 from urllib.request import urlopen
 
 import pytest
-from chromium import Page, chromium
+from chromium import GRAY, Page, chromium
 from tab_logs import HOSTILE, write_logs
 
 LOOKS, PROBES = 3, 4  # of the fixture `logs`
@@ -182,6 +182,44 @@ def test_heat_is_a_layer_of_its_own(tab: Tab) -> None:
     tab.slide("input[name=heat]", 0)
     assert tab.chrome.execute_script("return getComputedStyle(document.querySelector('.card canvas')).opacity") == "0"
     assert tab.all(".card img")
+
+
+def test_under_heat_photos_are_dark_and_gray_until_color_is_chosen(tab: Tab) -> None:
+    tab.open(run=BIASED)
+    tab.wait(lambda: set(tab.filters(".card img")) == {GRAY})
+    tab.choose("photo", "color")
+    tab.wait(lambda: set(tab.filters(".card img")) == {"none"})
+    tab.wait(lambda: "p.cam_callbacks.photo=color" in _parts(tab.in_address_bar()))
+    tab.open(run=BIASED, photo="color")
+    tab.all(".card")[0].click()
+    tab.wait(lambda: tab.all("dialog .tile canvas"))
+    assert set(tab.filters("dialog .tile img")) == {"none"}
+    tab.press("\ue00c")  # Escape
+    tab.wait(lambda: not tab.all("dialog"))
+    tab.choose("photo", "gray")
+    tab.wait(lambda: set(tab.filters(".card img")) == {GRAY})
+    tab.wait(lambda: "photo=" not in tab.in_address_bar())
+
+
+def test_photos_without_heat_over_them_stay_in_color(tab: Tab) -> None:
+    tab.open(run=BIASED)
+    tab.wait(lambda: set(tab.filters(".card img")) == {GRAY})
+    tab.slide("input[name=heat]", 0)
+    tab.wait(lambda: set(tab.filters(".card img")) == {"none"})
+    assert not tab.all(".controls .scale")
+    tab.slide("input[name=heat]", 5)
+    tab.wait(lambda: set(tab.filters(".card img")) == {GRAY})
+
+
+def test_a_scale_stands_beside_the_heat_in_its_colors(tab: Tab) -> None:
+    tab.open(run=BIASED)
+    colors = "return arguments[0].toDataURL()"
+    assert tab.texts(".controls .scale") == ["0\n1\neach map its own range"]
+    inferno = tab.chrome.execute_script(colors, tab.one(".controls .scale canvas"))
+    tab.choose("colors", "viridis")
+    tab.wait(lambda: tab.chrome.execute_script(colors, tab.one(".controls .scale canvas")) != inferno)
+    tab.all(".card")[0].click()
+    assert tab.wait(lambda: tab.texts("dialog .scale")) == ["0\n1\neach map its own range"]
 
 
 def test_a_card_opens_the_history_of_its_probe(tab: Tab) -> None:

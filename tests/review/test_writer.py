@@ -212,6 +212,7 @@ def test_maps_of_signals_and_volumes_lie_over_their_photos(
     look = written(tmp_path, look_at(small_cnn(dimensions=len(size)), ProbeSet(blobs(2, *size))))
     assert [each.shape for each in photos(tmp_path)] == [photo] * 2
     assert [picture(uri).shape for uri in look["maps"]] == [heat] * 2
+    assert look["signals"] == (len(size) == 1)
     if len(size) == 1:
         strip = picture(look["maps"][0])
         assert strip[:-14].max() == 0

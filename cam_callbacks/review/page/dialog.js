@@ -2,7 +2,7 @@
 
 import { swaps } from './audit.js';
 import { decoded, el } from './elements.js';
-import { paint, Picture } from './picture.js';
+import { paint, Picture, Scale } from './picture.js';
 import { className, digits, isMistake, moment, short } from './words.js';
 
 /** Call back once, when a node is first seen. */
@@ -23,6 +23,7 @@ export class ProbeDialog {
   node;
   #title = el('h2', { id: 'probe-title' });
   #content = el('div.content');
+  #scale = new Scale();
   #shown = '';
   #sections = [];
   #goTo;
@@ -30,7 +31,7 @@ export class ProbeDialog {
   constructor(onClose, goTo) {
     this.#goTo = goTo;
     this.node = el('dialog.probe', { 'aria-labelledby': 'probe-title', onclose: onClose },
-      el('header', this.#title, el('button', { type: 'button', onclick: () => this.node.close() }, 'Close (Esc)')),
+      el('header', this.#title, this.#scale.node, el('button', { type: 'button', onclick: () => this.node.close() }, 'Close (Esc)')),
       this.#content,
     );
     this.node.addEventListener('click', (event) => event.target === this.node && this.node.close());
@@ -41,6 +42,7 @@ export class ProbeDialog {
     const probe = sides[0].look.probes[index];
     if (!probe) return this.hide();
     this.#title.textContent = `Probe ${index + 1}: ${className(sides[0].look, probe.label)}`;
+    this.#scale.show(colors);
     const what = [index, colors, ...sides.map(({ run }) => `${run.name}/${run.looks.length}`)].join('\n');
     if (what !== this.#shown) {
       this.#shown = what;
@@ -74,7 +76,7 @@ export class ProbeDialog {
       const probe = look?.probes[index];
       if (!probe) return void (words.textContent = 'not there');
       const picture = new Picture(look.photos[index], 120);
-      picture.show(probe, look.maps[index], colors);
+      picture.show(look, index, colors);
       empty.replaceWith(picture.node);
       words.textContent = digits(probe.probability_label ?? probe.probability_predicted ?? probe.score);
       tile.classList.toggle('mistake', isMistake(probe));

@@ -3,7 +3,7 @@
 import { ProbeDialog } from './dialog.js';
 import { el, fill } from './elements.js';
 import { Glossary } from './glossary.js';
-import { COLORS } from './picture.js';
+import { COLORS, PHOTOS, Scale } from './picture.js';
 import { NUMBERS } from './probes.js';
 import { skippedFiles } from './skipped.js';
 import { Timeline } from './timeline.js';
@@ -33,6 +33,9 @@ export class Page {
   #wrong;
   #colors;
   #heat;
+  #photo;
+  #scale = new Scale();
+  #root;
   #theme = '';
 
   /**
@@ -57,14 +60,17 @@ export class Page {
     this.#class = select('class', updates('class'));
     this.#sort = select('sort', updates('sort'));
     this.#colors = select('colors', updates('colors'));
+    this.#photo = select('photo', updates('photo'));
     this.#wrong = el('input', { type: 'checkbox', name: 'wrong', onchange: () => view.flip('wrong') });
     this.#down = el('button.direction', { type: 'button', onclick: () => view.flip('down') });
     this.#heat = el('input', { type: 'range', name: 'heat', min: 0, max: 100, step: 5, oninput: updates('heat') });
     fill(this.#sort, NUMBERS.map(([key, words]) => [key, words]), '');
     fill(this.#colors, same(Object.keys(COLORS)), '');
+    fill(this.#photo, same(PHOTOS), '');
 
     this.#main = this.#makeMain();
     this.#screen = el('div.screen', this.#makeTop(source, view), this.#message, this.#main, skippedFiles(source));
+    this.#root = root;
     root.classList.add('cam');
     root.replaceChildren(this.#screen, this.dialog.node);
   }
@@ -93,8 +99,12 @@ export class Page {
           el('label', this.#wrong, el('span', 'Mistakes only')),
           el('span.group', labeled('Sort by', this.#sort), this.#down),
           el('span.space'),
-          labeled('Heat', this.#heat),
-          labeled('Colors', this.#colors),
+          el('span.layers',
+            labeled('Heat', this.#heat),
+            labeled('Colors', this.#colors),
+            this.#scale.node,
+            labeled('Photo', this.#photo),
+          ),
         ),
       ),
       this.#panes,
@@ -147,14 +157,20 @@ export class Page {
   }
 
   /** Set the controls to a state. */
-  showState({ sort, colors, heat, wrong, down }) {
+  showState({ sort, colors, heat, photo, wrong, down }) {
     this.#sort.value = sort;
     this.#colors.value = colors;
     this.#heat.value = heat;
+    this.#photo.value = photo;
+    this.#scale.show(colors);
     this.#wrong.checked = wrong !== '';
     this.#down.hidden = sort === '';
     this.#down.textContent = down ? '↓ largest first' : '↑ smallest first';
-    for (const node of [this.#screen, this.dialog.node]) node.style.setProperty('--heat', Number(heat) / 100);
+    this.#root.classList.toggle('color-photos', photo === 'color');
+    for (const node of [this.#screen, this.dialog.node]) {
+      node.style.setProperty('--heat', Number(heat) / 100);
+      node.classList.toggle('no-heat', Number(heat) === 0);
+    }
   }
 
   async #copyLink(button, link) {

@@ -9,6 +9,9 @@ export const COLORS = {
   gray: ['000000', 'ffffff'],
 };
 
+/** What photos may be while heat lies over them; gray ones are darkened too. */
+export const PHOTOS = ['gray', 'color'];
+
 /** 256 colors between those of a color map, each a pixel as a canvas keeps it: opaque, blue, green, red. */
 function colorTable(hexes) {
   const points = hexes.map((hex) => [4, 2, 0].map((at) => parseInt(hex.slice(at, at + 2), 16)));
@@ -35,7 +38,23 @@ export function paint(canvas, map, colors) {
   context.putImageData(image, 0, 0);
 }
 
-/** A photo with a heatmap as a layer of its own; its opacity is the style `--heat`. */
+/** What the colors of the heatmaps mean, as they look over a photo of medium brightness. */
+export class Scale {
+  #canvas = el('canvas', { width: 256, height: 1 });
+  node = el('span.scale', { title: 'From the least heat of a map to its most' },
+    '0',
+    el('span.ramp', el('span.ground'), this.#canvas),
+    '1',
+    el('small', 'each map its own range'),
+  );
+
+  show(colors) {
+    const pixels = new Uint8ClampedArray(TABLES[colors].slice().buffer);
+    this.#canvas.getContext('2d').putImageData(new ImageData(pixels, 256, 1), 0, 0);
+  }
+}
+
+/** A photo with a heatmap as a layer of its own; the styles `--heat` and `--photo` say how both look. */
 export class Picture {
   node;
   #canvas = el('canvas');
@@ -52,9 +71,12 @@ export class Picture {
     this.node = el('span', { class: image ? 'picture' : 'picture no-photo' }, image, this.#canvas, this.#note);
   }
 
-  show(probe, map, colors) {
-    const drawn = map && !probe.skipped && !probe.blank;
+  /** Show the heat of probe `index` at a look; where there is none, the photo stays as it is. */
+  show(look, index, colors) {
+    const [probe, map] = [look.probes[index], look.maps[index]];
+    const drawn = Boolean(map) && !probe.skipped && !probe.blank;
     this.#canvas.hidden = !drawn;
+    this.node.classList.toggle('heated', drawn && !look.signals);
     if (drawn) paint(this.#canvas, map, colors);
     const blank = probe.blank ? 'blank: no contrast' : '';
     this.#note.textContent = probe.skipped ? 'skipped: values were not finite' : blank;

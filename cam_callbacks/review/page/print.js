@@ -4,12 +4,13 @@ import { appendix, verdict } from './audit.js';
 import { curveOf, CURVES } from './curves.js';
 import { el } from './elements.js';
 import { Glossary } from './glossary.js';
-import { Picture } from './picture.js';
+import { Picture, Scale } from './picture.js';
 import { Run } from './run.js';
 import { skippedFiles } from './skipped.js';
 import { className, digits, moment } from './words.js';
 
 const TILES_PRINTED = 24;
+const COLORS_PRINTED = 'inferno';
 
 /** All runs of a source, made to be printed: nothing to click, all open. */
 export async function printed(source) {
@@ -63,12 +64,14 @@ async function printedProbes(run) {
   const total = looks.at(-1).probes.length;
   const words = `${looks.map(moment).join(', ')}; below each the probability of the true class.`;
   const part = total > shown.length ? ` The first ${shown.length} of ${total} probes.` : '';
-  return [el('p', words + part), el('div.printed-probes', cells)];
+  const scale = new Scale();
+  scale.show(COLORS_PRINTED);
+  return [el('p', words + part), scale.node, el('div.printed-probes', cells)];
 }
 
 function printedTile(look, index) {
   const picture = new Picture(look.photos[index], 120);
   const probe = look.probes[index];
-  if (probe) picture.show(probe, look.maps[index], 'inferno');
+  if (probe) picture.show(look, index, COLORS_PRINTED);
   return el('span.tile', picture.node, el('small', digits(probe?.probability_label)));
 }

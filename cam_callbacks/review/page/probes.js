@@ -72,7 +72,7 @@ class Card {
 
   show(look, colors) {
     const probe = look.probes[this.#index];
-    this.#paint = () => this.#picture.show(probe, look.maps[this.#index], colors);
+    this.#paint = () => this.#picture.show(look, this.#index, colors);
     if (this.#isInView) this.#paint();
     const { label, predicted } = probe;
     const wrong = isMistake(probe);

@@ -1,6 +1,6 @@
 // The state of the view: which runs, which look, in what order.
 
-import { COLORS } from './picture.js';
+import { COLORS, PHOTOS } from './picture.js';
 import { NUMBERS } from './probes.js';
 
 /** All that an address may say; it says only what differs from this. */
@@ -17,6 +17,7 @@ const DEFAULTS = {
   wrong: '', // '1': mistakes only
   colors: 'inferno',
   heat: '50', // opacity in percent
+  photo: 'gray', // under heat
 };
 
 /** The state that an address asks for; what it does not say, or says wrong, is as in `DEFAULTS`. */
@@ -24,6 +25,8 @@ export function stateOf(address) {
   const known = Object.entries(address.read()).filter(([key]) => Object.hasOwn(DEFAULTS, key));
   const state = { ...DEFAULTS, ...Object.fromEntries(known) };
   if (!Object.hasOwn(COLORS, state.colors)) state.colors = DEFAULTS.colors;
+  if (!PHOTOS.includes(state.photo)) state.photo = DEFAULTS.photo;
+  if (!(state.heat >= 0 && state.heat <= 100)) state.heat = DEFAULTS.heat;
   if (!NUMBERS.some(([key]) => key === state.sort)) state.sort = DEFAULTS.sort;
   return state;
 }
