@@ -26,7 +26,7 @@ export function stateOf(address) {
   const state = { ...DEFAULTS, ...Object.fromEntries(known) };
   if (!Object.hasOwn(COLORS, state.colors)) state.colors = DEFAULTS.colors;
   if (!PHOTOS.includes(state.photo)) state.photo = DEFAULTS.photo;
-  if (!(state.heat >= 0 && state.heat <= 100)) state.heat = DEFAULTS.heat;
+  if (!/^(\d\d?|100)$/.test(state.heat)) state.heat = DEFAULTS.heat;
   if (!NUMBERS.some(([key]) => key === state.sort)) state.sort = DEFAULTS.sort;
   return state;
 }
