@@ -16,7 +16,7 @@ from cam_callbacks.explain.isolation import isolated
 from cam_callbacks.explain.model_outputs import class_scores, log_odds_of
 from cam_callbacks.explain.network import Network
 from cam_callbacks.explain.score_readers import ScoreReader
-from cam_callbacks.explain.surrogate import Scale, Surrogate
+from cam_callbacks.explain.surrogate import HeatmapError, Scale, Surrogate, combined_weights
 from cam_callbacks.explain.trust import correlation, rank_correlation
 
 PASSES = (32, 64, 128)
@@ -103,16 +103,15 @@ class Case:
     def __init__(self, maps: Tensor, kept: Tensor, deleted: Tensor, _channels: int, weighting: str) -> None:
         self.maps = maps
         logits, probabilities, log_odds = kept.T
-        self.cost = 1
         if weighting.startswith("contrast"):
             self.scale: Scale = "contrast"
-            self.cost += weighting.endswith("complement")
-            self.scores = log_odds - deleted[:, 2] if self.cost == 2 else log_odds
-            self.weights = self.scores.double()
+            self.scores = [log_odds, deleted[:, 2]][: 1 + weighting.endswith("complement")]
+            self.weights = (self.scores[0] - sum(self.scores[1:])).double()
         else:
             self.scale = "logit" if weighting == "logit-softmax" else "probability"
-            self.scores = logits if weighting == "logit-softmax" else probabilities.clamp_min(1e-30).log()
-            self.weights = (self.scores.double() - self.scores.double().max()).exp()
+            self.scores = [logits if weighting == "logit-softmax" else probabilities.clamp_min(1e-30).log()]
+            self.weights = (self.scores[0].double() - self.scores[0].double().max()).exp()
+        self.cost = len(self.scores)
         self.exact = self.map_of(self.weights)
 
     def map_of(self, weights: Tensor) -> Tensor:
@@ -123,16 +122,21 @@ class Case:
 
     def ours(self, tolerance: float, most: int | None) -> tuple[int, float, float, float]:
         """Passes, Pearson, Spearman, estimated error of the adaptive search."""
-        surrogate = Surrogate(self.maps, self.scale)
-        left = len(self.maps) if most is None else min(most // self.cost, len(self.maps))
-        wanted, passes = surrogate.landmarks(min(16, left)), 0
+        count = len(self.maps)
+        sides = [Surrogate(self.maps, self.scale) for _ in self.scores]
+        left = count * self.cost if most is None else min(most, count * self.cost)
+        first = sides[0].landmarks(min(16, left // self.cost))
+        wanted, passes = torch.cat([first + side * count for side in range(self.cost)]), 0
         while True:
-            surrogate.observe(wanted, self.scores[wanted])
+            for side, (surrogate, scores) in enumerate(zip(sides, self.scores, strict=True)):
+                own = wanted[wanted // count == side] % count
+                if len(own):
+                    surrogate.observe(own, scores[own])
             passes += len(wanted)
-            error = surrogate.heatmap_error()
-            wanted = error.next_channels(min(8, left - passes))
+            error = HeatmapError(sides)
+            wanted = error.next_passes(min(8, left - passes))
             if error.estimate <= tolerance or len(wanted) == 0:
-                return (passes * self.cost, *self.compare(surrogate.weights), error.estimate)
+                return (passes, *self.compare(combined_weights(sides)), error.estimate)
 
     def baseline(self, name: str, passes: int) -> tuple[int, float, float, float]:
         """Passes, Pearson, Spearman of another way to choose; it knows no error."""

@@ -44,8 +44,8 @@ WEIGHTINGS = {
     "probability": ScoreCAM("probability"),
     "logit-softmax": ScoreCAM("logit-softmax"),
     "increase": ScoreCAM("increase"),
+    "contrast, one side": ScoreCAM("contrast", complement=False),
     "contrast": ScoreCAM("contrast"),
-    "contrast, both sides": ScoreCAM("contrast", complement=True),
 }
 CHEAP: dict[str, Method] = {
     "Grad-CAM": GradCAM(),
@@ -124,7 +124,7 @@ def methods(network: nn.Module, layer: str, images: Tensor, peers: bool) -> dict
     found = {name: ours(method, network, None if name == "CAM" else layer, images) for name, method in CHEAP.items()}
     for name, method in WEIGHTINGS.items():
         found[f"Score-CAM, exact, {name}"] = ours(replace(method, tolerance=0), network, layer, images, replay)
-    for name in ("probability", "contrast", "contrast, both sides"):
+    for name in ("probability", "contrast, one side", "contrast"):
         method = WEIGHTINGS[name]
         found[f"Score-CAM, {name}"] = ours(method, network, layer, images, replay)
         few = replace(method, tolerance=0, max_passes=FEW)

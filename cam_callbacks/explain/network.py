@@ -105,7 +105,7 @@ class Network(Runner):
             yield
 
     def masked_scores(
-        self, activations: Tensor, image: Tensor, channel: Tensor, reader: ScoreReader, turned: bool = False
+        self, activations: Tensor, image: Tensor, channel: Tensor, reader: ScoreReader, turned: Tensor | None = None
     ) -> Tensor:
         """Return the explained scores, (pairs, T) float32, of images masked by channels.
 
@@ -114,14 +114,15 @@ class Network(Runner):
             image: (pairs,) the index of the image in each pair.
             channel: (pairs,) the index of the channel that masks it.
             reader: Reads the explained scores.
-            turned: Whether masks hide what they would show: 1 minus the mask.
+            turned: (pairs,) bool, whether a mask hides what it would show: 1 minus the mask. None for none.
         """
         parts: list[Tensor] = []
 
         def score(chunk: slice) -> None:
             pairs = image[chunk]
             masks = min_max(upsample(activations[pairs, channel[chunk]], self.images.shape[2:]))
-            masks = 1 - masks if turned else masks
+            if turned is not None:
+                masks = torch.where(turned[chunk].view(-1, *[1] * (masks.ndim - 1)), 1 - masks, masks)
             masked = self.masked(pairs, masks.unsqueeze(-1)).movedim(-1, 1)
             parts.append(self.ranks.agreed(self._read_masked(masked, pairs, reader)[: len(pairs)]))
             progress.advance(len(pairs))

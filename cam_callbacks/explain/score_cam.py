@@ -16,12 +16,13 @@ from cam_callbacks.explain.method import LayerMap, Method
 from cam_callbacks.explain.network import Network, TargetLayer
 from cam_callbacks.explain.runner import Options
 from cam_callbacks.explain.score_readers import Score, ScoreReader
-from cam_callbacks.explain.surrogate import Scale, Surrogate
+from cam_callbacks.explain.surrogate import HeatmapError, Scale, Surrogate, combined_weights
 from cam_callbacks.explain.targets import Targets
 
-_LANDMARKS = 16
-_CHANNELS_A_ROUND = 8
+_FIRST_PASSES = 16
+_PASSES_A_ROUND = 8
 _MIN_PROBABILITY = 1e-30  # before the logarithm
+_ROUNDING = 1e-6  # relative
 _SCORES: dict[str, Score] = {"logit-softmax": "logit", "contrast": "log-odds"}
 """Which score of a class a weighting reads; the others read the probability."""
 
@@ -41,7 +42,14 @@ class ScoreCAM(Method):
     weighs 0. Masked images are forwarded in chunks that are filled across images, so that memory depends on
     `batch_size` only; several targets of one image share all passes.
 
-    The paper can be read in several ways. With p_c the probability and z_c the logit of c:
+    With p_c the probability and z_c the logit of c, the weights are:
+
+    - `"contrast"`, the default: w_k = L(x * H_k) - L(x * (1 - H_k)), minus its mean over the live k, with the log-odds
+      L = log(p_c / (1 - p_c)). Ours: what any mask does to the score cancels, and with it the plain mean of the
+      channels; the two classes of a two-class head have opposite weights. It takes two passes a channel, or one with
+      `complement=False`: w_k = L(x * H_k) minus its mean. Where only one channel is live, nothing is subtracted.
+
+    The paper can be read in several ways, which all take one pass a channel:
 
     - `"probability"`: w_k = p_c(x * H_k). The authors' code and the paper's section 3.2.
     - `"logit-softmax"`: w_k = softmax over the live k of z_c(x * H_k). The paper's Algorithm 1.
@@ -51,16 +59,10 @@ class ScoreCAM(Method):
       before they are summed; as in a widely read MATLAB script. A softmax over differences of probabilities is almost
       flat: the map is close to the plain mean of the activations and says little about the class. It is meant for
       comparison.
-    - `"contrast"`: w_k = L(x * H_k) - mean over the live k of L(x * H_k), with L = log(p_c / (1 - p_c)), the log-odds.
-      Ours: what any mask does to the score cancels, and with it the plain mean of the channels; the two classes of a
-      two-class head have opposite weights. With `complement`, the image without what each mask shows speaks too:
-      L(x * H_k) - L(x * (1 - H_k)), minus its mean. That takes two passes a channel.
 
-    The score s of a callable is not a probability, and its zero means nothing: `"probability"` is then
-    s(x * H_k) - s(0), like `"increase"`, and the others use s in place of z_c, p_c and L.
-
-    On two-class heads `"probability"` and `"logit-softmax"` give both classes nearly the same map; use `"contrast"`
-    to compare two classes there.
+    On two-class heads `"probability"` and `"logit-softmax"` give both classes nearly the same map. The score s of a
+    callable is not a probability, and its zero means nothing: `"probability"` is then s(x * H_k) - s(0), like
+    `"increase"`, and the others use s in place of L, z_c and p_c.
 
     *Adaptive.* Most channels need not be forwarded: from the scores of a few, a Gaussian process predicts the weights
     of the others and how wrong the heatmap may be (`cam_callbacks.explain.surrogate`). An image is done when that error
@@ -73,7 +75,7 @@ class ScoreCAM(Method):
         tolerance: The estimated error of the heatmap at which an image is done, 0 (every channel is forwarded) to 1.
         max_passes: The most masked images that are forwarded for each image, whatever the tolerance; the error that is
             reported may then be above it. None for no limit.
-        complement: Whether `"contrast"` asks for both sides of each mask.
+        complement: Whether `"contrast"` asks for both sides of each mask; None for yes.
         compile: Forward the masked images through a compiled copy of the model. The first call takes a minute or so
             longer; give all calls the same `compiled` for the others to reuse it.
         upsampling: See `Method`; masks are always upsampled linearly.
@@ -95,11 +97,11 @@ class ScoreCAM(Method):
         explanation.heatmaps.shape  # (2, 224, 224)
     """
 
-    weighting: Weighting = "probability"
+    weighting: Weighting = "contrast"
     _: KW_ONLY
-    tolerance: float = 0.02
+    tolerance: float = 0.05
     max_passes: int | None = None
-    complement: bool = False
+    complement: bool | None = None
     compile: bool = False
     name: ClassVar[str] = "Score-CAM"
 
@@ -108,13 +110,14 @@ class ScoreCAM(Method):
         check_choice("weighting", self.weighting, get_args(Weighting))
         check_fraction("tolerance", self.tolerance, "a number of at least 0 (exact) and below 1")
         check_positive("max_passes", self.max_passes, or_none=True)
-        check_bool("complement", self.complement)
+        if self.complement is not None:
+            check_bool("complement", self.complement)
         check_bool("compile", self.compile)
         if self.complement and self.weighting != "contrast":
             raise ValueError(f'complement=True needs weighting="contrast", not {self.weighting!r}')
-        fewest = 2 * self._passes_of_channel
+        fewest = 2 * self._sides
         if self.weighting == "contrast" and self.max_passes is not None and self.max_passes < fewest:
-            sides = " from both sides" if self.complement else ""
+            sides = " from both sides" if self._uses_complement else ""
             raise ValueError(
                 f"max_passes={self.max_passes} is too few: by contrast channels are compared{sides}, which takes "
                 f"{fewest} at least"
@@ -125,8 +128,12 @@ class ScoreCAM(Method):
             )
 
     @property
-    def _passes_of_channel(self) -> int:
-        return 2 if self.complement else 1
+    def _sides(self) -> int:
+        return 2 if self._uses_complement else 1
+
+    @property
+    def _uses_complement(self) -> bool:
+        return self.weighting == "contrast" if self.complement is None else self.complement
 
     def _options(self) -> Options:
         return replace(super()._options(), compile=self.compile)
@@ -153,8 +160,8 @@ class ScoreCAM(Method):
         masks = forward_pass.covering(activations, layer, repeats_edges=True)
         # Not the activations: a channel may live only where the model pads the image.
         live = has_contrast(masks) & forward_pass.finite.unsqueeze(1)
-        progress.expect(int(live.sum()) * self._passes_of_channel)
-        scorer = _MaskedScorer(network, masks, forward_pass.reader, self.complement)
+        progress.expect(int(live.sum()) * self._sides)
+        scorer = _MaskedScorer(network, masks, forward_pass.reader)
         offset = torch.zeros_like(forward_pass.target_scores)
         if forward_pass.empty_scores is not None:
             offset = forward_pass.empty_scores
@@ -191,16 +198,15 @@ class ScoreCAM(Method):
         # (pairs, T) -> (N, K, T) -> (N, T, K)
         scores = torch.zeros(*live.shape, offset.shape[1], device=live.device)
         scores[image, channel] = scorer(image, channel)
+        if self._uses_complement:
+            scores[image, channel] -= scorer(image, channel, torch.ones_like(image, dtype=torch.bool))
         scores, alive = scores.movedim(2, 1), live.unsqueeze(1)
         if self.weighting == "logit-softmax":
             return _softmax_over(alive, scores)
         if self.weighting == "matlab":
             return _softmax_over(alive, scores - own_scores.unsqueeze(2))
         if self.weighting == "contrast":
-            # Of scores that are all equal the mean may differ by rounding, which would be scaled to a map.
-            known = torch.where(alive, scores, torch.nan)
-            offset, lowest = known.nanmean(dim=2), torch.where(alive, scores, torch.inf).amin(dim=2)
-            alive = alive & (torch.where(alive, scores, -torch.inf).amax(dim=2) > lowest).unsqueeze(2)
+            return _contrasts(alive, scores, self._uses_complement)
         return torch.where(alive, scores - offset.unsqueeze(2), 0)
 
     def _adaptive_weights(
@@ -208,7 +214,7 @@ class ScoreCAM(Method):
     ) -> tuple[Tensor, Tensor]:
         """Return weights (N, T, K), most of them predicted, and the estimated error (N, T) of each heatmap.
 
-        The next few channels of all images that are not done are forwarded together, so that chunks stay full.
+        The next few masked images of all images that are not done are forwarded together, so that chunks stay full.
 
         Args:
             scorer: Scores masked images.
@@ -223,14 +229,15 @@ class ScoreCAM(Method):
         }
         active = dict(searches)
         while active:
-            image = torch.cat([torch.full_like(search.next_channels, index) for index, search in active.items()])
-            channel = torch.cat([search.next_channels for search in active.values()])
-            scores = scorer(image, channel)
+            wanted = [search.next_passes for search in active.values()]
+            image = torch.cat([torch.full_like(each[0], index) for index, each in zip(active, wanted, strict=True)])
+            channel, turned = (torch.cat(parts) for parts in zip(*wanted, strict=True))
+            scores = scorer(image, channel, turned if self._uses_complement else None)
             for index, search in list(active.items()):
                 search.update(scores[image == index])
                 if search.done:
                     del active[index]
-                    progress.advance(search.spared * self._passes_of_channel)
+                    progress.advance(search.spared)
         weights = torch.zeros(*offset.shape, live.shape[1], dtype=torch.float32, device=live.device)
         error = torch.zeros_like(offset)
         for index, search in searches.items():
@@ -245,35 +252,28 @@ class _MaskedScorer:
     Attributes:
         activations: (N, K, *spatial of the layer), positions that cover the image.
         passes: (N,) int64.
-
-    Args:
-        complement: Whether the score of the image through one minus the mask is subtracted.
     """
 
-    def __init__(self, network: Network, activations: Tensor, reader: ScoreReader, complement: bool = False) -> None:
-        self._network, self._reader, self._complement = network, reader, complement
+    def __init__(self, network: Network, activations: Tensor, reader: ScoreReader) -> None:
+        self._network, self._reader = network, reader
         self.activations = activations
         self.passes = torch.zeros(len(activations), dtype=torch.int64, device=activations.device)
 
-    def __call__(self, image: Tensor, channel: Tensor) -> Tensor:
-        """Return scores (pairs, T) of images (pairs,) masked by channels (pairs,)."""
-        kept = self._scores(image, channel, turned=False)
-        return kept - self._scores(image, channel, turned=True) if self._complement else kept
-
-    def _scores(self, image: Tensor, channel: Tensor, turned: bool) -> Tensor:
+    def __call__(self, image: Tensor, channel: Tensor, turned: Tensor | None = None) -> Tensor:
+        """Return scores (pairs, T) of images (pairs,) masked by channels (pairs,), or by one minus them."""
         self.passes += torch.bincount(image, minlength=len(self.passes))
         return self._network.masked_scores(self.activations, image, channel, self._reader, turned)
 
 
 class _Search:
-    """The search for the weights of one image: which channels to forward next, and when to stop.
+    """The search for the weights of one image: which masked images to forward next, and when to stop.
 
-    The T targets of the image share all passes; the one with the largest estimated error chooses the next channels.
+    The T targets of the image share all passes; the one with the largest estimated error chooses the next ones.
 
     Attributes:
         channels: (n,) the live channels.
-        done: Whether no more channels need to be forwarded.
-        spared: How many channels have not been forwarded.
+        done: Whether no more passes are needed.
+        spared: How many passes have not been made.
         errors: (T,) the estimated error of each heatmap.
     """
 
@@ -281,51 +281,72 @@ class _Search:
         self.channels = channels
         self.errors = torch.ones(len(offset), dtype=torch.float64)
         self.done = False
-        self.spared = len(channels)
+        self.spared = len(channels) * settings._sides
         self._tolerance = settings.tolerance
-        most = len(channels) if settings.max_passes is None else settings.max_passes // settings._passes_of_channel
-        self._left = min(most, len(channels))
+        self._left = min(self.spared, settings.max_passes or self.spared)
         self._scale = scale
+        self._of_both_sides = settings._sides == 2
         # The surrogate needs double precision, which MPS does not have; and none of the trainer's autocast.
         self._device = "cpu" if channels.device.type == "mps" else channels.device
         with torch.autocast(channels.device.type, enabled=False):
             maps = activations[channels].to(self._device)
-            self._surrogates = [Surrogate(maps, scale, float(each)) for each in offset]
-            few = self._left <= _LANDMARKS + _CHANNELS_A_ROUND
-            self._next = self._surrogates[0].landmarks(self._left if few else _LANDMARKS)
+            self._surrogates = [
+                [Surrogate(maps, scale, float(each)) for _ in range(settings._sides)] for each in offset
+            ]
+            few = self._left <= _FIRST_PASSES + _PASSES_A_ROUND
+            first = self._surrogates[0][0].landmarks((self._left if few else _FIRST_PASSES) // settings._sides)
+        self._next = torch.cat([first + side * len(channels) for side in range(settings._sides)])
 
     @property
-    def next_channels(self) -> Tensor:
-        """(m,) the channels to forward next."""
-        return self.channels[self._next.to(self.channels.device)]
+    def next_passes(self) -> tuple[Tensor, Tensor]:
+        """The channels (m,) to mask with next, and (m,) bool whether by one minus the mask."""
+        passes = self._next.to(self.channels.device)
+        return self.channels[passes % len(self.channels)], passes >= len(self.channels)
 
     def update(self, scores: Tensor) -> None:
-        """Take in the scores (m, T) of the next channels, and choose those that come after them."""
+        """Take in the scores (m, T) of the next passes, and choose those that come after them."""
         self._left -= len(self._next)
         self.spared -= len(self._next)
         values = (scores.clamp_min(_MIN_PROBABILITY).log() if self._scale == "probability" else scores).to(self._device)
         if not torch.isfinite(values).all():
             self.errors, self.done = torch.full_like(self.errors, torch.nan), True
             return
-        count = min(_CHANNELS_A_ROUND, self._left)
         with torch.autocast(values.device.type, enabled=False):
-            for surrogate, column in zip(self._surrogates, values.T, strict=True):
-                surrogate.observe(self._next, column)
-            found = [surrogate.heatmap_error() for surrogate in self._surrogates]
+            for surrogates, column in zip(self._surrogates, values.T, strict=True):
+                for side, surrogate in enumerate(surrogates):
+                    own = self._next // len(self.channels) == side
+                    if own.any():
+                        surrogate.observe(self._next[own] % len(self.channels), column[own])
+            found = [HeatmapError(surrogates) for surrogates in self._surrogates]
             self.errors = torch.tensor([error.estimate for error in found], dtype=torch.float64)
-            self._next = found[int(self.errors.argmax())].next_channels(count)
+            self._next = found[int(self.errors.argmax())].next_passes(min(_PASSES_A_ROUND, self._left))
         self.done = bool((self.errors <= self._tolerance).all()) or len(self._next) == 0
 
     def weights(self) -> Tensor:
         """Return (T, n) float32, NaN if a score was not finite."""
         if bool(self.errors.isnan().any()):
             return torch.full((len(self.errors), len(self.channels)), torch.nan, device=self.channels.device)
-        weights = torch.stack([surrogate.weights for surrogate in self._surrogates])
+        weights = torch.stack([combined_weights(surrogates) for surrogates in self._surrogates])
         if self._scale == "logit":
             weights = weights / weights.sum(dim=1, keepdim=True)
         if self._scale == "contrast":
-            weights = weights - weights.mean(dim=1, keepdim=True)
+            weights = _contrasts(torch.ones_like(weights, dtype=torch.bool), weights, self._of_both_sides)
         return weights.float().to(self.channels.device)
+
+
+def _contrasts(live: Tensor, scores: Tensor, of_both_sides: bool) -> Tensor:
+    """Return scores (..., K) minus their mean over the live channels.
+
+    If they are all equal, as that of a single channel is, channels cannot be compared. Then the score itself is the
+    weight, if it compares the two sides of a mask, or else 0.
+    """
+    known = torch.where(live, scores, torch.nan)
+    mean = known.nanmean(dim=-1, keepdim=True)
+    apart = torch.where(live, (scores - mean).abs(), 0).amax(dim=-1, keepdim=True)
+    largest = torch.where(live, scores.abs(), 0).amax(dim=-1, keepdim=True)
+    alone = scores if of_both_sides else torch.zeros_like(scores)
+    weights = torch.where(apart > _ROUNDING * largest, scores - mean, alone)
+    return torch.where(live, weights, 0)
 
 
 def _softmax_over(live: Tensor, values: Tensor) -> Tensor:

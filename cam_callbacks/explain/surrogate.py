@@ -10,6 +10,7 @@ the *heatmap* most (A-optimal design), and the work ends when that error is smal
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -128,84 +129,122 @@ class Surrogate:
             return scores.clamp_max(0).exp() - self._offset
         return (scores - self._scores.max()).clamp_max(_MAX_EXCESS).exp()
 
-    def heatmap_error(self) -> HeatmapError:
-        """Return how wrong the heatmap may be, from what was observed so far."""
-        return HeatmapError(self)
-
 
 class HeatmapError:
-    """How wrong the heatmap of a surrogate may be, and which channels to forward to make it better.
+    """How wrong a heatmap may be, and which masked images to forward to make it better.
 
     The heatmap is h = ReLU(sum_k w_k A_k) at layer resolution. With e the part of its error that is neither constant
     nor along h (those change no Pearson correlation), its correlation with the exact heatmap is
     r = 1 / sqrt(1 + |e|^2 / |h - mean|^2). For |e|^2 its mean plus four standard deviations are taken.
 
+    Where both sides of each mask are asked for, w is the difference of two weights. Each side is a process of its own,
+    independent of the other, so their parts of e add up.
+
     Attributes:
         estimate: An upper estimate of 1 - r, in [0, 1]: 0 if all scores are known or the heatmap is surely blank, and
             at least 0.001 otherwise.
+
+    Args:
+        surrogates: Of each side, over the same masks; the weights of the second are subtracted.
     """
 
-    def __init__(self, surrogate: Surrogate) -> None:
-        self._surrogate = surrogate
-        self._unseen = ~surrogate._seen
-        self._effect: Tensor | None = None
-        self.estimate = self._estimated() if bool(self._unseen.any()) else 0.0
+    def __init__(self, surrogates: Sequence[Surrogate]) -> None:
+        self._sides = [_Side(surrogate) for surrogate in surrogates]
+        self._contrast = surrogates[0]._contrast
+        self._weights = combined_weights(surrogates)
+        self._looks_blank = False
+        self.estimate = self._estimated() if any(bool(side.unseen.any()) for side in self._sides) else 0.0
 
     def _estimated(self) -> float:
-        surrogate, variance = self._surrogate, float(self._surrogate._variance)
-        raw = (surrogate.weights @ surrogate._maps.double()).float()
+        maps = self._sides[0].maps
+        raw = (self._weights @ maps.double()).float()
         shape = raw.clamp_min(0) - raw.clamp_min(0).mean()
         squared_norm = float(shape.square().sum())
-        # What a change of each score does to the map, (n, d); nothing where the score is known.
-        effect = surrogate._maps * surrogate._slope.float().unsqueeze(1) * self._unseen.unsqueeze(1)
-        self._prior = _matern(torch.cdist(surrogate._masks, surrogate._masks), surrogate._scale)
-        self._whitened = surrogate._whitened.float()
         if squared_norm <= _BLANK * float(raw.square().sum()):
-            deviation = (variance * (effect * self._posterior(effect)).sum(dim=0)).clamp_min(0).sqrt()
+            self._looks_blank = True
+            variances = [(side.own_effect * side.variance * side.posterior(side.own_effect)) for side in self._sides]
+            deviation = torch.stack(variances).sum(dim=(0, 1)).clamp_min(0).sqrt()
             return 0.0 if bool((raw + _DEVIATIONS * deviation <= 0).all()) else 1.0
-        effect = effect * (raw > 0)
-        effect = effect - effect.mean(dim=1, keepdim=True)
-        effect = effect - (effect @ shape).unsqueeze(1) * shape / squared_norm
-        self._effect, self._together = effect, self._posterior(effect)
-        mean_square, spread = _trace_and_norm(effect, self._together)
-        bound = variance * (mean_square.clamp_min(0) + _DEVIATIONS * math.sqrt(2) * spread)
+        for side in self._sides:
+            effect = side.own_effect * (raw > 0)
+            effect = effect - effect.mean(dim=1, keepdim=True)
+            side.effect = effect - (effect @ shape).unsqueeze(1) * shape / squared_norm
+            side.together = side.posterior(side.effect)
+        mean_square, spread = _trace_and_norm(
+            torch.cat([side.effect for side in self._sides]),
+            torch.cat([side.variance * side.together for side in self._sides]),
+        )
+        bound = mean_square.clamp_min(0) + _DEVIATIONS * math.sqrt(2) * spread
         return max(float(1 - (1 + bound / squared_norm).rsqrt()), _MIN_ERROR)
 
-    def _posterior(self, effect: Tensor) -> Tensor:
-        """Return posterior covariance times effect, (n, d): what goes along with a wrong score of each channel."""
+    def next_passes(self, count: int) -> Tensor:
+        """Return (`count` or fewer,) masked images to forward, those that shrink the error most, one after the other.
+
+        Of n channels, i is the first side of channel i, and n + i the second. If the heatmap looks blank, but not
+        surely, they are those of most contrast; if nothing is unknown, none.
+        """
+        unseen = torch.cat([side.unseen for side in self._sides])
+        count = min(count, int(unseen.sum()))
+        if self.estimate == 0 or count == 0:
+            return unseen.nonzero().flatten()[:0]
+        if self._looks_blank:
+            most_contrast: Tensor = (self._contrast.repeat(len(self._sides)) * unseen).topk(count).indices
+            return most_contrast
+        chosen: list[int] = []
+        while len(chosen) < count:
+            pick = int(torch.cat([side.gains() for side in self._sides]).argmax())
+            chosen.append(pick)
+            self._sides[pick // len(self._contrast)].forward(pick % len(self._contrast))
+        return torch.tensor(chosen, device=unseen.device)
+
+
+class _Side:
+    """What a surrogate does not know yet, and how much less that is once more channels are forwarded."""
+
+    effect: Tensor
+    """(n, d), what a wrong score of each channel does to the heatmap."""
+    together: Tensor
+    """(n, d), what goes along with a wrong score of each channel: the covariance, but for the variance."""
+
+    def __init__(self, surrogate: Surrogate) -> None:
+        self.maps = surrogate._maps
+        self.unseen = ~surrogate._seen
+        self.variance = float(surrogate._variance)
+        self._prior = _matern(torch.cdist(surrogate._masks, surrogate._masks), surrogate._scale)
+        self._whitened = surrogate._whitened.float()
+        self._unsure = (1 - self._whitened.square().sum(dim=0)).clamp_min(0) + _NOISE
+        self._candidates = self.unseen.clone()
+        self._columns: list[Tensor] = []
+        # Nothing where the score is known.
+        self.own_effect = self.maps * surrogate._slope.float().unsqueeze(1) * self.unseen.unsqueeze(1)
+
+    def posterior(self, effect: Tensor) -> Tensor:
+        """Return posterior covariance times effect, (n, d)."""
         explained: Tensor = self._whitened.T @ (self._whitened @ effect)
         return self._prior @ effect - explained + _NOISE * effect
 
-    def next_channels(self, count: int) -> Tensor:
-        """Return (`count` or fewer,) channels that shrink the error most, each chosen given those before it.
+    def gains(self) -> Tensor:
+        """Return (n,), how much the squared error shrinks if a channel is forwarded; -1 for those that are."""
+        gains = self.variance * self.together.square().sum(dim=1) / self._unsure.clamp_min(_NOISE)
+        return torch.where(self._candidates, gains, -1)
 
-        If the heatmap looks blank, but not surely, they are those of most contrast; if nothing is unknown, none.
-        """
-        count = min(count, int(self._unseen.sum()))
-        if self.estimate == 0 or count == 0:
-            return self._surrogate._channels[:0]
-        if self._effect is None:
-            most_contrast: Tensor = (self._surrogate._contrast * self._unseen).topk(count).indices
-            return most_contrast
-        together, candidates = self._together, self._unseen.clone()
-        unsure = (1 - self._whitened.square().sum(dim=0)).clamp_min(0) + _NOISE
-        chosen: list[int] = []
-        columns: list[Tensor] = []
-        while len(chosen) < count:
-            gain = together.square().sum(dim=1) / unsure.clamp_min(_NOISE)
-            pick = int(torch.where(candidates, gain, -1).argmax())
-            chosen.append(pick)
-            candidates[pick] = False
-            # What forwarding this channel will tell of the others: the covariance shrinks by column * column^T.
-            column = self._prior[pick] - self._whitened[:, pick] @ self._whitened
-            column[pick] += _NOISE
-            for earlier in columns:
-                column = column - earlier[pick] * earlier
-            column = column / column[pick].clamp_min(_NOISE).sqrt()
-            columns.append(column)
-            together = together - column.unsqueeze(1) * (column @ self._effect)
-            unsure = unsure - column.square()
-        return torch.tensor(chosen, device=self._effect.device)
+    def forward(self, channel: int) -> None:
+        """Count a channel as forwarded: the covariance shrinks by column * column^T."""
+        self._candidates[channel] = False
+        column = self._prior[channel] - self._whitened[:, channel] @ self._whitened
+        column[channel] += _NOISE
+        for earlier in self._columns:
+            column = column - earlier[channel] * earlier
+        column = column / column[channel].clamp_min(_NOISE).sqrt()
+        self._columns.append(column)
+        self.together = self.together - column.unsqueeze(1) * (column @ self.effect)
+        self._unsure = self._unsure - column.square()
+
+
+def combined_weights(surrogates: Sequence[Surrogate]) -> Tensor:
+    """Return (n,) float64, the expected weights of the first side minus those of the second, if there is one."""
+    first, *second = (surrogate.weights for surrogate in surrogates)
+    return first - second[0] if second else first
 
 
 def _trace_and_norm(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:

@@ -12,10 +12,14 @@ from torchvision.transforms import v2
 
 from cam_callbacks import ScoreCAM
 from cam_callbacks.explain import progress
-from cam_callbacks.explain.surrogate import Surrogate, _trace_and_norm
+from cam_callbacks.explain.surrogate import HeatmapError, Surrogate, _trace_and_norm, combined_weights
+from cam_callbacks.explain.trust import correlation
 
-READINGS = {weighting: ScoreCAM(weighting) for weighting in ("probability", "logit-softmax", "increase", "contrast")}
-READINGS["complement"] = ScoreCAM("contrast", complement=True)
+READINGS = {
+    weighting: ScoreCAM(weighting, tolerance=0.02)
+    for weighting in ("probability", "logit-softmax", "increase", "contrast")
+}
+READINGS["one side"] = ScoreCAM("contrast", tolerance=0.02, complement=False)
 
 
 class Wide(nn.Module):
@@ -91,14 +95,14 @@ def test_max_passes_holds_also_where_the_tolerance_asks_for_every_channel(images
 
 @pytest.mark.parametrize("most", [1, 2, 5])
 def test_max_passes_may_be_tiny(most, images):
-    explanation = ScoreCAM(max_passes=most)(Wide(), images, "features")
+    explanation = ScoreCAM("probability", max_passes=most)(Wide(), images, "features")
     assert (explanation.passes == 1 + most).all()
     assert torch.isfinite(explanation.heatmaps).all()
 
 
 @pytest.mark.parametrize("method", READINGS.values(), ids=READINGS)
 def test_a_layer_of_few_channels_is_exact(method, images):
-    network = Wide(channels=20)
+    network = Wide(channels=24 // method._sides)
     exact = replace(method, tolerance=0)(network, images, "features")
     adaptive = method(network, images, "features")
     assert torch.equal(adaptive.estimated_error, torch.zeros(6))
@@ -154,10 +158,10 @@ def test_progress_counts_what_was_not_needed_as_done(images):
     told = []
     with progress.shown(lambda *counts: told.append(counts)):
         explanation = ScoreCAM()(Wide(), images, "features")
-    assert told[-1] == (6 * 257, 6 * 257)
+    assert told[-1] == (6 * 513, 6 * 513)
     assert explanation.passes.sum() < 6 * 128
     assert [done for done, _ in told] == sorted({done for done, _ in told})
-    assert {total for _, total in told} == {6, 6 * 257}
+    assert {total for _, total in told} == {6, 6 * 513}
 
 
 @pytest.mark.parametrize(
@@ -227,17 +231,39 @@ class TestSurrogate:
         while len(wanted):
             seen += wanted.tolist()
             surrogate.observe(wanted, scores[wanted])
-            error = surrogate.heatmap_error()
-            wanted = error.next_channels(9)
+            error = HeatmapError([surrogate])
+            wanted = error.next_passes(9)
             assert 0 <= error.estimate <= 1
         assert sorted(seen) == list(range(60))
         assert error.estimate == 0
+
+    def test_of_two_sides_each_is_asked_for_what_it_does_not_know(self, maps):
+        grid = torch.linspace(0, 3, 60)
+        scores = [torch.sin(grid), 0.1 * torch.cos(grid)]  # the second side says little
+        sides = [Surrogate(maps, "contrast") for _ in scores]
+        wanted, asked = torch.tensor([*range(0, 60, 6), *range(60, 120, 6)]), []
+        while True:
+            asked += wanted.tolist()
+            for side, surrogate in enumerate(sides):
+                own = wanted[wanted // 60 == side] % 60
+                if len(own):
+                    surrogate.observe(own, scores[side][own])
+            error = HeatmapError(sides)
+            if error.estimate <= 0.002:
+                break
+            wanted = error.next_passes(4)
+        assert len(set(asked)) == len(asked)
+        assert sum(each < 60 for each in asked) >= sum(each >= 60 for each in asked)
+        weights = combined_weights(sides)
+        expected = (scores[0] - scores[1]).double()
+        found, exact = ((each - each.mean()) @ maps.flatten(1).double() for each in (weights, expected))
+        assert correlation(found.relu()[None], exact.relu()[None]) > 0.998
 
     def test_is_sure_where_all_scores_are_the_same(self, maps):
         surrogate = Surrogate(maps)
         seen = surrogate.landmarks(16)
         surrogate.observe(seen, torch.full((16,), -1.0))
-        error = surrogate.heatmap_error().estimate
+        error = HeatmapError([surrogate]).estimate
         assert error == pytest.approx(0.001)  # the least that is ever claimed while scores are predicted
 
     def test_weights_are_below_the_ceiling_and_the_offset_is_taken_off(self, maps):

@@ -208,7 +208,9 @@ class TestModel:
             return activations.mean(dim=(2, 3))
 
         with pytest.raises(ValueError, match=r"out of luck\. It answers 1 at once, but not 2"):
-            ScoreCAM(batch_size=5)(self.Answers(answer), images, "conv")  # 3 images, then 12 masked ones: 5, 5, 2
+            ScoreCAM("probability", batch_size=5)(
+                self.Answers(answer), images, "conv"
+            )  # 3 images, then 12 masked ones: 5, 5, 2
 
 
 class TestCheck:

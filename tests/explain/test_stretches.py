@@ -11,7 +11,7 @@ from cam_callbacks.explain.stretches import Stretch, merged
 
 
 class Seen(nn.Module):
-    """Its layer answers brightly where the image is bright, after whatever `before` does to the image."""
+    """Its layer is bright where the image is, after whatever `before` does to it; that speaks for class 1."""
 
     def __init__(self, before, axes=2, kernel=1, stride=1, padding=0, after=lambda maps: maps):
         super().__init__()
@@ -23,6 +23,7 @@ class Seen(nn.Module):
             for parameter in self.parameters():
                 parameter.abs_().add_(0.1)
             self.layer.weight.fill_(1.0)
+            self.head.weight[0].neg_()
 
     def forward(self, images):
         maps = self.out(self.after(self.layer(self.before(images))))

@@ -36,7 +36,9 @@ class TestClassification:
         explanation = method(network, images)
         assert is_sound(explanation, images)
         assert torch.equal(explanation.targets, network(images).argmax(dim=1))
-        expected = network(images).softmax(1) if explanation.score_kind == "probability" else network(images)
+        logits = network(images)
+        read = {"probability": logits.softmax(1), "logit": logits, "log-odds": logits.softmax(1).logit()}
+        expected = read[explanation.score_kind]
         torch.testing.assert_close(explanation.target_scores, expected.gather(1, explanation.targets[:, None])[:, 0])
 
     def test_of_two_classes_by_one_logit(self, method, small_cnn, images):
@@ -83,7 +85,7 @@ def test_regression(method, small_cnn, images):
 
 def test_score_cam_of_a_regression_weighs_what_masks_add(small_cnn, images):
     network = small_cnn()
-    explanation = ScoreCAM(tolerance=0)(network, images, "features", RegressionTarget(2))
+    explanation = ScoreCAM("probability", tolerance=0)(network, images, "features", RegressionTarget(2))
     activations = network.features(images).detach()
     masks = F.interpolate(activations, images.shape[2:], mode="bilinear")
     low, high = (pick(dim=(2, 3), keepdim=True) for pick in (masks.amin, masks.amax))
