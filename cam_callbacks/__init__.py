@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from cam_callbacks.explain.grad_cam import GradCAM
     from cam_callbacks.explain.hires_cam import HiResCAM
     from cam_callbacks.explain.layer_cam import LayerCAM
+    from cam_callbacks.explain.le_grad import LeGrad
     from cam_callbacks.explain.method import Method
     from cam_callbacks.explain.recipro_cam import ReciproCAM
     from cam_callbacks.explain.score_cam import ScoreCAM
@@ -47,6 +48,7 @@ __all__ = [
     "HiResCAM",
     "LargestSegment",
     "LayerCAM",
+    "LeGrad",
     "Method",
     "ProbeSet",
     "ReciproCAM",
@@ -72,6 +74,7 @@ _HOME = {
     "HiResCAM": "cam_callbacks.explain.hires_cam",
     "LargestSegment": "cam_callbacks.explain.targets",
     "LayerCAM": "cam_callbacks.explain.layer_cam",
+    "LeGrad": "cam_callbacks.explain.le_grad",
     "Method": "cam_callbacks.explain.method",
     "ProbeSet": "cam_callbacks.data.probes",
     "ReciproCAM": "cam_callbacks.explain.recipro_cam",

@@ -16,6 +16,7 @@ from direct_calls import assert_logged, recording
 from lightning_runs import Squares, TinyModule, fit, loader, own_warnings
 from torch import nn
 from torch._dynamo.utils import counters
+from torchvision.models import VisionTransformer
 
 from cam_callbacks import (
     CAM,
@@ -24,6 +25,7 @@ from cam_callbacks import (
     GradCAM,
     HiResCAM,
     LayerCAM,
+    LeGrad,
     Method,
     ProbeSet,
     ReciproCAM,
@@ -66,6 +68,18 @@ def test_maps_are_those_of_the_cpu(small_cnn: Any, blobs: Any, method: Method, d
         assert torch.equal(on_device.passes.cpu(), on_cpu.passes)
     else:  # rounding may choose other channels to forward
         assert correlation(on_device.layer_maps.cpu(), on_cpu.layer_maps).min() > 0.99
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
+def test_attention_is_read_as_on_the_cpu(blobs: Any, dtype: torch.dtype, device: str) -> None:
+    torch.manual_seed(0)
+    network, images = VisionTransformer(32, 8, 2, 2, 24, 32, num_classes=5), blobs(5, 32, 32)
+    nn.init.normal_(network.heads.head.weight)
+    on_cpu = LeGrad()(network, images, targets=3).layer_maps
+    on_device = LeGrad()(network.to(device, dtype), images, targets=3).layer_maps.cpu()
+    within = {torch.float32: 1e-3, torch.float16: 1e-2, torch.bfloat16: 5e-2}[dtype]
+    torch.testing.assert_close(on_device, on_cpu, atol=within * float(on_cpu.max()), rtol=0)
 
 
 @pytest.mark.parametrize("device", DEVICES)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from cam_callbacks import tags
+from cam_callbacks._checks import is_list
 from cam_callbacks.audit.judge import judge
 from cam_callbacks.audit.measuring import measures_of
 from cam_callbacks.audit.observations import Observations
@@ -81,6 +82,8 @@ class AuditStage(Stage):
     def _observe_share(self, observations: Observations, snapshot: Snapshot | None) -> AuditShare:
         """Run the model on this rank's share of the images, and on that of the probes."""
         method, forward_fn = self.memory.method, self.forward_fn
+        # Several layers that a method has chosen are those that it reads, not those of a map by Grad-CAM.
+        is_own = self.settings.target_layer is None and is_list(self.memory.layer)
         rows = self.rows_of_rank(len(observations.probes))
         probe_rows = self.rows_of_rank(0 if snapshot is None else len(snapshot.probes))
         answers, trust = None, {}
@@ -88,7 +91,7 @@ class AuditStage(Stage):
             answers = observations.observe(
                 self.pl_module,
                 rows,
-                self.memory.layer,
+                None if is_own else self.memory.layer,
                 forward_fn,
                 method.multi_label,
                 method.batch_size,

@@ -9,6 +9,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from cam_callbacks._checks import is_list
 from cam_callbacks.callback import trainer as of_trainer
 from cam_callbacks.callback.entry_point import only_network
 from cam_callbacks.callback.loggers import Media
@@ -134,7 +135,8 @@ class HeatmapStage(Stage):
             said = task.describe(explain)
         if is_layer_found:
             layer = snapshot.explanation.target_layer
-            said += f" at layer {layer!r}{f', {reason}' if reason else ''} (target_layer overrides it)"
+            where = f"layer {layer!r}" if isinstance(layer, str) else f"layers {layer[0]!r} to {layer[-1]!r}"
+            said += f" at {where}{f', {reason}' if reason else ''} (target_layer overrides it)"
         if task is not None and task.kind != "single-label" and settings.audit is not None:
             said += ". No audit, which needs one class for each image"
         shape = snapshot.probes.images.shape
@@ -143,8 +145,10 @@ class HeatmapStage(Stage):
         self.notices.inform_once(f"CAMMonitor: {said}")
 
     def _has_chosen_layer(self) -> bool:
+        layer = self.memory.layer
         try:
-            layer_name(self.pl_module, self.memory.layer)
+            for each in layer if is_list(layer) else [layer]:
+                layer_name(self.pl_module, each)
         except ValueError:
             return False
         return True

@@ -9,6 +9,7 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import GradientEdge
 
 from cam_callbacks.explain import layers, layouts, progress
 from cam_callbacks.explain.axes import AxisTracker, tracked
@@ -19,7 +20,7 @@ from cam_callbacks.explain.probing import Probe
 from cam_callbacks.explain.runner import Runner
 from cam_callbacks.explain.score_readers import Resolved, Score, ScoreReader, TargetRequest
 
-_HALF_PRECISION_SCALE = 2.0**14
+_HALF_PRECISION_SCALES = (2.0**14, 2.0**7, 1.0)
 
 Gradients = Literal["mean", "positions"]
 """Of each channel the mean of the gradient over its positions, or the gradient at each of them."""
@@ -137,7 +138,8 @@ def _record(
         target_scores = request.reader([targets], score, runner.outputs).read(output, rows)
         # A checkpoint runs its part of the model again, and compares.
         with layers.recorded(modules, gradients is not None):
-            by_layer = _gradients(target_scores, outputs) if gradients else []
+            is_half = any(each.dtype == torch.float16 for each in outputs)
+            by_layer = gradients_of(target_scores, outputs, is_half) if gradients else []
 
     def weights_of(gradient: Tensor) -> Tensor:
         return gradient if gradients == "positions" else gradient.flatten(2).mean(dim=2)
@@ -191,8 +193,19 @@ def _read_layers(
     ]
 
 
-def _gradients(target_scores: Tensor, outputs: Sequence[Tensor]) -> list[list[Tensor]]:
-    """Return, for each layer's output, the gradients of the T scores (n, T) with respect to it."""
+def gradients_of(
+    target_scores: Tensor, inputs: Sequence[Tensor] | Sequence[GradientEdge], is_half: bool = False
+) -> list[list[Tensor]]:
+    """Return, for each input, the T gradients, float32, of the scores (n, T) with respect to it.
+
+    Args:
+        target_scores: The scores, (n, T).
+        inputs: Tensors that they depend on, such as the outputs of layers, or their places in the graph.
+        is_half: Whether gradients pass through float16, where small ones vanish unless they are scaled on the way.
+
+    Raises:
+        ValueError: The scores have no gradient there; the message says why that may be, and what to use instead.
+    """
     remedy = "this method needs a differentiable score; ScoreCAM does not"
     cuts = "torch.no_grad, .detach(), rounding, a quantized part, torch.utils.checkpoint without use_reentrant=False"
     if not target_scores.requires_grad:
@@ -200,25 +213,35 @@ def _gradients(target_scores: Tensor, outputs: Sequence[Tensor]) -> list[list[Te
             f"the explained score has no gradient: the model, or the callable, cuts it ({cuts}), or the target layer "
             f"comes after it. {remedy}"
         )
-    columns = target_scores.unbind(dim=1)
-    # Small gradients vanish in half precision, as they do in training; so they are scaled on the way.
-    scale = _HALF_PRECISION_SCALE if any(output.dtype == torch.float16 for output in outputs) else 1.0
-    try:
-        by_target = [
-            torch.autograd.grad(
-                column.sum() * scale, list(outputs), retain_graph=place + 1 < len(columns), allow_unused=True
+    scales = _HALF_PRECISION_SCALES if is_half else (1.0,)  # as in training, the largest that does not overflow
+    for scale in scales:
+        try:
+            by_target = _scaled_gradients(target_scores, inputs, scale, is_last=scale == scales[-1])
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:  # e.g. of an operation without a derivative
+            raise ValueError(
+                f"the gradient of the explained score cannot be taken: {str(error).rstrip('.')}. {remedy}"
+            ) from error
+        if any(gradient is None for gradients in by_target for gradient in gradients):
+            raise ValueError(
+                "the explained score does not depend on the target layer through any gradient: it does not depend on "
+                f"it at all, or something on the way cuts the gradient ({cuts}). {remedy}"
             )
-            for place, column in enumerate(columns)
-        ]
-    except torch.OutOfMemoryError:
-        raise
-    except RuntimeError as error:  # e.g. of an operation without a derivative
-        raise ValueError(
-            f"the gradient of the explained score cannot be taken: {str(error).rstrip('.')}. {remedy}"
-        ) from error
-    if any(gradient is None for gradients in by_target for gradient in gradients):
-        raise ValueError(
-            "the explained score does not depend on the target layer through any gradient: it does not depend on it at "
-            f"all, or something on the way cuts the gradient ({cuts}). {remedy}"
+        found = [[gradient.float() / scale for gradient in gradients] for gradients in zip(*by_target, strict=True)]
+        if not is_half or all(gradient.isfinite().all() for gradients in found for gradient in gradients):
+            break
+    return found
+
+
+def _scaled_gradients(
+    target_scores: Tensor, inputs: Sequence[Tensor] | Sequence[GradientEdge], scale: float, is_last: bool
+) -> list[tuple[Tensor, ...]]:
+    """Return, for each of T scores (n, T), the gradients of `scale` times it; keep the graph unless they are last."""
+    columns = target_scores.unbind(dim=1)
+    return [
+        torch.autograd.grad(
+            column.sum() * scale, inputs, retain_graph=not is_last or place + 1 < len(columns), allow_unused=True
         )
-    return [[gradient.float() / scale for gradient in gradients] for gradients in zip(*by_target, strict=True)]
+        for place, column in enumerate(columns)
+    ]

@@ -82,10 +82,16 @@ class Network(Runner):
                 gradient.
         """
         request = TargetRequest(targets, len(self.images))
-        names = self._layer_names(target_layer, gradients is not None)
+        names = self.layer_names(target_layer, gradients is not None)
         return forward_pass.record(self, names, request, score, gradients)
 
-    def _layer_names(self, target_layer: TargetLayer, gradients: bool) -> list[str]:
+    def layer_names(self, target_layer: TargetLayer, gradients: bool = False) -> list[str]:
+        """Return the names of the target layers; of the one that is chosen if none is given.
+
+        Args:
+            target_layer: As in `Method.__call__`.
+            gradients: Whether the gradient at the layer is needed.
+        """
         if target_layer is None:
             return [self.choose_layer(gradients=gradients)]
         if not is_list(target_layer):

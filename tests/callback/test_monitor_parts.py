@@ -1,21 +1,25 @@
-"""A training whose model has scripted, traced or checkpointed parts: maps, or one warning that names the cause."""
+"""Models with scripted, traced or checkpointed parts, and transformers read block by block: maps, or the reason."""
 
 import re
 from pathlib import Path
 
 import pytest
 import torch
-from lightning_runs import TinyModule, fit, looks, own_warnings
+from lightning_runs import Squares, TinyModule, fit, infos, loader, looks, own_warnings
 from states import as_bytes
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
+from torchvision.models import VisionTransformer
 
-from cam_callbacks import CAMMonitor, GradCAM, ScoreCAM
+from cam_callbacks import Audit, CAMMonitor, GradCAM, LeGrad, ScoreCAM
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*deprecated:FutureWarning"),
     pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad"),
 ]
+
+
+LAYERS = "features.encoder.layers.encoder_layer_"
 
 
 class Scripted(TinyModule):
@@ -65,4 +69,38 @@ def test_a_method_that_cannot_work_is_refused_before_the_first_step(tmp_path: Pa
     module = Checkpointed()
     with pytest.raises(Exception, match=r"use_reentrant=False.*ScoreCAM does not"):
         fit(tmp_path, CAMMonitor(method=GradCAM(), audit=None), module)
+    assert not module.validated
+
+
+class Transformer(TinyModule):
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.features = VisionTransformer(32, 4, 2, 2, 16, 16, num_classes=3)
+        del self.head
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.features(images)
+
+
+def test_blocks_are_read_by_le_grad_and_the_audit_chooses_its_own_layer(tmp_path: Path) -> None:
+    results, data = [], loader(Squares(12, size=32))
+    for method in (LeGrad(), GradCAM()):
+        monitor = CAMMonitor(method=method, audit=Audit(num_images=12), on_error="raise")
+        with infos() as said:
+            fit(tmp_path / method.name, monitor, Transformer(), data, data, max_epochs=2)
+        results.append(monitor.audit_result)
+        assert looks(tmp_path / method.name) == 2
+        if method == LeGrad():
+            assert monitor.explanation.target_layer == (f"{LAYERS}0", f"{LAYERS}1")
+            assert any(f"at layers '{LAYERS}0' to '{LAYERS}1' (target_layer overrides it)" in text for text in said)
+    for name in ("border_share", "delete_hot"):
+        by_le_grad, by_grad_cam = (result[name].values for result in results)
+        assert torch.equal(by_le_grad.nan_to_num(-1), by_grad_cam.nan_to_num(-1)), name
+
+
+def test_le_grad_refuses_a_convolutional_network_before_the_first_step(tmp_path: Path) -> None:
+    module = TinyModule()
+    with pytest.raises(Exception, match="LeGrad needs blocks that attend among all tokens"):
+        fit(tmp_path, CAMMonitor(method=LeGrad(), audit=None), module)
     assert not module.validated
