@@ -50,6 +50,7 @@ class LeGrad(GradientMethod):
         from cam_callbacks import LeGrad
 
         model = VisionTransformer(32, 8, num_layers=2, num_heads=2, hidden_dim=32, mlp_dim=64)
+        torch.nn.init.normal_(model.heads.head.weight)  # torchvision begins with 0
         explanation = LeGrad()(model, torch.rand(2, 3, 32, 32), targets=[3, 7])
         explanation.heatmaps.shape  # (2, 32, 32)
     """

@@ -248,3 +248,16 @@ def test_gradients_that_vanish_in_half_precision_are_scaled(small_cnn, blobs):
     expected = GradCAM("probability")(network, images, "1", 3).layer_maps
     half = GradCAM("probability")(copy.deepcopy(network).half(), images, "1", 3).layer_maps
     assert torch.corrcoef(torch.stack([expected.flatten(), half.flatten()]))[0, 1] > 0.999
+
+
+def test_gradients_that_would_overflow_in_half_precision_are_scaled_less(blobs):
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveMaxPool2d(1), nn.Flatten(), nn.Linear(8, 5))
+    nn.init.normal_(network[-1].weight, std=10)
+    images = blobs(1, 24, 24)
+    expected = GradCAM()(network, images, "1", 3)
+    half = GradCAM()(copy.deepcopy(network).half(), images, "1", 3)
+    assert not expected.blank.any()
+    torch.testing.assert_close(
+        half.layer_maps, expected.layer_maps, atol=1e-2 * float(expected.layer_maps.max()), rtol=0
+    )

@@ -149,7 +149,7 @@ def test_a_callable_and_a_probability_are_explained(images):
 
 
 @pytest.mark.parametrize("kind", ["fused", "matrix"])
-@pytest.mark.parametrize("size", [1, 1000], ids=["small gradients", "large gradients"])
+@pytest.mark.parametrize("size", [1, 20_000], ids=["small gradients", "large gradients"])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_gives_nearly_the_same_map(dtype, size, kind, images):
     network = Transformer(kind)
