@@ -77,7 +77,8 @@ class AuditStage(Stage):
         Raises:
             StepFailedError: Where it fails on any rank.
         """
-        return self.agreed(self._log, found)
+        scalars = self.largest(lambda: self._scalars(found))
+        return self.agreed(self._log, found, scalars)
 
     def _observe_share(self, observations: Observations, snapshot: Snapshot | None) -> AuditShare:
         """Run the model on this rank's share of the images, and on that of the probes."""
@@ -125,11 +126,13 @@ class AuditStage(Stage):
         trust = _joined_trust(shares, snapshot)
         return AuditSnapshot(images.images, result, verdict, trust, passes, images.is_fixed)
 
-    def _log(self, found: AuditSnapshot) -> Media:
+    def _scalars(self, found: AuditSnapshot) -> dict[str, float]:
+        return found.scalars() | {tags.AUDIT_SECONDS: time.perf_counter() - self._began}
+
+    def _log(self, found: AuditSnapshot, scalars: dict[str, float]) -> Media:
         before = None if self.memory.audit is None else self.memory.audit.verdict
         self.memory.audit, self.memory.is_audit_new = found, True
-        seconds = {tags.AUDIT_SECONDS: time.perf_counter() - self._began}
-        self.log_scalars(found.scalars() | seconds)
+        self.log_scalars(scalars)
         self._announce(found, before)
         media: Media = {}
         if self.draws_pictures:

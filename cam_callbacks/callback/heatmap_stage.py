@@ -85,7 +85,7 @@ class HeatmapStage(Stage):
         Raises:
             StepFailedError: Where it fails on any rank.
         """
-        return self.agreed(self._log, snapshot)
+        return self.agreed(self._log, snapshot, self.largest(snapshot.scalars))
 
     def _diagnosed(self, failed: StepFailedError, probes: ProbeSet) -> StepFailedError:
         """Find out whether a failure is about something that the user states. Call it on all ranks."""
@@ -249,9 +249,9 @@ class HeatmapStage(Stage):
                     f"{undo} 1, let batch_fn do so, too; until then the heatmaps are those of the wrong class"
                 )
 
-    def _log(self, snapshot: Snapshot) -> Media:
+    def _log(self, snapshot: Snapshot, scalars: dict[str, float]) -> Media:
         explanation, history, settings = snapshot.explanation, self.memory.history, self.settings
-        self.log_scalars(snapshot.scalars())
+        self.log_scalars(scalars)
         now = PastMaps(of_trainer.log_step(self.trainer), self.trainer.current_epoch, explanation.layer_maps)
         if of_trainer.is_fitting(self.trainer):
             if history.reset_if_changed(settings.way_of_explaining(explanation.target_layer)):

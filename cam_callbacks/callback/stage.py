@@ -152,8 +152,17 @@ class Stage:
         """Return the values of all ranks that handle images."""
         return of_trainer.gather(self.trainer, self.pl_module, value)
 
+    def largest(self, scalars: Callable[[], dict[str, float]]) -> dict[str, float]:
+        """Return numbers by name, of each the largest that a rank has: only seconds differ. Call it on all ranks.
+
+        Raises:
+            StepFailedError: On all ranks.
+        """
+        of_ranks = self.agreed(of_trainer.gather_from_all, self.trainer, self.agreed(scalars))
+        return {name: max(each[name] for each in of_ranks) for name in of_ranks[0]}
+
     def log_scalars(self, scalars: dict[str, float]) -> None:
-        """Log numbers by name, on all ranks, so that all callbacks can monitor them."""
+        """Log numbers by name, the same on all ranks, so that all callbacks can monitor them."""
         if self.trainer.barebones:
             return
         for name, value in scalars.items():
@@ -162,7 +171,8 @@ class Stage:
                 value,
                 on_step=False,
                 on_epoch=True,
-                reduce_fx="max",  # each is logged once: the mean would have two numbers of each sent around
+                reduce_fx="max",  # each is logged once: the mean would need the size of a batch
                 add_dataloader_idx=False,
-                sync_dist=self.trainer.world_size > 1,
+                sync_dist=self.trainer.world_size > 1,  # Lightning warns without it
+                rank_zero_only=True,  # so that Lightning does not exchange what is the same everywhere, one by one
             )

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from cam_callbacks._checks import is_kind
+from cam_callbacks._let_go import letting_go
 from cam_callbacks.explain import forwarding, sharding
 
 if TYPE_CHECKING:
@@ -183,7 +184,8 @@ def gather(trainer: Trainer, model: nn.Module, value: T) -> list[T]:
     if not can_split_work(trainer, model):
         return [value]
     values: list[Any] = [None] * trainer.world_size
-    torch.distributed.all_gather_object(values, value)
+    with letting_go():
+        torch.distributed.all_gather_object(values, value)
     return values
 
 
@@ -194,15 +196,22 @@ def gather_from_all(trainer: Trainer, value: T) -> list[T]:
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
         return [broadcast(trainer, value)]
     values: list[Any] = [None] * trainer.world_size
-    torch.distributed.all_gather_object(values, value)
+    with letting_go():
+        torch.distributed.all_gather_object(values, value)
     return values
 
 
 def broadcast(trainer: Trainer, value: T, rank: int = 0) -> T:
     """Return the value of a rank, the first one by default, on all ranks."""
-    return value if trainer.world_size == 1 else trainer.strategy.broadcast(value, rank)
+    if trainer.world_size == 1:
+        return value
+    with letting_go():
+        return trainer.strategy.broadcast(value, rank)
 
 
 def all_ranks_ok(trainer: Trainer, ok: bool) -> bool:
     """Return whether all ranks are ok, so that they go on, or stop, together."""
-    return ok if trainer.world_size == 1 else bool(trainer.strategy.reduce_boolean_decision(ok, all=True))
+    if trainer.world_size == 1:
+        return ok
+    with letting_go():
+        return bool(trainer.strategy.reduce_boolean_decision(ok, all=True))
