@@ -17,9 +17,13 @@ if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 
 _PATIENCE = 1.0
-"""Seconds after which an exchange returns all the same: then PyTorch may abort the process, if it ends just now."""
+"""Seconds after which an exchange returns all the same. Later ones then wait no longer: this PyTorch keeps tensors."""
 _PAUSE = 0.0005
 """Seconds between two looks whether the tensors are gone; the thread that is to let go of them can run meanwhile."""
+
+
+_gave_up: list[bool] = []
+"""Holds something once an exchange has waited in vain."""
 
 
 class _Exchanged(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -54,12 +58,15 @@ def letting_go(group: ProcessGroup | None = None) -> Iterator[None]:
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
         yield
         return
-    if torch.distributed.get_backend(group) != "gloo":
+    if _gave_up or torch.distributed.get_backend(group) != "gloo":
         yield
         return
     exchanged = _Exchanged()
     with exchanged:
         yield
     end = time.monotonic() + _PATIENCE
-    while not exchanged.are_gone() and time.monotonic() < end:
+    while not exchanged.are_gone():
+        if time.monotonic() > end:
+            _gave_up.append(True)
+            return
         time.sleep(_PAUSE)
