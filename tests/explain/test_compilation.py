@@ -5,6 +5,7 @@ import gc
 import pickle
 import warnings
 import weakref
+from functools import partial
 
 import pytest
 import torch
@@ -19,6 +20,12 @@ def _fresh_compiler():
     torch.compiler.reset()
     yield
     torch.compiler.reset()
+
+
+@pytest.fixture
+def _no_code_is_generated(monkeypatch):
+    """To write code in C++, and to compile it, takes seconds; what is compiled is the same."""
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
 
 
 def test_gives_the_same_maps_and_compiles_once_for_all_calls(small_cnn, blobs):
@@ -41,6 +48,7 @@ def test_gives_the_same_maps_and_compiles_once_for_all_calls(small_cnn, blobs):
     assert graphs[0] == graphs[1] > 0
 
 
+@pytest.mark.usefixtures("_no_code_is_generated")
 def test_leaves_the_module_untouched(small_cnn, blobs):
     network, images = small_cnn(), blobs(2, 24, 24)
     before = {name: type(module) for name, module in network.named_modules()}
@@ -98,6 +106,7 @@ class Gate(nn.Module):
         return images
 
 
+@pytest.mark.usefixtures("_no_code_is_generated")
 def test_out_of_memory_halves_the_chunk_and_the_model_stays_compiled(small_cnn, blobs):
     network, images = small_cnn(channels=20), blobs(2, 24, 24)
     method = ScoreCAM(tolerance=0, compile=True, batch_size=16)

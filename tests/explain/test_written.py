@@ -3,6 +3,7 @@
 import multiprocessing
 import random
 from contextlib import nullcontext
+from functools import partial
 
 import numpy as np
 import pytest
@@ -241,6 +242,7 @@ def test_tensors_without_plain_memory_are_tolerated(monkeypatch):
 @pytest.mark.parametrize("at_once", [2**27, 0])
 def test_a_compiled_copy_is_compiled_while_writing_is_watched(at_once, small_cnn, blobs, monkeypatch):
     monkeypatch.setattr(written, "_AT_ONCE", at_once)
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))  # code in C++ takes seconds
     torch.compiler.reset()
     torch._dynamo.utils.counters.clear()
     ScoreCAM(compile=True)(small_cnn(), blobs(2, 24, 24))
