@@ -94,6 +94,29 @@ def _no_cam(reason: str | None) -> dict[str, str]:
     return {} if reason is None else {"CAM": reason}
 
 
+def _with_narrow_head(name: str) -> Callable[[tuple[int, ...]], nn.Module]:
+    """A network that has most of its weights in three linear layers: here these have 64 channels, to be built fast."""
+
+    def build(_size: tuple[int, ...]) -> nn.Module:
+        import torch
+        from torch import nn
+        from torchvision import models
+
+        with torch.device("meta"):
+            network = models.get_model(name)
+        first, second, last = (place for place, each in enumerate(network.classifier) if isinstance(each, nn.Linear))
+        network.classifier[first] = nn.Linear(network.classifier[first].in_features, 64)
+        network.classifier[second] = nn.Linear(64, 64)
+        network.classifier[last] = nn.Linear(64, CLASSES)
+        network.features.to_empty(device="cpu")
+        for each in network.features:
+            if isinstance(each, nn.Conv2d):
+                each.reset_parameters()
+        return network
+
+    return build
+
+
 def _vit_b_16(size: tuple[int, ...]) -> nn.Module:
     """torchvision starts the weights of the head at 0, so that no heatmap of it has contrast: here they are drawn."""
     from torch import nn
@@ -105,10 +128,10 @@ def _vit_b_16(size: tuple[int, ...]) -> nn.Module:
 
 
 def _maxvit_t(size: tuple[int, ...]) -> nn.Module:
-    """`maxvit_t` takes images of 224 pixels only; this one is for others, with windows that fit them."""
+    """`maxvit_t` takes images of 224 pixels only; this one is for others, with windows that fit them, and smaller."""
     from torchvision import models
 
-    return models.MaxVit(size, 64, size[0] // 32, [64, 128, 256, 512], [2, 2, 5, 2], 32, 0.2, num_classes=CLASSES)
+    return models.MaxVit(size, 32, size[0] // 32, [32, 64, 128, 256], [2, 2, 2, 2], 32, 0.2, num_classes=CLASSES)
 
 
 def _hugging_face(size: tuple[int, ...]) -> nn.Module:
@@ -134,14 +157,22 @@ _VIT_B_16 = "encoder.layers.encoder_layer_11.ln_1"
 _VIT_OF_HUGGING_FACE = "vit.layers.2.layernorm_before"
 
 ZOO = (
-    _torchvision("alexnet", "features.11", "features.4", HIDDEN_LAYERS.format(3)),
-    _torchvision(
+    Entry(
+        "torchvision",
+        "alexnet",
+        "features.11",
+        "features.4",
+        _with_narrow_head("alexnet"),
+        refused=_no_cam(HIDDEN_LAYERS.format(3)),
+    ),
+    Entry(
+        "torchvision",
         "vgg16",
         "features.29",
         "features.22",
-        HIDDEN_LAYERS.format(3),
+        _with_narrow_head("vgg16"),
         enough=_STRIDE_16,
-        options={"init_weights": False},
+        refused=_no_cam(HIDDEN_LAYERS.format(3)),
     ),
     _torchvision("squeezenet1_1", "features", "features.7", layers={"CAM": "classifier.2"}),
     _torchvision(
@@ -150,6 +181,7 @@ ZOO = (
         "Mixed_6e",
         size=(128, 128),
         usual_size=(299, 299),
+        enough=(235, 235),
         options={"init_weights": False},
     ),
     _torchvision("resnet18", "layer4", "layer2"),
@@ -190,7 +222,7 @@ ZOO = (
         "r3d_18",
         "layer3",
         "layer2",
-        size=(16, 32, 32),
+        size=(8, 32, 32),
         usual_size=(16, 112, 112),
         enough=(16, 64, 64),
         layers={"CAM": "layer4"},
