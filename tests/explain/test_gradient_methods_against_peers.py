@@ -32,7 +32,7 @@ def model(request):
 @pytest.fixture(scope="module")
 def images():
     draw = torch.Generator().manual_seed(0)
-    return nn.functional.interpolate(torch.randn(2, 3, 8, 8, generator=draw), (96, 96), mode="bilinear")
+    return nn.functional.interpolate(torch.randn(2, 3, 8, 8, generator=draw), (64, 64), mode="bilinear")
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +67,7 @@ def test_grad_cam_is_that_of_grad_cam(model, images, explanation):
             extract(images, [ClassifierOutputTarget(target) for target in explanation.targets.tolist()])
         )
     # Theirs is at the resolution of the images, resized by OpenCV.
-    ours = torch.stack([torch.from_numpy(cv2.resize(each.numpy(), (96, 96))) for each in explanation.layer_maps])
+    ours = torch.stack([torch.from_numpy(cv2.resize(each.numpy(), (64, 64))) for each in explanation.layer_maps])
     assert (correlation(ours, theirs) > 0.9999).all()
     assert (correlation(explanation.heatmaps, theirs) > 0.9999).all()
 
