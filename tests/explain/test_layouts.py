@@ -1,7 +1,5 @@
 """A layer's output becomes maps whose positions are those of the image, in whatever order its dimensions are."""
 
-import itertools
-
 import pytest
 import torch
 from torch import nn
@@ -57,11 +55,16 @@ def maps_of(model, images, layer="norm"):
 
 
 def assert_each_patch_has_its_position(model, patch, images, layer="norm"):
-    """Change one patch of the image at a time: the position that answers must be the patch's own."""
+    """Change one patch of the image at a time: the position that answers must be the patch's own.
+
+    Patches at the ends of each axis, beside one and in the middle, no two of them in the same place of two axes.
+    """
     before = maps_of(model, images, layer)
     grid = tuple(side // size for side, size in zip(images.shape[2:], patch, strict=True))
     assert before.shape == (len(images), CHANNELS, *grid)
-    for cell in itertools.product(*({0, 1, count // 2, count - 1} for count in grid)):
+    places = [(0, 1, count // 2, count - 1) for count in grid]
+    for turn in range(4):
+        cell = tuple(along[(turn + axis) % 4] for axis, along in enumerate(places))
         changed = images.clone()
         window = (slice(at * size, (at + 1) * size) for at, size in zip(cell, patch, strict=True))
         changed[(..., *window)] += 3 * torch.rand(images.shape[1], *patch).to(images)
