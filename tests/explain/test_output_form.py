@@ -1,5 +1,6 @@
 """Scores are read out of what a model returns, in whatever shape and beside whatever else; what is open is refused."""
 
+import functools
 from types import SimpleNamespace
 
 import pytest
@@ -52,13 +53,24 @@ FORMS = {
 }
 
 
+@pytest.fixture(scope="module")
+def plainly(blobs):
+    """Explains the network that returns scores, or probabilities, as they are; once for all forms."""
+
+    @functools.cache
+    def explain(method, count, targets, are_probabilities=False):
+        network = Returns((lambda z: z.softmax(1)) if are_probabilities else (lambda z: z))
+        return method(network, blobs(count, 32, 32), targets=targets)
+
+    return explain
+
+
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("count", [1, 3])
-def test_class_scores_are_found_in(blobs, form, count):
+def test_class_scores_are_found_in(blobs, form, count, plainly):
     images, model = blobs(count, 32, 32), Returns(FORMS[form])
-    plain = Returns((lambda z: z.softmax(1)) if "probabilities" in form else (lambda z: z))
     for method in METHODS:
-        found, wanted = (method(each, images, targets=2) for each in (model, plain))
+        found, wanted = method(model, images, targets=2), plainly(method, count, 2, "probabilities" in form)
         torch.testing.assert_close(found.probabilities, wanted.probabilities)
         torch.testing.assert_close(found.layer_maps, wanted.layer_maps)
         assert (found.outputs, found.target_layer) == (wanted.outputs, "features")
@@ -79,10 +91,10 @@ def test_one_score_for_each_image_is_no_loss(blobs, form, count):
 
 
 @pytest.mark.parametrize("form", [name for name in FORMS if "probabilities" not in name])
-def test_numbers_are_found_in(blobs, form):
-    images, model, plain = blobs(3, 32, 32), Returns(FORMS[form]), Returns(lambda z: z)
+def test_numbers_are_found_in(blobs, form, plainly):
+    images, model, target = blobs(3, 32, 32), Returns(FORMS[form]), RegressionTarget(3)
     for method in METHODS:
-        found, wanted = (method(each, images, targets=RegressionTarget(3)) for each in (model, plain))
+        found, wanted = method(model, images, targets=target), plainly(method, 3, target)
         torch.testing.assert_close(found.target_scores, wanted.target_scores)
         torch.testing.assert_close(found.layer_maps, wanted.layer_maps)
 
