@@ -13,6 +13,7 @@ import argparse
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -84,21 +85,13 @@ def fine_tunable(name: str, weights: Path | None, seed: int) -> nn.Module:
 def looks_of(network: nn.Module, background: Background, folder: Path, epochs: int, with_estimated: bool) -> list[Look]:
     """Fine-tune a network, and audit it after each epoch."""
     train = DataLoader(PetsOnBackgrounds(folder, "train", background), BATCH, shuffle=True)
-    drawn, *redrawn = (_validation(folder, background, colors) for colors in ("drawn", "own", "other"))
+    drawn, *redrawn = (validation(folder, background, colors) for colors in ("drawn", "own", "other"))
     probes = ProbeSet(*drawn, ("cat", "dog"))
-    device = next(network.parameters()).device
     optimizer = torch.optim.Adam(network.parameters(), lr=LEARNING_RATE)
     looks: list[Look] = []
     before: Found = {}
     for _ in range(epochs):
-        network.train()
-        for norm in (each for each in network.modules() if isinstance(each, nn.BatchNorm2d)):
-            norm.eval()  # so few photos are not enough for statistics of their own
-        for images, labels, _masks in train:
-            optimizer.zero_grad()
-            F.cross_entropy(network(images.to(device)), labels.to(device)).backward()
-            optimizer.step()
-        network.eval()
+        train_epoch(network, train, optimizer)
         found, before = look(network, probes, before, with_estimated)
         own, other = (right(network, images, labels) for images, labels, _ in redrawn)
         groups = [each[probes.labels == label].mean() for each in (own, other) for label in (0, 1)]
@@ -106,7 +99,20 @@ def looks_of(network: nn.Module, background: Background, folder: Path, epochs: i
     return looks
 
 
-def _validation(folder: Path, background: Background, colors: str) -> Photos:
+def train_epoch(network: nn.Module, loader: DataLoader[Any], optimizer: torch.optim.Optimizer) -> None:
+    """Train for one epoch; the network is in eval mode afterwards."""
+    device = next(network.parameters()).device
+    network.train()
+    for norm in (each for each in network.modules() if isinstance(each, nn.BatchNorm2d)):
+        norm.eval()  # so few photos are not enough for statistics of their own
+    for images, labels, _masks in loader:
+        optimizer.zero_grad()
+        F.cross_entropy(network(images.to(device)), labels.to(device)).backward()
+        optimizer.step()
+    network.eval()
+
+
+def validation(folder: Path, background: Background, colors: str) -> Photos:
     """The validation photos, with their colors as drawn, or all with the color of their own class, or of the other."""
     photos = PetsOnBackgrounds(folder, "val", background)
     labels = [photos[place][1] for place in range(len(photos))]

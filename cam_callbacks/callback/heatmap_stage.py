@@ -218,23 +218,17 @@ class HeatmapStage(Stage):
         return snapshot
 
     def _say_if_nothing_is_shown(self, explanation: Explanation) -> None:
-        """Say once that all maps are empty, or that all images are answered alike, so that maps say nothing of why."""
-        shows_nothing = explanation.blank | explanation.skipped
-        if shows_nothing.all():
+        """Say once that all images are answered alike, so that maps say nothing of why, or that all maps are empty."""
+        if not self.trainer.sanity_checking and _answers_alike(explanation.logits):
+            self.notices.warn_once(
+                f"CAMMonitor: the model answers all {len(explanation)} images alike, as if it did not look at them: "
+                "heatmaps cannot show what the answer depends on"
+            )
+        elif (explanation.blank | explanation.skipped).all():
             self.notices.warn_once(
                 f"CAMMonitor: all {len(explanation)} heatmaps are empty: no channel "
                 "raises the score, or it is not finite. This is normal before a model has learned; later, "
                 "see that it is fed as its steps feed it: forward_fn can do what they do before it"
-            )
-            return
-        logits = explanation.logits
-        if logits is None or len(logits) < 2 or self.trainer.sanity_checking:
-            return
-        spread = logits.amax(dim=0) - logits.amin(dim=0)
-        if bool((spread <= _ROUNDING * logits.abs().amax(dim=0)).all()):
-            self.notices.warn_once(
-                f"CAMMonitor: the model answers all {len(logits)} images alike, as if it did not look at them: the "
-                "heatmaps show what is bright in the layer, not what the answer depends on"
             )
 
     def _say_if_labels_are_shifted(self, labels: Tensor | None, predicted: Tensor | None) -> None:
@@ -277,3 +271,11 @@ def _of_rows(targets: Targets, rows: Tensor) -> Targets:
 
 def _read_as(method: Method, outputs: Outputs, multi_label: bool) -> Method:
     return replace(method, outputs=outputs, multi_label=multi_label)
+
+
+def _answers_alike(logits: Tensor | None) -> bool:
+    """Return whether the logits (N, classes) of several images are the same up to rounding."""
+    if logits is None or len(logits) < 2:
+        return False
+    spread = logits.amax(dim=0) - logits.amin(dim=0)
+    return bool((spread <= _ROUNDING * logits.abs().amax(dim=0)).all())

@@ -37,7 +37,7 @@ class Ran:
 def alarmed(tmp_path_factory: pytest.TempPathFactory) -> Ran:
     folder = tmp_path_factory.mktemp("alarmed")
     with own_warnings() as warned, infos() as told:
-        monitor = run(folder, True, samples(True), epochs=3)
+        monitor = run(folder, True, samples(True), epochs=3, method=ScoreCAM("probability"))
     return Ran(folder, monitor, warned, told)
 
 
