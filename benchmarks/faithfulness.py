@@ -66,6 +66,7 @@ def main() -> None:
     options.add_argument("--images", type=int, default=100)
     options.add_argument("--processes", type=int, default=1)
     options.add_argument("--peers", action="store_true", help="Grad-CAM++ of pytorch-grad-cam, too")
+    options.add_argument("--methods", default="", help="only those whose name holds this")
     options.add_argument("--road", action="store_true", help="ROAD, too, which takes as long as all others")
     options.add_argument("--out", type=Path, help="file of results; results/faithfulness_MODEL.jsonl if not given")
     options.add_argument("--tables", action="store_true", help="measure nothing, print the tables of the file")
@@ -77,13 +78,17 @@ def main() -> None:
     known = {line["group"] for line in lines_of(path)}
     order = random.Random(0).sample(range(groups), groups)
     setting = (args.model, args.weights, args.layer, args.data, args.images, args.size, args.device)
-    wanted = [(group, setting, args.peers, args.road) for group in order if group not in known and not args.tables]
+    wanted = [
+        (group, setting, args.peers, args.methods, args.road)
+        for group in order
+        if group not in known and not args.tables
+    ]
     for number, line in enumerate(run_each(group_of, wanted, args.processes, path), 1):
         print(f"{number} of {len(wanted)}: {line['seconds']:.0f} s", flush=True)
     print_tables(args.model, lines_of(path))
 
 
-def group_of(group: int, setting: tuple, peers: bool, road: bool) -> Line:  # type: ignore[type-arg]
+def group_of(group: int, setting: tuple, peers: bool, chosen: str, road: bool) -> Line:  # type: ignore[type-arg]
     """Measure all methods on the photos of one group: a line of the file."""
     start = time.perf_counter()
     name, weights, layer, folder, count, size, device = setting
@@ -93,6 +98,8 @@ def group_of(group: int, setting: tuple, peers: bool, road: bool) -> Line:  # ty
         ranked = network(images).argsort(dim=1, descending=True)
     maps, others, passes = {}, {}, {}
     for method, explain in methods(network, layer, images, peers).items():
+        if chosen not in method:
+            continue
         maps[method], passes[method] = explain(ranked[:, 0])
         others[method], _ = explain(ranked[:, 5])
     measures = (*MEASURES, "road") if road else MEASURES
@@ -207,11 +214,11 @@ def print_tables(name: str, lines: list[Line]) -> None:
                 f"{float(blank[each].float().mean()):.0%}",
             )
         )
-        if each != BASE:
+        if each != BASE and BASE in names:
             differences = (found.difference(each, BASE, key) for key in ("ins - del", "transplant", "average_drop"))
             compared.append((each, *(f"{mean:+.3f} [{low:+.3f}, {high:+.3f}]" for mean, low, high in differences)))
     header = ("", "passes", *(each.replace("_", " ") for each in shown), "other class", "blank")
-    print(f"\n{name}, {len(blank[BASE])} photos\n\n" + table(header, rows))
+    print(f"\n{name}, {len(blank[names[0]])} photos\n\n" + table(header, rows))
     print(f"\nDifference to {BASE}\n\n" + table(("", "ins - del", "transplant", "average drop"), compared))
 
 

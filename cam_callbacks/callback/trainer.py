@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from cam_callbacks._checks import is_kind
-from cam_callbacks._let_go import letting_go
+from cam_callbacks.callback.let_go import letting_go
 from cam_callbacks.explain import forwarding, sharding
 
 if TYPE_CHECKING:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass, replace
 from typing import ClassVar, Literal, get_args
 
@@ -16,13 +17,12 @@ from cam_callbacks.explain.method import LayerMap, Method
 from cam_callbacks.explain.network import Network, TargetLayer
 from cam_callbacks.explain.runner import Options
 from cam_callbacks.explain.score_readers import Score, ScoreReader
-from cam_callbacks.explain.surrogate import HeatmapError, Scale, Surrogate, combined_weights
+from cam_callbacks.explain.surrogate import ROUNDING, HeatmapError, Scale, Surrogate
 from cam_callbacks.explain.targets import Targets
 
 _FIRST_PASSES = 16
 _PASSES_A_ROUND = 8
 _MIN_PROBABILITY = 1e-30  # before the logarithm
-_ROUNDING = 1e-6  # relative
 _SCORES: dict[str, Score] = {"logit-softmax": "logit", "contrast": "log-odds"}
 """Which score of a class a weighting reads; the others read the probability."""
 
@@ -44,10 +44,11 @@ class ScoreCAM(Method):
 
     With p_c the probability and z_c the logit of c, the weights are:
 
-    - `"contrast"`, the default: w_k = L(x * H_k) - L(x * (1 - H_k)), minus its mean over the live k, with the log-odds
-      L = log(p_c / (1 - p_c)). Ours: what any mask does to the score cancels, and with it the plain mean of the
-      channels; the two classes of a two-class head have opposite weights. It takes two passes a channel, or one with
-      `complement=False`: w_k = L(x * H_k) minus its mean. Where only one channel is live, nothing is subtracted.
+    - `"contrast"`, the default: w_k = c(L(x * H_k)) - c(L(x * (1 - H_k))), with the log-odds L = log(p_c / (1 - p_c)),
+      and c(v) = v minus its mean over the live k; both terms are scaled to the mean of their standard deviations. Ours:
+      what any mask does to the score cancels, and with it the plain mean of the channels; the two classes of a
+      two-class head have opposite weights. It takes two passes a channel, or one with `complement=False`, which leaves
+      out the second term. Where only one channel is live, nothing is subtracted.
 
     The paper can be read in several ways, which all take one pass a channel:
 
@@ -195,18 +196,19 @@ class ScoreCAM(Method):
             own_scores: (N, T), the scores of the unmasked images.
         """
         image, channel = live.nonzero(as_tuple=True)
-        # (pairs, T) -> (N, K, T) -> (N, T, K)
-        scores = torch.zeros(*live.shape, offset.shape[1], device=live.device)
-        scores[image, channel] = scorer(image, channel)
-        if self._uses_complement:
-            scores[image, channel] -= scorer(image, channel, torch.ones_like(image, dtype=torch.bool))
-        scores, alive = scores.movedim(2, 1), live.unsqueeze(1)
+        sides = []
+        for turned in (None, torch.ones_like(image, dtype=torch.bool))[: self._sides]:
+            # (pairs, T) -> (N, K, T) -> (N, T, K)
+            of_side = torch.zeros(*live.shape, offset.shape[1], device=live.device)
+            of_side[image, channel] = scorer(image, channel, turned)
+            sides.append(of_side.movedim(2, 1))
+        scores, alive = sides[0], live.unsqueeze(1)
         if self.weighting == "logit-softmax":
             return _softmax_over(alive, scores)
         if self.weighting == "matlab":
             return _softmax_over(alive, scores - own_scores.unsqueeze(2))
         if self.weighting == "contrast":
-            return _contrasts(alive, scores, self._uses_complement)
+            return _contrasts(alive, sides, [_spread(alive, each) for each in sides])
         return torch.where(alive, scores - offset.unsqueeze(2), 0)
 
     def _adaptive_weights(
@@ -285,7 +287,6 @@ class _Search:
         self._tolerance = settings.tolerance
         self._left = min(self.spared, settings.max_passes or self.spared)
         self._scale = scale
-        self._of_both_sides = settings._sides == 2
         # The surrogate needs double precision, which MPS does not have; and none of the trainer's autocast.
         self._device = "cpu" if channels.device.type == "mps" else channels.device
         with torch.autocast(channels.device.type, enabled=False):
@@ -326,27 +327,44 @@ class _Search:
         """Return (T, n) float32, NaN if a score was not finite."""
         if bool(self.errors.isnan().any()):
             return torch.full((len(self.errors), len(self.channels)), torch.nan, device=self.channels.device)
-        weights = torch.stack([combined_weights(surrogates) for surrogates in self._surrogates])
+        by_side = list(zip(*self._surrogates, strict=True))
+        sides = [torch.stack([surrogate.weights for surrogate in side]) for side in by_side]
+        weights = sides[0]
         if self._scale == "logit":
             weights = weights / weights.sum(dim=1, keepdim=True)
         if self._scale == "contrast":
-            weights = _contrasts(torch.ones_like(weights, dtype=torch.bool), weights, self._of_both_sides)
+            spreads = [weights.new_tensor([[surrogate.spread] for surrogate in side]) for side in by_side]
+            weights = _contrasts(torch.ones_like(weights, dtype=torch.bool), sides, spreads)
         return weights.float().to(self.channels.device)
 
 
-def _contrasts(live: Tensor, scores: Tensor, of_both_sides: bool) -> Tensor:
-    """Return scores (..., K) minus their mean over the live channels.
+def _contrasts(live: Tensor, sides: Sequence[Tensor], spreads: Sequence[Tensor]) -> Tensor:
+    """Return the weights (..., K) by contrast.
 
-    If they are all equal, as that of a single channel is, channels cannot be compared. Then the score itself is the
-    weight, if it compares the two sides of a mask, or else 0.
+    If no score moves, as that of a single channel cannot, channels cannot be compared. Then the weight is the
+    difference of the two sides itself, or 0 for one side.
+
+    Args:
+        live: (..., K) bool.
+        sides: Of each side of the masks, the scores (..., K).
+        spreads: Of each side, (..., 1), the standard deviation of its scores over the live channels.
     """
-    known = torch.where(live, scores, torch.nan)
-    mean = known.nanmean(dim=-1, keepdim=True)
-    apart = torch.where(live, (scores - mean).abs(), 0).amax(dim=-1, keepdim=True)
-    largest = torch.where(live, scores.abs(), 0).amax(dim=-1, keepdim=True)
-    alone = scores if of_both_sides else torch.zeros_like(scores)
-    weights = torch.where(apart > _ROUNDING * largest, scores - mean, alone)
+    mean_spread = torch.stack(list(spreads)).mean(dim=0)
+    weights = torch.zeros_like(sides[0])
+    for sign, scores, spread in zip((1, -1), sides, spreads, strict=False):
+        centered = scores - torch.where(live, scores, torch.nan).nanmean(dim=-1, keepdim=True)
+        weights = weights + sign * torch.where(spread > 0, mean_spread / spread, 0) * centered
+    if len(sides) == 2:
+        weights = torch.where(mean_spread > 0, weights, sides[0] - sides[1])
     return torch.where(live, weights, 0)
+
+
+def _spread(live: Tensor, scores: Tensor) -> Tensor:
+    """Return (..., 1), the standard deviation of scores (..., K) over the live channels; 0 for what is rounding."""
+    known = torch.where(live, scores, torch.nan)
+    deviation = (known - known.nanmean(dim=-1, keepdim=True)).square().nanmean(dim=-1, keepdim=True).sqrt()
+    largest = torch.where(live, scores.abs(), 0).amax(dim=-1, keepdim=True)
+    return torch.where(deviation > ROUNDING * largest, deviation, 0)
 
 
 def _softmax_over(live: Tensor, values: Tensor) -> Tensor:

@@ -21,12 +21,13 @@ Scale = Literal["probability", "logit", "score", "contrast"]
 
 _LENGTH_SCALES = (0.5, 1.0, 2.0)  # in units of the median distance between masks
 _NOISE = 1e-3  # variance of what the masks at layer resolution do not tell, in units of the signal's
-_DEVIATIONS = 4.0  # how many standard deviations of the squared error are added to its mean
+_DEVIATIONS = 3.0  # how many standard deviations of the squared error are added to its mean
 _MIN_ERROR = 1e-3  # while a score is predicted: a lower estimate would be too low too often
 _MAX_IN_SAMPLE = 256  # masks: enough for the median of their distances
 _BLANK = 1e-12  # share of a map's squared norm below which what the ReLU leaves has no contrast
 _MAX_EXCESS = 3.0  # how far predicted logits may exceed the largest one seen
 _TINY = 1e-30
+ROUNDING = 1e-6  # relative: scores that differ by less do not
 
 # Nodes and weights for the mean of a function of a standard normal variable.
 _NODES, _NODE_WEIGHTS = hermegauss(5)
@@ -119,6 +120,9 @@ class Surrogate:
         weights = self._weight(mean.unsqueeze(1) + deviation.unsqueeze(1) * nodes)  # (n, nodes)
         self.weights = weights @ node_weights
         """(n,) float64, the expected weight of each channel; exact for those that were forwarded."""
+        spread = float((self.weights.var(correction=0) + deviation.square().mean()).sqrt())
+        self.spread = spread if spread > ROUNDING * float(self.weights.abs().max()) else 0.0
+        """The standard deviation of scores over all channels, what is not known of them included; 0 for rounding."""
         weight_deviation = ((weights - self.weights.unsqueeze(1)).square() @ node_weights).sqrt()
         self._slope = torch.where(deviation > 0, weight_deviation / deviation.clamp_min(_TINY), 0)
 
@@ -135,10 +139,10 @@ class HeatmapError:
 
     The heatmap is h = ReLU(sum_k w_k A_k) at layer resolution. With e the part of its error that is neither constant
     nor along h (those change no Pearson correlation), its correlation with the exact heatmap is
-    r = 1 / sqrt(1 + |e|^2 / |h - mean|^2). For |e|^2 its mean plus four standard deviations are taken.
+    r = 1 / sqrt(1 + |e|^2 / |h - mean|^2). For |e|^2 its mean plus three standard deviations are taken.
 
-    Where both sides of each mask are asked for, w is the difference of two weights. Each side is a process of its own,
-    independent of the other, so their parts of e add up.
+    Where both sides of each mask are asked for, w is the difference of two weights, each scaled by its spread (see
+    `scales_of_sides`). Each side is a process of its own, independent of the other, so their parts of e add up.
 
     Attributes:
         estimate: An upper estimate of 1 - r, in [0, 1]: 0 if all scores are known or the heatmap is surely blank, and
@@ -149,7 +153,8 @@ class HeatmapError:
     """
 
     def __init__(self, surrogates: Sequence[Surrogate]) -> None:
-        self._sides = [_Side(surrogate) for surrogate in surrogates]
+        scales = scales_of_sides([surrogate.spread for surrogate in surrogates])
+        self._sides = [_Side(*pair) for pair in zip(surrogates, scales, strict=True)]
         self._contrast = surrogates[0]._contrast
         self._weights = combined_weights(surrogates)
         self._looks_blank = False
@@ -206,10 +211,10 @@ class _Side:
     together: Tensor
     """(n, d), what goes along with a wrong score of each channel: the covariance, but for the variance."""
 
-    def __init__(self, surrogate: Surrogate) -> None:
+    def __init__(self, surrogate: Surrogate, scale: float) -> None:
         self.maps = surrogate._maps
         self.unseen = ~surrogate._seen
-        self.variance = float(surrogate._variance)
+        self.variance = scale**2 * float(surrogate._variance)
         self._prior = _matern(torch.cdist(surrogate._masks, surrogate._masks), surrogate._scale)
         self._whitened = surrogate._whitened.float()
         self._unsure = (1 - self._whitened.square().sum(dim=0)).clamp_min(0) + _NOISE
@@ -242,9 +247,25 @@ class _Side:
 
 
 def combined_weights(surrogates: Sequence[Surrogate]) -> Tensor:
-    """Return (n,) float64, the expected weights of the first side minus those of the second, if there is one."""
-    first, *second = (surrogate.weights for surrogate in surrogates)
+    """Return (n,) float64, the expected weights of the first side; minus those of the second, both scaled."""
+    scales = scales_of_sides([surrogate.spread for surrogate in surrogates])
+    first, *second = (scale * surrogate.weights for scale, surrogate in zip(scales, surrogates, strict=True))
     return first - second[0] if second else first
+
+
+def scales_of_sides(spreads: Sequence[float]) -> list[float]:
+    """Return what the scores of each of two sides are multiplied by, so that both have the mean of the spreads.
+
+    A mask that keeps little changes the score far more than one that takes little away; without this, it would decide
+    alone.
+
+    Args:
+        spreads: Of each side, the standard deviation of its scores over the channels. One side alone is not scaled.
+    """
+    if len(spreads) == 1:
+        return [1.0]
+    mean = sum(spreads) / len(spreads)
+    return [mean / spread if spread > 0 else 0.0 for spread in spreads]
 
 
 def _trace_and_norm(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:

@@ -8,7 +8,7 @@ import torch.distributed as dist
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from cam_callbacks import _let_go
+from cam_callbacks.callback import let_go
 
 
 class Watched(TorchDispatchMode):
@@ -34,7 +34,7 @@ def group(tmp_path):
 def test_tensors_of_an_exchange_are_gone_when_it_returns(group):
     for _ in range(20):
         found = [None]
-        with Watched() as watched, _let_go.letting_go():
+        with Watched() as watched, let_go.letting_go():
             dist.all_gather_object(found, {"a": [1, 2]})
         assert found == [{"a": [1, 2]}]
         assert watched.tensors
@@ -42,15 +42,15 @@ def test_tensors_of_an_exchange_are_gone_when_it_returns(group):
 
 
 def test_where_they_are_kept_it_waits_once(group, monkeypatch):
-    monkeypatch.setattr(_let_go, "_PATIENCE", 0.01)
-    monkeypatch.setattr(_let_go, "_gave_up", [])
+    monkeypatch.setattr(let_go, "_PATIENCE", 0.01)
+    monkeypatch.setattr(let_go, "_gave_up", [])
     kept = torch.ones(2)
-    with _let_go.letting_go():
+    with let_go.letting_go():
         dist.all_reduce(kept)
-    assert _let_go._gave_up
+    assert let_go._gave_up
 
 
 def test_without_processes_nothing_happens():
-    with _let_go.letting_go():
+    with let_go.letting_go():
         pass
-    assert not _let_go._gave_up
+    assert not let_go._gave_up

@@ -11,7 +11,7 @@ from cam_callbacks import CAM, GradCAM, ScoreCAM, SegmentationTarget
 from cam_callbacks.explain.isolation import isolated
 from cam_callbacks.explain.network import Network
 
-EACH = dict(zip(METHODS, [ScoreCAM(max_passes=4), GradCAM(), CAM()], strict=True))
+EACH = dict(zip(METHODS, [ScoreCAM("probability", max_passes=1), GradCAM(), CAM()], strict=True))
 
 
 @pytest.fixture(scope="module", params=ZOO, ids=str)

@@ -36,6 +36,13 @@ def live_channels(network, images):
     return (activations.amin(dim=2) < activations.amax(dim=2)).sum(dim=1).tolist()
 
 
+def both_sides(kept, deleted):
+    """The difference of two sides, each in units of its own deviation, in units of the mean deviation."""
+    spreads = [side.std(correction=0) for side in (kept, deleted)]
+    scaled = [(side - side.mean()) / spread for side, spread in zip((kept, deleted), spreads, strict=True)]
+    return (scaled[0] - scaled[1]) * sum(spreads) / 2
+
+
 @torch.no_grad()
 def by_the_book(network, image, target):
     """Score-CAM of one image as the paper writes it, channel after channel: by weighting, the raw map and the
@@ -63,7 +70,7 @@ def by_the_book(network, image, target):
         "logit-softmax": (logits.softmax(dim=0), maps),
         "increase": (probabilities - empty_probability, maps),
         "matlab": ((probabilities - own_probability).softmax(dim=0), scaled_maps),
-        "contrast": ((kept - kept.mean()) - (deleted - deleted.mean()), maps),
+        "contrast": (both_sides(kept, deleted), maps),
         "one side": (kept - kept.mean(), maps),
     }
     found = {}
