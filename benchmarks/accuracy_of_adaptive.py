@@ -21,7 +21,7 @@ from cam_callbacks.explain.trust import correlation, rank_correlation
 
 PASSES = (32, 64, 128)
 TOLERANCES = (0.05, 0.02, 0.01, 0.005)
-WEIGHTINGS = ("probability", "logit-softmax", "contrast", "contrast, complement")
+WEIGHTINGS = ("probability", "logit-softmax", "contrast", "contrast, one side")
 
 
 def main() -> None:
@@ -36,7 +36,7 @@ def main() -> None:
         args.images, args.size = min(args.images, 3), 96
     images = photos(args.data, args.images, args.size).to(args.device)
     network = model(args.model, args.weights, args.device)
-    scored = all_scores(network, args.layer, images, WEIGHTINGS[-1] in args.weightings)
+    scored = all_scores(network, args.layer, images, "contrast" in args.weightings)
 
     results: dict[str, object] = {}
     for weighting in args.weightings:
@@ -71,7 +71,10 @@ def all_scores(
         with explained.simplified(), progress.shown(show):
             progress.expect(len(image) * (1 + complement))
             kept = explained.masked_scores(activations, image, channel, reader)
-            deleted = explained.masked_scores(activations, image, channel, reader, turned=True) if complement else kept
+            deleted = kept
+            if complement:
+                turned = torch.ones_like(image, dtype=torch.bool)
+                deleted = explained.masked_scores(activations, image, channel, reader, turned)
     print()
     each = [image == i for i in range(len(images))]
     return [(activations[i][live[i]], kept[own], deleted[own], live.shape[1]) for i, own in enumerate(each)]
@@ -105,8 +108,12 @@ class Case:
         logits, probabilities, log_odds = kept.T
         if weighting.startswith("contrast"):
             self.scale: Scale = "contrast"
-            self.scores = [log_odds, deleted[:, 2]][: 1 + weighting.endswith("complement")]
-            self.weights = (self.scores[0] - sum(self.scores[1:])).double()
+            self.scores = [log_odds] if weighting.endswith("one side") else [log_odds, deleted[:, 2]]
+            self.weights = self.scores[0].double()
+            if len(self.scores) == 2:  # each in units of its own deviation
+                kept, gone = (each.double() / each.double().std(correction=0) for each in self.scores)
+                self.weights = kept - gone
+            self.weights -= self.weights.mean()
         else:
             self.scale = "logit" if weighting == "logit-softmax" else "probability"
             self.scores = [logits if weighting == "logit-softmax" else probabilities.clamp_min(1e-30).log()]
@@ -125,7 +132,7 @@ class Case:
         count = len(self.maps)
         sides = [Surrogate(self.maps, self.scale) for _ in self.scores]
         left = count * self.cost if most is None else min(most, count * self.cost)
-        first = sides[0].landmarks(min(16, left // self.cost))
+        first = sides[0].landmarks(min(16, left) // self.cost)
         wanted, passes = torch.cat([first + side * count for side in range(self.cost)]), 0
         while True:
             for side, (surrogate, scores) in enumerate(zip(sides, self.scores, strict=True)):

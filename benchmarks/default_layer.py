@@ -19,7 +19,10 @@ from cam_callbacks import GradCAM, ScoreCAM
 from cam_callbacks.explain.method import Method
 
 LAYERS = ("layer1", "layer2", "layer3", "layer4")
-METHODS: dict[str, Method] = {"Score-CAM": ScoreCAM(batch_size=64), "Grad-CAM": GradCAM()}
+METHODS: dict[str, Method] = {
+    "Score-CAM": ScoreCAM("probability", tolerance=0.02, batch_size=64),
+    "Grad-CAM": GradCAM(),
+}
 
 
 def main() -> None:

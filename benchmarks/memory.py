@@ -79,7 +79,7 @@ def run(contestant: str, network: torch.nn.Module, layer: str, images: torch.Ten
             network(batch)
             network(batch)
     elif contestant == "ours, adaptive":
-        ScoreCAM(batch_size=BATCH)(network, images, layer)
+        ScoreCAM("probability", tolerance=0.02, batch_size=BATCH)(network, images, layer)
     else:
         with torch.no_grad():
             targets = network(images).argmax(dim=1)
@@ -87,7 +87,7 @@ def run(contestant: str, network: torch.nn.Module, layer: str, images: torch.Ten
             stop_after(2 * len(images) + MASKED, network)  # the images themselves come before
         with contextlib.suppress(StopIteration):
             if contestant == "ours, exact":
-                ScoreCAM(tolerance=0, batch_size=BATCH)(network, images, layer, targets)
+                ScoreCAM("probability", tolerance=0, batch_size=BATCH)(network, images, layer, targets)
             else:
                 {"torchcam": torchcam, "grad-cam": gradcam}[contestant](network, layer, images, targets)()
 
