@@ -4,21 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from cam_callbacks._checks import check_positive
 from cam_callbacks.explain import perturbations
-from cam_callbacks.explain.explanation import Explanation, upsample
+from cam_callbacks.explain.explanation import Explanation, has_contrast, upsample
 from cam_callbacks.explain.forwarding import ForwardFn
+from cam_callbacks.explain.image_types import in_type
 from cam_callbacks.explain.isolation import isolated
 from cam_callbacks.explain.model_outputs import Outputs
 from cam_callbacks.explain.network import Network, TargetLayer
 from cam_callbacks.explain.perturbations import Ranking, Scene
-from cam_callbacks.explain.runner import Options
-from cam_callbacks.explain.trust import average_drop, increase_in_confidence
+from cam_callbacks.explain.runner import Options, check_images
+from cam_callbacks.explain.trust import average_drop, average_gain, increase_in_confidence
+
+Maps: TypeAlias = Tensor | NDArray[Any]
+"""Heatmaps (N, *spatial)."""
 
 RANDOM = "random map"
 MEAN_ACTIVATION = "mean activation"
@@ -28,7 +34,7 @@ _CONFIDENCE = 0.95
 _COARSE = 7  # positions along an axis of the random maps
 _HALF = {
     "average_drop": average_drop,
-    "average_gain": lambda whole, kept: (kept - whole).clamp_min(0) / (1 - whole),
+    "average_gain": average_gain,
     "increase_in_confidence": increase_in_confidence,
 }
 _PERTURBATIONS: dict[str, Callable[[Ranking], Tensor]] = {
@@ -96,7 +102,7 @@ class Faithfulness:
 def measure_faithfulness(
     model: nn.Module,
     images: Tensor,
-    heatmaps: Tensor | Explanation | Mapping[str, Tensor | Explanation],
+    heatmaps: Maps | Explanation | Mapping[str, Maps | Explanation],
     targets: Sequence[int] | Tensor | None = None,
     *,
     measures: Sequence[str] | None = None,
@@ -135,8 +141,7 @@ def measure_faithfulness(
         images: (N, C, *spatial), as the model is fed.
         heatmaps: (N, *spatial) of any resolution, an `Explanation` of one target for each image, or several of these by
             name.
-        targets: (N,), the class that the maps explain; None for that of the first `Explanation`, else the predicted
-            class.
+        targets: (N,), the class that the maps explain; None for that of the explanations, else the predicted class.
         measures: Names from above; None for all that images of this shape allow.
         target_layer: Whose mean activation is the control, as in `Method.__call__`.
         forward_fn: As in `Method.__call__`.
@@ -160,14 +165,12 @@ def measure_faithfulness(
         found.rows()  # a list of dicts, for pandas
     """
     check_positive("steps", steps)
+    check_images(images)
     wanted = _checked_measures(measures, images.ndim - 2)
-    if isinstance(heatmaps, (Tensor, Explanation)):
-        heatmaps = {"heatmaps": heatmaps}
-    if targets is None:
-        explanations = [each for each in heatmaps.values() if isinstance(each, Explanation)]
-        targets = explanations[0].targets if explanations else None
-    maps = {name: _full_size(name, each, images) for name, each in heatmaps.items()}
-    taken = {RANDOM, MEAN_ACTIVATION} & set(maps)
+    given = heatmaps if isinstance(heatmaps, Mapping) else {"heatmaps": heatmaps}
+    targets = _targets_of(given, targets)
+    coarse = {name: _checked_maps(name, each, images) for name, each in given.items()}
+    taken = {RANDOM, MEAN_ACTIVATION} & set(coarse)
     if taken:
         raise ValueError(f"heatmaps: {min(taken)!r} is the name of a control, which is measured anyway")
     generator = torch.Generator().manual_seed(seed)
@@ -177,27 +180,30 @@ def measure_faithfulness(
         classes = seen.reader.classes
         if classes is None or classes.shape[1] != 1:
             raise ValueError(f"targets={targets!r} must be one class for each of the {len(images)} images")
-        maps[MEAN_ACTIVATION] = _full_size("", seen.covering(seen.activations[0].mean(dim=1), 0), images)
-        coarse = torch.rand(len(images), *[_COARSE] * (images.ndim - 2), generator=generator)
-        maps[RANDOM] = _full_size("", coarse, images)
+        coarse[MEAN_ACTIVATION] = seen.covering(seen.activations[0].mean(dim=1), 0).cpu()
+        coarse[RANDOM] = torch.rand(len(images), *[_COARSE] * (images.ndim - 2), generator=generator)
+        maps = {name: upsample(each, images.shape[2:]) for name, each in coarse.items()}
         found: dict[str, list[dict[str, Tensor]]] = {name: [] for name in maps}
-        recipients, others = (each.to(network.images) for each in _partners(images, classes[:, 0], generator))
+        # Images of whole numbers are mixed as real ones, and rounded on their way into the model.
+        shown = network.images if network.images.is_floating_point() else network.images.float()
+        recipients, others = _partners(shown, classes[:, 0], generator)
 
         def measure(rows: slice) -> None:
             index = network.rows[rows]
 
             def probability(variants: Tensor) -> Tensor:
-                return seen.reader.read(network.answer(variants.clone(), index), index)[:, 0]
+                return seen.reader.read(network.answer(in_type(variants.clone(), network.dtype), index), index)[:, 0]
 
-            noise = torch.Generator().manual_seed(seed + rows.start)
-            scene = Scene(network.images[rows], recipients[rows], others[rows], probability, steps, noise)
+            noise = _noise(range(rows.start, rows.stop), shown.shape[1:], seed).to(shown)
+            scene = Scene(shown[rows], recipients[rows], others[rows], probability, steps, noise)
             measured = {name: _measured(scene, each[rows], wanted) for name, each in maps.items()}
             for name, values in measured.items():
                 found[name].append(values)
 
         network.in_chunks(len(images), measure)
-    blank = {name: each.flatten(1).amin(dim=1) == each.flatten(1).amax(dim=1) for name, each in maps.items()}
-    unknown = {name: blank[name] | each.isnan().flatten(1).any(dim=1) for name, each in maps.items()}
+    skipped = {name: ~each.isfinite().flatten(1).all(dim=1) for name, each in coarse.items()}
+    blank = {name: ~has_contrast(each.unsqueeze(1)).squeeze(1) & ~skipped[name] for name, each in coarse.items()}
+    unknown = {name: blank[name] | skipped[name] for name in coarse}
     joined = {name: {key: torch.cat([part[key] for part in parts]) for key in wanted} for name, parts in found.items()}
     values = {
         name: {key: torch.where(unknown[name], torch.nan, each) for key, each in measured.items()}
@@ -236,20 +242,47 @@ def _checked_measures(measures: Sequence[str] | None, dimensions: int) -> list[s
     possible = [name for name in MEASURES if name != "road" or dimensions == 2]
     if measures is None:
         return possible
+    measures = [measures] if isinstance(measures, str) else measures
     for name in measures:
         if name not in possible:
             raise ValueError(f"measures: {name!r} is none of {', '.join(map(repr, possible))}")
     return list(measures)
 
 
-def _full_size(name: str, heatmaps: Tensor | Explanation, images: Tensor) -> Tensor:
-    maps = heatmaps.heatmaps if isinstance(heatmaps, Explanation) else torch.as_tensor(heatmaps)
-    if maps.ndim != images.ndim - 1 or len(maps) != len(images):
+def _targets_of(heatmaps: Mapping[str, Any], targets: Any) -> Any:
+    """Return the classes that the maps explain: those that are given, else those of the explanations."""
+    of_maps = [(name, each.targets) for name, each in heatmaps.items() if isinstance(each, Explanation)]
+    if targets is not None or not of_maps:
+        return targets
+    first, classes = of_maps[0]
+    for name, own in of_maps:
+        if own is None or classes is None:
+            raise ValueError(f"heatmaps: {name!r} explains a callable, not classes; give targets, the classes")
+        if not torch.equal(own.cpu(), classes.cpu()):
+            raise ValueError(f"heatmaps: {first!r} and {name!r} explain different classes; give targets")
+    return classes
+
+
+def _checked_maps(name: str, heatmaps: Any, images: Tensor) -> Tensor:
+    """Return maps (N, *spatial) float32 at the resolution that they have."""
+    maps = heatmaps.heatmaps if isinstance(heatmaps, Explanation) else heatmaps
+    if not isinstance(maps, Tensor):
+        maps = torch.as_tensor(np.ascontiguousarray(maps))
+    if maps.ndim != images.ndim - 1 or len(maps) != len(images) or 0 in maps.shape or maps.is_complex():
         raise ValueError(
-            f"heatmaps: {name!r} has shape {tuple(maps.shape)}; images of shape {tuple(images.shape)} need one map "
-            f"each, ({len(images)}, {', '.join(map(str, images.shape[2:]))}) or smaller"
+            f"heatmaps: {name!r} has shape {tuple(maps.shape)}, {maps.dtype}; images of shape {tuple(images.shape)} "
+            f"need one real map each, ({len(images)}, {', '.join(map(str, images.shape[2:]))}) or of another resolution"
         )
-    return upsample(maps.detach().float().cpu(), images.shape[2:])
+    return maps.detach().float().cpu()
+
+
+def _noise(rows: range, shape: Sequence[int], seed: int) -> Tensor:
+    """Return (n, 2, *shape): for each of n images, numbers drawn evenly in [0, 1], and normal ones."""
+    drawn = []
+    for index in rows:
+        generator = torch.Generator().manual_seed(seed + index)
+        drawn.append(torch.stack([torch.rand(*shape, generator=generator), torch.randn(*shape, generator=generator)]))
+    return torch.stack(drawn)
 
 
 def _interval(values: Tensor) -> tuple[float, float, float]:

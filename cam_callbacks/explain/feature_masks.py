@@ -107,7 +107,8 @@ class FeatureMasks:
     def _masked(self, output: Tensor, masks: Tensor) -> Tensor:
         # Which entries of the output belong to which position is read from an output that counts its entries.
         entries = torch.arange(output.numel(), device=output.device).view(output.shape)
-        places = self._read.to_maps(entries)  # (M, K, *spatial)
+        exact = entries if output.device.type == "mps" else entries.double()  # a transform may cast them
+        places = self._read.to_maps(exact).long()  # (M, K, *spatial)
         factors = torch.ones_like(output).flatten()
         factors[places] = masks.unsqueeze(1).expand(places.shape).to(output.dtype)
         return output * factors.view(output.shape)

@@ -36,7 +36,7 @@ class Scene:
         others: (N, C, *spatial), for each image a third one, of another class than either; NaN where there is none.
         probability: Of the class of each image, for variants of the images.
         steps: How many times the same number of pixels is replaced, for curves.
-        generator: Draws noise.
+        drawn: (N, 2, C, *spatial), of each image numbers drawn evenly in [0, 1], and from the normal distribution.
     """
 
     images: Tensor
@@ -44,7 +44,7 @@ class Scene:
     others: Tensor
     probability: Probability
     steps: int
-    generator: torch.Generator
+    drawn: Tensor
 
     @cached_property
     def whole(self) -> Tensor:
@@ -67,9 +67,9 @@ class Scene:
     @cached_property
     def noise(self) -> Tensor:
         """Pixels drawn evenly between the least and the largest value of each image."""
-        low, high = torch.aminmax(self.images.flatten(1), dim=1, keepdim=True)
-        drawn = torch.rand(self.images.shape, generator=self.generator).to(self.images)
-        return low.view(-1, *[1] * (drawn.ndim - 1)) + drawn * (high - low).view(-1, *[1] * (drawn.ndim - 1))
+        low, high = torch.aminmax(self.images.flatten(1), dim=1)
+        low, high = (each.view(-1, *[1] * (self.images.ndim - 1)) for each in (low, high))
+        return low + self.drawn[:, 0] * (high - low)
 
     @cached_property
     def recipients_alone(self) -> Tensor:
@@ -138,7 +138,7 @@ def road(ranking: Ranking) -> Tensor:
     differences = []
     for share in ROAD_SHARES:
         cold, hot = (
-            scene.probability(imputed(scene.images, missing, scene.generator))
+            scene.probability(imputed(scene.images, missing, scene.drawn[:, 1]))
             for missing in (ranking.coldest(share), ranking.hottest(share))
         )
         differences.append((cold - hot) / 2)

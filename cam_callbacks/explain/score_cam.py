@@ -42,17 +42,9 @@ class ScoreCAM(Method):
     weighs 0. Masked images are forwarded in chunks that are filled across images, so that memory depends on
     `batch_size` only; several targets of one image share all passes.
 
-    With p_c the probability and z_c the logit of c, the weights are:
+    The paper can be read in several ways. With p_c the probability and z_c the logit of c:
 
-    - `"contrast"`, the default: w_k = c(L(x * H_k)) - c(L(x * (1 - H_k))), with the log-odds L = log(p_c / (1 - p_c)),
-      and c(v) = v minus its mean over the live k; both terms are scaled to the mean of their standard deviations. Ours:
-      what any mask does to the score cancels, and with it the plain mean of the channels; the two classes of a
-      two-class head have opposite weights. It takes two passes a channel, or one with `complement=False`, which leaves
-      out the second term. Where only one channel is live, nothing is subtracted.
-
-    The paper can be read in several ways, which all take one pass a channel:
-
-    - `"probability"`: w_k = p_c(x * H_k). The authors' code and the paper's section 3.2.
+    - `"probability"`, the default: w_k = p_c(x * H_k). The authors' code and the paper's section 3.2.
     - `"logit-softmax"`: w_k = softmax over the live k of z_c(x * H_k). The paper's Algorithm 1.
     - `"increase"`: w_k = p_c(x * H_k) - p_c(0). The paper's Definitions 4 and 5. The map can come out blank: when no
       mask raises the probability above that of the empty image.
@@ -60,10 +52,16 @@ class ScoreCAM(Method):
       before they are summed; as in a widely read MATLAB script. A softmax over differences of probabilities is almost
       flat: the map is close to the plain mean of the activations and says little about the class. It is meant for
       comparison.
+    - `"contrast"`: w_k = c(L(x * H_k)) - c(L(x * (1 - H_k))), with the log-odds L = log(p_c / (1 - p_c)), and c(v) = v
+      minus its mean over the live k; both terms are scaled to the mean of their standard deviations. Ours: what any
+      mask does to the score cancels, and with it the plain mean of the channels, so that classes have different maps,
+      those of a two-class head opposite weights. Evidence that all channels share cancels, too. It takes two passes a
+      channel, or one with `complement=False`, which leaves out the second term. Where only one channel is live, or all
+      score alike, nothing is subtracted; with one side such a map is blank.
 
-    On two-class heads `"probability"` and `"logit-softmax"` give both classes nearly the same map. The score s of a
-    callable is not a probability, and its zero means nothing: `"probability"` is then s(x * H_k) - s(0), like
-    `"increase"`, and the others use s in place of L, z_c and p_c.
+    On two-class heads `"probability"` and `"logit-softmax"` give both classes nearly the same map; use `"contrast"`, or
+    `GradCAM`, to compare two classes there. The score s of a callable is not a probability, and its zero means nothing:
+    `"probability"` is then s(x * H_k) - s(0), like `"increase"`, and the others use s in place of z_c, p_c and L.
 
     *Adaptive.* Most channels need not be forwarded: from the scores of a few, a Gaussian process predicts the weights
     of the others and how wrong the heatmap may be (`cam_callbacks.explain.surrogate`). An image is done when that error
@@ -74,8 +72,8 @@ class ScoreCAM(Method):
     Attributes:
         weighting: How the weight of a channel follows from the score of its masked image.
         tolerance: The estimated error of the heatmap at which an image is done, 0 (every channel is forwarded) to 1.
-        max_passes: The most masked images that are forwarded for each image, whatever the tolerance; the error that is
-            reported may then be above it. None for no limit.
+        max_passes: The most masked images that are forwarded for each image and layer, whatever the tolerance; the
+            error that is reported may then be above it. None for no limit.
         complement: Whether `"contrast"` asks for both sides of each mask; None for yes.
         compile: Forward the masked images through a compiled copy of the model. The first call takes a minute or so
             longer; give all calls the same `compiled` for the others to reuse it.
@@ -98,9 +96,9 @@ class ScoreCAM(Method):
         explanation.heatmaps.shape  # (2, 224, 224)
     """
 
-    weighting: Weighting = "contrast"
+    weighting: Weighting = "probability"
     _: KW_ONLY
-    tolerance: float = 0.05
+    tolerance: float = 0.02
     max_passes: int | None = None
     complement: bool | None = None
     compile: bool = False
@@ -287,6 +285,7 @@ class _Search:
         self._tolerance = settings.tolerance
         self._left = min(self.spared, settings.max_passes or self.spared)
         self._scale = scale
+        self._known = torch.ones(len(offset), dtype=torch.bool)  # targets whose scores were all finite
         # The surrogate needs double precision, which MPS does not have; and none of the trainer's autocast.
         self._device = "cpu" if channels.device.type == "mps" else channels.device
         with torch.autocast(channels.device.type, enabled=False):
@@ -309,25 +308,34 @@ class _Search:
         self._left -= len(self._next)
         self.spared -= len(self._next)
         values = (scores.clamp_min(_MIN_PROBABILITY).log() if self._scale == "probability" else scores).to(self._device)
-        if not torch.isfinite(values).all():
+        self._known &= torch.isfinite(values).all(dim=0).cpu()
+        if not self._known.any():
             self.errors, self.done = torch.full_like(self.errors, torch.nan), True
             return
         with torch.autocast(values.device.type, enabled=False):
-            for surrogates, column in zip(self._surrogates, values.T, strict=True):
-                for side, surrogate in enumerate(surrogates):
+            found = {}
+            for target in self._known.nonzero().flatten().tolist():
+                for side, surrogate in enumerate(self._surrogates[target]):
                     own = self._next // len(self.channels) == side
                     if own.any():
-                        surrogate.observe(self._next[own] % len(self.channels), column[own])
-            found = [HeatmapError(surrogates) for surrogates in self._surrogates]
-            self.errors = torch.tensor([error.estimate for error in found], dtype=torch.float64)
-            self._next = found[int(self.errors.argmax())].next_passes(min(_PASSES_A_ROUND, self._left))
-        self.done = bool((self.errors <= self._tolerance).all()) or len(self._next) == 0
+                        surrogate.observe(self._next[own] % len(self.channels), values[own, target])
+                found[target] = HeatmapError(self._surrogates[target])
+            errors = [found[target].estimate if target in found else torch.nan for target in range(len(self.errors))]
+            self.errors = torch.tensor(errors, dtype=torch.float64)
+            worst = max(found, key=lambda target: found[target].estimate)
+            self._next = found[worst].next_passes(min(_PASSES_A_ROUND, self._left))
+        self.done = bool((self.errors[self._known] <= self._tolerance).all()) or len(self._next) == 0
 
     def weights(self) -> Tensor:
-        """Return (T, n) float32, NaN if a score was not finite."""
-        if bool(self.errors.isnan().any()):
-            return torch.full((len(self.errors), len(self.channels)), torch.nan, device=self.channels.device)
-        by_side = list(zip(*self._surrogates, strict=True))
+        """Return (T, n) float32, NaN for a target of which a score was not finite."""
+        weights = torch.full((len(self.errors), len(self.channels)), torch.nan, device=self.channels.device)
+        if self._known.any():
+            weights[self._known.to(weights.device)] = self._known_weights()
+        return weights
+
+    def _known_weights(self) -> Tensor:
+        known = [self._surrogates[target] for target in self._known.nonzero().flatten().tolist()]
+        by_side = list(zip(*known, strict=True))
         sides = [torch.stack([surrogate.weights for surrogate in side]) for side in by_side]
         weights = sides[0]
         if self._scale == "logit":

@@ -157,16 +157,21 @@ class HeatmapError:
         self._sides = [_Side(*pair) for pair in zip(surrogates, scales, strict=True)]
         self._contrast = surrogates[0]._contrast
         self._weights = combined_weights(surrogates)
-        self._looks_blank = False
+        self._asked_for_contrast: Tensor | None = None
         self.estimate = self._estimated() if any(bool(side.unseen.any()) for side in self._sides) else 0.0
 
     def _estimated(self) -> float:
+        # Scores by contrast that are all equal so far say nothing of how far others may be from them.
+        flat = torch.cat([side.unseen & side.is_flat for side in self._sides])
+        if flat.any():
+            self._asked_for_contrast = flat
+            return 1.0
         maps = self._sides[0].maps
         raw = (self._weights @ maps.double()).float()
         shape = raw.clamp_min(0) - raw.clamp_min(0).mean()
         squared_norm = float(shape.square().sum())
         if squared_norm <= _BLANK * float(raw.square().sum()):
-            self._looks_blank = True
+            self._asked_for_contrast = torch.cat([side.unseen for side in self._sides])
             variances = [(side.own_effect * side.variance * side.posterior(side.own_effect)) for side in self._sides]
             deviation = torch.stack(variances).sum(dim=(0, 1)).clamp_min(0).sqrt()
             return 0.0 if bool((raw + _DEVIATIONS * deviation <= 0).all()) else 1.0
@@ -186,15 +191,16 @@ class HeatmapError:
         """Return (`count` or fewer,) masked images to forward, those that shrink the error most, one after the other.
 
         Of n channels, i is the first side of channel i, and n + i the second. If the heatmap looks blank, but not
-        surely, they are those of most contrast; if nothing is unknown, none.
+        surely, or all scores of a side are equal, they are those of most contrast; if nothing is unknown, none.
         """
         unseen = torch.cat([side.unseen for side in self._sides])
         count = min(count, int(unseen.sum()))
         if self.estimate == 0 or count == 0:
             return unseen.nonzero().flatten()[:0]
-        if self._looks_blank:
-            most_contrast: Tensor = (self._contrast.repeat(len(self._sides)) * unseen).topk(count).indices
-            return most_contrast
+        if self._asked_for_contrast is not None:
+            count = min(count, int(self._asked_for_contrast.sum()))
+            contrast = self._contrast.repeat(len(self._sides))
+            return torch.where(self._asked_for_contrast, contrast, -1).topk(count).indices
         chosen: list[int] = []
         while len(chosen) < count:
             pick = int(torch.cat([side.gains() for side in self._sides]).argmax())
@@ -214,6 +220,7 @@ class _Side:
     def __init__(self, surrogate: Surrogate, scale: float) -> None:
         self.maps = surrogate._maps
         self.unseen = ~surrogate._seen
+        self.is_flat = surrogate._kind_of_scores == "contrast" and surrogate.spread == 0
         self.variance = scale**2 * float(surrogate._variance)
         self._prior = _matern(torch.cdist(surrogate._masks, surrogate._masks), surrogate._scale)
         self._whitened = surrogate._whitened.float()

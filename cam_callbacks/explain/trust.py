@@ -86,6 +86,14 @@ def average_drop(whole: Tensor, kept: Tensor) -> Tensor:
     return (whole - kept).clamp_min(0) / whole
 
 
+def average_gain(whole: Tensor, kept: Tensor) -> Tensor:
+    """Return (N,) max(0, p' - p) / (1 - p), the share of the missing probability that is won (Zhang et al. 2023).
+
+    Higher is better (arXiv 2301.07002); 0 where p is 1. Arguments are those of `average_drop`.
+    """
+    return torch.where(whole == 1, 0, (kept - whole).clamp_min(0) / (1 - whole))
+
+
 def increase_in_confidence(whole: Tensor, kept: Tensor) -> Tensor:
     """Return (N,) 1 if the probability rises when only the hottest half is kept (Chattopadhay et al. 2018), else 0."""
     return torch.where(whole.isfinite() & kept.isfinite(), (kept > whole).float(), torch.nan)

@@ -158,10 +158,10 @@ def test_progress_counts_what_was_not_needed_as_done(images):
     told = []
     with progress.shown(lambda *counts: told.append(counts)):
         explanation = ScoreCAM()(Wide(), images, "features")
-    assert told[-1] == (6 * 513, 6 * 513)
+    assert told[-1] == (6 * 257, 6 * 257)
     assert explanation.passes.sum() < 6 * 128
     assert [done for done, _ in told] == sorted({done for done, _ in told})
-    assert {total for _, total in told} == {6, 6 * 513}
+    assert {total for _, total in told} == {6, 6 * 257}
 
 
 @pytest.mark.parametrize(
@@ -198,8 +198,8 @@ def test_on_photos_few_passes_are_enough_and_the_error_is_honest(data_folder):
     adaptive = ScoreCAM()(network, images, "features")
     truth = correlations(adaptive, exact)
     assert exact.passes.sum() > 4 * adaptive.passes.sum()
-    assert truth.mean() > 0.975
-    assert truth.min() > 0.94
+    assert truth.mean() > 0.99
+    assert truth.min() > 0.96
     assert (1 - truth <= adaptive.estimated_error).float().mean() >= 0.7  # 8 photos; the benchmark has 40
 
 
@@ -236,6 +236,15 @@ class TestSurrogate:
             assert 0 <= error.estimate <= 1
         assert sorted(seen) == list(range(60))
         assert error.estimate == 0
+
+    def test_a_side_that_is_flat_so_far_is_not_known(self, maps):
+        sides = [Surrogate(maps, "contrast") for _ in range(2)]
+        seen = sides[0].landmarks(8)
+        for surrogate, scores in zip(sides, (torch.linspace(-3, 3, 8), torch.zeros(8)), strict=True):
+            surrogate.observe(seen, scores)
+        error = HeatmapError(sides)
+        assert error.estimate == 1
+        assert (error.next_passes(8) >= 60).all()  # of the flat side
 
     def test_of_two_sides_each_is_asked_for_what_it_does_not_know(self, maps):
         grid = torch.linspace(0, 3, 60)

@@ -121,6 +121,36 @@ def test_blank_and_skipped_maps_count_in_no_mean(scene):
     assert (row["images"], row["blank"]) == (6, 1)
 
 
+def test_a_small_map_without_contrast_is_blank(scene):
+    images, classes, _, _ = scene
+    found = measure_faithfulness(Corners(), images, torch.full((8, 7, 7), 0.1), classes, measures=["deletion"])
+    assert found.blank["heatmaps"].all()
+
+
+def test_values_do_not_depend_on_the_batch_or_on_other_measures(scene):
+    images, classes, true, _ = scene
+    asked = {"measures": ["road", "pixel_flipping"], "batch_size": 3}, {"measures": "pixel_flipping"}
+    first, second = (measure_faithfulness(Corners(), images, true, classes, **each) for each in asked)
+    torch.testing.assert_close(
+        first.values["heatmaps"]["pixel_flipping"], second.values["heatmaps"]["pixel_flipping"], atol=1e-5, rtol=1e-4
+    )
+
+
+class OfBytes(Corners):
+    def forward(self, images):
+        assert images.dtype == torch.uint8
+        return super().forward(images.float() / 255)
+
+
+def test_images_of_whole_numbers_and_maps_of_numpy_are_measured(scene):
+    images, classes, true, _ = scene
+    as_bytes = (images.clamp(0, 1) * 255).round().byte()
+    found = measure_faithfulness(OfBytes(), as_bytes, true.numpy()[:, ::-1][:, ::-1], classes)
+    real = measure_faithfulness(Corners(), as_bytes.float() / 255, true, classes)
+    for measure, values in real.values["heatmaps"].items():
+        torch.testing.assert_close(found.values["heatmaps"][measure], values, atol=0.02, rtol=0.05)
+
+
 def test_images_of_one_class_are_transplanted_nowhere(scene):
     images, _, true, _ = scene
     found = measure_faithfulness(Corners(), images[:2], true[:2], [0, 0], measures=["transplant", "insertion"])
@@ -154,9 +184,14 @@ def test_signals_have_no_road(small_cnn, blobs):
 @pytest.mark.parametrize(
     ("heatmaps", "targets", "words"),
     [
-        (torch.rand(2, 8, 8), None, r"heatmaps: 'heatmaps' has shape \(2, 8, 8\); .* need one map each, \(8, 32, 32\)"),
+        (
+            torch.rand(2, 8, 8),
+            None,
+            r"heatmaps: 'heatmaps' has shape \(2, 8, 8\), .* need one real map each, \(8, 32, 32\)",
+        ),
         ({RANDOM: torch.rand(8, 8, 8)}, None, "'random map' is the name of a control"),
         (torch.rand(8, 8, 8), torch.zeros(8, 2).long(), "must be one class for each of the 8 images"),
+        (torch.rand(8, 0, 8), None, "heatmaps: 'heatmaps' has shape"),
     ],
 )
 def test_what_does_not_fit_is_named(scene, heatmaps, targets, words):
@@ -203,6 +238,6 @@ class TestImputed:
     def test_adds_a_little_noise_where_pixels_are_missing(self):
         images, hole = torch.rand(1, 3, 16, 16), torch.zeros(1, 1, 16, 16).bool()
         hole[..., 4:12, 4:12] = True
-        noisy = imputed(images, hole, torch.Generator().manual_seed(0))
+        noisy = imputed(images, hole, torch.randn(1, 3, 16, 16))
         off = (noisy - imputed(images, hole))[hole.expand_as(images)]
         assert 0 < off.std() < 0.02 * images.std()

@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from passes import NEIGHBORS
+from torch import nn
 
 from cam_callbacks import ScoreCAM
 from cam_callbacks.explain import progress
@@ -122,6 +123,32 @@ def test_the_weightings_give_different_maps(small_cnn, blobs):
             assert (first - second).abs().max() > 0.01
 
 
+class NanOfOneClass(nn.Module):
+    """One of its logits is not finite for dark images."""
+
+    def __init__(self, network):
+        super().__init__()
+        self.network = network
+
+    def forward(self, images):
+        logits = self.network(images)
+        dark = images.mean(dim=(1, 2, 3)) < 0.05
+        return torch.cat([logits[:, :4], torch.where(dark, torch.nan, logits[:, 4])[:, None]], dim=1)
+
+
+@pytest.mark.parametrize("weighting", ["probability", "contrast"])
+def test_a_target_that_is_not_finite_takes_no_other_with_it(small_cnn, blobs, weighting):
+    network, images = NanOfOneClass(small_cnn()), blobs(2, 24, 24).abs()
+    targets = torch.tensor([[0, 4], [4, 1]])
+    found = [
+        ScoreCAM(weighting, tolerance=tolerance, multi_label=True)(network, images, "network.features", targets)
+        for tolerance in (0, 0.01)
+    ]
+    for each in found:
+        assert each.skipped.tolist() == [[False, True], [True, False]]
+    torch.testing.assert_close(found[0].layer_maps, found[1].layer_maps, equal_nan=True, rtol=0.05, atol=0.05)
+
+
 def test_without_targets_the_predicted_class_is_explained(small_cnn, blobs):
     network, images = small_cnn(), blobs(4, 24, 24)
     predicted = network(images).argmax(dim=1)
@@ -210,7 +237,7 @@ class TestPasses:
         network, images = small_cnn(), blobs(3, 24, 24)
         explanation = READINGS["contrast"](network, images, "features")
         assert explanation.passes.tolist() == [1 + 2 * count for count in live_channels(network, images)]
-        few = ScoreCAM(max_passes=7)(network, images, "features")
+        few = ScoreCAM("contrast", max_passes=7)(network, images, "features")
         assert few.passes.tolist() == [1 + 7] * 3
 
     def test_choosing_the_layer_takes_one_more(self, small_cnn, blobs, forwarded):
@@ -277,7 +304,7 @@ def test_increase_gives_a_blank_map_where_no_mask_raises_the_probability(small_c
 class TestValue:
     def test_equal_settings_are_equal_and_hash_alike(self):
         assert ScoreCAM("increase", batch_size=8) == ScoreCAM(weighting="increase", batch_size=8)
-        assert len({ScoreCAM(), ScoreCAM("contrast"), ScoreCAM(tolerance=0.05)}) == 1
+        assert len({ScoreCAM(), ScoreCAM("probability"), ScoreCAM(tolerance=0.02)}) == 1
         assert len({ScoreCAM(), ScoreCAM("matlab"), ScoreCAM(batch_size=31)}) == 3
 
     def test_survives_pickling(self):
@@ -287,7 +314,7 @@ class TestValue:
     def test_shows_its_settings(self):
         shown = repr(ScoreCAM("matlab", batch_size=3))
         assert (
-            "batch_size=3, weighting='matlab', tolerance=0.05, max_passes=None, complement=None, compile=False)"
+            "batch_size=3, weighting='matlab', tolerance=0.02, max_passes=None, complement=None, compile=False)"
             in shown
         )
 
