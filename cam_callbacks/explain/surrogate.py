@@ -21,7 +21,7 @@ Scale = Literal["probability", "logit", "score", "contrast"]
 
 _LENGTH_SCALES = (0.5, 1.0, 2.0)  # in units of the median distance between masks
 _NOISE = 1e-3  # variance of what the masks at layer resolution do not tell, in units of the signal's
-_DEVIATIONS = 3.0  # how many standard deviations of the squared error are added to its mean
+_DEVIATIONS = 4.0  # how many standard deviations of the squared error are added to its mean
 _MIN_ERROR = 1e-3  # while a score is predicted: a lower estimate would be too low too often
 _MAX_IN_SAMPLE = 256  # masks: enough for the median of their distances
 _BLANK = 1e-12  # share of a map's squared norm below which what the ReLU leaves has no contrast
@@ -139,7 +139,7 @@ class HeatmapError:
 
     The heatmap is h = ReLU(sum_k w_k A_k) at layer resolution. With e the part of its error that is neither constant
     nor along h (those change no Pearson correlation), its correlation with the exact heatmap is
-    r = 1 / sqrt(1 + |e|^2 / |h - mean|^2). For |e|^2 its mean plus three standard deviations are taken.
+    r = 1 / sqrt(1 + |e|^2 / |h - mean|^2). For |e|^2 its mean plus four standard deviations are taken.
 
     Where both sides of each mask are asked for, w is the difference of two weights, each scaled by its spread (see
     `scales_of_sides`). Each side is a process of its own, independent of the other, so their parts of e add up.
