@@ -41,11 +41,11 @@ MEASURES = (
     "average_gain",
 )
 WEIGHTINGS = {
-    "probability": ScoreCAM("probability"),
+    "probability": ScoreCAM("probability", tolerance=0.05),
     "logit-softmax": ScoreCAM("logit-softmax"),
     "increase": ScoreCAM("increase"),
-    "contrast, one side": ScoreCAM("contrast", complement=False),
-    "contrast": ScoreCAM("contrast"),
+    "contrast, one side": ScoreCAM("contrast", tolerance=0.05, complement=False),
+    "contrast": ScoreCAM("contrast", tolerance=0.05),
 }
 CHEAP: dict[str, Method] = {
     "Grad-CAM": GradCAM(),

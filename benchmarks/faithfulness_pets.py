@@ -36,9 +36,9 @@ METHODS: dict[str, Method] = {
     "HiResCAM": HiResCAM(),
     "LayerCAM": LayerCAM(),
     "Recipro-CAM": ReciproCAM(),
-    "Score-CAM, probability": ScoreCAM("probability", tolerance=0.02),
-    "Score-CAM, contrast, one side": ScoreCAM(complement=False),
-    "Score-CAM": ScoreCAM(),
+    "Score-CAM, probability": ScoreCAM(),
+    "Score-CAM, contrast, one side": ScoreCAM("contrast", complement=False),
+    "Score-CAM, contrast": ScoreCAM("contrast"),
 }
 LAYER = "features"
 COLORED = ("painted", "tinted")
