@@ -16,7 +16,7 @@ from cam_callbacks.explain.isolation import isolated
 from cam_callbacks.explain.model_outputs import class_scores, log_odds_of
 from cam_callbacks.explain.network import Network
 from cam_callbacks.explain.score_readers import ScoreReader
-from cam_callbacks.explain.surrogate import HeatmapError, Scale, Surrogate, combined_weights
+from cam_callbacks.explain.surrogate import HeatmapError, Scale, Surrogate, difference_of_sides, scales_of_sides
 from cam_callbacks.explain.trust import correlation, rank_correlation
 
 PASSES = (32, 64, 128)
@@ -143,7 +143,9 @@ class Case:
             error = HeatmapError(sides)
             wanted = error.next_passes(min(8, left - passes))
             if error.estimate <= tolerance or len(wanted) == 0:
-                return (passes, *self.compare(combined_weights(sides)), error.estimate)
+                scales = scales_of_sides([surrogate.spread for surrogate in sides])
+                weights = difference_of_sides([surrogate.weights for surrogate in sides], scales)
+                return (passes, *self.compare(weights), error.estimate)
 
     def baseline(self, name: str, passes: int) -> tuple[int, float, float, float]:
         """Passes, Pearson, Spearman of another way to choose; it knows no error."""

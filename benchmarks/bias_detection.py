@@ -29,8 +29,8 @@ from cam_callbacks import AuditResult, __version__, judge
 from cam_callbacks.audit.interventions import fill
 from cam_callbacks.audit.measuring import measures_of
 from cam_callbacks.audit.observations import Observations
-from cam_callbacks.audit.statistics import bootstrap
 from cam_callbacks.data.probes import ProbeSet
+from cam_callbacks.explain.resampling import bootstrap
 
 TRAINING, EPOCHS = 1024, 6
 TRAINING_OF_SHAPES = 2048  # they are harder to learn

@@ -5,15 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache, lru_cache, reduce
+from functools import cache, reduce
 from itertools import combinations
 
 import torch
 from torch import Tensor
 
 from cam_callbacks.audit.donors import Donors
+from cam_callbacks.explain.resampling import bootstrap
 
-_NUM_RESAMPLES = 1000
 _POINTS, _HALVINGS = 4001, 50  # of a numerical integral, and of a search
 _LEVEL = 0.95
 _Z = 1.959964  # of a normal distribution, two-sided at this level
@@ -106,22 +106,6 @@ def _estimate(values: Tensor, chance: Tensor | float | None, donors: Donors | No
     )
 
 
-def bootstrap(values: Tensor) -> tuple[float, float]:
-    """Return the percentile bootstrap 95% interval of the mean (Efron & Tibshirani 1993, chapter 13); NaN if empty.
-
-    It draws from a generator of its own: the same values give the same interval, and no global generator is touched.
-
-    Args:
-        values: (n,), finite.
-    """
-    if len(values) == 0:
-        return float("nan"), float("nan")
-    means = resampled_means(values)
-    tail = (1 - _LEVEL) / 2
-    low, high = torch.quantile(means, torch.tensor([tail, 1 - tail], dtype=means.dtype)).tolist()
-    return low, high
-
-
 def _interval(values: Tensor, donors: Donors) -> tuple[float, float]:
     """Return the 95% interval of the mean of values (n, K) in [-1, 1] of images that share donors; NaN if empty."""
     if len(values) == 0:
@@ -133,21 +117,6 @@ def _interval(values: Tensor, donors: Donors) -> tuple[float, float]:
     freedom = max(min(len(set(each.tolist())) for each in kinds) - 1, 1)
     half = student_t_quantile((1 - _LEVEL) / 2, freedom) * standard_error(residuals, kinds)
     return max(float(mean) - half, -1.0), min(float(mean) + half, 1.0)
-
-
-def resampled_means(values: Tensor) -> Tensor:
-    """Return (1000,) means of values (n,) drawn again with replacement."""
-    means: Tensor = _times_drawn(len(values)) @ values.double() / len(values)
-    return means
-
-
-@lru_cache(maxsize=4)  # a look draws from as many values again and again
-def _times_drawn(count: int) -> Tensor:
-    """Return (1000, count) float64, how often each value is drawn in each of the resamples."""
-    generator = torch.Generator().manual_seed(0)
-    drawn = torch.randint(count, (_NUM_RESAMPLES, count), generator=generator)
-    ones = torch.ones(1, dtype=torch.float64).expand(drawn.shape)
-    return torch.zeros(drawn.shape, dtype=torch.float64).scatter_add(1, drawn, ones)
 
 
 def wilson(hits: int, count: int) -> tuple[float, float]:

@@ -84,7 +84,7 @@ class AuditStage(Stage):
         """Run the model on this rank's share of the images, and on that of the probes."""
         method, forward_fn = self.memory.method, self.forward_fn
         # Several layers that a method has chosen are those that it reads, not those of a map by Grad-CAM.
-        is_own = self.settings.target_layer is None and is_list(self.memory.layer)
+        reads_several = self.settings.target_layer is None and is_list(self.memory.layer)
         rows = self.rows_of_rank(len(observations.probes))
         probe_rows = self.rows_of_rank(0 if snapshot is None else len(snapshot.probes))
         answers, trust = None, {}
@@ -92,7 +92,7 @@ class AuditStage(Stage):
             answers = observations.observe(
                 self.pl_module,
                 rows,
-                None if is_own else self.memory.layer,
+                None if reads_several else self.memory.layer,
                 forward_fn,
                 method.multi_label,
                 method.batch_size,

@@ -8,9 +8,9 @@ from typing import TypeVar
 from lightning_utilities.core.rank_zero import rank_zero_info
 
 from cam_callbacks._warnings import warn_in_training
-from cam_callbacks.audit.statistics import bootstrap
 from cam_callbacks.callback.places import local_folder
 from cam_callbacks.callback.stage import Stage, StepFailedError
+from cam_callbacks.explain.resampling import bootstrap
 from cam_callbacks.explain.trust import randomization
 from cam_callbacks.review.report import write_report
 from cam_callbacks.snapshot import Snapshot

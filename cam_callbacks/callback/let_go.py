@@ -6,15 +6,12 @@ import time
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-
-if TYPE_CHECKING:
-    from torch.distributed import ProcessGroup
 
 _PATIENCE = 1.0
 """Seconds after which an exchange returns all the same. Later ones then wait no longer: this PyTorch keeps tensors."""
@@ -22,12 +19,14 @@ _PAUSE = 0.0005
 """Seconds between two looks whether the tensors are gone; the thread that is to let go of them can run meanwhile."""
 
 
-_gave_up: list[bool] = []
-"""Holds something once an exchange has waited in vain."""
-
-
 class _Exchanged(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Knows the tensors of collectives, without keeping them."""
+    """Knows the tensors of collectives, without keeping them.
+
+    Attributes:
+        waits: Whether exchanges wait; not once one of them has waited in vain.
+    """
+
+    waits: ClassVar[bool] = True
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -45,20 +44,15 @@ class _Exchanged(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 @contextmanager
-def letting_go(group: ProcessGroup | None = None) -> Iterator[None]:
+def letting_go() -> Iterator[None]:
     """Exchange inside, and leave when all tensors of the exchange are gone; nothing outside may hold them.
 
     A thread of gloo holds the tensors of a collective a little longer than the collective takes. As they are Python
     objects, it must not be the last to let go of them while Python shuts down: that aborts the process.
     See https://github.com/pytorch/pytorch/issues/190489. With other backends this does nothing.
-
-    Args:
-        group: The ranks that exchange something; all by default.
     """
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-        yield
-        return
-    if _gave_up or torch.distributed.get_backend(group) != "gloo":
+    has_ranks = torch.distributed.is_available() and torch.distributed.is_initialized()
+    if not (_Exchanged.waits and has_ranks and torch.distributed.get_backend() == "gloo"):
         yield
         return
     exchanged = _Exchanged()
@@ -67,6 +61,6 @@ def letting_go(group: ProcessGroup | None = None) -> Iterator[None]:
     end = time.monotonic() + _PATIENCE
     while not exchanged.are_gone():
         if time.monotonic() > end:
-            _gave_up.append(True)
+            _Exchanged.waits = False
             return
         time.sleep(_PAUSE)

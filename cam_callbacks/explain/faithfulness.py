@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -12,14 +12,14 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from cam_callbacks._checks import check_positive
-from cam_callbacks.explain import perturbations
 from cam_callbacks.explain.explanation import Explanation, has_contrast, upsample
 from cam_callbacks.explain.forwarding import ForwardFn
 from cam_callbacks.explain.image_types import in_type
 from cam_callbacks.explain.isolation import isolated
 from cam_callbacks.explain.model_outputs import Outputs
 from cam_callbacks.explain.network import Network, TargetLayer
-from cam_callbacks.explain.perturbations import Ranking, Scene
+from cam_callbacks.explain.perturbations import PERTURBATIONS, Ranking, Scene, kept_half
+from cam_callbacks.explain.resampling import bootstrap
 from cam_callbacks.explain.runner import Options, check_images
 from cam_callbacks.explain.trust import average_drop, average_gain, increase_in_confidence
 
@@ -29,28 +29,14 @@ Maps: TypeAlias = Tensor | NDArray[Any]
 RANDOM = "random map"
 MEAN_ACTIVATION = "mean activation"
 
-_RESAMPLES = 2000
-_CONFIDENCE = 0.95
 _COARSE = 7  # positions along an axis of the random maps
 _HALF = {
     "average_drop": average_drop,
     "average_gain": average_gain,
     "increase_in_confidence": increase_in_confidence,
 }
-_PERTURBATIONS: dict[str, Callable[[Ranking], Tensor]] = {
-    name: getattr(perturbations, name)
-    for name in (
-        "transplant",
-        "transplant_cold",
-        "transplant_other",
-        "insertion",
-        "deletion",
-        "road",
-        "pixel_flipping",
-    )
-}
 
-MEASURES = (*_PERTURBATIONS, *_HALF)
+MEASURES = (*PERTURBATIONS, *_HALF)
 """The names of all measures, as in `measure_faithfulness`."""
 
 
@@ -70,13 +56,13 @@ class Faithfulness:
     def mean(self, name: str, measure: str) -> tuple[float, float, float]:
         """Return mean, and lower and upper end of its 95 % interval, over the images for which it is known.
 
-        The interval is that of the percentile bootstrap over images, 2,000 times; NaN for fewer than two images.
+        The interval is that of the percentile bootstrap over images; NaN for fewer than two images.
         """
-        return _interval(self.values[name][measure])
+        return _mean_and_interval(self.values[name][measure])
 
     def difference(self, name: str, other: str, measure: str) -> tuple[float, float, float]:
         """Return the mean difference of two ways on the same images, and its 95 % interval, as in `mean`."""
-        return _interval(self.values[name][measure] - self.values[other][measure])
+        return _mean_and_interval(self.values[name][measure] - self.values[other][measure])
 
     def rows(self) -> list[dict[str, Any]]:
         """Return a dict for each way and measure: `heatmaps`, `measure`, `mean`, `low`, `high`, `images`, `blank`."""
@@ -215,9 +201,9 @@ def measure_faithfulness(
 def _measured(scene: Scene, heatmaps: Tensor, measures: Sequence[str]) -> dict[str, Tensor]:
     """Return the values (n,) of each measure of heatmaps (n, *spatial)."""
     ranking = Ranking(scene, heatmaps.nan_to_num().to(scene.images.device))
-    found = {name: _PERTURBATIONS[name](ranking) for name in measures if name in _PERTURBATIONS}
+    found = {name: PERTURBATIONS[name](ranking) for name in measures if name in PERTURBATIONS}
     if not _HALF.keys().isdisjoint(measures):
-        kept = perturbations.kept_half(ranking)
+        kept = kept_half(ranking)
         found |= {name: rule(scene.whole, kept) for name, rule in _HALF.items() if name in measures}
     return {name: each.float().cpu() for name, each in found.items()}
 
@@ -256,9 +242,9 @@ def _targets_of(heatmaps: Mapping[str, Any], targets: Any) -> Any:
         return targets
     first, classes = of_maps[0]
     for name, own in of_maps:
-        if own is None or classes is None:
+        if own is None:
             raise ValueError(f"heatmaps: {name!r} explains a callable, not classes; give targets, the classes")
-        if not torch.equal(own.cpu(), classes.cpu()):
+        if classes is None or not torch.equal(own.cpu(), classes.cpu()):
             raise ValueError(f"heatmaps: {first!r} and {name!r} explain different classes; give targets")
     return classes
 
@@ -285,11 +271,7 @@ def _noise(rows: range, shape: Sequence[int], seed: int) -> Tensor:
     return torch.stack(drawn)
 
 
-def _interval(values: Tensor) -> tuple[float, float, float]:
-    known = values[values.isfinite()].double()
-    if len(known) < 2:
-        return (float(known.mean()) if len(known) else float("nan")), float("nan"), float("nan")
-    draws = torch.randint(len(known), (_RESAMPLES, len(known)), generator=torch.Generator().manual_seed(0))
-    outside = (1 - _CONFIDENCE) / 2
-    low, high = known[draws].mean(dim=1).quantile(torch.tensor([outside, 1 - outside], dtype=torch.float64)).tolist()
-    return float(known.mean()), low, high
+def _mean_and_interval(values: Tensor) -> tuple[float, float, float]:
+    known = values[values.isfinite()]
+    interval = bootstrap(known) if len(known) > 1 else (torch.nan, torch.nan)
+    return float(known.double().mean()), *interval

@@ -174,3 +174,9 @@ def _of_known(probability: Probability, images: Tensor) -> Tensor:
 def _area(first: Tensor, curve: Tensor) -> Tensor:
     """Return the area under a curve of equal steps, by trapezoids."""
     return torch.trapezoid(torch.cat([first.unsqueeze(0), curve]), dx=1 / len(curve), dim=0)
+
+
+PERTURBATIONS: dict[str, Callable[[Ranking], Tensor]] = {
+    each.__name__: each
+    for each in (transplant, transplant_cold, transplant_other, insertion, deletion, road, pixel_flipping)
+}

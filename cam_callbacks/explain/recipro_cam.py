@@ -39,11 +39,8 @@ class ReciproCAM(Method):
     Attributes:
         neighborhood: What a mask lets through: its `"position"` alone, as the authors do in convolutional networks; or
             its 3 x 3 neighborhood by a `"gaussian"` kernel, as they do in transformers.
-        upsampling: See `Method`.
-        multi_label: See `Method`.
-        outputs: See `Method`.
-        reshape_transform: See `Method`.
-        batch_size: See `Method`.
+
+    The other settings are those of `Method`.
 
     Raises:
         ValueError: An unknown neighborhood or upsampling.

@@ -17,7 +17,14 @@ from cam_callbacks.explain.method import LayerMap, Method
 from cam_callbacks.explain.network import Network, TargetLayer
 from cam_callbacks.explain.runner import Options
 from cam_callbacks.explain.score_readers import Score, ScoreReader
-from cam_callbacks.explain.surrogate import ROUNDING, HeatmapError, Scale, Surrogate
+from cam_callbacks.explain.surrogate import (
+    HeatmapError,
+    Scale,
+    Surrogate,
+    difference_of_sides,
+    scales_of_sides,
+    unless_rounding,
+)
 from cam_callbacks.explain.targets import Targets
 
 _FIRST_PASSES = 16
@@ -341,7 +348,7 @@ class _Search:
         if self._scale == "logit":
             weights = weights / weights.sum(dim=1, keepdim=True)
         if self._scale == "contrast":
-            spreads = [weights.new_tensor([[surrogate.spread] for surrogate in side]) for side in by_side]
+            spreads = [torch.stack([surrogate.spread for surrogate in side]).unsqueeze(1) for side in by_side]
             weights = _contrasts(torch.ones_like(weights, dtype=torch.bool), sides, spreads)
         return weights.float().to(self.channels.device)
 
@@ -357,14 +364,11 @@ def _contrasts(live: Tensor, sides: Sequence[Tensor], spreads: Sequence[Tensor])
         sides: Of each side of the masks, the scores (..., K).
         spreads: Of each side, (..., 1), the standard deviation of its scores over the live channels.
     """
-    mean_spread = torch.stack(list(spreads)).mean(dim=0)
-    weights = torch.zeros_like(sides[0])
-    for sign, scores, spread in zip((1, -1), sides, spreads, strict=False):
-        centered = scores - torch.where(live, scores, torch.nan).nanmean(dim=-1, keepdim=True)
-        weights = weights + sign * torch.where(spread > 0, mean_spread / spread, 0) * centered
-    if len(sides) == 2:
-        weights = torch.where(mean_spread > 0, weights, sides[0] - sides[1])
-    return torch.where(live, weights, 0)
+    centered = [scores - torch.where(live, scores, torch.nan).nanmean(dim=-1, keepdim=True) for scores in sides]
+    weights = difference_of_sides(centered, scales_of_sides(spreads))
+    alone = sides[0] - sides[1] if len(sides) == 2 else 0
+    moves = torch.stack(list(spreads)).amax(dim=0) > 0
+    return torch.where(live, torch.where(moves, weights, alone), 0)
 
 
 def _spread(live: Tensor, scores: Tensor) -> Tensor:
@@ -372,7 +376,7 @@ def _spread(live: Tensor, scores: Tensor) -> Tensor:
     known = torch.where(live, scores, torch.nan)
     deviation = (known - known.nanmean(dim=-1, keepdim=True)).square().nanmean(dim=-1, keepdim=True).sqrt()
     largest = torch.where(live, scores.abs(), 0).amax(dim=-1, keepdim=True)
-    return torch.where(deviation > ROUNDING * largest, deviation, 0)
+    return unless_rounding(deviation, largest)
 
 
 def _softmax_over(live: Tensor, values: Tensor) -> Tensor:

@@ -27,7 +27,7 @@ _MAX_IN_SAMPLE = 256  # masks: enough for the median of their distances
 _BLANK = 1e-12  # share of a map's squared norm below which what the ReLU leaves has no contrast
 _MAX_EXCESS = 3.0  # how far predicted logits may exceed the largest one seen
 _TINY = 1e-30
-ROUNDING = 1e-6  # relative: scores that differ by less do not
+_ROUNDING = 1e-6  # relative: scores that differ by less do not
 
 # Nodes and weights for the mean of a function of a standard normal variable.
 _NODES, _NODE_WEIGHTS = hermegauss(5)
@@ -120,9 +120,9 @@ class Surrogate:
         weights = self._weight(mean.unsqueeze(1) + deviation.unsqueeze(1) * nodes)  # (n, nodes)
         self.weights = weights @ node_weights
         """(n,) float64, the expected weight of each channel; exact for those that were forwarded."""
-        spread = float((self.weights.var(correction=0) + deviation.square().mean()).sqrt())
-        self.spread = spread if spread > ROUNDING * float(self.weights.abs().max()) else 0.0
-        """The standard deviation of scores over all channels, what is not known of them included; 0 for rounding."""
+        spread = (self.weights.var(correction=0) + deviation.square().mean()).sqrt()
+        self.spread = unless_rounding(spread, self.weights.abs().max())
+        """(), the standard deviation of scores over all channels, what is not known of them included."""
         weight_deviation = ((weights - self.weights.unsqueeze(1)).square() @ node_weights).sqrt()
         self._slope = torch.where(deviation > 0, weight_deviation / deviation.clamp_min(_TINY), 0)
 
@@ -156,7 +156,7 @@ class HeatmapError:
         scales = scales_of_sides([surrogate.spread for surrogate in surrogates])
         self._sides = [_Side(*pair) for pair in zip(surrogates, scales, strict=True)]
         self._contrast = surrogates[0]._contrast
-        self._weights = combined_weights(surrogates)
+        self._weights = difference_of_sides([surrogate.weights for surrogate in surrogates], scales)
         self._asked_for_contrast: Tensor | None = None
         self.estimate = self._estimated() if any(bool(side.unseen.any()) for side in self._sides) else 0.0
 
@@ -217,11 +217,11 @@ class _Side:
     together: Tensor
     """(n, d), what goes along with a wrong score of each channel: the covariance, but for the variance."""
 
-    def __init__(self, surrogate: Surrogate, scale: float) -> None:
+    def __init__(self, surrogate: Surrogate, scale: Tensor) -> None:
         self.maps = surrogate._maps
         self.unseen = ~surrogate._seen
-        self.is_flat = surrogate._kind_of_scores == "contrast" and surrogate.spread == 0
-        self.variance = scale**2 * float(surrogate._variance)
+        self.is_flat = surrogate._kind_of_scores == "contrast" and bool(surrogate.spread == 0)
+        self.variance = float(scale) ** 2 * float(surrogate._variance)
         self._prior = _matern(torch.cdist(surrogate._masks, surrogate._masks), surrogate._scale)
         self._whitened = surrogate._whitened.float()
         self._unsure = (1 - self._whitened.square().sum(dim=0)).clamp_min(0) + _NOISE
@@ -253,26 +253,29 @@ class _Side:
         self._unsure = self._unsure - column.square()
 
 
-def combined_weights(surrogates: Sequence[Surrogate]) -> Tensor:
-    """Return (n,) float64, the expected weights of the first side; minus those of the second, both scaled."""
-    scales = scales_of_sides([surrogate.spread for surrogate in surrogates])
-    first, *second = (scale * surrogate.weights for scale, surrogate in zip(scales, surrogates, strict=True))
+def difference_of_sides(sides: Sequence[Tensor], scales: Sequence[Tensor]) -> Tensor:
+    """Return the scores (..., n) of the first side minus those of the second, if there is one, both scaled."""
+    first, *second = (scale * scores for scale, scores in zip(scales, sides, strict=True))
     return first - second[0] if second else first
 
 
-def scales_of_sides(spreads: Sequence[float]) -> list[float]:
+def scales_of_sides(spreads: Sequence[Tensor]) -> list[Tensor]:
     """Return what the scores of each of two sides are multiplied by, so that both have the mean of the spreads.
 
-    A mask that keeps little changes the score far more than one that takes little away; without this, it would decide
-    alone.
+    Scores of what masks keep vary more than those of what is left without it; so both count alike.
 
     Args:
         spreads: Of each side, the standard deviation of its scores over the channels. One side alone is not scaled.
     """
     if len(spreads) == 1:
-        return [1.0]
-    mean = sum(spreads) / len(spreads)
-    return [mean / spread if spread > 0 else 0.0 for spread in spreads]
+        return [torch.ones_like(spreads[0])]
+    mean = torch.stack(list(spreads)).mean(dim=0)
+    return [torch.where(spread > 0, mean / spread, 0) for spread in spreads]
+
+
+def unless_rounding(spread: Tensor, largest: Tensor) -> Tensor:
+    """Return the standard deviation of scores, or 0 if it is rounding, given the largest magnitude of a score."""
+    return torch.where(spread > _ROUNDING * largest, spread, 0)
 
 
 def _trace_and_norm(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,4 +1,4 @@
-"""Trust: what is logged of how far each heatmap deserves it; maps are compared, and random weights explained."""
+"""Trust: measures of each heatmap that are logged, comparisons of maps, and the test with random weights."""
 
 from __future__ import annotations
 

@@ -7,7 +7,6 @@ import torch
 
 from cam_callbacks.audit.donors import Donors
 from cam_callbacks.audit.statistics import (
-    bootstrap,
     measure,
     standard_error,
     student_t_quantile,
@@ -34,20 +33,6 @@ class TestMeasure:
 
 
 class TestIntervals:
-    @pytest.mark.parametrize("count", [30, 60])
-    def test_about_95_of_100_hold_the_true_mean(self, count):
-        draw = torch.Generator().manual_seed(1)
-        drawn = torch.rand(800, count, generator=draw)
-        differences = (drawn < 0.35).float() - (drawn > 0.9).float()  # mean 0.25
-        held = [low <= 0.25 <= high for low, high in map(bootstrap, differences)]
-        assert 0.9 <= sum(held) / len(held) <= 0.97
-
-    def test_are_the_same_each_time_and_touch_no_random_state(self):
-        before = torch.get_rng_state()
-        values = torch.arange(20.0)
-        assert bootstrap(values) == bootstrap(values)
-        assert torch.equal(torch.get_rng_state(), before)
-
     def test_wilsons_stays_within_0_and_1_and_is_that_of_the_textbook(self):
         assert wilson(0, 0) == (0, 1)
         assert wilson(10, 10)[1] == pytest.approx(1)

@@ -43,14 +43,14 @@ def test_tensors_of_an_exchange_are_gone_when_it_returns(group):
 
 def test_where_they_are_kept_it_waits_once(group, monkeypatch):
     monkeypatch.setattr(let_go, "_PATIENCE", 0.01)
-    monkeypatch.setattr(let_go, "_gave_up", [])
+    monkeypatch.setattr(let_go._Exchanged, "waits", True)
     kept = torch.ones(2)
     with let_go.letting_go():
         dist.all_reduce(kept)
-    assert let_go._gave_up
+    assert not let_go._Exchanged.waits
 
 
 def test_without_processes_nothing_happens():
     with let_go.letting_go():
         pass
-    assert not let_go._gave_up
+    assert let_go._Exchanged.waits

@@ -12,7 +12,13 @@ from torchvision.transforms import v2
 
 from cam_callbacks import ScoreCAM
 from cam_callbacks.explain import progress
-from cam_callbacks.explain.surrogate import HeatmapError, Surrogate, _trace_and_norm, combined_weights
+from cam_callbacks.explain.surrogate import (
+    HeatmapError,
+    Surrogate,
+    _trace_and_norm,
+    difference_of_sides,
+    scales_of_sides,
+)
 from cam_callbacks.explain.trust import correlation
 
 READINGS = {
@@ -262,7 +268,8 @@ class TestSurrogate:
                 break
             wanted = error.next_passes(4)
         assert len(set(asked)) == len(asked)
-        weights = combined_weights(sides)
+        scales = scales_of_sides([side.spread for side in sides])
+        weights = difference_of_sides([side.weights for side in sides], scales)
         in_units_of_spread = [(each - each.mean()) / each.std() for each in scores]
         expected = (in_units_of_spread[0] - in_units_of_spread[1]).double()
         found, exact = ((each - each.mean()) @ maps.flatten(1).double() for each in (weights, expected))
