@@ -2,7 +2,9 @@
 
 The measures are those of `cam_callbacks.explain.faithfulness.measure_faithfulness`, beside them:
 
-- passes: forward samples for each photo;
+- passes: forward samples for each photo, short ones of Recipro-CAM included;
+- time: of each method's maps, in multiples of the time of one forward pass of the same photos (median over groups; not
+  of those whose answers are shared with another row);
 - other class: Pearson correlation with the map of the sixth most probable class (lower tells classes apart; 1: the map
   says nothing of the class);
 - blank: share of maps without contrast, which count in no mean.
@@ -12,14 +14,15 @@ The measures are those of `cam_callbacks.explain.faithfulness.measure_faithfulne
 random order, so that what a stopped run has measured is a fair part; called again, it goes on.
 """
 
-import copy
 import random
+import re
 import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import torch
+from peers import Explain, peers
 from setting import RESULTS, Line, lines_of, model, parser, photos, run_each, table
 from torch import Tensor, nn
 
@@ -48,14 +51,18 @@ WEIGHTINGS = {
     "contrast": ScoreCAM("contrast", tolerance=0.05),
 }
 CHEAP: dict[str, Method] = {
+    "Recipro-CAM, evidence": ReciproCAM("evidence"),
+    "Recipro-CAM, evidence, gaussian": ReciproCAM("evidence", "gaussian"),
     "Grad-CAM": GradCAM(),
     "HiResCAM": HiResCAM(),
     "LayerCAM": LayerCAM(),
     "Recipro-CAM": ReciproCAM(),
+    "Recipro-CAM, gaussian": ReciproCAM(neighborhood="gaussian"),
     "CAM": CAM(),
 }
 FEW = 64
 BASE = "Grad-CAM"
+FIRST = "Score-CAM, exact, probability"
 
 
 def main() -> None:
@@ -65,8 +72,8 @@ def main() -> None:
     options.add_argument("--layer", default="features")
     options.add_argument("--images", type=int, default=100)
     options.add_argument("--processes", type=int, default=1)
-    options.add_argument("--peers", action="store_true", help="Grad-CAM++ of pytorch-grad-cam, too")
-    options.add_argument("--methods", default="", help="only those whose name holds this")
+    options.add_argument("--peers", action="store_true", help="other libraries, too (see peers.py)")
+    options.add_argument("--methods", default=".*", help="only those whose whole name this regular expression matches")
     options.add_argument("--road", action="store_true", help="ROAD, too, which takes as long as all others")
     options.add_argument("--out", type=Path, help="file of results; results/faithfulness_MODEL.jsonl if not given")
     options.add_argument("--tables", action="store_true", help="measure nothing, print the tables of the file")
@@ -88,7 +95,7 @@ def main() -> None:
     print_tables(args.model, lines_of(path))
 
 
-def group_of(group: int, setting: tuple, peers: bool, chosen: str, road: bool) -> Line:  # type: ignore[type-arg]
+def group_of(group: int, setting: tuple, with_peers: bool, chosen: str, road: bool) -> Line:  # type: ignore[type-arg]
     """Measure all methods on the photos of one group: a line of the file."""
     start = time.perf_counter()
     name, weights, layer, folder, count, size, device = setting
@@ -96,11 +103,14 @@ def group_of(group: int, setting: tuple, peers: bool, chosen: str, road: bool) -
     images = photos(folder, count, size)[group * AT_ONCE : (group + 1) * AT_ONCE].to(device)
     with torch.no_grad():
         ranked = network(images).argsort(dim=1, descending=True)
-    maps, others, passes = {}, {}, {}
-    for method, explain in methods(network, layer, images, peers).items():
-        if chosen not in method:
+    maps, others, passes, times = {}, {}, {}, {}
+    forward = min(timed(lambda: network(images)) for _ in range(3))
+    for method, explain in methods(network, layer, images, with_peers).items():
+        if not re.fullmatch(chosen, method):
             continue
+        start_of_method = time.perf_counter()
         maps[method], passes[method] = explain(ranked[:, 0])
+        times[method] = (time.perf_counter() - start_of_method) / forward
         others[method], _ = explain(ranked[:, 5])
     measures = (*MEASURES, "road") if road else MEASURES
     found = measure_faithfulness(
@@ -113,6 +123,7 @@ def group_of(group: int, setting: tuple, peers: bool, chosen: str, road: bool) -
         "seconds": round(time.perf_counter() - start, 1),
         "versions": {"cam_callbacks": __version__, "torch": torch.__version__},
         "passes": passes,
+        "time": times,
         "other class": apart,
         "blank": {method: blank.tolist() for method, blank in found.blank.items()},
         "values": {
@@ -122,10 +133,7 @@ def group_of(group: int, setting: tuple, peers: bool, chosen: str, road: bool) -
     }
 
 
-Explain = Callable[[Tensor], tuple[Tensor, list[int]]]
-
-
-def methods(network: nn.Module, layer: str, images: Tensor, peers: bool) -> dict[str, Explain]:
+def methods(network: nn.Module, layer: str, images: Tensor, with_peers: bool) -> dict[str, Explain]:
     """Each gives the heatmaps (N, H, W) of classes (N,), and what each image cost."""
     replay = Replay()
     found = {name: ours(method, network, None if name == "CAM" else layer, images) for name, method in CHEAP.items()}
@@ -136,9 +144,15 @@ def methods(network: nn.Module, layer: str, images: Tensor, peers: bool) -> dict
         found[f"Score-CAM, {name}"] = ours(method, network, layer, images, replay)
         few = replace(method, tolerance=0, max_passes=FEW)
         found[f"Score-CAM, {name}, {FEW} passes"] = ours(few, network, layer, images, replay)
-    if peers:
-        found["Grad-CAM++ (pytorch-grad-cam)"] = grad_cam_plus_plus(network, layer, images)
-    return found
+    return found | (peers(network, layer, images) if with_peers else {})
+
+
+@torch.no_grad()
+def timed(run: Callable[[], Tensor]) -> float:
+    """The seconds that it takes until the result is there."""
+    start = time.perf_counter()
+    run().sum().item()
+    return time.perf_counter() - start
 
 
 class Replay:
@@ -171,21 +185,6 @@ def ours(
     return explain
 
 
-def grad_cam_plus_plus(network: nn.Module, layer: str, images: Tensor) -> Explain:
-    """That of pytorch-grad-cam, on a copy of the network, which it keeps hooks on."""
-    from pytorch_grad_cam import GradCAMPlusPlus
-    from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
-
-    theirs = copy.deepcopy(network)
-    method = GradCAMPlusPlus(theirs, [theirs.get_submodule(layer)])
-
-    def explain(classes: Tensor) -> tuple[Tensor, list[int]]:
-        maps = method(images, [ClassifierOutputTarget(each) for each in classes.tolist()])
-        return torch.as_tensor(maps), [1] * len(images)
-
-    return explain
-
-
 def print_tables(name: str, lines: list[Line]) -> None:
     """Print the means, and the differences to Grad-CAM."""
     if not lines:
@@ -204,11 +203,13 @@ def print_tables(name: str, lines: list[Line]) -> None:
     rows, compared = [], []
     for each in names:
         passes = [count for line in lines for count in line["passes"].get(each, [])]
+        times = [line["time"][each] for line in lines if each in line.get("time", {})]
         apart = torch.tensor([value for line in lines for value in line["other class"].get(each, [])])
         rows.append(
             (
                 each,
                 f"{sum(passes) / len(passes):.0f}" if passes else "",
+                f"{torch.tensor(times).median():.0f}" if times and not is_shared(each) else "",
                 *(f"{found.mean(each, key)[0]:.3f}" for key in shown),
                 f"{float(apart.nanmean()):.2f}" if len(apart) else "",
                 f"{float(blank[each].float().mean()):.0%}",
@@ -217,9 +218,14 @@ def print_tables(name: str, lines: list[Line]) -> None:
         if each != BASE and BASE in names:
             differences = (found.difference(each, BASE, key) for key in ("ins - del", "transplant", "average_drop"))
             compared.append((each, *(f"{mean:+.3f} [{low:+.3f}, {high:+.3f}]" for mean, low, high in differences)))
-    header = ("", "passes", *(each.replace("_", " ") for each in shown), "other class", "blank")
+    header = ("", "passes", "time", *(each.replace("_", " ") for each in shown), "other class", "blank")
     print(f"\n{name}, {len(blank[names[0]])} photos\n\n" + table(header, rows))
     print(f"\nDifference to {BASE}\n\n" + table(("", "ins - del", "transplant", "average drop"), compared))
+
+
+def is_shared(name: str) -> bool:
+    """Whether a row's passes are answered from memory: all of our Score-CAM's, but the first."""
+    return name.startswith("Score-CAM, ") and name != FIRST
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from cam_callbacks._checks import is_list
 from cam_callbacks.callback import trainer as of_trainer
 from cam_callbacks.callback.entry_point import only_network
 from cam_callbacks.callback.loggers import Media
+from cam_callbacks.callback.settings import DEFAULT_METHOD
 from cam_callbacks.callback.stage import NotUnderstoodError, Stage, StepFailedError
 from cam_callbacks.data.probes import ProbeSet
 from cam_callbacks.explain.diagnosis import Argument, failing_argument
@@ -23,7 +24,6 @@ from cam_callbacks.explain.method import Method
 from cam_callbacks.explain.model_outputs import Outputs
 from cam_callbacks.explain.network import output_kind
 from cam_callbacks.explain.runner import Options
-from cam_callbacks.explain.score_cam import ScoreCAM
 from cam_callbacks.explain.targets import Targets, wants_logits
 from cam_callbacks.figures.logged import snapshot_pictures
 from cam_callbacks.history import PastMaps
@@ -104,7 +104,7 @@ class HeatmapStage(Stage):
             "forward_fn": settings.forward_fn is not None or self.memory.probes.are_given,
             "explain": not isinstance(settings.explain, str),
             "target_layer": settings.target_layer is not None or settings.method.reshape_transform is not None,
-            "method": settings.method != ScoreCAM(),
+            "method": settings.method != DEFAULT_METHOD,
         }
         if is_stated[argument] and not isinstance(error, UnknownLayoutError):
             return StepFailedError(None if error is None else self.stated(error))
@@ -226,7 +226,7 @@ class HeatmapStage(Stage):
             )
         elif (explanation.blank | explanation.skipped).all():
             self.notices.warn_once(
-                f"CAMMonitor: all {len(explanation)} heatmaps are empty: no channel "
+                f"CAMMonitor: all {len(explanation)} heatmaps are empty: nothing "
                 "raises the score, or it is not finite. This is normal before a model has learned; later, "
                 "see that it is fed as its steps feed it: forward_fn can do what they do before it"
             )

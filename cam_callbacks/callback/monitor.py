@@ -21,7 +21,7 @@ from cam_callbacks.callback.memory import Memory
 from cam_callbacks.callback.notices import Notices
 from cam_callbacks.callback.outlet import Outlet
 from cam_callbacks.callback.retries import Retries
-from cam_callbacks.callback.settings import MonitorSettings
+from cam_callbacks.callback.settings import DEFAULT_METHOD, MonitorSettings
 from cam_callbacks.callback.stage import MonitorParts
 from cam_callbacks.callback.trainer import CallbackBase, Misconfiguration
 from cam_callbacks.data.batches import BatchFn
@@ -31,7 +31,6 @@ from cam_callbacks.explain.explanation import Explanation
 from cam_callbacks.explain.forwarding import ForwardFn
 from cam_callbacks.explain.method import Method
 from cam_callbacks.explain.model_outputs import Outputs
-from cam_callbacks.explain.score_cam import ScoreCAM
 from cam_callbacks.explain.targets import Target, TargetFn
 from cam_callbacks.figures.settings import Figures
 from cam_callbacks.history import PastMaps
@@ -70,7 +69,8 @@ class CAMMonitor(CallbackBase):
         target_layer: Dotted name of the layer whose activations are used, or several names, whose maps are averaged.
             None chooses the last layer with at least 6 x 6 positions that the output depends on (of signals 6, of
             volumes 6 x 6 x 6), or else the finest; for `CAM()`, the last with any positions.
-        method: How heatmaps are computed: `ScoreCAM()`, `GradCAM()`, `CAM()`, or a `Method` of your own.
+        method: How heatmaps are computed: `ReciproCAM("evidence")`, the default, `GradCAM()`, `ScoreCAM()`, or another
+            `Method`, also one of your own.
         probes: The images to explain. None picks them from the validation batches. A folder of photos, a data set (its
             first images of each class; all of it is read if the names of its classes are not known), or a `ProbeSet`.
         num_probes: How many images to pick.
@@ -115,7 +115,7 @@ class CAMMonitor(CallbackBase):
     def __init__(
         self,
         target_layer: str | Sequence[str] | None = None,
-        method: Method = ScoreCAM(),  # noqa: B008 - a frozen value
+        method: Method = DEFAULT_METHOD,
         probes: str | Path | ProbeSet | Dataset[Any] | None = None,
         *,
         num_probes: int = 16,

@@ -22,9 +22,12 @@ from cam_callbacks.data.probes import ProbeSet
 from cam_callbacks.explain.forwarding import ForwardFn, takes_rows
 from cam_callbacks.explain.method import Method
 from cam_callbacks.explain.model_outputs import Outputs
+from cam_callbacks.explain.recipro_cam import ReciproCAM
 from cam_callbacks.explain.targets import TargetFn
 from cam_callbacks.figures.settings import Figures
 from cam_callbacks.review.json_values import in_words
+
+DEFAULT_METHOD = ReciproCAM("evidence")
 
 _WITHOUT_EFFECT_ON_MAPS = ("upsampling", "batch_size", "compile")  # on those of the layer, that is
 
@@ -94,7 +97,7 @@ class MonitorSettings:
 
     def __post_init__(self) -> None:
         _check_layer_names(self.target_layer)
-        check_type("method", self.method, Method, "a method such as ScoreCAM()")
+        check_type("method", self.method, Method, "a method such as GradCAM()")
         _check_probes(self.probes)
         check_positive("num_probes", self.num_probes)
         check_positive("every_n_epochs", self.every_n_epochs)

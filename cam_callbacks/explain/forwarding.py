@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
+from cam_callbacks.explain import precision
 from cam_callbacks.explain.sharding import share
 
 ForwardFn: TypeAlias = Callable[[nn.Module, Tensor], Any] | Callable[[nn.Module, Tensor, Tensor], Any]
@@ -36,9 +37,10 @@ def forward(model: nn.Module, images: Tensor, rows: Tensor, forward_fn: ForwardF
             `forward_fn` returned None.
     """
     try:
-        if forward_fn is None:
-            return _call(model, images)
-        output = forward_fn(model, images, rows) if takes_rows(forward_fn) else forward_fn(model, images)  # type: ignore[call-arg]
+        with precision.as_wanted(images.device.type):
+            if forward_fn is None:
+                return _call(model, images)
+            output = forward_fn(model, images, rows) if takes_rows(forward_fn) else forward_fn(model, images)  # type: ignore[call-arg]
     except Exception as error:
         share(error)
         raise

@@ -1,49 +1,65 @@
-"""Recipro-CAM: each position weighted by the score of what is at it alone (Byun & Lee 2022, arXiv 2209.14074)."""
+"""Recipro-CAM: each position weighed by the score of what is at it alone (Byun & Lee 2022, arXiv 2209.14074)."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor
 
-from cam_callbacks._checks import check_choice
-from cam_callbacks.explain import progress
+from cam_callbacks._checks import check_choice, check_positive
+from cam_callbacks.explain.explanation import upsample
 from cam_callbacks.explain.feature_masks import FeatureMasks
 from cam_callbacks.explain.forward_pass import ForwardPass
 from cam_callbacks.explain.method import LayerMap, Method
 from cam_callbacks.explain.network import Network, TargetLayer
+from cam_callbacks.explain.score_readers import Score
 from cam_callbacks.explain.targets import Targets
 
+Weighting = Literal["probability", "evidence"]
 Neighborhood = Literal["position", "gaussian"]
 
 _GAUSSIAN = torch.tensor([1.0, 2.0, 1.0]) / 4  # along each axis: the 3 x 3 kernel of the authors
+_NEGLIGIBLE = 1e-6  # relative to scores
+_MOST_WHOLE_PASSES = 64  # masks, where each of them takes a whole pass
 
 
 @dataclass(frozen=True)
 class ReciproCAM(Method):
     r"""Recipro-CAM: no gradients, and one short pass for each position instead of a whole one for each channel.
 
-    For the activations A of the layer, a class c, and a mask M_i that lets position i through:
+    With A the activations of the layer, f_c(B) the score of a class c that the rest of the network gives to B in place
+    of A, and M_i a mask that lets position i through:
 
-        heat_i = p_c(the rest of the network on A * M_i) - the smallest of these
+    - `"probability"`, the paper's: heat_i = p_c(A * M_i) - the smallest of these, with the probability p_c.
+    - `"evidence"`, the default of `CAMMonitor`: heat_i = ReLU(a_i) + ReLU(b_i): a_i = L_c(A * M_i) - L_c(0) is what
+      position i says on its own, b_i = L_c(A) - L_c(A * (1 - M_i)) what is lost without it, with the log-odds
+      L = log(p_c / (1 - p_c)); both terms are scaled to the mean of their sizes, the roots of their mean squares. A
+      change of log-odds is the *weight of evidence* (Good 1950; of images, Zintgraf et al. 2017, arXiv 1702.04595).
+      Ours: it tells classes apart, those of a two-class head above all, and where nothing speaks for a class its map is
+      blank. Weights of 16 bits are held in 32 meanwhile, and autocast is off, because one position changes little;
+      `estimated_error` is what rounding may do all the same.
 
-    then enlarged and scaled to [0, 1] for each image. For callables the score takes the place of p_c. Only what comes
-    after the layer runs for each position, so the cost depends on how deep the layer is: at the end of a network a map
-    costs little more than one pass.
+    The map is enlarged and scaled to [0, 1] for each image. For callables the score takes the place of p_c and L. Only
+    what comes after the layer runs for each mask, so the cost depends on how deep the layer is: at the end of a network
+    a map costs little more than one pass. If the rest of the model cannot run alone, each mask takes a whole pass.
 
     What belongs to no position, such as a class token, is kept (Byun & Lee 2023, arXiv 2310.02588). A transformer needs
     a layer before its last block, after which its class token has no way to see the other tokens.
 
     Attributes:
+        weighting: How the heat of a position follows from scores.
         neighborhood: What a mask lets through: its `"position"` alone, as the authors do in convolutional networks; or
             its 3 x 3 neighborhood by a `"gaussian"` kernel, as they do in transformers.
+        max_masks: Where a layer has more positions than that, equal blocks of them take the place of positions, as few
+            for a block as this allows. Where each mask takes a whole pass, there are at most 64. None for no limit.
 
     The other settings are those of `Method`.
 
     Raises:
-        ValueError: An unknown neighborhood or upsampling.
+        ValueError: An unknown weighting, neighborhood or upsampling; `max_masks` below 1.
 
     Example::
 
@@ -51,43 +67,103 @@ class ReciproCAM(Method):
         from cam_callbacks import ReciproCAM
 
         images = torch.rand(2, 3, 224, 224)
-        explanation = ReciproCAM()(resnet18(), images, target_layer="layer4", targets=[3, 7])
+        explanation = ReciproCAM("evidence")(resnet18(), images, target_layer="layer4", targets=[3, 7])
         explanation.heatmaps.shape  # (2, 224, 224)
     """
 
+    weighting: Weighting = "probability"
     neighborhood: Neighborhood = "position"
+    max_masks: int | None = 256
     name: ClassVar[str] = "Recipro-CAM"
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_choice("weighting", self.weighting, get_args(Weighting))
         check_choice("neighborhood", self.neighborhood, get_args(Neighborhood))
+        check_positive("max_masks", self.max_masks, or_none=True)
 
     def forward_pass(self, network: Network, target_layer: TargetLayer, targets: Targets) -> ForwardPass:  # noqa: D102
-        return network.forward_pass(target_layer, targets)
+        score: Score = "log-odds" if self.weighting == "evidence" else "probability"
+        return network.forward_pass(target_layer, targets, score)
 
     def layer_map(self, network: Network, forward_pass: ForwardPass, layer: int) -> LayerMap:  # noqa: D102
-        count, spatial = len(network.images), forward_pass.activations[layer].shape[2:]
-        masks = self._masks(spatial).to(network.images.device)
-        features = FeatureMasks(
-            network,
-            forward_pass.layers[layer],
-            forward_pass.readers[layer],
-            forward_pass.reader,
-            forward_pass.target_scores,
-        )
-        progress.expect(count * len(masks))
-        scores = torch.stack([features.scores(image, masks) for image in range(count)])  # (N, positions, T)
-        maps = (scores - scores.amin(dim=1, keepdim=True)).movedim(1, 2)
-        passes = torch.full((count,), len(masks), dtype=torch.int64, device=maps.device)
-        return LayerMap(maps.reshape(*maps.shape[:2], *spatial), passes, torch.zeros_like(forward_pass.target_scores))
+        own, error = forward_pass.target_scores, torch.zeros_like(forward_pass.target_scores)
+        spatial = forward_pass.activations[layer].shape[2:]
+        features = FeatureMasks(network, forward_pass, layer)
+        side = self._side_of_blocks(spatial, features.takes_copies)
+        grid = torch.Size(-(-size // side) for size in spatial)
+        shown = _enlarged(self._masks(grid), side, spatial).to(network.images.device)
+        if self.weighting == "evidence":
+            scores = features.scores(torch.cat([shown, 1 - shown, torch.zeros_like(shown[:1])]))
+            alone, without, empty = scores.tensor_split([len(shown), 2 * len(shown)], dim=1)
+            sides = [alone - empty, features.own_scores.unsqueeze(1) - without]
+            heat, error = _total(sides, scores.abs().amax(dim=1, keepdim=True), features.rounding)
+        else:
+            scores = features.scores(shown)
+            heat = scores - scores.amin(dim=1, keepdim=True)
+        maps = heat.movedim(1, 2).reshape(*own.shape, *grid)  # (N, T, *grid)
+        if side > 1:
+            enlarged = upsample(maps.flatten(0, 1), [size * side for size in grid])
+            maps = _cropped(enlarged, spatial).view(*own.shape, *spatial)
+        passes = torch.full((len(own),), scores.shape[1], dtype=torch.int64, device=maps.device)
+        return LayerMap(maps, passes, error)
 
-    def _masks(self, spatial: torch.Size) -> Tensor:
-        """Return (positions, *spatial), the mask of each position."""
-        masks = torch.eye(spatial.numel()).view(-1, *spatial)
+    def _side_of_blocks(self, spatial: torch.Size, takes_copies: bool) -> int:
+        """Return how many positions along each axis a block has, so that there are no more blocks than allowed."""
+        most = spatial.numel() if self.max_masks is None else self.max_masks
+        if not takes_copies and self.max_masks is not None:
+            most = min(most, _MOST_WHOLE_PASSES)
+        side = 1
+        while torch.Size(-(-size // side) for size in spatial).numel() > most:
+            side += 1
+        return side
+
+    def _masks(self, grid: torch.Size) -> Tensor:
+        """Return (blocks, *grid), the mask of each block."""
+        masks = torch.eye(grid.numel()).view(-1, *grid)
         if self.neighborhood == "gaussian":
             for axis in range(1, masks.ndim):
                 masks = _smoothed(masks.movedim(axis, -1)).movedim(-1, axis)
         return masks
+
+
+def _total(sides: Sequence[Tensor], size: Tensor, rounding: float) -> tuple[Tensor, Tensor]:
+    """Return what speaks for a class on several sides, scaled to the mean of their sizes, and the error by rounding.
+
+    Args:
+        sides: Of each, the evidence (N, M, T) of M positions; not finite where that is not known.
+        size: (N, 1, T), the largest magnitude of a score.
+        rounding: Of scores, relative. A side of which nothing exceeds it counts as 0.
+
+    Returns:
+        The total (N, M, T), and (N, T), how much its Pearson correlation with the exact one may be below 1.
+    """
+    heat, variance, scales = torch.zeros_like(sides[0]), torch.zeros_like(size), []
+    for evidence in sides:
+        positive = evidence.relu()
+        largest = positive.amax(dim=1, keepdim=True)
+        scale = positive.square().mean(dim=1, keepdim=True).sqrt()
+        is_lost = largest <= rounding * size
+        heat = heat + torch.where(is_lost, 0, positive / scale)
+        scales.append(torch.where(is_lost, 0, scale))
+        may_be_much = is_lost & (largest > _NEGLIGIBLE * size)
+        variance = variance + torch.where(is_lost, may_be_much.to(scale), (rounding * size / scale).square())
+    spread = heat.var(dim=1, correction=0, keepdim=True)
+    error = torch.where(spread > 0, 1 - (1 + variance / spread).rsqrt(), (variance > 0).to(spread))
+    return heat * torch.stack(scales).mean(dim=0), error.squeeze(1)
+
+
+def _enlarged(masks: Tensor, side: int, spatial: Sequence[int]) -> Tensor:
+    """Return masks (M, *grid) as (M, *spatial), where each value stands for `side` positions along each axis."""
+    for axis in range(1, masks.ndim):
+        masks = masks.repeat_interleave(side, dim=axis)
+    return _cropped(masks, spatial)
+
+
+def _cropped(maps: Tensor, spatial: Sequence[int]) -> Tensor:
+    for axis, size in enumerate(spatial, 1):
+        maps = maps.narrow(axis, 0, size)
+    return maps
 
 
 def _smoothed(masks: Tensor) -> Tensor:

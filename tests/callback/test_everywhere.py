@@ -71,7 +71,7 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, TensorDataset
-from cam_callbacks import Audit, CAMMonitor, ScoreCAM
+from cam_callbacks import Audit, CAMMonitor, ReciproCAM
 
 pl = import_module(package)
 TensorBoardLogger = import_module(f"{package}.loggers").TensorBoardLogger
@@ -105,7 +105,7 @@ options |= dict(enable_checkpointing=False, log_every_n_steps=1)
 module, monitor = Module(), CAMMonitor(num_probes=4, audit=None, on_error="raise")
 logger = TensorBoardLogger(folder, name="", version="run")
 pl.Trainer(callbacks=monitor, logger=logger, **options).fit(module, data, data)
-direct = ScoreCAM()(module, monitor.probes.images, "features", monitor.probes.labels)
+direct = ReciproCAM("evidence")(module, monitor.probes.images, "features", monitor.probes.labels)
 try:
     CAMMonitor(num_probes=0)
     refused = False

@@ -15,7 +15,7 @@ from lightning_runs import ChangedSquares, Squares, TinyModule, fit, infos, load
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Sampler
 
-from cam_callbacks import Audit, CAMMonitor, GradCAM, ProbeSet, ScoreCAM
+from cam_callbacks import Audit, CAMMonitor, GradCAM, ProbeSet, ReciproCAM, ScoreCAM
 
 
 class TakesAnyBatch(TinyModule):
@@ -244,7 +244,7 @@ def test_without_a_forward_the_only_network_is_explained(tmp_path: Path) -> None
         fit(tmp_path, monitor, module)
     assert monitor.explanation is not None
     assert monitor.probes is not None
-    expected = ScoreCAM()(module.net, monitor.probes.images, "features", monitor.probes.labels)
+    expected = ReciproCAM("evidence")(module.net, monitor.probes.images, "features", monitor.probes.labels)
     assert monitor.explanation.target_layer == "net.features"
     assert torch.allclose(monitor.explanation.heatmaps, expected.heatmaps, atol=1e-5)
     assert monitor.audit_result is not None

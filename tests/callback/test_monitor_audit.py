@@ -244,7 +244,7 @@ def test_without_two_classes_nothing_is_audited_and_this_is_said_once(
 
 
 def test_what_is_no_classifier_is_not_audited(tmp_path: Path) -> None:
-    monitor = CAMMonitor("features", explain=RegressionTarget(0), num_probes=4)
+    monitor = CAMMonitor("features", explain=RegressionTarget(1), num_probes=4)
     with own_warnings() as said:
         fit(tmp_path, monitor, TinyModule())
     assert monitor.verdict is None

@@ -81,7 +81,7 @@ def test_a_refusal_is_the_exception_of_both_lightning_packages(kind: type[Except
         ({"class_names": "cat"}, "class_names='cat' must be a list of names, or None"),
         ({"batch_fn": 3}, "batch_fn=3 must be a callable"),
         ({"forward_fn": "train.forward"}, "forward_fn='train.forward' must be a callable"),
-        ({"method": "grad-cam"}, "method='grad-cam' must be a method such as ScoreCAM"),
+        ({"method": "grad-cam"}, "method='grad-cam' must be a method such as GradCAM"),
         ({"target_layer": []}, r"target_layer=\[\] must be the dotted name of a layer"),
     ],
 )

@@ -29,7 +29,7 @@ from lightning_runs import (
 )
 from torch import Tensor, nn
 
-from cam_callbacks import CAMMonitor, Explanation, ScoreCAM
+from cam_callbacks import CAMMonitor, Explanation, ReciproCAM
 
 
 def explanation_of(monitor: CAMMonitor) -> Explanation:
@@ -50,7 +50,7 @@ def test_it_gives_the_heatmaps_that_the_method_gives_without_a_trainer(tmp_path:
     module, monitor = TinyModule(), CAMMonitor(num_probes=6, audit=None)
     fit(tmp_path, monitor, module)
     assert monitor.probes is not None
-    alone = ScoreCAM()(module, monitor.probes.images, "features.4", monitor.probes.labels)
+    alone = ReciproCAM("evidence")(module, monitor.probes.images, "features.4", monitor.probes.labels)
     assert torch.allclose(explanation_of(monitor).heatmaps, alone.heatmaps, atol=1e-5)
     assert torch.allclose(explanation_of(monitor).logits, alone.logits, atol=1e-5)
 

@@ -27,7 +27,7 @@ from lightning_runs import (
 )
 from PIL import Image
 
-from cam_callbacks import CAMMonitor, Figures
+from cam_callbacks import CAMMonitor, Figures, ScoreCAM
 
 
 class Tracker(Logger):
@@ -171,7 +171,7 @@ def test_images_in_display_range_are_shown_as_they_are(tmp_path: Path) -> None:
 
 def with_bar(folder: Path, package: Any, bar: Any) -> None:
     trainer = package.Trainer(
-        callbacks=[CAMMonitor(num_probes=12, audit=None), bar],
+        callbacks=[CAMMonitor(method=ScoreCAM(), num_probes=12, audit=None), bar],
         **quiet(folder, enable_progress_bar=True, logger=False),
     )
     module = TinyModule() if package is lightning.pytorch else TinyModuleOfPytorchLightning()
@@ -256,7 +256,7 @@ def test_the_bar_is_put_back_where_the_look_fails(tmp_path: Path, capfd: pytest.
                 raise OSError("gone")
         return module(images)
 
-    monitor = CAMMonitor(num_probes=12, forward_fn=fails_late, audit=None)
+    monitor = CAMMonitor(method=ScoreCAM(), num_probes=12, forward_fn=fails_late, audit=None)
     with own_warnings() as said:
         fit(tmp_path, [monitor, TQDMProgressBar()], enable_progress_bar=True)
     shown = "".join(capfd.readouterr())

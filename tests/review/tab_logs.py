@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from torch.utils.tensorboard import SummaryWriter
 
-from cam_callbacks import Audit, CAMMonitor, tags
+from cam_callbacks import Audit, CAMMonitor, ScoreCAM, tags
 from cam_callbacks.review import schema
 from cam_callbacks.review.writer import write_blob
 
@@ -74,7 +74,8 @@ def write_logs(
     """
     for name in runs:
         biased = name == "biased"
-        monitor = CAMMonitor(**{"num_probes": probes, "audit": Audit(num_images=48), "on_error": "raise"} | arguments)
+        settings = {"method": ScoreCAM(), "num_probes": probes, "audit": Audit(num_images=48), "on_error": "raise"}
+        monitor = CAMMonitor(**settings | arguments)
         train, val = loader(Scenes(biased), batch_size=12), loader(Scenes(biased, 48, seed=1), batch_size=12)
         logger = TensorBoardLogger(folder / name, name="", version="run")
         fit(folder / name, monitor, TinyModule(len(NAMES)), train, val, max_epochs=looks, logger=logger)
