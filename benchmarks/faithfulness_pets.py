@@ -12,6 +12,7 @@ class of the validation photos. For each method:
 """
 
 import argparse
+import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -36,6 +37,7 @@ METHODS: dict[str, Method] = {
     "HiResCAM": HiResCAM(),
     "LayerCAM": LayerCAM(),
     "Recipro-CAM": ReciproCAM(),
+    "Recipro-CAM, evidence": ReciproCAM("evidence"),
     "Score-CAM, probability": ScoreCAM(),
     "Score-CAM, contrast, one side": ScoreCAM("contrast", complement=False),
     "Score-CAM, contrast": ScoreCAM("contrast"),
@@ -56,10 +58,12 @@ def main() -> None:
     options.add_argument("--epochs", type=int, default=5)
     options.add_argument("--images", type=int, default=60)
     options.add_argument("--seeds", type=int, default=2)
+    options.add_argument("--methods", default=".*", help="only those whose whole name this regular expression matches")
     options.add_argument("--short", action="store_true", help="one epoch, four photos, one seed")
     args = options.parse_args()
     if args.short:
         args.epochs, args.images, args.seeds = 1, 4, 1
+    chosen = {name: method for name, method in METHODS.items() if re.fullmatch(args.methods, name)}
     found: dict[tuple[str, str, str], list[float]] = {}
     for seed in range(args.seeds):
         networks = {kind: trained(args, kind, seed) for kind in KINDS}
@@ -67,11 +71,11 @@ def main() -> None:
         for kind, network in networks.items():
             right = (network(photos[kind][0]).argmax(dim=1) == photos[kind][1]).float().mean()
             print(f"seed {seed}, {kind}: {float(right):.2f} right", flush=True)
-        for name, method in METHODS.items():
+        for name, method in chosen.items():
             for (measure, kind), value in measured(method, networks, photos).items():
                 found.setdefault((name, measure, kind), []).append(value)
             print(name, flush=True)
-    rows = [(name, *(_cell(found, name, measure) for measure in MEASURES)) for name in METHODS]
+    rows = [(name, *(_cell(found, name, measure) for measure in MEASURES)) for name in chosen]
     header = ("", *(f"{measure}: {' / '.join(kinds)}" for measure, kinds in MEASURES.items()))
     print("\n" + table(header, rows))
     save("faithfulness_pets", rows)

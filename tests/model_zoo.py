@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import nn
 
-METHODS = ("Score-CAM", "Grad-CAM", "CAM")
+METHODS = ("Recipro-CAM", "Score-CAM", "Grad-CAM", "CAM")
 CLASSES = 5
 
 HIDDEN_LAYERS = "{} fully connected layers"

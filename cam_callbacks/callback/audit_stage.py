@@ -34,7 +34,7 @@ _CLASS_AGNOSTIC = 0.95
 _CLASS_AGNOSTIC_MAPS = (
     "CAMMonitor: the heatmaps are nearly the plain mean of the layer's channels (their correlation with it is above "
     f"{_CLASS_AGNOSTIC}). They show where the layer is active. It matters if you compare the maps of two classes, "
-    'or if an image shows both: ScoreCAM("contrast") and GradCAM() tell classes apart'
+    'or if an image shows both: ReciproCAM("evidence") and GradCAM() tell classes apart'
 )
 
 

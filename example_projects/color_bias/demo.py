@@ -14,7 +14,7 @@ from PIL import Image
 from pytorch_lightning.loggers import TensorBoardLogger
 from torch import Tensor
 
-from cam_callbacks import AuditResult, CAMMonitor, ScoreCAM, Verdict, overlay
+from cam_callbacks import AuditResult, CAMMonitor, ReciproCAM, Verdict, overlay
 from cam_callbacks.audit.attention import area_share, heat_on_object
 from cam_callbacks.data.datasets import normalization
 from cam_callbacks.figures.colors import ALERT, MUTED
@@ -103,7 +103,7 @@ def train(data: ColorBiasData, epochs: int, logs: Path, seed: int) -> Run:
     balanced = tester.test(model, data, verbose=False)[0]["test_acc"]
 
     images, labels, masks = some_of(data, HEAT_IMAGES)
-    heatmaps = ScoreCAM()(model, images, targets=labels).heatmaps
+    heatmaps = ReciproCAM("evidence")(model, images, targets=labels).heatmaps
     shares, areas = heat_on_object(heatmaps, masks), area_share(masks)
     difference = (shares - areas)[~shares.isnan()]
     half = 1.96 * difference.std() / len(difference) ** 0.5
@@ -125,7 +125,7 @@ def draw(runs: dict[str, Run], data: ColorBiasData) -> Picture:
     pictures = to_pictures(images, normalization(data.val_set))
     cells = [Cell(pictures, [Line("Shown to two networks: threes on red, eights on green")])]
     for name, run in runs.items():
-        heatmaps = ScoreCAM()(run.model, images, targets=labels).heatmaps
+        heatmaps = ReciproCAM("evidence")(run.model, images, targets=labels).heatmaps
         overlays = [overlay(picture, heatmap) for picture, heatmap in zip(pictures, heatmaps, strict=True)]
         lines = [
             Line(f"Trained on {name} images, it looks {run.looks_at}"),

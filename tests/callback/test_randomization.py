@@ -11,7 +11,7 @@ import torch
 from lightning_runs import TinyModule, fit, infos, own_warnings
 from torch import Tensor
 
-from cam_callbacks import Audit, CAMMonitor, GradCAM, RegressionTarget
+from cam_callbacks import Audit, CAMMonitor, GradCAM, RegressionTarget, ScoreCAM
 
 SIZE, OBJECT = 24, 10
 
@@ -31,7 +31,7 @@ def test_on_request_heatmaps_are_compared_with_those_of_random_weights(tmp_path:
 
 def test_maps_of_a_number_are_compared_with_those_of_random_weights_too(tmp_path: Path) -> None:
     options = {"num_probes": 4, "audit": Audit(randomization=True), "on_error": "raise"}
-    monitor = CAMMonitor("features", GradCAM(), explain=RegressionTarget(2), **options)
+    monitor = CAMMonitor("features", ScoreCAM(), explain=RegressionTarget(2), **options)
     fit(tmp_path, monitor, TinyModule())
     assert -1 <= monitor.randomization <= 1
 

@@ -48,7 +48,7 @@ def test_each_validation_leaves_three_pictures_and_four_numbers(demo, run):
             assert len(event.encoded_image_string) < 500_000
     for tag in ("cam/passes", "cam/seconds", "cam/blank", "cam/skipped"):
         assert [event.step for event in log.Scalars(tag)] == scalar_steps
-    assert all(16 < event.value <= 16 * 65 for event in log.Scalars("cam/passes"))
+    assert all(16 < event.value <= 16 * (2 * 256 + 2) for event in log.Scalars("cam/passes"))
     assert all(event.value == 0 for event in log.Scalars("cam/skipped"))
 
 
