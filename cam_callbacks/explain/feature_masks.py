@@ -4,7 +4,8 @@ The model runs on one image up to the layer; there a hook puts in as many copies
 masks, each masked, and the rest of the model runs on all of them. A model that cannot go on with more rows than it
 began with (it joins them with what it kept of the image) is shown the image once for each mask instead.
 
-One position of many changes a score by little, often by less than 16 bits can tell. So the model runs in 32 bits.
+One position of many changes a score by little, often by less than 16 bits can tell. So the model runs in 32 bits if it
+can.
 """
 
 from __future__ import annotations
@@ -22,12 +23,12 @@ from cam_callbacks.explain.forward_pass import ForwardPass
 from cam_callbacks.explain.hooks import hooked
 from cam_callbacks.explain.layers import readable
 from cam_callbacks.explain.network import Network
-from cam_callbacks.explain.precision import in_full_precision, rounding_of
+from cam_callbacks.explain.precision import FullPrecision, rounding_of
 from cam_callbacks.explain.sharding import share
 
 _TOLERANCE = 1e-2  # relative: rounding depends a little on the size of the batch
 _ROUNDING = 1e-6
-_COPIES = 4  # those at the layer together hold at most so many times the numbers of a batch of images
+_BASE = 256  # of the digits of whole numbers, which every floating type holds
 
 _Masking = Callable[[Tensor], Tensor]
 
@@ -41,8 +42,7 @@ class FeatureMasks:
         layer: The index of the layer among `forward_pass.layers`.
 
     Attributes:
-        own_scores: (N, T) float32, the scores of the whole images.
-        rounding: Of scores, relative.
+        rounding: The relative rounding of scores that is known of so far.
     """
 
     def __init__(self, network: Network, forward_pass: ForwardPass, layer: int) -> None:
@@ -50,95 +50,118 @@ class FeatureMasks:
         self._module = layers.find(network.model, forward_pass.layers[layer])
         self._layer = forward_pass.readers[layer]
         self._reader = forward_pass.reader
-        self.own_scores = forward_pass.target_scores
-        self.rounding = 0.0
-        features = forward_pass.activations[layer][0]
-        self._spatial = features.shape[1:]
-        self._copies_for_one = max(1, _COPIES * network.images[0].numel() // max(1, features.numel()))
-        self._is_full = not network.ranks.are_several
-        if self._is_full:
-            self._score_in_full_precision()
+        self._spatial = forward_pass.activations[layer].shape[2:]
+        self._own_scores = forward_pass.target_scores  # (N, T)
+        self._precision: FullPrecision | None = None
+        self._found: tuple[int, Tensor] | None = None  # where in the layer's output images and positions are
+        self.rounding = rounding_of(network.images)
+        if not network.ranks.are_several:
+            self._begin_full_precision()
 
-    def _score_in_full_precision(self) -> None:
-        """Score the whole images anew where full precision makes a difference; give it up if the model then fails."""
+    def _begin_full_precision(self) -> None:
+        """Run in 32 bits from now on if there is memory for that, and the model can."""
         rows = self._network.rows
-        with in_full_precision(self._network.model) as precision:
-            self._is_full = self._tried(lambda: self._scores(rows[:1], rows[:1])) is not None
-            if self._is_full and precision.differs:
-                parts: list[Tensor] = []
-                self._network.in_chunks(len(rows), lambda chunk: parts.append(self._scores(rows[chunk], rows[chunk])))
-                self.own_scores = torch.cat(parts)
+        try:
+            self._precision = FullPrecision(self._network.model)
+            with self._in_full_precision():
+                runs = self._tried(lambda: self._scores(rows[:1], rows[:1])) is not None
+                if runs and self._precision.differs:
+                    parts: list[Tensor] = []
+                    self._network.in_chunks(len(rows), lambda part: parts.append(self._scores(rows[part], rows[part])))
+                    self._own_scores = torch.cat(parts)
+                    self.rounding = 0.0
+        except torch.OutOfMemoryError:
+            runs = False
+        if not runs:
+            self._precision = None
 
-    def _precision(self) -> AbstractContextManager[object]:
-        return in_full_precision(self._network.model) if self._is_full else nullcontext()
+    def _in_full_precision(self) -> AbstractContextManager[None]:
+        return nullcontext() if self._precision is None else self._precision.on()
 
     @cached_property
     def takes_copies(self) -> bool:
         """Whether the rest of the model runs on copies of one image's features; else each mask takes a whole pass."""
         if self._network.mixes_images:
             return False
-        with self._precision():
-            found = self._tried(lambda: self._of_copies(0, self.own_scores.new_ones(1, *self._spatial)))
-        return found is not None and bool(found[1])
+        with self._in_full_precision():
+            found = self._tried(lambda: self._of_copies(0, self._own_scores.new_ones(1, *self._spatial)))
+        return found is not None and bool(found[2])
 
-    def scores(self, masks: Tensor) -> Tensor:
-        """Return (N, M, T) float32, the scores of each image, of whose layer only what a mask lets through is left.
+    def scores(self, masks: Tensor, side: int = 1) -> tuple[Tensor, Tensor]:
+        """Score each image where only what a mask lets through is left of the layer's output.
 
         Args:
-            masks: (M, *spatial of the layer), factors of each position. What belongs to none, such as a class token,
-                stays as it is.
-        """
-        progress.expect(len(self.own_scores) * len(masks))
-        takes_copies = self.takes_copies
-        with self._precision():
-            found = self._tried(lambda: self._by_copies(masks)) if takes_copies else None
-            return self._by_whole_passes(masks) if found is None else found
+            masks: (M, *grid), factors of blocks of positions. What belongs to no position, such as a class token, stays
+                as it is.
+            side: How many positions along each axis are a block; the last ones may have fewer.
 
-    def _by_copies(self, masks: Tensor) -> Tensor | None:
-        """Return the scores; None if an unmasked copy among the others is not answered as its image is."""
-        parts: list[Tensor] = []
+        Returns:
+            The scores (N, M, T) float32, and those of the whole images (N, M, T), each taken beside them.
+        """
+        count = len(self._own_scores)
+        progress.expect(count * len(masks))
+        takes_copies = self.takes_copies
+        with self._in_full_precision():
+            found: tuple[Tensor, Tensor] | None = (
+                self._tried(lambda: self._by_copies(masks, side)) if takes_copies else None
+            )
+            if found is not None:
+                return found
+            if takes_copies:
+                progress.expect(count * len(masks))
+            scores = self._by_whole_passes(masks, side)
+            return scores, self._own_scores.unsqueeze(1).expand_as(scores)
+
+    def _by_copies(self, masks: Tensor, side: int) -> tuple[Tensor, Tensor] | None:
+        """Return what `scores` does; None if an unmasked copy among the others is not answered as its image is."""
+        scores: list[Tensor] = []
+        wholes: list[Tensor] = []
         right: list[Tensor] = []
-        for image in range(len(self.own_scores)):
+        for image in range(len(self._own_scores)):
 
             def score(chunk: slice, image: int = image) -> None:
-                chosen = masks[chunk.start * self._copies_for_one : chunk.stop * self._copies_for_one]
-                scores, is_right = self._of_copies(image, chosen)
-                parts.append(scores)
+                found, whole, is_right = self._of_copies(image, self._enlarged(masks[chunk], side))
+                scores.append(found)
+                wholes.append(whole.expand_as(found))
                 right.append(is_right)
-                progress.advance(len(chosen))
+                progress.advance(len(found))
 
-            self._network.in_chunks(-(-len(masks) // self._copies_for_one), score)
+            self._network.in_chunks(len(masks), score)
         if not torch.stack(right).all():
             return None
-        return torch.cat(parts).view(len(self.own_scores), len(masks), -1)
+        shape = (len(self._own_scores), len(masks), -1)
+        return torch.cat(scores).view(shape), torch.cat(wholes).view(shape)
 
-    def _by_whole_passes(self, masks: Tensor) -> Tensor:
+    def _by_whole_passes(self, masks: Tensor, side: int) -> Tensor:
         parts: list[Tensor] = []
 
         def score(chunk: slice) -> None:
             pairs = torch.arange(chunk.start, chunk.stop, device=masks.device)
-            rows = pairs // len(masks)
-            parts.append(self._run(rows, lambda output: self._masked(output, masks[pairs % len(masks)]), rows))
+            rows, own = pairs // len(masks), self._enlarged(masks[pairs % len(masks)], side)
+            parts.append(self._masked_scores(rows, lambda output: self._masked(output, own), rows))
             progress.advance(len(pairs))
 
-        count = len(self.own_scores)
+        count = len(self._own_scores)
         self._network.in_chunks(count * len(masks), score)
         return torch.cat(parts).view(count, len(masks), -1)
 
-    def _of_copies(self, image: int, masks: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the scores (M, T) from one image that is multiplied at the layer, and whether they can be trusted.
+    def _of_copies(self, image: int, masks: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Score copies of the features of one image.
 
         Two more copies are masked nowhere, and everywhere. If the former is not answered as the image is, the rest of
         the model does not take the copies for images.
+
+        Returns:
+            The scores (M, T) of those that are masked, (T,) of the one that is not, and whether they can be trusted.
         """
         extra = torch.stack([torch.ones_like(masks[0]), torch.zeros_like(masks[0])])
         masks = torch.cat([masks, extra])
         row = torch.tensor([image], device=masks.device)
-        scores = self._run(row, lambda output: self._copied(output, masks), row.expand(len(masks)))
+        scores = self._masked_scores(row, lambda output: self._masked(output, masks), row.expand(len(masks)))
         *_, whole, empty = scores
-        own = self.own_scores[image]
-        scale = torch.maximum(own.norm(), (whole - empty).norm()).clamp_min(_ROUNDING)
-        return scores[:-2], ~((whole - own).norm() > _TOLERANCE * scale)
+        own = self._own_scores[image]
+        scale = torch.maximum(own.abs(), (whole - empty).abs().nan_to_num()).clamp_min(_ROUNDING)
+        return scores[:-2], whole, ~((whole - own).abs() > _TOLERANCE * scale).any()
 
     def _tried(self, run: Callable[[], Any]) -> Any:
         """Return what `run` returns; None if the model fails, whatever it says to more rows than it was given."""
@@ -150,49 +173,59 @@ class FeatureMasks:
             share(error)
             return None
 
-    def _run(self, rows: Tensor, masking: _Masking, images: Tensor) -> Tensor:
+    def _masked_scores(self, rows: Tensor, masking: _Masking, images: Tensor) -> Tensor:
         """Return the scores (M, T) of M images `images` (M,), which the model makes from the images `rows`."""
         with _replaced(self._module, self._layer.call, masking):
             return self._scores(rows, images)
 
     def _scores(self, rows: Tensor, images: Tensor) -> Tensor:
         shown = self._network.images[rows].clone()
-        if self._is_full and shown.is_floating_point():
+        if self._precision is not None and shown.is_floating_point():
             shown = shown.to(torch.promote_types(shown.dtype, torch.float32))
         output = self._network.answer(shown, rows)
         self.rounding = max(self.rounding, rounding_of(output))
         return self._network.ranks.agreed(self._reader.read(output, images))
 
-    def _copied(self, output: Tensor, masks: Tensor) -> Tensor:
-        """Return the output for one image as that for M of them, each masked."""
-        batch = next(
-            dimension
-            for dimension in range(output.ndim)
-            if output.shape[dimension] == 1
-            and len(self._layer.to_maps(output.repeat_interleave(2, dim=dimension))) == 2
-        )
-        # Which position each entry belongs to; the one after the last: none.
-        positions = masks[0].numel()
-        places = torch.full((output.numel(),), positions, device=output.device)
-        own = self._entries(output)
-        places[own] = torch.arange(positions, device=output.device).view(1, 1, *masks.shape[1:]).expand(own.shape)
-        factors = torch.cat([masks.flatten(1), torch.ones_like(masks.flatten(1)[:, :1])], dim=1).to(output.dtype)
-        copies = output.unsqueeze(0) * factors[:, places].view(len(masks), *output.shape)
-        return copies.squeeze(batch + 1).movedim(0, batch)
+    def _enlarged(self, masks: Tensor, side: int) -> Tensor:
+        """Return masks (M, *grid) of blocks as (M, *spatial of the layer)."""
+        for axis, size in enumerate(self._spatial, 1):
+            masks = masks.repeat_interleave(side, dim=axis).narrow(axis, 0, size)
+        return masks
 
     def _masked(self, output: Tensor, masks: Tensor) -> Tensor:
-        """Return the output for M images, each masked by its own mask."""
-        places = self._entries(output)
-        factors = torch.ones_like(output).flatten()
-        factors[places] = masks.unsqueeze(1).expand(places.shape).to(output.dtype)
-        return output * factors.view(output.shape)
+        """Return the output for M images, or for one that stands for all of them, each masked by its own mask."""
+        self.rounding = max(self.rounding, rounding_of(output))
+        if self._found is None:
+            batch = self._images_of(output)
+            self._found = batch, self._places(output.narrow(batch, 0, 1))
+        batch, places = self._found
+        rows = output.movedim(batch, 0)
+        factors = torch.cat([masks.flatten(1), torch.ones_like(masks.flatten(1)[:, :1])], dim=1).to(output.dtype)
+        return (rows * factors[:, places].view(len(masks), *rows.shape[1:])).movedim(0, batch)
 
-    def _entries(self, output: Tensor) -> Tensor:
-        """Return (M, K, *spatial) int64, which entry of the output each value of its maps is."""
-        # It is read from an output that counts its entries, which a transform may cast.
-        entries = torch.arange(output.numel(), device=output.device).view(output.shape)
-        maps: Tensor = self._layer.to_maps(entries if output.device.type == "mps" else entries.double())
-        return maps.long()
+    def _images_of(self, output: Tensor) -> int:
+        """Return which dimension of the output counts the images: where there is more of it, more are read."""
+        count = len(self._layer.to_maps(output))
+        for dimension, size in enumerate(output.shape):
+            if size == count and len(self._layer.to_maps(output.repeat_interleave(2, dim=dimension))) == 2 * count:
+                return dimension
+        raise ValueError("no dimension of the layer's output counts the images")
+
+    def _places(self, output: Tensor) -> Tensor:
+        """Return for each entry of the output for one image, in order, its position; the number of these for none."""
+        count = self._spatial.numel()
+        # Which entries are at a position is read from an output that counts its entries, digit by digit.
+        numbers = torch.arange(output.numel(), device=output.device).view(output.shape)
+        entries, unit = torch.zeros_like(self._layer.to_maps(output), dtype=torch.int64), 1
+        while unit < output.numel():
+            entries += self._layer.to_maps((numbers // unit % _BASE).to(output.dtype)).long() * unit
+            unit *= _BASE
+        if len(torch.unique(entries)) != entries.numel() or int(entries.max()) >= output.numel():
+            raise ValueError("reshape_transform does not only put the values of the layer's output in another order")
+        places = torch.full((output.numel(),), count, device=output.device)
+        positions = torch.arange(count, device=output.device).view(1, 1, *self._spatial)
+        places[entries] = positions.expand(entries.shape)
+        return places
 
 
 @contextmanager

@@ -22,6 +22,7 @@ Weighting = Literal["probability", "evidence"]
 Neighborhood = Literal["position", "gaussian"]
 
 _GAUSSIAN = torch.tensor([1.0, 2.0, 1.0]) / 4  # along each axis: the 3 x 3 kernel of the authors
+_ROUNDINGS = 4  # that add up in a difference of scores
 _NEGLIGIBLE = 1e-6  # relative to scores
 _MOST_WHOLE_PASSES = 64  # masks, where each of them takes a whole pass
 
@@ -34,13 +35,14 @@ class ReciproCAM(Method):
     of A, and M_i a mask that lets position i through:
 
     - `"probability"`, the paper's: heat_i = p_c(A * M_i) - the smallest of these, with the probability p_c.
-    - `"evidence"`, the default of `CAMMonitor`: heat_i = ReLU(a_i) + ReLU(b_i): a_i = L_c(A * M_i) - L_c(0) is what
-      position i says on its own, b_i = L_c(A) - L_c(A * (1 - M_i)) what is lost without it, with the log-odds
-      L = log(p_c / (1 - p_c)); both terms are scaled to the mean of their sizes, the roots of their mean squares. A
-      change of log-odds is the *weight of evidence* (Good 1950; of images, Zintgraf et al. 2017, arXiv 1702.04595).
-      Ours: it tells classes apart, those of a two-class head above all, and where nothing speaks for a class its map is
-      blank. Weights of 16 bits are held in 32 meanwhile, and autocast is off, because one position changes little;
-      `estimated_error` is what rounding may do all the same.
+    - `"evidence"`, the default of `CAMMonitor`: heat_i = (ReLU(a_i) / |a| + ReLU(b_i) / |b|) (|a| + |b|) / 2, where
+      a_i = L_c(A * M_i) - L_c(0) is what position i says on its own, b_i = L_c(A) - L_c(A * (1 - M_i)) what is lost
+      without it, L = log(p_c / (1 - p_c)) the log-odds, and |.| the root mean square of what the ReLU leaves. A change
+      of log-odds is the *weight of evidence* (Good 1950; of images, Zintgraf et al. 2017, arXiv 1702.04595). Ours: it
+      tells classes apart, those of a two-class head above all, and where nothing speaks for a class its map is blank.
+      Where nothing at all has no score, as in a model that divides by its features, only b counts. Meanwhile weights of
+      16 bits are held in 32, and autocast around the model is off, because one position changes little;
+      `estimated_error` is what the rounding that is left may do.
 
     The map is enlarged and scaled to [0, 1] for each image. For callables the score takes the place of p_c and L. Only
     what comes after the layer runs for each mask, so the cost depends on how deep the layer is: at the end of a network
@@ -53,8 +55,9 @@ class ReciproCAM(Method):
         weighting: How the heat of a position follows from scores.
         neighborhood: What a mask lets through: its `"position"` alone, as the authors do in convolutional networks; or
             its 3 x 3 neighborhood by a `"gaussian"` kernel, as they do in transformers.
-        max_masks: Where a layer has more positions than that, equal blocks of them take the place of positions, as few
-            for a block as this allows. Where each mask takes a whole pass, there are at most 64. None for no limit.
+        max_masks: Where a layer has more positions than that, equal blocks of them take their place, as small as this
+            allows; where each mask takes a whole pass, there are 64 at most. None for no limit. By evidence there are
+            two masks for each.
 
     The other settings are those of `Method`.
 
@@ -92,19 +95,23 @@ class ReciproCAM(Method):
         features = FeatureMasks(network, forward_pass, layer)
         side = self._side_of_blocks(spatial, features.takes_copies)
         grid = torch.Size(-(-size // side) for size in spatial)
-        shown = _enlarged(self._masks(grid), side, spatial).to(network.images.device)
+        shown = self._masks(grid).to(network.images.device)
         if self.weighting == "evidence":
-            scores = features.scores(torch.cat([shown, 1 - shown, torch.zeros_like(shown[:1])]))
+            scores, whole = features.scores(torch.cat([shown, 1 - shown, torch.zeros_like(shown[:1])]), side)
             alone, without, empty = scores.tensor_split([len(shown), 2 * len(shown)], dim=1)
-            sides = [alone - empty, features.own_scores.unsqueeze(1) - without]
-            heat, error = _total(sides, scores.abs().amax(dim=1, keepdim=True), features.rounding)
+            # Nothing at all has no score in a model that divides by its features.
+            said, lost = (alone - empty).nan_to_num(0, 0, 0), whole[:, len(shown) : -1] - without
+            largest = scores.nan_to_num(0, 0, 0).abs().amax(dim=1, keepdim=True)
+            heat, error = _total([said, lost], largest, _ROUNDINGS * features.rounding)
         else:
-            scores = features.scores(shown)
+            scores, _ = features.scores(shown, side)
             heat = scores - scores.amin(dim=1, keepdim=True)
         maps = heat.movedim(1, 2).reshape(*own.shape, *grid)  # (N, T, *grid)
         if side > 1:
-            enlarged = upsample(maps.flatten(0, 1), [size * side for size in grid])
-            maps = _cropped(enlarged, spatial).view(*own.shape, *spatial)
+            maps = upsample(maps.flatten(0, 1), [size * side for size in grid])
+            for axis, size in enumerate(spatial, 1):
+                maps = maps.narrow(axis, 0, size)
+            maps = maps.view(*own.shape, *spatial)
         passes = torch.full((len(own),), scores.shape[1], dtype=torch.int64, device=maps.device)
         return LayerMap(maps, passes, error)
 
@@ -151,19 +158,6 @@ def _total(sides: Sequence[Tensor], size: Tensor, rounding: float) -> tuple[Tens
     spread = heat.var(dim=1, correction=0, keepdim=True)
     error = torch.where(spread > 0, 1 - (1 + variance / spread).rsqrt(), (variance > 0).to(spread))
     return heat * torch.stack(scales).mean(dim=0), error.squeeze(1)
-
-
-def _enlarged(masks: Tensor, side: int, spatial: Sequence[int]) -> Tensor:
-    """Return masks (M, *grid) as (M, *spatial), where each value stands for `side` positions along each axis."""
-    for axis in range(1, masks.ndim):
-        masks = masks.repeat_interleave(side, dim=axis)
-    return _cropped(masks, spatial)
-
-
-def _cropped(maps: Tensor, spatial: Sequence[int]) -> Tensor:
-    for axis, size in enumerate(spatial, 1):
-        maps = maps.narrow(axis, 0, size)
-    return maps
 
 
 def _smoothed(masks: Tensor) -> Tensor:

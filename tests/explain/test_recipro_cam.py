@@ -10,6 +10,7 @@ from torchvision.models import VisionTransformer
 
 from cam_callbacks import ReciproCAM
 from cam_callbacks.explain import progress
+from cam_callbacks.explain.precision import FullPrecision
 from cam_callbacks.explain.trust import correlation
 
 
@@ -300,6 +301,86 @@ class TestEvidence:
         with pytest.raises(RuntimeError, match="no"):
             ReciproCAM("evidence")(network, images.bfloat16(), "features", fails)
         assert {each.dtype for each in network.parameters()} == {torch.bfloat16}
+
+    def test_hooks_on_the_accumulation_of_gradients_stay(self, network, images):
+        network = network.bfloat16()  # a reducer of gradients, as of DDP, has such hooks
+        weight = network.features[0].weight
+        node = weight.view_as(weight).grad_fn.next_functions[0][0]
+        called = []
+        node.register_hook(lambda *_: called.append(True))
+        ReciproCAM("evidence")(network, images.bfloat16(), "features", 1)
+        network(images.bfloat16()).sum().backward()
+        assert weight.view_as(weight).grad_fn.next_functions[0][0] is node
+        assert called == [True]
+
+    def test_weights_that_are_shared_are_shared_in_32_bits_too(self):
+        network = TwoParts(head_of(8)).bfloat16()
+        network.tied = nn.Linear(288, 5)
+        network.tied.weight = weight = network.head[4].weight
+        with FullPrecision(network).on():
+            assert network.tied.weight is network.head[4].weight
+            assert network.tied.weight.dtype == torch.float32
+        assert network.tied.weight is network.head[4].weight is weight
+
+    def test_without_memory_for_32_bits_it_runs_in_16(self, network, images, monkeypatch):
+        network = network.bfloat16()
+        wide = torch.Tensor.float
+
+        def no_memory(tensor):
+            if tensor.shape == network.head[1].weight.shape:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return wide(tensor)
+
+        monkeypatch.setattr(torch.Tensor, "float", no_memory)
+        explanation = ReciproCAM("evidence")(network, images.bfloat16(), "features", 1)
+        assert not explanation.skipped.any()
+        assert bool((explanation.estimated_error > 1e-3).all())
+        assert {each.dtype for each in network.parameters()} == {torch.bfloat16}
+
+    def test_rounding_inside_of_a_model_is_estimated(self, network, images):
+        class RoundsInside(TwoParts):
+            def forward(self, images):
+                with torch.autocast("cpu", torch.bfloat16):
+                    return super().forward(images).float()
+
+        rounding = RoundsInside(network.head)
+        rounding.features = network.features
+        assert bool((ReciproCAM("evidence")(rounding, images, "features", 1).estimated_error > 1e-3).all())
+
+    def test_where_nothing_has_no_score_what_is_lost_counts(self, images):
+        class Divides(TwoParts):
+            def forward(self, images):
+                mean = self.features(images).relu().mean(dim=(2, 3))
+                return self.head(mean / mean.norm(dim=1, keepdim=True))
+
+        torch.manual_seed(0)
+        network = Divides(nn.Linear(8, 3)).eval()
+        network.features.append(nn.ReLU())
+        explanation = ReciproCAM("evidence")(network, images, "features")
+        with torch.no_grad():
+            for image, own, target in zip(images, explanation.layer_maps, explanation.targets, strict=True):
+                features = network.features(image.unsqueeze(0))
+
+                def answer(features):
+                    mean = features.mean(dim=(2, 3))
+                    return network.head(mean / mean.norm(dim=1, keepdim=True))
+
+                masks = 1 - torch.eye(36).view(36, 1, 6, 6)
+                lost = (log_odds(answer(features), target) - log_odds(answer(features * masks), target)).clamp_min(0)
+                assert float(correlation(own.view(1, -1), lost.view(1, -1))) > 0.999
+        assert not explanation.skipped.any()
+
+    @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+    def test_a_transform_may_cast(self, network, images, dtype):
+        expected = ReciproCAM("evidence")(network, images, "features", 1).layer_maps
+        found = ReciproCAM("evidence", reshape_transform=lambda output: output.to(dtype))(
+            network, images, "features", 1
+        )
+        torch.testing.assert_close(found.layer_maps, expected, atol=1e-5, rtol=1e-3)
+
+    def test_a_transform_that_makes_new_values_is_refused_by_name(self, network, images):
+        with pytest.raises(ValueError, match="reshape_transform"):
+            ReciproCAM("evidence", reshape_transform=lambda output: output * 0.5)(network, images, "features", 1)
 
     def test_the_score_of_a_callable_takes_the_place_of_log_odds(self, network, images):
         def second(logits):
