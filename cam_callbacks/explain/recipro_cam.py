@@ -24,6 +24,7 @@ Neighborhood = Literal["position", "gaussian"]
 _GAUSSIAN = torch.tensor([1.0, 2.0, 1.0]) / 4  # along each axis: the 3 x 3 kernel of the authors
 _ROUNDINGS = 4  # that add up in a difference of scores
 _NEGLIGIBLE = 1e-6  # relative to scores
+_FEWEST = 36  # 6 x 6 positions say where
 _MOST_WHOLE_PASSES = 64  # masks, where each of them takes a whole pass
 
 
@@ -56,8 +57,9 @@ class ReciproCAM(Method):
         neighborhood: What a mask lets through: its `"position"` alone, as the authors do in convolutional networks; or
             its 3 x 3 neighborhood by a `"gaussian"` kernel, as they do in transformers.
         max_masks: Where a layer has more positions than that, equal blocks of them take their place, as small as this
-            allows; where each mask takes a whole pass, there are 64 at most. None for no limit. By evidence there are
-            two masks for each.
+            allows. There are fewer, but 36, where the layer puts out more numbers than the image has, in proportion;
+            and 64 at most where each mask takes a whole pass. None for no limit. By evidence there are two masks for
+            each.
 
     The other settings are those of `Method`.
 
@@ -93,7 +95,7 @@ class ReciproCAM(Method):
         own, error = forward_pass.target_scores, torch.zeros_like(forward_pass.target_scores)
         spatial = forward_pass.activations[layer].shape[2:]
         features = FeatureMasks(network, forward_pass, layer)
-        side = self._side_of_blocks(spatial, features.takes_copies)
+        side = self._side_of_blocks(forward_pass.activations[layer][0], network.images[0], features.takes_copies)
         grid = torch.Size(-(-size // side) for size in spatial)
         shown = self._masks(grid).to(network.images.device)
         if self.weighting == "evidence":
@@ -115,11 +117,20 @@ class ReciproCAM(Method):
         passes = torch.full((len(own),), scores.shape[1], dtype=torch.int64, device=maps.device)
         return LayerMap(maps, passes, error)
 
-    def _side_of_blocks(self, spatial: torch.Size, takes_copies: bool) -> int:
-        """Return how many positions along each axis a block has, so that there are no more blocks than allowed."""
-        most = spatial.numel() if self.max_masks is None else self.max_masks
-        if not takes_copies and self.max_masks is not None:
-            most = min(most, _MOST_WHOLE_PASSES)
+    def _side_of_blocks(self, features: Tensor, image: Tensor, takes_copies: bool) -> int:
+        """Return how many positions along each axis a block has, so that there are no more blocks than allowed.
+
+        Args:
+            features: (K, *spatial), what the layer puts out for one image.
+            image: (C, *spatial), that image.
+            takes_copies: Whether only what comes after the layer runs for each mask.
+        """
+        spatial = features.shape[1:]
+        most = spatial.numel()
+        if self.max_masks is not None:
+            # What comes after the layer has as much to do as the layer puts out.
+            cheap = max(_FEWEST, int(self.max_masks * image.numel() / features.numel()))
+            most = min(self.max_masks, cheap if takes_copies else _MOST_WHOLE_PASSES)
         side = 1
         while torch.Size(-(-size // side) for size in spatial).numel() > most:
             side += 1
