@@ -77,6 +77,11 @@ class HeatmapStage(Stage):
                 raise
             raise self._diagnosed(failed, probes) from failed
         self._say_what_is_explained(snapshot)
+        if self.settings.figures.channels and snapshot.explanation.channels is None:
+            self.notices.warn_once(
+                "CAMMonitor logs no pictures of channels (Figures(channels=True)): these maps are not the sum of one "
+                "layer's channels; those of ScoreCAM() and GradCAM() at one layer are"
+            )
         return snapshot
 
     def log(self, snapshot: Snapshot) -> Media:

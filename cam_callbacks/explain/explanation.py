@@ -63,8 +63,8 @@ class Explanation:
             all images share is counted with each of them. Up to seven passes of one image, which a call may spend
             to get to know the model, are not counted; nor are those of a model whose outputs all lie in [0, 1], which
             is asked once more, and for a few extreme images.
-        estimated_error: (*leading) float32, estimated relative error of the heatmap against its exact form; 0 where
-            every mask was forwarded. Of several layers the largest.
+        estimated_error: (*leading) float32, estimated relative error of the heatmap against its exact form, by masks
+            that were not forwarded or, in `ReciproCAM("evidence")`, by rounding. Of several layers the largest.
         skipped: (*leading) bool, True if activations or scores were not finite, so that there is no map.
         channels: The channels of largest weight; None for several layers.
         mean_activation: (N, *spatial of the layer) float32, the plain mean of the channels: a map that equals it says

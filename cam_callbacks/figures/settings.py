@@ -23,7 +23,8 @@ class Figures:
         heat_scale: `"image"`: scale each map to its own minimum and maximum. `"run"`: scale all maps to the largest
             value of all looks so far, so that magnitudes can be compared within `cam/history`; `cam/class_mean` is
             always scaled by image.
-        channels: Also log `cam/channels`: the channels of largest weight, for one probe of each class.
+        channels: Also log `cam/channels`: the channels of largest weight, for one probe of each class; of a method that
+            weighs channels, as `ScoreCAM` and `GradCAM` do and the default does not.
         bands: Which channels of the images become red, green and blue, counted from 0, such as `(3, 2, 1)` of satellite
             images; one alone becomes gray. None: the first three.
 
@@ -33,9 +34,9 @@ class Figures:
 
     Example::
 
-        from cam_callbacks import CAMMonitor, Figures
+        from cam_callbacks import CAMMonitor, Figures, GradCAM
 
-        CAMMonitor(figures=Figures(overlay_style="jet", channels=True))
+        CAMMonitor(method=GradCAM(), figures=Figures(overlay_style="jet", channels=True))
     """
 
     overlay_style: OverlayStyle = "blend"

@@ -29,7 +29,7 @@ from lightning_runs import (
 )
 from torch import Tensor, nn
 
-from cam_callbacks import CAMMonitor, Explanation, ReciproCAM
+from cam_callbacks import CAMMonitor, Explanation, Figures, ReciproCAM
 
 
 def explanation_of(monitor: CAMMonitor) -> Explanation:
@@ -277,3 +277,11 @@ class TestOutputs:
         monitor = CAMMonitor("features.4", num_probes=6, audit=None, outputs="logits")
         fit(tmp_path, monitor, self.module(nn.Softmax(dim=1)))
         assert explanation_of(monitor).outputs == "logits"
+
+
+def test_channels_are_not_logged_without_a_word(tmp_path: Path) -> None:
+    monitor = CAMMonitor(num_probes=4, figures=Figures(channels=True), audit=None)
+    with own_warnings() as said:
+        fit(tmp_path, monitor, max_epochs=2)
+    assert len(said) == 1
+    assert "Figures(channels=True)" in said[0]
