@@ -24,6 +24,7 @@ Neighborhood = Literal["position", "gaussian"]
 _GAUSSIAN = torch.tensor([1.0, 2.0, 1.0]) / 4  # along each axis: the 3 x 3 kernel of the authors
 _ROUNDINGS = 4  # that add up in a difference of scores
 _NEGLIGIBLE = 1e-6  # relative to scores
+_CHEAP = 2  # times the numbers of an image, which a layer may put out
 _FEWEST = 36  # 6 x 6 positions say where
 _MOST_WHOLE_PASSES = 64  # masks, where each of them takes a whole pass
 
@@ -57,9 +58,9 @@ class ReciproCAM(Method):
         neighborhood: What a mask lets through: its `"position"` alone, as the authors do in convolutional networks; or
             its 3 x 3 neighborhood by a `"gaussian"` kernel, as they do in transformers.
         max_masks: Where a layer has more positions than that, equal blocks of them take their place, as small as this
-            allows. There are fewer, but 36, where the layer puts out more numbers than the image has, in proportion;
-            and 64 at most where each mask takes a whole pass. None for no limit. By evidence there are two masks for
-            each.
+            allows. There are fewer, but 36, where the layer puts out more than twice the numbers of the image, in
+            proportion; and 64 at most where each mask takes a whole pass. None for no limit. By evidence there are two
+            masks for each.
 
     The other settings are those of `Method`.
 
@@ -129,7 +130,7 @@ class ReciproCAM(Method):
         most = spatial.numel()
         if self.max_masks is not None:
             # What comes after the layer has as much to do as the layer puts out.
-            cheap = max(_FEWEST, int(self.max_masks * image.numel() / features.numel()))
+            cheap = max(_FEWEST, int(self.max_masks * _CHEAP * image.numel() / features.numel()))
             most = min(self.max_masks, cheap if takes_copies else _MOST_WHOLE_PASSES)
         side = 1
         while torch.Size(-(-size // side) for size in spatial).numel() > most:

@@ -120,7 +120,7 @@ function facts(look, probe) {
 /** The channels of a probe that weigh most: each as a map, with its index and weight. */
 function channels(look, index, colors) {
   const pictures = look.channels?.[index] ?? [];
-  if (pictures.length === 0) return el('p', 'The channels of this look were not kept.');
+  if (pictures.length === 0) return el('p', 'None: the maps are not sums of channels, or those of this look were not kept.');
   const figures = pictures.map((source, place) => {
     const [channel, weight] = look.probes[index].channels?.[place] ?? ['?', null];
     const canvas = el('canvas', { width: 112, height: 112 });
