@@ -56,9 +56,8 @@ def _torchcam(name: str, network: nn.Module, layer: str, images: Tensor) -> Expl
             scores = theirs(images)
             maps = extractor(classes.tolist(), scores)[0]
             channels = extractor.hook_a[0].shape[1]
-        return F.interpolate(maps[:, None].float().cpu(), images.shape[2:], mode="bilinear")[:, 0], [
-            1 + channels
-        ] * len(images)
+        large = F.interpolate(maps[:, None].float().cpu(), images.shape[2:], mode="bilinear")[:, 0]
+        return large, [1 + channels] * len(images)
 
     return explain
 

@@ -77,11 +77,7 @@ class HeatmapStage(Stage):
                 raise
             raise self._diagnosed(failed, probes) from failed
         self._say_what_is_explained(snapshot)
-        if self.settings.figures.channels and snapshot.explanation.channels is None:
-            self.notices.warn_once(
-                "CAMMonitor logs no pictures of channels (Figures(channels=True)): these maps are not the sum of one "
-                "layer's channels; those of ScoreCAM() and GradCAM() at one layer are"
-            )
+        self._say_if_there_are_no_channels(snapshot.explanation)
         return snapshot
 
     def log(self, snapshot: Snapshot) -> Media:
@@ -234,6 +230,14 @@ class HeatmapStage(Stage):
                 f"CAMMonitor: all {len(explanation)} heatmaps are empty: nothing "
                 "raises the score, or it is not finite. This is normal before a model has learned; later, "
                 "see that it is fed as its steps feed it: forward_fn can do what they do before it"
+            )
+
+    def _say_if_there_are_no_channels(self, explanation: Explanation) -> None:
+        """Say once that pictures of channels are asked for, and cannot be made."""
+        if self.settings.figures.channels and explanation.channels is None:
+            self.notices.warn_once(
+                "CAMMonitor logs no pictures of channels (Figures(channels=True)): these maps are not the sum of one "
+                "layer's channels; those of ScoreCAM() and GradCAM() at one layer are"
             )
 
     def _say_if_labels_are_shifted(self, labels: Tensor | None, predicted: Tensor | None) -> None:

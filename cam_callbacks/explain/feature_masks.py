@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from cam_callbacks.explain import layers, progress
+from cam_callbacks.explain.blocks import Blocks
 from cam_callbacks.explain.forward_pass import ForwardPass
 from cam_callbacks.explain.hooks import hooked
 from cam_callbacks.explain.layers import readable
@@ -28,6 +29,7 @@ from cam_callbacks.explain.sharding import share
 
 _TOLERANCE = 1e-2  # relative: rounding depends a little on the size of the batch
 _ROUNDING = 1e-6
+_BESIDE = 2  # copies beside those that are masked
 _BASE = 256  # of the digits of whole numbers, which every floating type holds
 
 _Masking = Callable[[Tensor], Tensor]
@@ -50,7 +52,9 @@ class FeatureMasks:
         self._module = layers.find(network.model, forward_pass.layers[layer])
         self._layer = forward_pass.readers[layer]
         self._reader = forward_pass.reader
-        self._spatial = forward_pass.activations[layer].shape[2:]
+        features = forward_pass.activations[layer][0]
+        self._spatial, self._size = features.shape[1:], features.numel()
+        self._copies_for_one = 1
         self._own_scores = forward_pass.target_scores  # (N, T)
         self._precision: FullPrecision | None = None
         self._found: tuple[int, Tensor] | None = None  # where in the layer's output images and positions are
@@ -83,17 +87,35 @@ class FeatureMasks:
         """Whether the rest of the model runs on copies of one image's features; else each mask takes a whole pass."""
         if self._network.mixes_images:
             return False
-        with self._in_full_precision():
-            found = self._tried(lambda: self._of_copies(0, self._own_scores.new_ones(1, *self._spatial)))
+        mask = self._own_scores.new_ones(1, *self._spatial)
+        with self._in_full_precision(), self._measuring():
+            found = self._tried(lambda: self._of_copies(0, mask))
         return found is not None and bool(found[2])
 
-    def scores(self, masks: Tensor, side: int = 1) -> tuple[Tensor, Tensor]:
+    @contextmanager
+    def _measuring(self) -> Iterator[None]:
+        """Find how many copies take the memory of one image, by what innermost modules put out for one mask inside."""
+        past = False
+        before, after = self._network.images[0].numel(), 1
+
+        def measure(module: torch.nn.Module, _inputs: Any, output: Any) -> None:
+            nonlocal past, before, after
+            if isinstance(output, Tensor) and past:
+                after = max(after, output.numel() // (1 + _BESIDE))
+            elif isinstance(output, Tensor) and next(module.children(), None) is None:
+                before = max(before, output.numel())
+            past = past or module is self._module
+
+        with hooked(self._network.model.modules(), measure):
+            yield
+        self._copies_for_one = max(1, before // max(after, self._size))
+
+    def scores(self, masks: Tensor, blocks: Blocks) -> tuple[Tensor, Tensor]:
         """Score each image where only what a mask lets through is left of the layer's output.
 
         Args:
-            masks: (M, *grid), factors of blocks of positions. What belongs to no position, such as a class token, stays
-                as it is.
-            side: How many positions along each axis are a block; the last ones may have fewer.
+            masks: (M, *grid of the blocks), factors. What belongs to no position, such as a class token, stays.
+            blocks: Of the layer's positions.
 
         Returns:
             The scores (N, M, T) float32, and those of the whole images (N, M, T), each taken beside them.
@@ -103,16 +125,16 @@ class FeatureMasks:
         takes_copies = self.takes_copies
         with self._in_full_precision():
             found: tuple[Tensor, Tensor] | None = (
-                self._tried(lambda: self._by_copies(masks, side)) if takes_copies else None
+                self._tried(lambda: self._by_copies(masks, blocks)) if takes_copies else None
             )
             if found is not None:
                 return found
             if takes_copies:
                 progress.expect(count * len(masks))
-            scores = self._by_whole_passes(masks, side)
+            scores = self._by_whole_passes(masks, blocks)
             return scores, self._own_scores.unsqueeze(1).expand_as(scores)
 
-    def _by_copies(self, masks: Tensor, side: int) -> tuple[Tensor, Tensor] | None:
+    def _by_copies(self, masks: Tensor, blocks: Blocks) -> tuple[Tensor, Tensor] | None:
         """Return what `scores` does; None if an unmasked copy among the others is not answered as its image is."""
         scores: list[Tensor] = []
         wholes: list[Tensor] = []
@@ -120,24 +142,25 @@ class FeatureMasks:
         for image in range(len(self._own_scores)):
 
             def score(chunk: slice, image: int = image) -> None:
-                found, whole, is_right = self._of_copies(image, self._enlarged(masks[chunk], side))
+                chosen = masks[chunk.start * self._copies_for_one : chunk.stop * self._copies_for_one]
+                found, whole, is_right = self._of_copies(image, blocks.spread(chosen))
                 scores.append(found)
                 wholes.append(whole.expand_as(found))
                 right.append(is_right)
                 progress.advance(len(found))
 
-            self._network.in_chunks(len(masks), score)
+            self._network.in_chunks(-(-len(masks) // self._copies_for_one), score)
         if not torch.stack(right).all():
             return None
         shape = (len(self._own_scores), len(masks), -1)
         return torch.cat(scores).view(shape), torch.cat(wholes).view(shape)
 
-    def _by_whole_passes(self, masks: Tensor, side: int) -> Tensor:
+    def _by_whole_passes(self, masks: Tensor, blocks: Blocks) -> Tensor:
         parts: list[Tensor] = []
 
         def score(chunk: slice) -> None:
             pairs = torch.arange(chunk.start, chunk.stop, device=masks.device)
-            rows, own = pairs // len(masks), self._enlarged(masks[pairs % len(masks)], side)
+            rows, own = pairs // len(masks), blocks.spread(masks[pairs % len(masks)])
             parts.append(self._masked_scores(rows, lambda output: self._masked(output, own), rows))
             progress.advance(len(pairs))
 
@@ -161,7 +184,7 @@ class FeatureMasks:
         *_, whole, empty = scores
         own = self._own_scores[image]
         scale = torch.maximum(own.abs(), (whole - empty).abs().nan_to_num()).clamp_min(_ROUNDING)
-        return scores[:-2], whole, ~((whole - own).abs() > _TOLERANCE * scale).any()
+        return scores[:-_BESIDE], whole, ~((whole - own).abs() > _TOLERANCE * scale).any()
 
     def _tried(self, run: Callable[[], Any]) -> Any:
         """Return what `run` returns; None if the model fails, whatever it says to more rows than it was given."""
@@ -186,12 +209,6 @@ class FeatureMasks:
         self.rounding = max(self.rounding, rounding_of(output))
         return self._network.ranks.agreed(self._reader.read(output, images))
 
-    def _enlarged(self, masks: Tensor, side: int) -> Tensor:
-        """Return masks (M, *grid) of blocks as (M, *spatial of the layer)."""
-        for axis, size in enumerate(self._spatial, 1):
-            masks = masks.repeat_interleave(side, dim=axis).narrow(axis, 0, size)
-        return masks
-
     def _masked(self, output: Tensor, masks: Tensor) -> Tensor:
         """Return the output for M images, or for one that stands for all of them, each masked by its own mask."""
         self.rounding = max(self.rounding, rounding_of(output))
@@ -201,7 +218,7 @@ class FeatureMasks:
         batch, places = self._found
         rows = output.movedim(batch, 0)
         factors = torch.cat([masks.flatten(1), torch.ones_like(masks.flatten(1)[:, :1])], dim=1).to(output.dtype)
-        return (rows * factors[:, places].view(len(masks), *rows.shape[1:])).movedim(0, batch)
+        return (rows * factors.index_select(1, places).view(len(masks), *rows.shape[1:])).movedim(0, batch)
 
     def _images_of(self, output: Tensor) -> int:
         """Return which dimension of the output counts the images: where there is more of it, more are read."""

@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 from torch import nn
-from two_parts import TwoParts, head_of
+from two_parts import TwoParts, head_of, two_parts
 
 from cam_callbacks import ReciproCAM
 from cam_callbacks.explain.precision import FullPrecision
@@ -31,8 +31,7 @@ class JoinsAtFullSize(nn.Module):
 
 @pytest.fixture
 def network():
-    torch.manual_seed(0)
-    return TwoParts(head_of(8)).eval()
+    return two_parts()
 
 
 @pytest.fixture
@@ -74,7 +73,7 @@ class TestEvidence:
         assert float(explanation.estimated_error.max()) < 1e-6
 
     def test_many_positions_are_masked_in_blocks(self, network, images):
-        explanation = ReciproCAM("evidence", max_masks=9)(network, images[:1], "features", 1)
+        explanation = ReciproCAM("evidence", max_positions=9)(network, images[:1], "features", 1)
         blocks = torch.eye(9).view(9, 3, 3).repeat_interleave(2, dim=1).repeat_interleave(2, dim=2)
         with torch.no_grad():
             found = evidence_by_hand(network.features(images[:1]), network.head, 1, blocks)
@@ -84,7 +83,7 @@ class TestEvidence:
 
     @pytest.mark.parametrize(("size", "most"), [((6, 6), 4), ((5, 7), 6), ((3, 12), 10), ((6, 6), 1)])
     def test_blocks_never_exceed_the_limit(self, small_cnn, blobs, size, most):
-        explanation = ReciproCAM("evidence", max_masks=most)(small_cnn(), blobs(1, *size), "features")
+        explanation = ReciproCAM("evidence", max_positions=most)(small_cnn(), blobs(1, *size), "features")
         assert int(explanation.passes) <= 2 * most + 2
         assert explanation.heatmaps.shape == (1, *size)
 
@@ -94,7 +93,7 @@ class TestEvidence:
         images = torch.rand(1, 3, 24, 24)
         found = ReciproCAM("evidence")(network, images, "0")
         assert int(found.passes) == 2 * 8 * 8 + 2  # 256 * 2 / 8
-        assert int(ReciproCAM("evidence", max_masks=None)(network, images, "0").passes) == 2 * 24 * 24 + 2
+        assert int(ReciproCAM("evidence", max_positions=None)(network, images, "0").passes) == 2 * 24 * 24 + 2
 
     def test_two_classes_have_different_maps(self, blobs):
         torch.manual_seed(0)

@@ -11,7 +11,7 @@ from cam_callbacks import CAM, GradCAM, ReciproCAM, ScoreCAM, SegmentationTarget
 from cam_callbacks.explain.isolation import isolated
 from cam_callbacks.explain.network import Network
 
-_FEW_PASSES = [ReciproCAM("evidence", max_masks=4), ScoreCAM("probability", max_passes=1), GradCAM(), CAM()]
+_FEW_PASSES = [ReciproCAM("evidence", max_positions=4), ScoreCAM("probability", max_passes=1), GradCAM(), CAM()]
 EACH = dict(zip(METHODS, _FEW_PASSES, strict=True))
 CHOOSES = ("Score-CAM", "CAM")  # the others choose as Score-CAM
 

@@ -5,7 +5,7 @@ import torch
 from passes import NEIGHBORS
 from torch import nn
 from torchvision.models import VisionTransformer
-from two_parts import TwoParts, head_of
+from two_parts import TwoParts, head_of, two_parts
 
 from cam_callbacks import ReciproCAM
 from cam_callbacks.explain import progress
@@ -21,8 +21,7 @@ class JoinsTheImage(TwoParts):
 
 @pytest.fixture
 def network():
-    torch.manual_seed(0)
-    return TwoParts(head_of(8)).eval()
+    return two_parts()
 
 
 @pytest.fixture
@@ -150,7 +149,7 @@ def test_an_unknown_neighborhood_is_named():
 
 @pytest.mark.parametrize(
     ("arguments", "named"),
-    [({"weighting": "odds"}, "weighting='odds'"), ({"max_masks": 0}, "max_masks=0")],
+    [({"weighting": "odds"}, "weighting='odds'"), ({"max_positions": 0}, "max_positions=0")],
 )
 def test_settings_out_of_range_are_named(arguments, named):
     with pytest.raises(ValueError, match=named):
