@@ -11,7 +11,7 @@ from cam_callbacks._warnings import warn_in_training
 from cam_callbacks.callback.places import local_folder
 from cam_callbacks.callback.stage import Stage, StepFailedError
 from cam_callbacks.explain.resampling import bootstrap
-from cam_callbacks.explain.trust import randomization
+from cam_callbacks.explain.sanity import randomization
 from cam_callbacks.review.report import write_report
 from cam_callbacks.snapshot import Snapshot
 

@@ -19,7 +19,7 @@ from cam_callbacks.explain.isolation import isolated
 from cam_callbacks.explain.model_outputs import Outputs
 from cam_callbacks.explain.network import Network, TargetLayer
 from cam_callbacks.explain.perturbations import PERTURBATIONS, Ranking, Scene, kept_half
-from cam_callbacks.explain.resampling import bootstrap
+from cam_callbacks.explain.resampling import mean_and_interval
 from cam_callbacks.explain.runner import Options, check_images
 from cam_callbacks.explain.trust import average_drop, average_gain, increase_in_confidence
 
@@ -58,11 +58,11 @@ class Faithfulness:
 
         The interval is that of the percentile bootstrap over images; NaN for fewer than two images.
         """
-        return _mean_and_interval(self.values[name][measure])
+        return mean_and_interval(self.values[name][measure])
 
     def difference(self, name: str, other: str, measure: str) -> tuple[float, float, float]:
         """Return the mean difference of two ways on the same images, and its 95 % interval, as in `mean`."""
-        return _mean_and_interval(self.values[name][measure] - self.values[other][measure])
+        return mean_and_interval(self.values[name][measure] - self.values[other][measure])
 
     def rows(self) -> list[dict[str, Any]]:
         """Return a dict for each way and measure: `heatmaps`, `measure`, `mean`, `low`, `high`, `images`, `blank`."""
@@ -269,9 +269,3 @@ def _noise(rows: range, shape: Sequence[int], seed: int) -> Tensor:
         generator = torch.Generator().manual_seed(seed + index)
         drawn.append(torch.stack([torch.rand(*shape, generator=generator), torch.randn(*shape, generator=generator)]))
     return torch.stack(drawn)
-
-
-def _mean_and_interval(values: Tensor) -> tuple[float, float, float]:
-    known = values[values.isfinite()]
-    interval = bootstrap(known) if len(known) > 1 else (torch.nan, torch.nan)
-    return float(known.double().mean()), *interval

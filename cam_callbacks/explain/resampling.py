@@ -27,6 +27,19 @@ def bootstrap(values: Tensor) -> tuple[float, float]:
     return low, high
 
 
+def mean_and_interval(values: Tensor) -> tuple[float, float, float]:
+    """Return mean, and lower and upper end of its 95 % interval, over the values that are finite.
+
+    The interval is that of `bootstrap`; NaN for fewer than two values.
+
+    Args:
+        values: (n,), one for each image.
+    """
+    known = values[values.isfinite()]
+    interval = bootstrap(known) if len(known) > 1 else (torch.nan, torch.nan)
+    return float(known.double().mean()), *interval
+
+
 @lru_cache(maxsize=4)  # a look draws from as many values again and again
 def _times_drawn(count: int) -> Tensor:
     """Return (1000, count) float64, how often each value is drawn in each of the resamples."""

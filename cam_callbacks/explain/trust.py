@@ -1,20 +1,16 @@
-"""Trust: measures of each heatmap that are logged, comparisons of maps, and the test with random weights."""
+"""Trust: measures of each heatmap that are logged, and comparisons of maps."""
 
 from __future__ import annotations
-
-import copy
 
 import torch
 from torch import Tensor, nn
 
-from cam_callbacks.explain import neighbors, progress
+from cam_callbacks.explain import progress
 from cam_callbacks.explain.explanation import Explanation, upsample
 from cam_callbacks.explain.forwarding import ForwardFn
 from cam_callbacks.explain.isolation import isolated
-from cam_callbacks.explain.method import Method
-from cam_callbacks.explain.network import Network, TargetLayer
+from cam_callbacks.explain.network import Network
 from cam_callbacks.explain.runner import Options
-from cam_callbacks.explain.targets import Targets
 
 
 def hottest_half(heatmaps: Tensor) -> Tensor:
@@ -118,49 +114,3 @@ def _ranks(maps: Tensor) -> Tensor:
     ordered = flat.sort(dim=1).values
     below, up_to = (torch.searchsorted(ordered, flat, right=right) for right in (False, True))
     return (below + up_to).double() / 2
-
-
-def randomization(
-    model: nn.Module,
-    images: Tensor,
-    explanation: Explanation,
-    method: Method,
-    target_layer: TargetLayer = None,
-    targets: Targets = None,
-    forward_fn: ForwardFn | None = None,
-) -> Tensor:
-    """Correlate the maps with those of the same network with random weights; near 0 the maps reflect the network.
-
-    This is the model parameter randomization test of Adebayo et al. 2018 (arXiv 1810.03292), for all layers at once, on
-    a copy of the model.
-
-    Args:
-        model: The model; it is copied.
-        images: (N, C, *spatial).
-        explanation: The explanation of these images by the model, one target for each.
-        method: The method that made it.
-        target_layer: The layer that was explained; None for that of the explanation.
-        targets: What was explained; None for the classes of the explanation. Callables have to be given again.
-        forward_fn: As in `Method.__call__`.
-
-    Returns:
-        (N,) Spearman correlation, NaN if one of the maps is blank or was skipped.
-
-    Raises:
-        ValueError: `targets` is missing for an explanation of a callable.
-    """
-    if explanation.logits is None and targets is None:
-        raise ValueError(f"targets is missing; give the callable that was explained, {explanation.score_kind}")
-    other = copy.deepcopy(model)
-    neighbors.known_of_copy(model, other)
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for parameter in other.parameters():
-            if parameter.ndim > 1 and parameter.is_floating_point():
-                noise = torch.randn(parameter.shape, generator=generator).to(parameter)
-                parameter.copy_(noise * parameter.std(correction=0))
-    targets = explanation.targets if targets is None else targets
-    random = method(other, images, target_layer or explanation.target_layer, targets, forward_fn=forward_fn)
-    alike = rank_correlation(explanation.layer_maps, random.layer_maps.to(explanation.layer_maps.device))
-    unknown = explanation.blank | explanation.skipped | (random.blank | random.skipped).to(explanation.blank.device)
-    return torch.where(unknown, torch.nan, alike)
