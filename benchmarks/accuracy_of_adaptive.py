@@ -4,13 +4,18 @@ Every channel of every photo is forwarded once; then each way of choosing channe
 Pearson and Spearman correlation with the exact map are taken at the resolution of the layer. Beside ours, with the
 same number of passes: the channels of most energy, those of most variance (the others weigh nothing), and k-means
 groups of masks, one of each forwarded.
+
+Photos are taken in random order, each of them a line of a file: called again, it goes on where it was stopped.
 """
 
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
 import torch
-from setting import model, parser, photos, save, table
+from setting import RESULTS, Line, lines_of, model, parser, photos, run_each, table
 from torch import Tensor
 
-from cam_callbacks.explain import progress
 from cam_callbacks.explain.explanation import has_contrast
 from cam_callbacks.explain.isolation import isolated
 from cam_callbacks.explain.model_outputs import class_scores, log_odds_of
@@ -31,53 +36,67 @@ def main() -> None:
     options.add_argument("--layer", default="features")
     options.add_argument("--images", type=int, default=40)
     options.add_argument("--weightings", nargs="+", choices=WEIGHTINGS, default=WEIGHTINGS)
+    options.add_argument("--out", type=Path, help="file of results; results/adaptive_MODEL.jsonl if not given")
     args = options.parse_args()
     if args.short:
         args.images, args.size = min(args.images, 3), 96
-    images = photos(args.data, args.images, args.size).to(args.device)
-    network = model(args.model, args.weights, args.device)
-    scored = all_scores(network, args.layer, images, "contrast" in args.weightings)
+    path = args.out or RESULTS / f"adaptive_{args.model}{'_short' if args.short else ''}.jsonl"
+    known = {line["photo"] for line in lines_of(path)}
+    setting = (args.model, args.weights, args.layer, args.data, args.images, args.size, args.device)
+    order = random.Random(0).sample(range(args.images), args.images)
+    wanted = [(photo, setting, args.weightings) for photo in order if photo not in known]
+    for number, _ in enumerate(run_each(photo_of, wanted, 1, path), 1):
+        print(f"\r{number} of {len(wanted)}", end="", flush=True)
+    print_tables(args.model, lines_of(path))
 
-    results: dict[str, object] = {}
-    for weighting in args.weightings:
-        cases = [Case(*parts, weighting) for parts in scored]
-        rows = [row_of(f"ours, {passes} passes", [case.ours(0.0, passes) for case in cases]) for passes in PASSES]
-        for name in ("most energy", "most variance", "k-means groups"):
-            rows += [row_of(f"{name}, {passes}", [case.baseline(name, passes) for case in cases]) for passes in PASSES]
-        adaptive = [row_of(f"tolerance {t}", [case.ours(t, None) for case in cases]) for t in TOLERANCES]
-        header = ("", "passes", "most", "Pearson", "5th percentile", "worst", "Spearman", "worst", "estimate holds")
-        channels = sum(len(case.maps) for case in cases) / len(cases)
-        print(f"\n{args.model}, `{weighting}`, {len(cases)} photos, {channels:.0f} live channels of {scored[0][3]}\n")
-        print(table(header, adaptive + rows), flush=True)
-        results[weighting] = adaptive + rows
-    save("accuracy_of_adaptive", results)
+
+def print_tables(name: str, lines: list[Line]) -> None:
+    """Print a table for each weighting."""
+    channels, live = (sum(line[key] for line in lines) / len(lines) for key in ("channels", "live"))
+    header = ("", "passes", "most", "Pearson", "5th percentile", "worst", "Spearman", "worst", "estimate holds")
+    for weighting, ways in lines[0]["outcomes"].items():
+        rows = [row_of(way, [line["outcomes"][weighting][way] for line in lines]) for way in ways]
+        print(f"\n{name}, `{weighting}`, {len(lines)} photos, {live:.0f} live channels of {channels:.0f}\n")
+        print(table(header, rows), flush=True)
+
+
+def photo_of(photo: int, setting: tuple, weightings: list[str]) -> Line:  # type: ignore[type-arg]
+    """Try all ways on one photo: a line of the file."""
+    name, weights, layer, folder, count, size, device = setting
+    images = photos(folder, count, size)[photo : photo + 1].to(device)
+    maps, kept, deleted, channels = all_scores(model(name, weights, device), layer, images, "contrast" in weightings)
+    outcomes = {weighting: dict(ways(Case(maps, kept, deleted, weighting))) for weighting in weightings}
+    return {"photo": photo, "live": len(maps), "channels": channels, "outcomes": outcomes}
+
+
+def ways(case: "Case") -> Iterator[tuple[str, tuple[int, float, float, float]]]:
+    """All ways to choose channels, and what comes of them."""
+    for tolerance in TOLERANCES:
+        yield f"tolerance {tolerance}", case.ours(tolerance, None)
+    for passes in PASSES:
+        yield f"ours, {passes} passes", case.ours(0.0, passes)
+    for name in ("most energy", "most variance", "k-means groups"):
+        for passes in PASSES:
+            yield f"{name}, {passes}", case.baseline(name, passes)
 
 
 def all_scores(
-    network: torch.nn.Module, layer: str, images: Tensor, complement: bool
-) -> list[tuple[Tensor, Tensor, Tensor, int]]:
-    """For each image its live maps (n, *spatial), their scores kept and deleted (n, 3), and the number of channels."""
+    network: torch.nn.Module, layer: str, image: Tensor, complement: bool
+) -> tuple[Tensor, Tensor, Tensor, int]:
+    """The live maps (n, *spatial) of an image, their scores kept and deleted (n, 3), and the number of channels."""
     with isolated(network):
-        explained = Network(network, images)
+        explained = Network(network, image)
         forward_pass = explained.forward_pass(layer, None)
         activations = forward_pass.activations[0]
         live = has_contrast(activations)
-        image, channel = live.nonzero(as_tuple=True)
-
-        def show(done: int, total: int) -> None:
-            print(f"\r{done} of {total} passes", end="", flush=True)
-
+        owner, channel = live.nonzero(as_tuple=True)
         reader = AllScores(forward_pass.reader.classes)
-        with explained.simplified(), progress.shown(show):
-            progress.expect(len(image) * (1 + complement))
-            kept = explained.masked_scores(activations, image, channel, reader)
-            deleted = kept
+        with explained.simplified():
+            kept = deleted = explained.masked_scores(activations, owner, channel, reader)
             if complement:
-                turned = torch.ones_like(image, dtype=torch.bool)
-                deleted = explained.masked_scores(activations, image, channel, reader, turned)
-    print()
-    each = [image == i for i in range(len(images))]
-    return [(activations[i][live[i]], kept[own], deleted[own], live.shape[1]) for i, own in enumerate(each)]
+                turned = torch.ones_like(owner, dtype=torch.bool)
+                deleted = explained.masked_scores(activations, owner, channel, reader, turned)
+    return activations[0][live[0]], kept, deleted, live.shape[1]
 
 
 class AllScores(ScoreReader):
@@ -103,7 +122,7 @@ class AllScores(ScoreReader):
 class Case:
     """One photo under one weighting, with everything known."""
 
-    def __init__(self, maps: Tensor, kept: Tensor, deleted: Tensor, _channels: int, weighting: str) -> None:
+    def __init__(self, maps: Tensor, kept: Tensor, deleted: Tensor, weighting: str) -> None:
         self.maps = maps
         logits, probabilities, log_odds = kept.T
         if weighting.startswith("contrast"):

@@ -29,15 +29,13 @@ class SnapshotShare:
     Attributes:
         rows: (n,) int64, the indices of the probes that it explained.
         explanation: The explanation of these n probes; None where n is 0.
-        mistaken: (m,) int64, the indices of those whose predicted class is not the explained one.
-        of_predicted: The predicted class of these m explained; None where that was not asked for, or m is 0.
+        of_rivals: The same probes, their rival classes explained; None where that was not asked for, or n is 0.
         seconds: Time that it took.
     """
 
     rows: Tensor
     explanation: Explanation | None
-    mistaken: Tensor
-    of_predicted: Explanation | None
+    of_rivals: Explanation | None
     seconds: float
 
 
@@ -48,36 +46,33 @@ class Snapshot:
     Attributes:
         probes: N images.
         explanation: The explanation of the N images.
-        mistaken: (m,) int64, the indices of the probes whose predicted class is not the explained one.
-        of_predicted: The predicted class of these m explained; None where that was not asked for, or m is 0.
+        of_rivals: The same images, of each its rival explained: the most probable class beside the explained one, which
+            is the predicted class of a mistake. None where that was not asked for.
         seconds: Time that it took; of several ranks, that of the slowest.
     """
 
     probes: ProbeSet
     explanation: Explanation
-    mistaken: Tensor
-    of_predicted: Explanation | None
+    of_rivals: Explanation | None
     seconds: float
 
     @classmethod
     def joined(cls, probes: ProbeSet, shares: Sequence[SnapshotShare]) -> Snapshot:
         """Join the shares of all ranks; each probe is in one of them."""
-        rows = torch.cat([share.rows for share in shares])
-        mistaken = torch.cat([share.mistaken for share in shares])
+        order = torch.cat([share.rows for share in shares]).argsort()
         explanations = [share.explanation for share in shares if share.explanation is not None]
-        of_predicted = [share.of_predicted for share in shares if share.of_predicted is not None]
+        of_rivals = [share.of_rivals for share in shares if share.of_rivals is not None]
         return cls(
             probes,
-            concatenated(explanations)[rows.argsort()],
-            mistaken.sort().values,
-            concatenated(of_predicted)[mistaken.argsort()] if of_predicted else None,
+            concatenated(explanations)[order],
+            concatenated(of_rivals)[order] if of_rivals else None,
             max(share.seconds for share in shares),
         )
 
     @property
     def passes(self) -> int:
         """Forward samples spent on all heatmaps."""
-        more = 0 if self.of_predicted is None else int(self.of_predicted.passes.sum())
+        more = 0 if self.of_rivals is None else int(self.of_rivals.passes.sum())
         return int(self.explanation.passes.sum()) + more
 
     def scalars(self) -> dict[str, float]:

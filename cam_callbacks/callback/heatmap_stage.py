@@ -178,18 +178,15 @@ class HeatmapStage(Stage):
         return method if first == (method.outputs, method.multi_label) else _read_as(method, *first)
 
     def _explain_share(self, probes: ProbeSet) -> SnapshotShare:
-        """Explain this rank's share of the probes, and the predicted class of mistakes where that is wanted."""
+        """Explain this rank's share of the probes, and their rival classes where that is wanted."""
         began = time.perf_counter()
         rows, targets = self.rows_of_rank(len(probes)), self.targets_of(probes)
-        explanation, mistaken, of_predicted = None, rows[:0], None
+        explanation, of_rivals = None, None
         if len(rows):
             explanation = self._explain(probes, rows, _of_rows(targets, rows))
-            if self.settings.explain == "both" and explanation.predicted is not None:
-                is_mistake = (explanation.predicted != explanation.targets) & ~explanation.skipped
-                mistaken = rows[is_mistake]
-                if len(mistaken):
-                    of_predicted = self._explain(probes, mistaken, explanation.predicted[is_mistake])
-        return SnapshotShare(rows, explanation, mistaken, of_predicted, time.perf_counter() - began)
+            if self.settings.explain == "both" and explanation.rivals is not None:
+                of_rivals = self._explain(probes, rows, explanation.rivals)
+        return SnapshotShare(rows, explanation, of_rivals, time.perf_counter() - began)
 
     def _explain(self, probes: ProbeSet, rows: Tensor, targets: Targets) -> Explanation:
         explanation = self.memory.method(

@@ -76,8 +76,8 @@ class CAMMonitor(CallbackBase):
         num_probes: How many images to pick.
         explain: `"label"`: what is true of each image, the best choice for comparing looks: its class; of several, the
             one with the highest score; the largest of a segmentation; the number of a regression. `"prediction"`: the
-            predicted class. `"both"`: beside the true class the predicted one where they differ. A number: that class.
-            A callable: what it reads from the model's output; see `cam_callbacks.explain.targets`.
+            predicted class. `"both"`: beside the true class its rival, the most probable other one. A number: that
+            class. A callable: what it reads from the model's output; see `cam_callbacks.explain.targets`.
         every_n_epochs: Look after the validations of every n-th epoch of `fit`. `validate()` and `test()` always look.
         audit: Measure at each look how much the answers depend on the background, and give a verdict; its settings are
             those of `Audit`. None or False turns it off. There is none if `explain` is a callable; but the

@@ -84,7 +84,7 @@ class Task:
             return "the predicted class of each image"
         if self.kind == "multi-label":
             return "the true label with the highest score of each image"
-        return "the label of each image" + ", and the predicted class of mistakes" * (wanted == "both")
+        return "the label of each image" + ", and the most probable other class" * (wanted == "both")
 
     def targets(self, probes: ProbeSet, wanted: Wanted) -> Targets:
         """Return what is explained of N probes, as `Method.__call__` takes it."""

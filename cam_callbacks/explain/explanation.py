@@ -135,6 +135,14 @@ class Explanation:
         """(N,) int64, the most probable class of each image; None if a callable was explained."""
         return None if self.probabilities is None else self.probabilities.argmax(dim=1)
 
+    @property
+    def rivals(self) -> Tensor | None:
+        """(N,) int64, the most probable class of each image beside those that are explained; None if there is none."""
+        if self.logits is None or self.targets is None:
+            return None
+        explained = self.targets.view(len(self), -1)
+        return most_probable_other(self.logits, explained) if self.logits.shape[1] > explained.shape[1] else None
+
     @cached_property
     def blank(self) -> Tensor:
         """(*leading) bool, True if the map is constant, and so has no contrast. Skipped maps are not blank."""
@@ -263,6 +271,16 @@ def upsample(maps: Tensor, size: Sequence[int], mode: Interpolation = "bilinear"
         return F.interpolate(maps.unsqueeze(1), size=tuple(size), mode="nearest-exact").squeeze(1)
     how = "bicubic" if mode == "bicubic" else _LINEAR[len(size)]
     return F.interpolate(maps.unsqueeze(1), size=tuple(size), mode=how, align_corners=False).squeeze(1)
+
+
+def most_probable_other(logits: Tensor, explained: Tensor) -> Tensor:
+    """Return (N,) int64, the most probable class beside the explained ones.
+
+    Args:
+        logits: (N, classes), which still differ where all other probabilities are rounded to 0.
+        explained: (N, T) int64.
+    """
+    return logits.scatter(1, explained, -torch.inf).argmax(dim=1)
 
 
 def has_contrast(maps: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from cam_callbacks._checks import check_type
 from cam_callbacks.explain import neighbors
-from cam_callbacks.explain.explanation import Explanation
+from cam_callbacks.explain.explanation import Explanation, most_probable_other
 from cam_callbacks.explain.forwarding import ForwardFn
 from cam_callbacks.explain.isolation import isolated
 from cam_callbacks.explain.method import Method
@@ -202,8 +202,7 @@ def _own_and_rival(
         scores = network.scores()
         own = request.resolve(slice(None), None, scores, network.outputs)
     assert isinstance(own, Tensor)
-    # Of logits, which still differ where the probabilities of all other classes are rounded to 0.
-    return own.squeeze(1), scores.logits.scatter(1, own, -torch.inf).argmax(dim=1)
+    return own.squeeze(1), most_probable_other(scores.logits, own)
 
 
 def _with_random_weights(model: nn.Module, seed: int = 0) -> nn.Module:

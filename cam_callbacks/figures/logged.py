@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -56,12 +56,9 @@ def snapshot_pictures(
         Pictures by record, see `cam_callbacks.tags`.
     """
     probes, explanation, style = snapshot.probes, snapshot.explanation, figures.overlay_style
-    of_predicted = {}
-    if snapshot.of_predicted is not None:
-        maps = snapshot.of_predicted.scaled_to(brightest)
-        of_predicted = dict(zip(snapshot.mistaken.tolist(), maps, strict=True))
     shown = explanation.scaled_to(brightest)
-    pictures = {tags.HEATMAPS: heatmaps_picture(probes, explanation, shown, style, of_predicted, brightest)}
+    heatmaps = heatmaps_picture(probes, explanation, shown, style, brightest, snapshot.of_rivals)
+    pictures = {tags.HEATMAPS: heatmaps}
     if explanation.targets is not None and len(set(explanation.targets.tolist())) < len(probes):
         alike = explanation.scaled_to(None)
         pictures[tags.CLASS_MEAN] = class_mean_picture(probes, explanation, alike, style)
@@ -77,8 +74,8 @@ def heatmaps_picture(
     explanation: Explanation,
     heatmaps: Tensor,
     style: OverlayStyle,
-    of_predicted: Mapping[int, Tensor] = {},
     brightest: float | None = None,
+    of_rivals: Explanation | None = None,
 ) -> Picture:
     """Draw one cell per probe: the image, its overlay, and below them the true label and the most probable classes.
 
@@ -90,14 +87,19 @@ def heatmaps_picture(
         explanation: What was explained of the N probes.
         heatmaps: (N, *spatial) in [0, 1], to be laid over the images.
         style: How overlays are drawn.
-        of_predicted: For some probes, by their number, the heatmap of the class that was predicted instead.
         brightest: The value that became 1 in the heatmaps, as in `Explanation.scaled_to`.
+        of_rivals: The same probes, another class of each explained, whose heatmap stands beside the first.
     """
     images = enumerate(to_pictures(probes.images, probes.normalization, probes.bands))
-    cells = [
-        _probe_cell(image, probes, explanation, index, heatmaps[index], style, of_predicted.get(index))
-        for index, image in images
-    ]
+    rivals = None if of_rivals is None else of_rivals.scaled_to(brightest)
+    cells = []
+    for index, image in images:
+        cell = _probe_cell(image, probes, explanation, index, overlay(image, heatmaps[index], style))
+        if rivals is not None and of_rivals is not None and of_rivals.targets is not None:
+            name = shown_name(probes.class_names, int(of_rivals.targets[index]))
+            pictures = [*cell.pictures, overlay(image, rivals[index], style)]
+            cell = Cell(pictures, cell.lines, [*cell.headings, name], cell.alert)
+        cells.append(cell)
     lines = max(len(cell.lines) for cell in cells)
     filled = [Cell(c.pictures, [*c.lines, *[Line("")] * (lines - len(c.lines))], c.headings, c.alert) for c in cells]
     return with_scale(_grid_of(probes, filled, explanation), style, probes.images.ndim - 2, brightest)
@@ -108,20 +110,15 @@ def _probe_cell(
     probes: ProbeSet,
     explanation: Explanation,
     index: int,
-    heatmap: Tensor,
-    style: OverlayStyle,
-    of_predicted: Tensor | None,
+    heated: Picture,
 ) -> Cell:
     label = None if probes.labels is None else int(probes.labels[index])
     explained = None if explanation.targets is None else int(explanation.targets[index])
     answers = explanation.predicted
     predicted = None if answers is None or explanation.skipped[index] else int(answers[index])
     mistake = label is not None and predicted is not None and predicted != label
-    pictures = [_with_mask(image, probes, index), overlay(image, heatmap, style)]
+    pictures = [_with_mask(image, probes, index), heated]
     headings = ["image", "heatmap" if explained is None else shown_name(probes.class_names, explained)]
-    if of_predicted is not None and predicted is not None:
-        pictures.append(overlay(image, of_predicted, style))
-        headings.append(shown_name(probes.class_names, predicted))
     lines = _label_lines(probes, index, label, mistake) + _map_lines(explanation, index)
     if explained is None:
         score, kind = float(explanation.target_scores[index]), explanation.score_kind

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 
 import numpy as np
@@ -27,6 +27,7 @@ from cam_callbacks.review.schema import (
     MeasureJson,
     ProbeJson,
     Readable,
+    RivalJson,
     SettingsJson,
     VerdictJson,
 )
@@ -76,7 +77,10 @@ def look_blobs(snapshot: Snapshot, epoch: int, method: str) -> dict[str, bytes]:
     Returns:
         Blobs by record, in the order in which they are to be written.
     """
-    blobs = {schema.TAB_MAPS: _maps(snapshot)}
+    size, rivals = snapshot.probes.images.shape[2:], snapshot.of_rivals
+    blobs = {schema.TAB_MAPS: _maps(snapshot.explanation, size)}
+    if rivals is not None:
+        blobs[schema.TAB_RIVALS] = _maps(rivals, size)
     channels = _channels(snapshot)
     if channels:
         blobs[schema.TAB_CHANNELS] = channels
@@ -84,8 +88,7 @@ def look_blobs(snapshot: Snapshot, epoch: int, method: str) -> dict[str, bytes]:
     return blobs
 
 
-def _maps(snapshot: Snapshot) -> bytes:
-    explanation, size = snapshot.explanation, snapshot.probes.images.shape[2:]
+def _maps(explanation: Explanation, size: Sequence[int]) -> bytes:
     maps = scaled(explanation.layer_maps, explanation.layer_maps.shape[1:], "none")
     maps[explanation.blank] = 0
     nothing = torch.zeros(1, 1)
@@ -134,6 +137,7 @@ def _probes(snapshot: Snapshot) -> list[ProbeJson]:
     passes, blank, skipped = (part.tolist() for part in (explanation.passes, explanation.blank, explanation.skipped))
     heat, heat_chance = (part.tolist() for part in _heat_on_object(snapshot))
     channels = _channel_weights(explanation)
+    rivals = _rivals(snapshot.of_rivals, count)
     return [
         ProbeJson(
             label=labels[index],
@@ -149,9 +153,21 @@ def _probes(snapshot: Snapshot) -> list[ProbeJson]:
             skipped=skipped[index],
             heat_on_object=number(heat[index]),
             heat_on_object_chance=number(heat_chance[index]),
+            rival=rivals[index],
             channels=channels[index],
         )
         for index in range(count)
+    ]
+
+
+def _rivals(explanation: Explanation | None, count: int) -> list[RivalJson | None]:
+    if explanation is None or explanation.targets is None:
+        return [None] * count
+    return [
+        RivalJson(label=label, probability=_probability(explanation, index, label), blank=blank, skipped=skipped)
+        for index, (label, blank, skipped) in enumerate(
+            zip(*(part.tolist() for part in (explanation.targets, explanation.blank, explanation.skipped)), strict=True)
+        )
     ]
 
 

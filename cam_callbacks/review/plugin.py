@@ -110,7 +110,7 @@ class CAMPlugin(base_plugin.TBPlugin):  # type: ignore[misc]
 
     def _look(self, request: wrappers.Request) -> wrappers.Response:
         series, step = self._series(request), _step(request)
-        series.fetch([schema.TAB_PROBES, schema.TAB_MAPS, schema.TAB_CHANNELS], step)
+        series.fetch([schema.TAB_PROBES, schema.TAB_MAPS, schema.TAB_RIVALS, schema.TAB_CHANNELS], step)
         return _json(request, reader.look(series, step))
 
     def _swaps(self, request: wrappers.Request) -> wrappers.Response:

@@ -65,13 +65,17 @@ def look(series: Series, step: int) -> ShownLookJson:
     found = _look(series, step)
     counts = [len(probe["channels"]) for probe in found["probes"]]
     maps = _split(_blob(series, schema.TAB_MAPS, step))
+    has_rivals = _has_rivals(found)
+    rivals = _split(_blob(series, schema.TAB_RIVALS, step)) if has_rivals else []
     channels = _split(_blob(series, schema.TAB_CHANNELS, step)) if any(counts) else []
-    if len(maps) != len(counts) or len(channels) != sum(counts):
+    wanted = (len(counts), len(counts) if has_rivals else 0, sum(counts))
+    if tuple(map(len, (maps, rivals, channels))) != wanted:
         raise RecordNotFoundError(f"the look at step {step} is incomplete")
     following = iter([_data_uri(png) for png in channels])
     pictures = {
         "step": step,
         "maps": [_data_uri(png) for png in maps],
+        "rivals": [_data_uri(png) for png in rivals],
         "channels": [[next(following) for _ in range(count)] for count in counts],
     }
     shown = cast(ShownLookJson, found | pictures)
@@ -104,11 +108,17 @@ def _look(series: Series, step: int) -> LookJson:
         isinstance(probe, dict) and isinstance(probe.get("channels"), list) for probe in probes
     ):
         raise RecordNotFoundError(f"the look at step {step} is not understood")
-    needed = [schema.TAB_MAPS, *([schema.TAB_CHANNELS] if any(probe["channels"] for probe in probes) else [])]
-    for record in needed:
-        if step not in series.steps(record):
+    look = cast(LookJson, found)
+    has_channels = any(probe["channels"] for probe in look["probes"])
+    needed = {schema.TAB_MAPS: True, schema.TAB_RIVALS: _has_rivals(look), schema.TAB_CHANNELS: has_channels}
+    for record, is_needed in needed.items():
+        if is_needed and step not in series.steps(record):
             raise RecordNotFoundError(f"the look at step {step} has no {record}")
-    return cast(LookJson, found)
+    return look
+
+
+def _has_rivals(look: LookJson) -> bool:
+    return any(probe.get("rival") for probe in look["probes"])
 
 
 def _audit(series: Series, step: int) -> AuditJson | None:

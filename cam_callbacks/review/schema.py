@@ -21,6 +21,9 @@ TAB_MAPS = "tab_maps"
 """PNGs, at each look: the heatmap of each probe, gray, at the resolution of the layer, scaled to its own minimum and
 maximum. A blank one is black, a skipped one a single black pixel."""
 
+TAB_RIVALS = "tab_rivals"
+"""PNGs, at each look where rivals are explained: of each probe the heatmap of its rival, as in `TAB_MAPS`."""
+
 TAB_CHANNELS = "tab_channels"
 """PNGs, at each look: the channels of largest weight, at most four per probe, as in `TAB_MAPS`; probe after probe.
 Missing if no probe has any."""
@@ -34,7 +37,7 @@ TAB_AUDIT = "tab_audit"
 TAB_SWAPS = "tab_swaps"
 """PNG, at each look with an audit in which something could be swapped: the picture of `cam_callbacks.tags.SWAPS`."""
 
-RECORDS = (TAB_SETTINGS, TAB_PHOTOS, TAB_MAPS, TAB_CHANNELS, TAB_PROBES, TAB_AUDIT, TAB_SWAPS)
+RECORDS = (TAB_SETTINGS, TAB_PHOTOS, TAB_MAPS, TAB_RIVALS, TAB_CHANNELS, TAB_PROBES, TAB_AUDIT, TAB_SWAPS)
 
 Readable = str | float | bool | None
 """A setting in a form that JSON has and people can read."""
@@ -49,6 +52,15 @@ class SettingsJson(TypedDict):
     """Of torch, lightning and python."""
     settings: dict[str, Readable]
     """By argument of `CAMMonitor`."""
+
+
+class RivalJson(TypedDict):
+    """The most probable class of a probe beside the explained one, whose heatmap is in `TAB_RIVALS`."""
+
+    label: int
+    probability: float | None
+    blank: bool
+    skipped: bool
 
 
 class ProbeJson(TypedDict):
@@ -75,6 +87,8 @@ class ProbeJson(TypedDict):
     """A share in [0, 1]; null without a mask."""
     heat_on_object_chance: float | None
     """The same with the masks of the other probes of the class."""
+    rival: RivalJson | None
+    """Missing in what earlier versions wrote."""
     channels: list[tuple[int, float | None]]
     """Index and weight, one for each PNG in `TAB_CHANNELS`."""
 
@@ -182,6 +196,8 @@ class ShownLookJson(LookJson, _OwnPhotos):
 
     step: int
     maps: list[str]
+    rivals: list[str]
+    """Of each probe; none where rivals are not explained."""
     channels: list[list[str]]
     """The channels of each probe."""
 

@@ -86,16 +86,18 @@ def test_one_class_is_explained_for_all_images_where_its_number_is_given(tmp_pat
     assert explanation_of(monitor).targets.tolist() == [2] * 6
 
 
-def test_both_explains_the_predicted_class_of_mistakes_too(tmp_path: Path) -> None:
+def test_both_explains_the_most_probable_other_class_too(tmp_path: Path) -> None:
     method = CountingCAM()
     monitor = CAMMonitor(num_probes=6, audit=None, explain="both", method=method)
     fit(tmp_path, monitor)
-    true_class, of_mistakes = method.explanations
+    true_class, of_rivals = method.explanations
     assert true_class.targets.tolist() == [0, 0, 1, 1, 2, 2]
     mistaken = true_class.predicted != true_class.targets
     assert 0 < mistaken.sum() < 6  # else the test shows nothing
-    assert torch.equal(of_mistakes.targets, true_class.predicted[mistaken])
-    total = float(true_class.passes.sum() + of_mistakes.passes.sum())
+    assert torch.equal(of_rivals.targets[mistaken], true_class.predicted[mistaken])
+    second = true_class.probabilities.topk(2).indices[:, 1]
+    assert torch.equal(of_rivals.targets[~mistaken], second[~mistaken])
+    total = float(true_class.passes.sum() + of_rivals.passes.sum())
     assert scalars(tmp_path)["cam/passes"] == [(2, total)]
 
 

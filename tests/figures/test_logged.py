@@ -81,9 +81,9 @@ def test_without_labels_there_are_no_mistakes() -> None:
     assert alerts(drawn(explanation((2, 2, 2, 0)), probes(labels=None))) == 0
 
 
-def test_the_map_of_the_class_that_was_predicted_instead_is_shown_beside() -> None:
+def test_the_map_of_another_class_is_shown_beside_the_first() -> None:
     made = explanation((0, 1, 1, 2))
-    narrow, wide = drawn(made), drawn(made, of_predicted={1: torch.rand(SIZE, SIZE)})
+    narrow, wide = drawn(made), drawn(made, of_rivals=explanation((1, 2, 2, 0)))
     assert wide.shape[1] > narrow.shape[1]
 
 

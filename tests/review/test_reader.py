@@ -25,8 +25,11 @@ def longer(png: bytes) -> bytes:
     return png[:-12] + (9).to_bytes(4, "big") + png[-8:]
 
 
-def look_json(*channels: int) -> dict[str, Any]:
-    return {"epoch": 1, "probes": [{"channels": [[index, 0.5] for index in range(count)]} for count in channels]}
+def look_json(*channels: int, rival: dict[str, Any] | None = None) -> dict[str, Any]:
+    """A look at probes with so many channels each, as an earlier version wrote it if there is no rival."""
+    known = {} if rival is None else {"rival": rival}
+    probes = [{"channels": [[index, 0.5] for index in range(count)], **known} for count in channels]
+    return {"epoch": 1, "probes": probes}
 
 
 def series(**blobs: bytes | dict[str, Any] | None) -> FileSeries:
@@ -105,6 +108,16 @@ def test_a_look_whose_pictures_are_broken_is_not_shown(record: str, broken: byte
 def test_probes_without_channels_need_none() -> None:
     look = reader.look(series(**{schema.TAB_PROBES: look_json(0, 0), schema.TAB_CHANNELS: None}), 10)
     assert look["channels"] == [[], []]
+
+
+def test_maps_of_rivals_stand_beside_the_others_where_there_are_any() -> None:
+    numbers = look_json(2, 1, rival={"label": 1, "probability": 0.1, "blank": False, "skipped": False})
+    found = series(**{schema.TAB_PROBES: numbers, schema.TAB_RIVALS: png(7) + png(8)})
+    assert reader.look(found, 0)["rivals"] == []
+    assert len({*reader.look(found, 10)["rivals"], *reader.look(found, 10)["maps"]}) == 4
+    for broken in (None, b"", png(7), png(7) * 3):
+        with pytest.raises(reader.RecordNotFoundError):
+            reader.look(series(**{schema.TAB_PROBES: numbers, schema.TAB_RIVALS: broken}), 10)
 
 
 @pytest.mark.parametrize("broken", [None, b"", b"nothing", png(1)[:-1]])

@@ -16,6 +16,8 @@ import pytest
 from chromium import GRAY, Page, chromium
 from tab_logs import HOSTILE, write_logs
 
+from cam_callbacks import GradCAM
+
 LOOKS, PROBES = 3, 4  # of the fixture `logs`
 BIASED, BALANCED, PLAIN = "biased/run", "balanced/run", "plain/run"
 
@@ -28,10 +30,10 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture(scope="module")
 def address(browser: Any, logs: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Where a TensorBoard shows three runs, the third without an audit."""
+    """Where a TensorBoard shows three runs, the third without an audit, with the heat of two classes."""
     folder = tmp_path_factory.mktemp("shown") / "logs"
     shutil.copytree(logs, folder)
-    write_logs(folder, ["plain"], looks=1, probes=PROBES, audit=None)
+    write_logs(folder, ["plain"], looks=1, probes=PROBES, audit=None, method=GradCAM(), explain="both")
     command = [sys.executable, "-m", "tensorboard.main", "--logdir", str(folder), "--host", "127.0.0.1", "--port", "0"]
     server = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     try:
@@ -235,6 +237,21 @@ def test_a_card_opens_the_history_of_its_probe(tab: Tab) -> None:
     tab.press("\ue00c")  # Escape
     tab.wait(lambda: not tab.all("dialog"))
     tab.wait(lambda: "step=" in tab.in_address_bar() and "probe=" not in tab.in_address_bar())
+
+
+def test_true_class_and_rival_stand_side_by_side_where_both_are_explained(tab: Tab) -> None:
+    tab.open(run=PLAIN)
+    tab.wait(lambda: len(tab.all(".card .pictures > span")) == 2 * PROBES)
+    names = tab.texts(".card .pictures .name")
+    own, rivals = names[::2], names[1::2]
+    assert own == tab.texts(".card .labels .name")[::2]  # the true class; the predicted one follows it
+    assert all(one != other for one, other in zip(own, rivals, strict=True))
+    left, right = tab.all(".card .pictures > span")[:2]
+    assert left.location["y"] == right.location["y"]
+    assert left.location["x"] < right.location["x"]
+    tab.all(".card")[0].click()
+    tab.wait(lambda: len(tab.all("dialog .tile .pictures > span")) == 2)
+    tab.wait(lambda: f"rival class\n{rivals[0]}" in tab.one("dialog dl.facts").text)
 
 
 def test_two_runs_compare_look_by_look(tab: Tab) -> None:

@@ -56,7 +56,7 @@ def series(folder: Path, monitor: str = "cam") -> FileSeries:
 
 def look_at(model: nn.Module, probes: ProbeSet, targets: Any = None, **settings: Any) -> Snapshot:
     explanation = ScoreCAM(**{"tolerance": 0} | settings)(model, probes.images, "features", targets)
-    return Snapshot(probes, explanation, torch.tensor([], dtype=torch.long), None, 1.25)
+    return Snapshot(probes, explanation, None, 1.25)
 
 
 def written(folder: Path, looked: Snapshot, name: str = "cam") -> dict[str, Any]:
@@ -191,7 +191,7 @@ def test_coarse_maps_are_called_so_and_their_heat_is_not_measured(
 
 def test_several_layers_have_maps_without_channels(tmp_path: Path, model: nn.Module, probes: ProbeSet) -> None:
     explanation = ScoreCAM(tolerance=0)(model, probes.images, ["features.2", "features"])
-    looked = Snapshot(probes, explanation, torch.tensor([], dtype=torch.long), None, 1.0)
+    looked = Snapshot(probes, explanation, None, 1.0)
     look = written(tmp_path, looked)
     assert look["layer"] == "features.2, features"
     assert look["channels"] == [[]] * 4

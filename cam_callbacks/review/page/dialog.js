@@ -2,7 +2,7 @@
 
 import { swaps } from './audit.js';
 import { decoded, el } from './elements.js';
-import { paint, Picture, Scale } from './picture.js';
+import { paint, ProbePicture, Scale } from './picture.js';
 import { className, digits, isMistake, moment, short } from './words.js';
 
 /** Call back once, when a node is first seen. */
@@ -75,7 +75,7 @@ export class ProbeDialog {
       const look = await run.look(step).catch(() => null);
       const probe = look?.probes[index];
       if (!probe) return void (words.textContent = 'not there');
-      const picture = new Picture(look.photos[index], 120);
+      const picture = new ProbePicture(look.photos[index], 120);
       picture.show(look, index, colors);
       empty.replaceWith(picture.node);
       words.textContent = digits(probe.probability_label ?? probe.probability_predicted ?? probe.score);
@@ -104,11 +104,12 @@ export class ProbeDialog {
 }
 
 function facts(look, probe) {
-  const { label, predicted, heat_on_object: heat, heat_on_object_chance: chance } = probe;
+  const { label, predicted, rival, heat_on_object: heat, heat_on_object_chance: chance } = probe;
   const rows = [
     ['look', moment(look)],
     ['true class', label != null && `${className(look, label)} ${digits(probe.probability_label)}`],
     ['predicted', predicted != null && `${className(look, predicted)} ${digits(probe.probability_predicted)}`],
+    ['rival class', rival && `${className(look, rival.label)} ${digits(rival.probability)}`],
     ['heat on object', heat != null && `${digits(heat)}${chance == null ? '' : ` (by chance ${digits(chance)})`}`],
     ['largest activation', short(probe.largest)],
     ['error of the map', short(probe.error)],

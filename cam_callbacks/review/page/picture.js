@@ -1,6 +1,7 @@
 // A heatmap over a photo.
 
 import { el } from './elements.js';
+import { className } from './words.js';
 
 export const COLORS = {
   inferno: ['000004', '1f0c48', '550f6d', '88226a', 'ba3655', 'e35933', 'f98c0a', 'f9c932', 'fcffa4'],
@@ -71,14 +72,51 @@ export class Picture {
     this.node = el('span', { class: image ? 'picture' : 'picture no-photo' }, image, this.#canvas, this.#note);
   }
 
-  /** Show the heat of probe `index` at a look; where there is none, the photo stays as it is. */
-  show(look, index, colors) {
-    const [probe, map] = [look.probes[index], look.maps[index]];
-    const drawn = Boolean(map) && !probe.skipped && !probe.blank;
+  /** Show a map, of which is known whether it is blank or skipped; where there is no heat, the photo stays as it is. */
+  show(map, { blank, skipped }, colors, isPhoto = true) {
+    const drawn = Boolean(map) && !skipped && !blank;
     this.#canvas.hidden = !drawn;
-    this.node.classList.toggle('heated', drawn && !look.signals);
+    this.node.classList.toggle('heated', drawn && isPhoto);
     if (drawn) paint(this.#canvas, map, colors);
-    const blank = probe.blank ? 'blank: no contrast' : '';
-    this.#note.textContent = probe.skipped ? 'skipped: values were not finite' : blank;
+    const why = blank ? 'blank: no contrast' : '';
+    this.#note.textContent = skipped ? 'skipped: values were not finite' : why;
+  }
+}
+
+/** A probe's photo with its heat; beside it with that of its rival, if it is explained, each under the name of its class. */
+export class ProbePicture {
+  node = el('span.pictures');
+  #own;
+  #rival = null;
+  #names = [el('small.name'), el('small.name')];
+  #makeRival;
+
+  constructor(photo, side) {
+    this.#own = new Picture(photo, side);
+    this.#makeRival = () => new Picture(photo, side);
+    this.node.append(this.#own.node);
+  }
+
+  /** Show probe `index` at a look. */
+  show(look, index, colors) {
+    const probe = look.probes[index];
+    this.#own.show(look.maps[index], probe, colors, !look.signals);
+    const { rival } = probe;
+    if (rival) this.#showRival(look.rivals[index], look, probe, colors);
+    if (Boolean(rival) === this.node.classList.contains('pair')) return;
+    this.node.classList.toggle('pair');
+    const [own, other] = this.#names;
+    const pair = () => [el('span', own, this.#own.node), el('span', other, this.#rival.node)];
+    this.node.replaceChildren(...(rival ? pair() : [this.#own.node]));
+  }
+
+  #showRival(map, look, { explained, rival }, colors) {
+    this.#rival ??= this.#makeRival();
+    this.#rival.show(map, rival, colors, !look.signals);
+    for (const [at, label] of [explained, rival.label].entries()) {
+      const name = className(look, label);
+      this.#names[at].textContent = name;
+      this.#names[at].title = name;
+    }
   }
 }

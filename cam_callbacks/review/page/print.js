@@ -4,7 +4,7 @@ import { appendix, verdict } from './audit.js';
 import { curveOf, CURVES } from './curves.js';
 import { el } from './elements.js';
 import { Glossary } from './glossary.js';
-import { Picture, Scale } from './picture.js';
+import { ProbePicture, Scale } from './picture.js';
 import { Run } from './run.js';
 import { skippedFiles } from './skipped.js';
 import { className, digits, moment } from './words.js';
@@ -70,7 +70,7 @@ async function printedProbes(run) {
 }
 
 function printedTile(look, index) {
-  const picture = new Picture(look.photos[index], 120);
+  const picture = new ProbePicture(look.photos[index], 120);
   const probe = look.probes[index];
   if (probe) picture.show(look, index, COLORS_PRINTED);
   return el('span.tile', picture.node, el('small', digits(probe?.probability_label)));

@@ -2,7 +2,7 @@
 
 import { appendix } from './audit.js';
 import { el } from './elements.js';
-import { Picture } from './picture.js';
+import { ProbePicture } from './picture.js';
 import { className, digits, isMistake, moment, plural } from './words.js';
 
 /** What probes can be sorted by: a key of the state, the words for it, the number. */
@@ -55,7 +55,7 @@ class Card {
 
   constructor(index, photo, open) {
     this.#index = index;
-    this.#picture = new Picture(photo);
+    this.#picture = new ProbePicture(photo);
     this.node = el('button.card', { type: 'button', 'data-probe': index, onclick: open },
       this.#picture.node,
       this.#labels,

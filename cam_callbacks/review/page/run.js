@@ -63,7 +63,8 @@ export class Run {
     try {
       const look = await this.#source.look(this.name, this.monitor, step);
       const photos = look.photos && (await Promise.all(look.photos.map(decoded))); // probes of before a change
-      return { ...look, photos: photos ?? this.photos, maps: await Promise.all(look.maps.map(decoded)) };
+      const [maps, rivals] = await Promise.all([look.maps, look.rivals ?? []].map((all) => Promise.all(all.map(decoded))));
+      return { ...look, photos: photos ?? this.photos, maps, rivals };
     } catch (error) {
       this.#looks.delete(step);
       throw error;
