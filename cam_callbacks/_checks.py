@@ -57,6 +57,12 @@ def check_fraction(argument: str, value: object, expected: str) -> None:
         raise ValueError(f"{argument}={value!r} must be {expected}")
 
 
+def check_share(argument: str, value: object, expected: str) -> None:
+    """Raise a ValueError unless the value is None or a number above 0 and up to 1; `expected` says so in words."""
+    if value is not None and (not isinstance(value, Real) or isinstance(value, bool) or not 0 < float(value) <= 1):
+        raise ValueError(f"{argument}={value!r} must be {expected}")
+
+
 def check_callable(argument: str, value: object, expected: str, takes: int | None = None) -> None:
     """Raise a TypeError unless the value is None or can be called, with `takes` arguments if that is given."""
     if value is None:

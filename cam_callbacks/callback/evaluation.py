@@ -18,8 +18,9 @@ from cam_callbacks.callback.audit_stage import MOST_PASSES, AuditStage
 from cam_callbacks.callback.heatmap_stage import HeatmapStage
 from cam_callbacks.callback.in_place import InPlaceChanges
 from cam_callbacks.callback.loggers import Media
+from cam_callbacks.callback.overhead import Stopwatch
 from cam_callbacks.callback.probe_stage import ProbeStage
-from cam_callbacks.callback.progress_bar import progress_in_bar
+from cam_callbacks.callback.progress_bar import has_bar, progress_in_bar
 from cam_callbacks.callback.stage import MonitorParts, NotUnderstoodError, Stage, StepFailedError
 from cam_callbacks.callback.trainer import Misconfiguration
 from cam_callbacks.data.probes import ProbeSet
@@ -65,6 +66,8 @@ class Evaluation(Stage):
         self._heatmaps = HeatmapStage(parts, trainer, pl_module)
         self.notices.are_warnings_kept_back = trainer.sanity_checking
         self._reads_batch = True  # whether images of the batch that runs are wanted
+        self._stopwatch = Stopwatch()
+        self._looks = self._is_look()
         self.memory.begin(anew=trainer.testing)
         parts.data.begin()
         watched = self.memory.audit_images
@@ -76,15 +79,16 @@ class Evaluation(Stage):
     def _is_disabled(self) -> bool:
         return any(self.parts.retries.is_disabled(part) for part in (Part.PROBES, Part.HEATMAPS))
 
-    @property
-    def _looks(self) -> bool:
-        """Whether this evaluation explains its probes, or only settles them."""
-        trainer = self.trainer
+    def _is_look(self) -> bool:
+        """Whether this evaluation explains its probes, or only settles them. Call it on all ranks."""
+        trainer, overhead = self.trainer, self.parts.overhead
         if trainer.sanity_checking:
             return False
         if not of_trainer.is_fitting(trainer) or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return True
-        return bool((trainer.current_epoch + 1) % self.settings.every_n_epochs == 0)
+        if (trainer.current_epoch + 1) % self.settings.every_n_epochs != 0:
+            return False
+        return not overhead.is_limited or of_trainer.broadcast(trainer, overhead.allows_a_look)
 
     def begin_batch(self, batch: Any, loader: int) -> None:
         """Keep the images of a batch of one of the loaders as its step is given them, if some may be picked."""
@@ -131,6 +135,14 @@ class Evaluation(Stage):
         probes = self._attempt(Part.PROBES, self._settle_probes)
         if probes is None or not self._looks:
             return
+        self._say_what_is_done(probes)
+        audit = self._look(probes)
+        self._say_what_it_took()
+        if audit is not None and audit.verdict.state == "alarm":
+            self._attempt(Part.ON_ALARM, self.agreed, self._call_on_alarm, audit.verdict)
+
+    def _look(self, probes: ProbeSet) -> AuditSnapshot | None:
+        """Explain the probes, audit, and log; return what the audit found."""
         snapshot, audit = None, None
         media: Media = {}
         with progress_in_bar(self.trainer):
@@ -141,14 +153,31 @@ class Evaluation(Stage):
                 if explained is not None:
                     snapshot, media = explained
                 elif not self.memory.are_heatmaps_off:
-                    return
+                    return None
             audited = self._attempt(Part.AUDIT, self._audit, snapshot)
             if audited is not None:
                 audit, media = audited[0], {**media, **audited[1]}
         if snapshot is not None or audit is not None:
-            self._attempt(Part.LOGGING, self._send, snapshot, audit, media)
-        if audit is not None and audit.verdict.state == "alarm":
-            self._attempt(Part.ON_ALARM, self.agreed, self._call_on_alarm, audit.verdict)
+            with self._stopwatch.of("pictures and logging"):
+                self._attempt(Part.LOGGING, self._send, snapshot, audit, media)
+        return audit
+
+    def _say_what_is_done(self, probes: ProbeSet) -> None:
+        """Say once what the first look does, where no progress bar says so."""
+        if not has_bar(self.trainer):
+            audit = self.memory.audit_images
+            audited = "" if audit is None else f", then audits {len(audit)} images"
+            self.notices.inform_once(f"CAMMonitor: explains {len(probes)} probes{audited}", "what is done")
+
+    def _say_what_it_took(self) -> None:
+        """Add the time of this look to that of the others, and say once what the first has taken."""
+        took = sum(self._stopwatch.seconds.values())
+        if of_trainer.is_fitting(self.trainer):
+            self.parts.overhead.add(took)
+        self.notices.inform_once(
+            f"CAMMonitor: the first look took {self._stopwatch} (every_n_epochs and max_overhead make looks rarer)",
+            "what it took",
+        )
 
     def _collect(self, batch: Any, loader: int) -> None:
         memory, data = self.memory, self.parts.data
@@ -172,18 +201,22 @@ class Evaluation(Stage):
         return probes
 
     def _explain(self, probes: ProbeSet) -> tuple[Snapshot, Media]:
-        snapshot = self._heatmaps.explain(probes)
-        return snapshot, self._heatmaps.log(snapshot)
+        with self._stopwatch.of("heatmaps"):
+            snapshot = self._heatmaps.explain(probes)
+        with self._stopwatch.of("pictures and logging"):
+            return snapshot, self._heatmaps.log(snapshot)
 
     def _audit(self, snapshot: Snapshot | None) -> tuple[AuditSnapshot, Media] | None:
         if self.settings.audit is None or self._audited is None:
             return None
-        stage = AuditStage(self.parts, self.trainer, self.pl_module, self.settings.audit)
-        images = self._audited.settle(self._errors)
-        if images is None:
-            return None
-        found = stage.observe(images, snapshot)
-        return found, stage.log(found)
+        with self._stopwatch.of("audit"):
+            stage = AuditStage(self.parts, self.trainer, self.pl_module, self.settings.audit)
+            images = self._audited.settle(self._errors)
+            if images is None:
+                return None
+            found = stage.observe(images, snapshot)
+        with self._stopwatch.of("pictures and logging"):
+            return found, stage.log(found)
 
     def _send(self, snapshot: Snapshot | None, audit: AuditSnapshot | None, media: Media) -> None:
         folder = self.agreed(of_trainer.log_folder, self.trainer)

@@ -14,13 +14,9 @@ from cam_callbacks.audit.verdict import Verdict
 from cam_callbacks.callback import trainer as of_trainer
 from cam_callbacks.callback.before_fit import check_before_fit
 from cam_callbacks.callback.cross_check import contradiction
-from cam_callbacks.callback.data_source import DataSource
 from cam_callbacks.callback.end_of_fit import EndOfFit
 from cam_callbacks.callback.evaluation import Evaluation
 from cam_callbacks.callback.memory import Memory
-from cam_callbacks.callback.notices import Notices
-from cam_callbacks.callback.outlet import Outlet
-from cam_callbacks.callback.retries import Retries
 from cam_callbacks.callback.settings import DEFAULT_METHOD, MonitorSettings
 from cam_callbacks.callback.stage import MonitorParts
 from cam_callbacks.callback.trainer import CallbackBase, Misconfiguration
@@ -57,7 +53,7 @@ class CAMMonitor(CallbackBase):
     - from the audit: its numbers, such as `cam/bg_gap`, the pictures `cam/swaps` and `cam/heat_over_chance`, and the
       text `cam/verdict`.
 
-    Other callbacks can monitor the numbers if every validation has a look (`every_n_epochs=1`).
+    Other callbacks can monitor the numbers if every validation has a look, as it has by default.
 
     It uses the weights that produced this validation's metrics, averaged ones included, at the last validation batch.
     The weights after training are bit for bit those of a run without it.
@@ -79,6 +75,8 @@ class CAMMonitor(CallbackBase):
             predicted class. `"both"`: beside the true class its rival, the most probable other one. A number: that
             class. A callable: what it reads from the model's output; see `cam_callbacks.explain.targets`.
         every_n_epochs: Look after the validations of every n-th epoch of `fit`. `validate()` and `test()` always look.
+        max_overhead: The share of the time of a `fit` that looks may take, such as 0.05. After the first, a validation
+            has a look only once there is time for it. None: no limit.
         audit: Measure at each look how much the answers depend on the background, and give a verdict; its settings are
             those of `Audit`. None or False turns it off. There is none if `explain` is a callable; but the
             masks' `foreground_values` and the check of `randomization` hold there too.
@@ -121,6 +119,7 @@ class CAMMonitor(CallbackBase):
         num_probes: int = 16,
         explain: Literal["label", "prediction", "both"] | int | Target | TargetFn = "label",
         every_n_epochs: int = 1,
+        max_overhead: float | None = None,
         audit: Audit | Literal[False] | None = Audit(),  # noqa: B008 - a frozen value
         figures: Figures = Figures(),  # noqa: B008 - a frozen value
         class_names: Sequence[str] | None = None,
@@ -140,6 +139,7 @@ class CAMMonitor(CallbackBase):
             num_probes=num_probes,
             explain=explain,
             every_n_epochs=every_n_epochs,
+            max_overhead=max_overhead,
             audit=audit,
             figures=figures,
             class_names=class_names,
@@ -151,15 +151,7 @@ class CAMMonitor(CallbackBase):
             on_error=on_error,
             name=name,
         )
-        retries, notices = Retries(), Notices()
-        self._parts = MonitorParts(
-            settings=self.settings,
-            memory=Memory(self.settings),
-            data=DataSource(self.settings, notices.warn_once),
-            outlet=Outlet(self.settings, retries),
-            retries=retries,
-            notices=notices,
-        )
+        self._parts = MonitorParts.of(self.settings)
         self._evaluation: Evaluation | None = None
         self._randomization: float | None = None
 
@@ -234,6 +226,7 @@ class CAMMonitor(CallbackBase):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Check what can be checked before the first batch."""
+        self._parts.overhead.begin()
         self._check_layer(pl_module)
         check_before_fit(self.settings, trainer, pl_module, self._parts.notices)
 

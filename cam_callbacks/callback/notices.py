@@ -29,9 +29,9 @@ class Notices:
         if not self.are_warnings_kept_back and self._is_new(subject or message):
             _warn(message)
 
-    def inform_once(self, message: str) -> None:
-        """Give information, unless it was given before."""
-        if self._is_new(message):
+    def inform_once(self, message: str, subject: str | None = None) -> None:
+        """Give information, unless it, or some of the same subject, was given before."""
+        if self._is_new(subject or message):
             rank_zero_info(message)
 
     def announce(self, message: str, *, is_warning: bool) -> None:

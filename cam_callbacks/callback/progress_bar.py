@@ -28,6 +28,11 @@ def progress_in_bar(trainer: Trainer) -> Iterator[None]:
         describe(before)
 
 
+def has_bar(trainer: Trainer) -> bool:
+    """Return whether the progress of a look is shown anywhere."""
+    return _harmless(trainer)(None) is not None
+
+
 def _harmless(trainer: Trainer) -> Callable[[str | None], str | None]:
     """Return the function that sets the description; where the bar fails, nothing is shown."""
 

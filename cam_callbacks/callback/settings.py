@@ -12,7 +12,15 @@ import numpy as np
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from cam_callbacks._checks import check_bool, check_callable, check_choice, check_positive, check_type, is_list
+from cam_callbacks._checks import (
+    check_bool,
+    check_callable,
+    check_choice,
+    check_positive,
+    check_share,
+    check_type,
+    is_list,
+)
 from cam_callbacks.audit.settings import Audit
 from cam_callbacks.callback.trainer import Misconfiguration
 from cam_callbacks.data.batches import BatchFn
@@ -50,6 +58,7 @@ class MonitorSettings:
     num_probes: int
     explain: Literal["label", "prediction", "both"] | int | TargetFn
     every_n_epochs: int
+    max_overhead: float | None
     audit: Audit | None
     figures: Figures
     class_names: ClassNames
@@ -101,6 +110,7 @@ class MonitorSettings:
         _check_probes(self.probes)
         check_positive("num_probes", self.num_probes)
         check_positive("every_n_epochs", self.every_n_epochs)
+        check_share("max_overhead", self.max_overhead, "a share of the training's time, such as 0.05, or None")
         _check_explain(self.explain)
         check_type("audit", self.audit, (Audit, type(None)), "Audit(...), or None for no audit")
         check_type("figures", self.figures, Figures, "Figures(...)")

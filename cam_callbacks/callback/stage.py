@@ -16,6 +16,7 @@ from cam_callbacks.callback.entry_point import only_network
 from cam_callbacks.callback.memory import Memory
 from cam_callbacks.callback.notices import Notices
 from cam_callbacks.callback.outlet import Outlet
+from cam_callbacks.callback.overhead import Overhead
 from cam_callbacks.callback.retries import Retries
 from cam_callbacks.callback.settings import MonitorSettings
 from cam_callbacks.callback.trainer import Misconfiguration
@@ -67,6 +68,21 @@ class MonitorParts:
     outlet: Outlet
     retries: Retries
     notices: Notices
+    overhead: Overhead
+
+    @classmethod
+    def of(cls, settings: MonitorSettings) -> MonitorParts:
+        """Make the parts of a monitor with these settings."""
+        retries, notices = Retries(), Notices()
+        return cls(
+            settings=settings,
+            memory=Memory(settings),
+            data=DataSource(settings, notices.warn_once),
+            outlet=Outlet(settings, retries),
+            retries=retries,
+            notices=notices,
+            overhead=Overhead(settings.max_overhead),
+        )
 
 
 class Stage:

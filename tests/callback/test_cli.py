@@ -49,6 +49,7 @@ def every_argument(method: str) -> dict[str, Any]:
         "num_probes": 3,
         "explain": "both",
         "every_n_epochs": 2,
+        "max_overhead": 0.5,
         "class_names": ["a", "b", "c"],
         "normalization": [[0.0, 0.0, 0.0], [1.0, 1.0, 1.0]],
         "batch_fn": f"{__name__}.my_batch_fn",
@@ -119,6 +120,7 @@ def test_every_argument_can_be_set_in_yaml(tmp_path: Path, method: str) -> None:
     assert settings.num_probes == 3
     assert settings.explain == "both"
     assert settings.every_n_epochs == 2
+    assert settings.max_overhead == 0.5
     assert settings.audit == Audit(60, 0.1, "stop", [1, 3], True)
     assert settings.figures == Figures("jet", "run", True)
     assert settings.class_names == ("a", "b", "c")
