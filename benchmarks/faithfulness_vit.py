@@ -24,7 +24,9 @@ The last table has the biased networks, too. On images whose digits have their o
 
 import argparse
 import colorsys
+import re
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import timm
@@ -71,28 +73,32 @@ def main() -> None:
     options.add_argument("--training", type=int, default=4096, help="training images")
     options.add_argument("--epochs", type=int, default=6, help="of the balanced networks; the others take a third")
     options.add_argument("--layer", help="of all methods but LeGrad; without it, the one that each chooses")
+    options.add_argument("--read", nargs="+", choices=READ, default=list(READ), help="networks that read only these")
+    options.add_argument("--methods", default=".*", help="only those whose whole name this regular expression matches")
     options.add_argument("--short", action="store_true", help="one epoch, few images, one seed")
     args = options.parse_args()
     if args.short:
         args.images, args.seeds, args.training, args.epochs = 8, 1, 256, 1
-    lines = [line_of(pool, seed, args) for pool in READ for seed in range(args.seeds)]
-    for pool, read in READ.items():
+    methods = {name: method for name, method in METHODS.items() if re.fullmatch(args.methods, name)}
+    lines = [line_of(pool, seed, methods, args) for pool in args.read for seed in range(args.seeds)]
+    for pool in args.read:
         chosen = [line for line in lines if line["pool"] == pool]
-        print_tables(f"ViT, {read}, layers {chosen[0]['layers']}", chosen)
+        print_tables(f"ViT, {READ[pool]}, layers {chosen[0]['layers']}", chosen)
     rows = []
-    for name in METHODS:
+    for name in methods:
         cells = []
-        for pool in READ:
+        for pool in args.read:
             found = [line["heat"][name] for line in lines if line["pool"] == pool]
             cells.append(" / ".join(f"{each['AUC']:.2f}" for each in found))
             kinds = ("balanced", "biased")
             cells.append(" / ".join(f"{sum(each[kind] for each in found) / len(found):.2f}" for kind in kinds))
         rows.append((name, *cells))
-    print("\n" + table(("", *(f"{read}: {part}" for read in READ.values() for part in ("AUC", "on the digit"))), rows))
+    header = ("", *(f"{READ[pool]}: {part}" for pool in args.read for part in ("AUC", "on the digit")))
+    print("\n" + table(header, rows))
     save("faithfulness_vit", lines)
 
 
-def line_of(pool: str, seed: int, args: argparse.Namespace) -> Line:
+def line_of(pool: str, seed: int, methods: Mapping[str, Method], args: argparse.Namespace) -> Line:
     """Train a balanced and a biased network, and measure all maps of them."""
     start = time.perf_counter()
     networks = {kind: trained(pool, kind == "biased", seed, args) for kind in ("balanced", "biased")}
@@ -111,7 +117,7 @@ def line_of(pool: str, seed: int, args: argparse.Namespace) -> Line:
     forward = min(timed(lambda: network(images)) for _ in range(3))
     line: dict[str, Any] = {key: {} for key in ("layers", "passes", "time", "other class", "heat")}
     maps = {}
-    for name, method in METHODS.items():
+    for name, method in methods.items():
         layer = None if name == "LeGrad" else args.layer
         start_of_method = time.perf_counter()
         explained = method(network, images, layer, ranked[:, 0])
