@@ -55,7 +55,7 @@ def _digits(kind: str, digits: Tensor, marked: Tensor, split: str, chance: torch
     count = len(digits)
     ink = torch.empty(count, 1, SIDE, SIDE)
     for index, digit in enumerate((3, 8)):
-        glyphs, members = _handwriting(digit, split), digits == index
+        glyphs, members = handwriting(digit, split), digits == index
         chosen = glyphs[torch.randint(len(glyphs), (int(members.sum()),), generator=chance)]
         ink[members] = _placed(chosen, kind, marked[members], chance)
     masks = F.max_pool2d((ink > 0.4).float(), 3, stride=1, padding=1).squeeze(1) > 0
@@ -72,7 +72,7 @@ def _digits(kind: str, digits: Tensor, marked: Tensor, split: str, chance: torch
 
 
 @cache
-def _handwriting(digit: int, split: str) -> Tensor:
+def handwriting(digit: int, split: str) -> Tensor:
     """Samples of a digit, (M, 8, 8) in [0, 1]; of every five, three are for training and two for validation."""
     scans, labels = load_digits(return_X_y=True)
     glyphs = torch.from_numpy(scans[labels == digit]).float().reshape(-1, 8, 8) / 16

@@ -118,8 +118,7 @@ def measured(
         natural, biased = (
             on_object(method(networks[each], images, LAYER, labels).heatmaps, masks) for each in ("natural", kind)
         )
-        above = (natural.unsqueeze(1) > biased).float() + 0.5 * (natural.unsqueeze(1) == biased).float()
-        found["AUC", kind] = float(above.mean())
+        found["AUC", kind] = share_above(natural, biased)
     return found
 
 
@@ -127,6 +126,12 @@ def on_object(heatmaps: Tensor, masks: Tensor) -> Tensor:
     """The share of each map's heat that is on the object, of maps that are not blank."""
     total = heatmaps.flatten(1).sum(dim=1)
     return ((heatmaps * masks).flatten(1).sum(dim=1) / total)[total > 0]
+
+
+def share_above(values: Tensor, others: Tensor) -> float:
+    """How often one of the values is above one of the others, each compared with each; equal ones count half."""
+    above = (values.unsqueeze(1) > others).float() + 0.5 * (values.unsqueeze(1) == others).float()
+    return float(above.mean())
 
 
 def _some(photos: tuple[Tensor, Tensor, Tensor], count: int) -> tuple[Tensor, Tensor, Tensor]:
