@@ -9,6 +9,7 @@ from torch import Tensor
 from cam_callbacks.audit.interventions import ring
 
 _NUM_SHUFFLES = 200
+_AT_ONCE = 2**22  # values
 _SHIFTED_SIDE = 64  # positions: heat is not finer
 
 
@@ -31,9 +32,11 @@ def heat_on_object(heatmaps: Tensor, masks: Tensor) -> Tensor:
         ValueError: The shapes differ.
     """
     _check_shapes(heatmaps, masks)
-    heat, mask = heatmaps.flatten(1), masks.flatten(1)
+    heat = heatmaps.flatten(1)
     total = heat.sum(dim=1)
-    return torch.where(total > 0, (heat * mask).sum(dim=1) / total, torch.nan)
+    pairs = zip(_parts(heatmaps), _parts(masks), strict=True)
+    on_mask = torch.cat([(some * mask).flatten(1).sum(dim=1) for some, mask in pairs])
+    return torch.where(total > 0, on_mask / total, torch.nan)
 
 
 def heat_by_chance(heatmaps: Tensor, masks: Tensor, labels: Tensor) -> Tensor:
@@ -83,7 +86,10 @@ def mean_heat_on_shifted(heatmaps: Tensor, masks: Tensor) -> Tensor:
     """
     _check_shapes(heatmaps, masks)
     size = [min(side, _SHIFTED_SIDE) for side in masks.shape[1:]]
-    heat, mask = (F.interpolate(each.unsqueeze(1).float(), size, mode="area").squeeze(1) for each in (heatmaps, masks))
+    heat, mask = (
+        torch.cat([F.interpolate(part.unsqueeze(1).float(), size, mode="area").squeeze(1) for part in _parts(each)])
+        for each in (heatmaps, masks)
+    )
     space = tuple(range(1, heat.ndim))
     spectrum = torch.fft.rfftn(heat, dim=space) * torch.fft.rfftn(mask, dim=space).conj()
     at_shift = torch.fft.irfftn(spectrum, size, dim=space).flatten(1)  # the heat on the mask, for each shift
@@ -100,7 +106,7 @@ def _shares_with_all_masks(heatmaps: Tensor, masks: Tensor) -> Tensor:
     heat = heatmaps.flatten(1).float()
     total = heat.sum(dim=1, keepdim=True)
     with torch.autocast(heat.device.type, enabled=False):  # else the product has three digits
-        on_masks = heat @ masks.flatten(1).float().T
+        on_masks = torch.cat([heat @ part.flatten(1).float().T for part in _parts(masks)], dim=1)
     return torch.where(total > 0, on_masks / total, torch.nan)
 
 
@@ -112,7 +118,7 @@ def is_informative(masks: Tensor) -> Tensor:
 
 def area_share(masks: Tensor) -> Tensor:
     """Return the share of each image's area that the object covers: (N,) float32 from masks (N, *spatial) bool."""
-    return masks.flatten(1).float().mean(dim=1)
+    return masks.flatten(1).mean(dim=1, dtype=torch.float32)
 
 
 def rank_accuracy(heatmaps: Tensor, masks: Tensor) -> Tensor:
@@ -131,9 +137,10 @@ def rank_accuracy(heatmaps: Tensor, masks: Tensor) -> Tensor:
     _check_shapes(heatmaps, masks)
     heat, mask = heatmaps.flatten(1), masks.flatten(1)
     size = mask.sum(dim=1)
-    hottest = heat.nan_to_num().argsort(dim=1, descending=True, stable=True)
-    on_object = mask.gather(1, hottest).float().cumsum(dim=1)
-    hits = on_object.gather(1, (size - 1).clamp_min(0).unsqueeze(1)).squeeze(1)
+    hits = torch.zeros(len(heat), device=heat.device)
+    for index, (values, own) in enumerate(zip(heat, mask, strict=True)):  # an order takes much more than a map
+        order = values.nan_to_num().argsort(descending=True, stable=True)
+        hits[index] = own[order[: size[index]]].sum()
     return torch.where((size > 0) & (heat.amax(dim=1) > 0), hits / size.clamp_min(1), torch.nan)
 
 
@@ -150,15 +157,21 @@ def pointing(heatmaps: Tensor, masks: Tensor) -> Tensor:
     _check_shapes(heatmaps, masks)
     heat, mask = heatmaps.flatten(1), masks.flatten(1)
     highest = heat.amax(dim=1, keepdim=True)
-    hottest = (heat == highest).float()
+    hottest = heat == highest
     known = (highest.squeeze(1) > 0) & mask.any(dim=1)
-    return torch.where(known, (hottest * mask).sum(dim=1) / hottest.sum(dim=1).clamp_min(1), torch.nan)
+    return torch.where(known, (hottest & mask).sum(dim=1) / hottest.sum(dim=1).clamp_min(1), torch.nan)
 
 
 def border_share(heatmaps: Tensor) -> Tensor:
     """Return (N,) the share of the heat in the outer ring (`interventions.ring`); chance is the ring's area."""
     border = ring(heatmaps.shape[1:]).to(heatmaps.device)
     return heat_on_object(heatmaps, border.expand_as(heatmaps))
+
+
+def _parts(maps: Tensor) -> tuple[Tensor, ...]:
+    """Return maps (N, *spatial) in parts, of which what is made from them takes little memory."""
+    parts: tuple[Tensor, ...] = maps.split(max(1, _AT_ONCE // maps[0].numel()))  # type: ignore[no-untyped-call]
+    return parts
 
 
 def _check_shapes(heatmaps: Tensor, masks: Tensor) -> None:

@@ -1,10 +1,9 @@
-"""What is done to the images of an audit: made on the device of the model, a few images at a time."""
+"""What is done to the images of an audit: made from indices, on the device of the model, a few images at a time."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from torch import Tensor
@@ -14,6 +13,7 @@ from cam_callbacks.audit.donors import Donors
 from cam_callbacks.explain.written import unwatched
 
 _AT_ONCE = 2**22  # values: 16 MiB, so that memory is needed for a few images only, however large they are
+
 Change = Callable[[Tensor], Tensor]
 """Called with the indices (n,) of images; makes what they are changed into, (n, C, *spatial)."""
 
@@ -45,32 +45,14 @@ class Exchange:
             for turn, each in enumerate(donors.unbind(dim=1)):
                 yield f"{self.name}/{kind}/{turn}", each
 
-    def changes(self, images: Tensor, given: Tensor, device: torch.device) -> Iterator[tuple[str, Change]]:
-        """Yield the name of each change that it makes, and the change.
-
-        Args:
-            images: (N, C, *spatial).
-            given: (N, C, *spatial), the same ones as donors: `prepared`.
-            device: Where the changes are made.
-        """
-        for name, donors in self.arms():
-            yield name, partial(self._exchanged, images, given, donors, device)
-
-    def _exchanged(self, images: Tensor, given: Tensor, donors: Tensor, device: torch.device, some: Tensor) -> Tensor:
-        givers = donors[some].clamp_min(0)
-        parts = (images[some], self.kept[some], given[givers], self.kept[givers])
-        return self.exchange(*(part.to(device) for part in parts))
-
-    def prepared(self, images: Tensor, rows: Tensor, device: torch.device) -> Tensor:
-        """Return the images (N, C, *spatial) as donors; those that are not at `rows` and give to none are undefined."""
-        if self.prepare is None:
-            return images
-        found = torch.empty_like(images)
-        givers = [donors[rows].clamp_min(0) for _, donors in self.arms()]
-        needed = torch.cat([rows, *givers]).unique()  # type: ignore[no-untyped-call]
-        for some in _few(needed, images):
-            found[some] = self.prepare(images[some].to(device), self.kept[some].to(device)).to(images.device)
-        return found
+    def made(self, images: Tensor, some: Tensor, donors: Tensor, device: torch.device) -> Tensor:
+        """Return what the images (N, C, *spatial) at `some` (n,) become with donors (n,), (n, C, *spatial)."""
+        givers, place = donors.unique(return_inverse=True)  # type: ignore[no-untyped-call]
+        given, kept = images[givers].to(device), self.kept[givers].to(device)
+        if self.prepare is not None:
+            given = self.prepare(given, kept)
+        place = place.to(device)
+        return self.exchange(images[some].to(device), self.kept[some].to(device), given[place], kept[place])
 
     def with_donors(self, kind: str, answers: Mapping[str, Tensor]) -> Tensor:
         """Return (N, K) the answers with each donor of a kind, "same" or "other"; NaN for images that lack one."""
@@ -83,15 +65,15 @@ class Exchange:
 
 
 def changes_without_donors(
-    images: Tensor, masks: Tensor | None, backgrounds: Tensor, is_even: Tensor, device: torch.device
+    images: Tensor, masks: Tensor | None, is_even: Tensor, limits: Tensor, device: torch.device
 ) -> dict[str, Change]:
     """Return what is done to images without others, by name.
 
     Args:
         images: (N, C, *spatial).
         masks: (N, *spatial) bool; None if there are none.
-        backgrounds: (N, C, *spatial), the images without their objects; not used without masks.
         is_even: (N,) bool: of these the background is shown alone, of the others the object.
+        limits: The smallest and the largest value of each channel: `interventions.value_range`.
         device: Where the changes are made.
     """
 
@@ -103,32 +85,50 @@ def changes_without_donors(
         color = interventions.mean_color_of_all(images).to(device)
 
         def blurred(some: Tensor) -> Tensor:
-            background = interventions.blurred(backgrounds[some].to(device))
-            return interventions.before(background, taken(some), masks[some].to(device))
+            shown, objects = taken(some), masks[some].to(device)
+            background = interventions.blurred(interventions.without_object(shown, objects))
+            return interventions.before(background, shown, objects)
 
         def alone(some: Tensor) -> Tensor:
-            objects = interventions.on_color(taken(some), masks[some].to(device), color)
-            return torch.where(like(is_even[some], images).to(device), backgrounds[some].to(device), objects)
+            shown, objects = taken(some), masks[some].to(device)
+            is_background = is_even[some].to(device)
+            found = interventions.on_color(shown, objects, color)
+            found[is_background] = interventions.without_object(shown[is_background], objects[is_background])
+            return found
 
         changes |= {"blurred": blurred, "alone": alone}
     if images.shape[1] == 3:
-        limits = interventions.value_range(images).to(device)
-        changes["brighter"] = lambda some: interventions.brighter(taken(some), limits)
+        of_device = limits.to(device)
+        changes["brighter"] = lambda some: interventions.brighter(taken(some), of_device)
         changes["roll"] = lambda some: interventions.roll_colors(taken(some))
         changes["gray"] = lambda some: interventions.gray(taken(some))
     return changes
 
 
-def made(change: Change, images: Tensor, rows: Tensor) -> Tensor:
-    """Return what the images (N, C, *spatial) at `rows` (n,) are changed into, (n, C, *spatial), on the CPU."""
+def few(images: Tensor) -> int:
+    """Return how many of images (N, C, *spatial) are changed, or explained, at once."""
+    return max(1, _AT_ONCE // images[0].numel())
+
+
+def made_a_few_at_a_time(make: Callable[[slice], Tensor], count: int, images: Tensor) -> Tensor:
+    """Return `count` images that `make` makes from slices of them, in the layout in which a `Runner` holds images.
+
+    Args:
+        make: Called with one slice after the other.
+        count: At least 1.
+        images: (N, C, *spatial), others of the same size.
+    """
+    found: Tensor | None = None
+    step = few(images)
     with unwatched():  # it writes to nothing that is watched
-        return torch.cat([change(some).cpu() for some in _few(rows, images)])
-
-
-def _few(rows: Tensor, images: Tensor) -> Sequence[Tensor]:
-    """Divide rows (n,) of images (N, C, *spatial) into those of a few images each."""
-    few: tuple[Tensor, ...] = rows.split(max(1, _AT_ONCE // images[0].numel()))  # type: ignore[no-untyped-call]
-    return few
+        for start in range(0, count, step):
+            part = slice(start, min(start + step, count))
+            made = make(part)
+            if found is None:
+                found = made.new_empty(count, *made.shape[2:], made.shape[1]).movedim(-1, 1)
+            found[part] = made
+    assert found is not None
+    return found
 
 
 def like(flags: Tensor, images: Tensor) -> Tensor:

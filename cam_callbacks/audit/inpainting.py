@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
+from math import ceil
 
 import torch
 import torch.nn.functional as F
@@ -11,6 +13,7 @@ from torch import Tensor
 _MARGIN = 0.01  # of the side: how far a hole reaches beyond the mask, whose edge mixes object and background
 _SMOOTHING = 3  # steps at each resolution
 _FEW = 1e-6
+_FINEST = 128  # positions a side: what fills a hole is smooth, and needs no more
 
 _POOL: dict[int, Callable[..., Tensor]] = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}
 _LINEAR = {1: "linear", 2: "bilinear", 3: "trilinear"}
@@ -21,7 +24,7 @@ def inpaint(images: Tensor, holes: Tensor) -> Tensor:
 
     The known positions are averaged to half the resolution, again and again until no hole is left; on the way back
     each hole takes the values of the coarser image, smoothed. It works on the device of the images, in any number of
-    channels, and in one to three dimensions.
+    channels, and in one to three dimensions. Images of more than 128 positions a side are averaged to that first.
 
     Args:
         images: (N, C, *spatial).
@@ -30,7 +33,16 @@ def inpaint(images: Tensor, holes: Tensor) -> Tensor:
     Returns:
         (N, C, *spatial); outside of the holes the images as they are.
     """
-    return _filled(images, (~holes).unsqueeze(1).to(images.dtype))
+    known, size = (~holes).unsqueeze(1).to(images.dtype), images.shape[2:]
+    step = ceil(max(size) / _FINEST)
+    if step == 1:
+        return _filled(images, known)
+    mean, share = _pooled(images, known, [min(side, step) for side in size])
+    coarse = _filled(mean, (share > 0).to(images.dtype))
+    fine = resized(coarse, [side * min(whole, step) for side, whole in zip(coarse.shape[2:], size, strict=True)])
+    for dim, side in enumerate(size, start=2):
+        fine = fine.narrow(dim, 0, side)
+    return torch.where(known > 0, images, fine)
 
 
 def _filled(images: Tensor, known: Tensor) -> Tensor:
@@ -38,14 +50,19 @@ def _filled(images: Tensor, known: Tensor) -> Tensor:
     size = images.shape[2:]
     if max(size) == 1:
         return images * known
-    pool, halves = _POOL[len(size)], [min(side, 2) for side in size]
-    share = pool(known, halves, ceil_mode=True, count_include_pad=False)
-    mean = pool(images * known, halves, ceil_mode=True, count_include_pad=False) / share.clamp_min(_FEW)
+    mean, share = _pooled(images, known, [min(side, 2) for side in size])
     coarse = _filled(mean, (share > 0).to(images.dtype))
     found = torch.where(known > 0, images, resized(coarse, size))
     for _ in range(_SMOOTHING):
         found = torch.where(known > 0, images, box_mean(found, [1] * len(size)))
     return found
+
+
+def _pooled(images: Tensor, known: Tensor, blocks: list[int]) -> tuple[Tensor, Tensor]:
+    """Return the mean of what is known in each block of so many positions along each axis, and its share."""
+    pool = partial(_POOL[len(blocks)], kernel_size=blocks, ceil_mode=True, count_include_pad=False)
+    share = pool(known)
+    return pool(images * known) / share.clamp_min(_FEW), share
 
 
 def box_mean(images: Tensor, reach: Sequence[int]) -> Tensor:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from cam_callbacks._checks import check_positive
 from cam_callbacks.audit import attention, interventions
+from cam_callbacks.audit.changes import few
 from cam_callbacks.audit.measures import OTHER_MASKS
 from cam_callbacks.audit.observations import MARGIN_GAP, Answers, Observations
 from cam_callbacks.audit.result import AuditResult
@@ -190,8 +191,9 @@ def _data_color_auc(observations: Observations, inside: Tensor, usable: Tensor) 
     known = usable & outside.flatten(1).any(dim=1)
     values = torch.full((len(known),), torch.nan, dtype=torch.float32)
     if int(known.sum()) > 1:
-        colors = interventions.mean_color(observations.images[known], outside[known])
-        values[known] = interventions.color_auc(colors, observations.labels[known])
+        rows = known.nonzero().flatten().split(few(observations.images))  # type: ignore[no-untyped-call]
+        colors = [interventions.mean_color(observations.images[some], outside[some]) for some in rows]
+        values[known] = interventions.color_auc(torch.cat(colors), observations.labels[known])
     return "data_color_auc", values, 0.5
 
 

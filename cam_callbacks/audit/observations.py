@@ -10,14 +10,15 @@ import torch
 from torch import Tensor, nn
 
 from cam_callbacks.audit import attention, interventions
-from cam_callbacks.audit.changes import Change, Exchange, changes_without_donors, like, made
+from cam_callbacks.audit.asking import Asked
+from cam_callbacks.audit.changes import Exchange, changes_without_donors, few, like
 from cam_callbacks.audit.donors import Donors, choose_donors
 from cam_callbacks.audit.foreground import with_estimated_masks
 from cam_callbacks.audit.inpainting import grown, shrunk
 from cam_callbacks.data.probes import MaskSource, ProbeSet
 from cam_callbacks.explain import progress
 from cam_callbacks.explain.cam import CAM
-from cam_callbacks.explain.explanation import shown_positions, upsample
+from cam_callbacks.explain.explanation import Explanation, shown_positions, upsample
 from cam_callbacks.explain.forwarding import ForwardFn, of_rows
 from cam_callbacks.explain.grad_cam import GradCAM
 from cam_callbacks.explain.image_types import in_type
@@ -123,14 +124,6 @@ class Observations:
         kept = torch.where(like(self.is_even, self.masks), larger, smaller)
         return Exchange(MARGIN_GAP, kept, known, donors, _before_background, interventions.without_object)
 
-    def _changes(self, rows: Tensor, device: torch.device) -> dict[str, Change]:
-        """Return what is done to the images at `rows` (n,), by name."""
-        given = [exchange.prepared(self.images, rows, device) for exchange in self.exchanges]
-        changes = changes_without_donors(self.images, self.masks, given[0], self.is_even, device)
-        for exchange, donors in zip(self.exchanges, given, strict=True):
-            changes |= exchange.changes(self.images, donors, device)
-        return changes
-
     def observe(
         self,
         model: nn.Module,
@@ -152,32 +145,35 @@ class Observations:
             batch_size: The largest batch that the model is given, as in `Method`.
             outputs: What the model returns, as in `Method`; `"auto"` decides once, by all images of the audit.
         """
-        changes = self._changes(rows, device_and_dtype(model, self.images)[0])
-        progress.expect(len(rows) * (len(changes) + 1))  # one more without the hottest half
-        images, labels = self.images[rows], self.labels[rows]
+        device = device_and_dtype(model, self.images)[0]
+        changes = changes_without_donors(self.images, self.masks, self.is_even, self.value_range, device)
+        arms = sum(len(list(exchange.arms())) for exchange in self.exchanges)
+        progress.expect(len(rows) * (len(changes) + arms + 1))  # one more without the hottest half
         dtype = self.probes.images.dtype
         with isolated(model):
             given = Options(batch_size, multi_label, outputs=outputs)
             kind = output_kind(model, self.probes.images, forward_fn, given)
             forward_fn = of_rows(forward_fn, rows)
-            first = in_type(images[:1], dtype)
-            # Found out once, and not for each change.
-            mixes_images = Network(model, first, forward_fn, given).mixes_images if len(rows) > 1 else None
-            options = replace(given, multi_label=kind.multi_label, outputs=kind.outputs, mixes_images=mixes_images)
-            ask = partial(_answers, model, labels, forward_fn, options)
-            answers = {name: ask(in_type(made(change, self.images, rows), dtype)) for name, change in changes.items()}
+            options = replace(given, multi_label=kind.multi_label, outputs=kind.outputs)
+            network = Network(model, in_type(self.images[rows[:1]], dtype), forward_fn, options)
+            asked = Asked(network, self.images, self.labels, rows, dtype)
+            answers = {name: asked.about(change) for name, change in changes.items()}
+            for exchange in self.exchanges:
+                answers |= asked.about_exchange(exchange)
             methods: list[GradCAM | CAM] = [
                 method(upsampling="none", multi_label=kind.multi_label, outputs=kind.outputs, batch_size=batch_size)
                 for method in (GradCAM, CAM)
             ]
-            layer_maps, heat_method, notes = _heat(
-                methods, model, in_type(images, dtype), labels, target_layer, forward_fn
-            )
+            layer_maps, heat_method, notes = self._heat(methods, model, rows, target_layer, forward_fn)
             if layer_maps is None:
                 progress.advance(len(rows))
             else:
-                hottest = hottest_half(upsample(layer_maps, images.shape[2:]))
-                answers["delete_hot"] = ask(in_type(interventions.fill(images, hottest), dtype))
+                size = self.images.shape[2:]
+                answers["delete_hot"] = asked.about_places(
+                    lambda part: interventions.fill(
+                        self.images[rows[part]], hottest_half(upsample(layer_maps[part], size))
+                    )
+                )
         return Answers(
             rows,
             correct={name: correct for name, (correct, _) in answers.items()},
@@ -187,6 +183,59 @@ class Observations:
             notes=notes,
             passes=len(rows) * len(answers),
         )
+
+    def _heat(
+        self,
+        methods: list[GradCAM | CAM],
+        model: nn.Module,
+        rows: Tensor,
+        target_layer: TargetLayer,
+        forward_fn: ForwardFn | None,
+    ) -> tuple[Tensor | None, str | None, tuple[str, ...]]:
+        """Return the heat of the true classes by the first method that applies, unless its maps are coarse.
+
+        Returns:
+            The heat (n, *spatial of the layer), the name of the method, and notes; without heat None, None, and notes
+            that say why.
+        """
+        reasons = []
+        for method in methods:
+            try:
+                first, *others = torch.arange(len(rows)).split(few(self.images))  # type: ignore[no-untyped-call]
+                explanation = self._explained(method, model, rows, first, target_layer, forward_fn)
+                if not explanation.is_coarse:
+                    layer = explanation.target_layer if target_layer is None else target_layer
+                    maps = [explanation.layer_maps.cpu()]
+                    for places in others:
+                        later = self._explained(method, model, rows, places, layer, forward_fn)
+                        maps.append(later.layer_maps.cpu())
+                    return torch.cat(maps), method.name, ()
+            except torch.OutOfMemoryError:
+                raise
+            except (ValueError, RuntimeError) as error:
+                share(error)
+                reasons.append(f"{method.name}: {error}")
+                continue
+            reasons.append(
+                f"{shown_positions(explanation.positions)} of {explanation.target_layer!r} are too few to say where it "
+                "lies; an earlier target_layer has more"
+            )
+            break
+        return None, None, ("Heat is not measured: " + "; ".join(reasons),)
+
+    def _explained(
+        self,
+        method: GradCAM | CAM,
+        model: nn.Module,
+        rows: Tensor,
+        places: Tensor,
+        target_layer: TargetLayer,
+        forward_fn: ForwardFn | None,
+    ) -> Explanation:
+        """Return the explanation of those of the images at `rows` that are at some places among them."""
+        some = rows[places]
+        images = in_type(self.images[some], self.probes.images.dtype)
+        return method(model, images, target_layer, self.labels[some], forward_fn=of_rows(forward_fn, places))
 
 
 def _masks(probes: ProbeSet, goes_by_masks: bool | None) -> tuple[Tensor | None, MaskSource, tuple[str, ...]]:
@@ -249,58 +298,3 @@ def _with_ring_of(images: Tensor, inside: Tensor, donors: Tensor, _: Tensor) -> 
 
 def _with_trace_of(images: Tensor, masks: Tensor, _: Tensor, donor_masks: Tensor) -> Tensor:
     return interventions.with_trace_of(images, masks, donor_masks)
-
-
-def _answers(
-    model: nn.Module, labels: Tensor, forward_fn: ForwardFn | None, options: Options, images: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Return (n,) whether the answers to images are right, and (n,) the probability of the true class; NaN for none.
-
-    Raises:
-        ValueError: The model does not have a class of that number.
-    """
-    scores = Network(model, images, forward_fn, options).scores()
-    progress.advance(len(images))
-    count = scores.logits.shape[1]
-    labels = labels.to(scores.logits.device)
-    unknown = labels[(labels < 0) | (labels >= count)]
-    if len(unknown):
-        raise ValueError(f"labels contains {sorted(set(unknown.tolist()))}, but the model has {count} classes")
-    known = torch.isfinite(scores.probabilities).all(dim=1)
-    correct = (scores.probabilities.argmax(dim=1) == labels).float()
-    probability = scores.probabilities.gather(1, labels.unsqueeze(1)).squeeze(1)
-    return torch.where(known, correct, torch.nan).cpu(), torch.where(known, probability, torch.nan).cpu()
-
-
-def _heat(
-    methods: list[GradCAM | CAM],
-    model: nn.Module,
-    images: Tensor,
-    labels: Tensor,
-    target_layer: TargetLayer,
-    forward_fn: ForwardFn | None,
-) -> tuple[Tensor | None, str | None, tuple[str, ...]]:
-    """Return the heat of the true classes by the first method that applies, unless its maps are coarse.
-
-    Returns:
-        The heat (n, *spatial of the layer), the name of the method, and notes; without heat None, None, and notes that
-        say why.
-    """
-    reasons = []
-    for method in methods:
-        try:
-            explanation = method(model, images, target_layer, labels, forward_fn=forward_fn)
-        except torch.OutOfMemoryError:
-            raise
-        except (ValueError, RuntimeError) as error:
-            share(error)
-            reasons.append(f"{method.name}: {error}")
-            continue
-        if not explanation.is_coarse:
-            return explanation.layer_maps.cpu(), method.name, ()
-        reasons.append(
-            f"{shown_positions(explanation.positions)} of {explanation.target_layer!r} are too few to say where it "
-            "lies; an earlier target_layer has more"
-        )
-        break
-    return None, None, ("Heat is not measured: " + "; ".join(reasons),)

@@ -41,11 +41,20 @@ class Network(Runner):
         parts: list[ClassScores] = []
 
         def read(chunk: slice) -> None:
-            scores = self.outputs.class_scores(self.first_run(self.images[chunk], self.rows[chunk]))
-            parts.append(ClassScores(*map(self.ranks.agreed, scores)))
+            parts.append(self.scores_of(self.images[chunk].clone(), self.rows[chunk]))
 
         self.in_chunks(len(self.images), read)
         return ClassScores(*map(torch.cat, zip(*parts, strict=True)))
+
+    def scores_of(self, images: Tensor, rows: Tensor) -> ClassScores:
+        """Return the class scores of any images (B, C, *spatial), which the model may change.
+
+        Args:
+            images: In the type and on the device of `images` of this class.
+            rows: (B,), which of the images that are explained they are, or were made from.
+        """
+        scores = self.outputs.class_scores(self.answer(images, rows))
+        return ClassScores(*map(self.ranks.agreed, scores))
 
     def choose_layer(self, class_map: bool = False, gradients: bool = False) -> str:
         """Return the name of the layer that is explained if the user names none.
@@ -204,4 +213,5 @@ def output_kind(model: nn.Module, images: Tensor, forward_fn: ForwardFn | None, 
     if options.outputs != "auto":
         return OutputKind(options.outputs, options.multi_label)
     with isolated(model):
-        return decide(Network(model, images, forward_fn, options), options.multi_label)
+        few = Network(model, images[:2], forward_fn, options)
+        return decide(few, options.multi_label, of_all=lambda: Network(model, images, forward_fn, options))

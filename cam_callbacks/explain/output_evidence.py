@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -94,7 +94,9 @@ def _sum_error(rows: Tensor) -> Tensor:
     return (rows.sum(dim=1) - 1).abs() - clamped.squeeze(1)
 
 
-def decide(runner: Runner, multi_label: bool, seen: Tensor | None = None) -> OutputKind:
+def decide(
+    runner: Runner, multi_label: bool, seen: Tensor | None = None, of_all: Callable[[], Runner] | None = None
+) -> OutputKind:
     """Decide what the model of a runner returns.
 
     A number outside of [0, 1] settles it: logits. Otherwise all images are forwarded, and a few extreme ones, for which
@@ -104,6 +106,7 @@ def decide(runner: Runner, multi_label: bool, seen: Tensor | None = None) -> Out
         runner: The model and the images.
         multi_label: As in `Method`.
         seen: What the model returned for some of the images, if it has run already.
+        of_all: Makes the runner of all images, if those of `runner` are only the first.
     """
     found = Evidence()
     with torch.no_grad():
@@ -112,6 +115,7 @@ def decide(runner: Runner, multi_label: bool, seen: Tensor | None = None) -> Out
         else:
             found.add(_from_ranks(runner, seen))
         if not found.leaves_unit_interval:
+            runner = runner if of_all is None else of_all()
             _forward(runner, found, runner.images, runner.rows)
             for _ in _extremes(runner, found):
                 if found.leaves_unit_interval:

@@ -319,7 +319,10 @@ def check_images(images: Tensor) -> None:
             f"images has shape {tuple(images.shape)}; give (N, C, *spatial), with one to three spatial dimensions and "
             "none of them empty"
         )
-    bad = ~torch.isfinite(images).flatten(1).all(dim=1)
+    if not images.is_floating_point():
+        return
+    extremes = torch.stack(torch.aminmax(images.flatten(1), dim=1))  # NaN if there is one
+    bad = ~torch.isfinite(extremes).all(dim=0)
     if bad.any():
         raise ValueError(
             f"images contains NaN or infinity, in {int(bad.sum())} of {len(images)} images: "

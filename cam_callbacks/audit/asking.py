@@ -1,0 +1,90 @@
+"""Ask a model about changed images: whether its answers are right, and for the probability of the true class."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+
+from cam_callbacks.audit.changes import Change, Exchange, made_a_few_at_a_time
+from cam_callbacks.explain import progress
+from cam_callbacks.explain.image_types import in_type
+from cam_callbacks.explain.model_outputs import ClassScores
+from cam_callbacks.explain.network import Network
+
+Answer: TypeAlias = tuple[Tensor, Tensor]
+"""(n,) whether answers are right, and (n,) the probability of the true class; NaN without an answer."""
+
+
+class Asked:
+    """Asks about some of the images of an audit, a chunk at a time: no more of them are ever changed at once.
+
+    A label that the model does not have raises a ValueError.
+
+    Args:
+        network: The model.
+        images: (N, C, *spatial).
+        labels: (N,).
+        rows: (n,), which of the images are asked about.
+        dtype: The type of the images that the model is fed.
+    """
+
+    def __init__(self, network: Network, images: Tensor, labels: Tensor, rows: Tensor, dtype: torch.dtype) -> None:
+        self._network, self._images, self._labels, self._rows, self._dtype = network, images, labels, rows, dtype
+
+    def about(self, change: Change) -> Answer:
+        """Ask about each image after a change."""
+        return self.about_places(lambda part: change(self._rows[part]))
+
+    def about_places(self, make: Callable[[slice], Tensor]) -> Answer:
+        """Ask about what `make` makes of each image, called with slices of the n images."""
+        return self._ask(torch.arange(len(self._rows)), make)
+
+    def about_exchange(self, exchange: Exchange) -> dict[str, Answer]:
+        """Ask about all changes that an exchange makes, by name; in the order of donors, so that few are made twice."""
+        names, of_arms = zip(*exchange.arms(), strict=True)
+        count = len(self._rows)
+        donors = torch.cat([donors[self._rows] for donors in of_arms]).clamp_min(0)
+        order = donors.argsort(stable=True)
+        places, donors = order % count, donors[order]
+
+        def make(part: slice) -> Tensor:
+            return exchange.made(self._images, self._rows[places[part]], donors[part], self._network.images.device)
+
+        in_place = order.argsort()
+        correct, probability = (values[in_place].view(-1, count) for values in self._ask(places, make))
+        return dict(zip(names, zip(correct, probability, strict=True), strict=True))
+
+    def _ask(self, places: Tensor, make: Callable[[slice], Tensor]) -> Answer:
+        """Ask about what `make` makes from slices of images, those at some places among the n."""
+        network = self._network
+        parts: list[Answer] = []
+
+        def ask(chunk: slice) -> None:
+            def make_some(part: slice) -> Tensor:
+                return make(slice(chunk.start + part.start, chunk.start + part.stop))
+
+            own = places[chunk]
+            made = in_type(made_a_few_at_a_time(make_some, len(own), self._images), self._dtype)
+            images = made.to(network.images.device, network.dtype)
+            scores = network.scores_of(images, own.to(images.device))
+            parts.append(_answer(scores, self._labels[self._rows[own]]))
+            progress.advance(len(own))
+
+        network.in_chunks(len(places), ask)
+        correct, probability = zip(*parts, strict=True)
+        return torch.cat(correct), torch.cat(probability)
+
+
+def _answer(scores: ClassScores, labels: Tensor) -> Answer:
+    count = scores.logits.shape[1]
+    labels = labels.to(scores.logits.device)
+    unknown = labels[(labels < 0) | (labels >= count)]
+    if len(unknown):
+        raise ValueError(f"labels contains {sorted(set(unknown.tolist()))}, but the model has {count} classes")
+    known = torch.isfinite(scores.probabilities).all(dim=1)
+    correct = (scores.probabilities.argmax(dim=1) == labels).float()
+    probability = scores.probabilities.gather(1, labels.unsqueeze(1)).squeeze(1)
+    return torch.where(known, correct, torch.nan).cpu(), torch.where(known, probability, torch.nan).cpu()
