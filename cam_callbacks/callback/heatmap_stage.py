@@ -184,8 +184,11 @@ class HeatmapStage(Stage):
         explanation, of_rivals = None, None
         if len(rows):
             explanation = self._explain(probes, rows, _of_rows(targets, rows))
-            if self.settings.explain == "both" and explanation.rivals is not None:
-                of_rivals = self._explain(probes, rows, explanation.rivals)
+            rivals = explanation.rivals
+            if self.settings.explain == "both" and rivals is not None:
+                if self.memory.task is not None and self.memory.task.multi_label:
+                    rivals = _rivals_of_labels(explanation, probes, rows)
+                of_rivals = self._explain(probes, rows, rivals)
         return SnapshotShare(rows, explanation, of_rivals, time.perf_counter() - began)
 
     def _explain(self, probes: ProbeSet, rows: Tensor, targets: Targets) -> Explanation:
@@ -264,7 +267,8 @@ class HeatmapStage(Stage):
         past = [] if self.trainer.testing else history.selected(_LOOKS_IN_HISTORY, now)
         brightest = None
         if settings.figures.heat_scale == "run":
-            brightest = max(history.brightest(), float(explanation.layer_maps.nan_to_num().max()))
+            shown = [explanation] if snapshot.of_rivals is None else [explanation, snapshot.of_rivals]
+            brightest = max(history.brightest(), *(float(each.layer_maps.nan_to_num().max()) for each in shown))
         return snapshot_pictures(snapshot, past, settings.figures, brightest)
 
 
@@ -273,6 +277,15 @@ def _of_rows(targets: Targets, rows: Tensor) -> Targets:
     if isinstance(targets, Tensor):
         return targets[rows]
     return [targets[row] for row in rows.tolist()] if isinstance(targets, Sequence) else targets
+
+
+def _rivals_of_labels(explanation: Explanation, probes: ProbeSet, rows: Tensor) -> Tensor:
+    """Return (n,) the most probable class of each image that is not true of it; the least probable if all are."""
+    assert explanation.logits is not None
+    assert probes.annotations is not None
+    true = probes.annotations[rows].bool()
+    lowest = torch.finfo(explanation.logits.dtype).min
+    return torch.where(true, lowest, explanation.logits).argmax(dim=1)
 
 
 def _read_as(method: Method, outputs: Outputs, multi_label: bool) -> Method:

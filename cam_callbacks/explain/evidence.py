@@ -12,7 +12,7 @@ _NEGLIGIBLE = 1e-6  # relative to scores
 
 
 def evidence(
-    alone: Tensor, nothing: Tensor, without: Tensor, everything: Tensor, rounding: float
+    alone: Tensor, nothing: Tensor, without: Tensor, everything: Tensor, rounding: float, unit: Tensor | float = 0.0
 ) -> tuple[Tensor, Tensor]:
     """Return what M parts say for a class: each on its own, and each by what is lost without it.
 
@@ -25,6 +25,7 @@ def evidence(
         without: (N, M, T), the scores where each part is missing.
         everything: (N, M, T), the scores of all parts together.
         rounding: The relative rounding of scores.
+        unit: (N, 1, 1), the size of the numbers that scores were made from, if that is larger than theirs.
 
     Returns:
         The evidence (N, M, T), at least 0; and (N, T), by how much its Pearson correlation with that of unrounded
@@ -33,7 +34,7 @@ def evidence(
     scores = torch.cat([alone, nothing, without, everything], dim=1)
     largest = scores.nan_to_num(0, 0, 0).abs().amax(dim=1, keepdim=True)
     said, lost = (alone - nothing).nan_to_num(0, 0, 0), everything - without
-    return _added([said, lost], _ROUNDINGS * rounding * largest, _NEGLIGIBLE * largest)
+    return _added([said, lost], _ROUNDINGS * rounding * largest.clamp_min(unit), _NEGLIGIBLE * largest)
 
 
 def _added(sides: Sequence[Tensor], noise: Tensor, negligible: Tensor) -> tuple[Tensor, Tensor]:
@@ -48,7 +49,8 @@ def _added(sides: Sequence[Tensor], noise: Tensor, negligible: Tensor) -> tuple[
     for changes in sides:
         positive = changes.relu()
         largest = positive.amax(dim=1, keepdim=True)
-        size = positive.square().mean(dim=1, keepdim=True).sqrt()
+        scale = largest.clamp_min(torch.finfo(largest.dtype).tiny)  # so that no square is too large or too small
+        size = (positive / scale).square().mean(dim=1, keepdim=True).sqrt() * scale
         is_lost = largest <= noise
         is_missed = is_lost & (largest > negligible)
         total = total + torch.where(is_lost, 0, positive / size)

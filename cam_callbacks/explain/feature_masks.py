@@ -55,6 +55,7 @@ class FeatureMasks:
         features = forward_pass.activations[layer][0]
         self._spatial, self._size = features.shape[1:], features.numel()
         self._copies_for_one = 1
+        self._comes_first = False  # before the layer's own hooks
         self._own_scores = forward_pass.target_scores  # (N, T)
         self._precision: FullPrecision | None = None
         self._found: tuple[int, Tensor] | None = None  # where in the layer's output images and positions are
@@ -85,12 +86,37 @@ class FeatureMasks:
     @cached_property
     def takes_copies(self) -> bool:
         """Whether the rest of the model runs on copies of one image's features; else each mask takes a whole pass."""
+        self._put_behind_hooks()
         if self._network.mixes_images:
             return False
-        mask = self._own_scores.new_ones(1, *self._spatial)
+        noise = torch.rand(1, *self._spatial, generator=torch.Generator().manual_seed(0)).to(self._own_scores)
         with self._in_full_precision(), self._measuring():
-            found = self._tried(lambda: self._of_copies(0, mask))
-        return found is not None and bool(found[2])
+            found = self._tried(lambda: self._of_copies(0, noise))
+            if found is None or not found[2]:
+                return False
+            alone = self._tried(lambda: self._of_one(noise))
+        if alone is None:
+            return False
+        masked, whole, _ = found
+        if (masked[0] - alone).abs().gt(_TOLERANCE * torch.maximum(whole.abs(), (whole - alone).abs())).any():
+            self._network.forward_alone()  # the copies have influenced each other
+            return False
+        return True
+
+    def _put_behind_hooks(self) -> None:
+        """Replace the layer's output before its own hooks are called, if they keep what the rest of the model reads."""
+        self._comes_first = False
+        if not getattr(self._module, "_forward_hooks", None):
+            return
+        nothing = self._own_scores.new_zeros(1, *self._spatial)
+        with self._in_full_precision():
+            found = self._tried(lambda: self._of_one(nothing))
+            self._comes_first = found is not None and torch.equal(found, self._own_scores[0])
+
+    def _of_one(self, mask: Tensor) -> Tensor:
+        """Return the scores (T,) of the first image where its features are masked, by a pass of its own."""
+        row = torch.zeros(1, dtype=torch.int64, device=mask.device)
+        return self._masked_scores(row, lambda output: self._masked(output, mask), row)[0]
 
     @contextmanager
     def _measuring(self) -> Iterator[None]:
@@ -198,7 +224,7 @@ class FeatureMasks:
 
     def _masked_scores(self, rows: Tensor, masking: _Masking, images: Tensor) -> Tensor:
         """Return the scores (M, T) of M images `images` (M,), which the model makes from the images `rows`."""
-        with _replaced(self._module, self._layer.call, masking):
+        with _replaced(self._module, self._layer.call, masking, self._comes_first):
             return self._scores(rows, images)
 
     def _scores(self, rows: Tensor, images: Tensor) -> Tensor:
@@ -246,8 +272,8 @@ class FeatureMasks:
 
 
 @contextmanager
-def _replaced(module: torch.nn.Module, call: int, change: _Masking) -> Iterator[None]:
-    """Replace what one call of a module puts out."""
+def _replaced(module: torch.nn.Module, call: int, change: _Masking, first: bool) -> Iterator[None]:
+    """Replace what one call of a module puts out, before its own hooks are called or after."""
     calls = 0
 
     def hook(_module: torch.nn.Module, _inputs: Any, output: Any) -> Any:
@@ -260,5 +286,5 @@ def _replaced(module: torch.nn.Module, call: int, change: _Masking) -> Iterator[
             return changed
         return torch.quantize_per_tensor(changed, output.q_scale(), output.q_zero_point(), output.dtype)
 
-    with hooked([module], hook):
+    with hooked([module], hook, first=first):
         yield

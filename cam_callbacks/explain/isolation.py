@@ -20,6 +20,13 @@ from cam_callbacks.explain.collected import Contents
 from cam_callbacks.explain.sharding import device_mesh, together
 from cam_callbacks.explain.written import Writes
 
+_FORWARD_HOOKS = (
+    "_forward_hooks",
+    "_forward_hooks_with_kwargs",
+    "_forward_hooks_always_called",
+    "_forward_pre_hooks",
+    "_forward_pre_hooks_with_kwargs",
+)
 _NAMES_OF_EVERY_MODULE = frozenset(vars(nn.Module()))
 _ISOLATED: ContextVar[frozenset[int]] = ContextVar("identities of the models that are isolated", default=frozenset())
 
@@ -103,6 +110,7 @@ class _ModuleState:
         module: The module.
         structure: What `_structure` said of it.
         attributes: All that is not a part of every module, by name.
+        hooks: The contents of its containers of forward hooks, which a forward may add to.
         buffers: Its buffers, by name.
         parameters: Its parameters, by name; none where they are sharded, for they come and go as they are gathered.
         values: Each tensor that a forward may write to in place, with a copy of its values.
@@ -111,6 +119,7 @@ class _ModuleState:
     module: nn.Module
     structure: object
     attributes: dict[str, Any]
+    hooks: list[tuple[dict[Any, Any], dict[Any, Any]]]
     buffers: dict[str, Tensor | None]
     parameters: dict[str, Tensor | None]
     values: list[tuple[Tensor, Tensor]] = field(default_factory=list)
@@ -126,13 +135,14 @@ class _ModuleState:
             module,
             _structure(module),
             own,
+            [(kept, dict(kept)) for kept in map(vars(module).get, _FORWARD_HOOKS) if isinstance(kept, dict)],
             buffers,
             {} if is_sharded else dict(module._parameters.items()),
             [(tensor, tensor.detach().clone()) for tensor in tensors if _is_writable(tensor)],
         )
 
     def restore_names(self) -> None:
-        """Let attributes, buffers and parameters be the objects again that they were.
+        """Let attributes, forward hooks, buffers and parameters be the objects again that they were.
 
         A forward that creates modules, parameters or buffers, as lazy modules do, has changed the structure of its
         module, which is then left as it is: restoring a part of it would be worse.
@@ -143,6 +153,10 @@ class _ModuleState:
         for name in names.keys() - self.attributes.keys() - _NAMES_OF_EVERY_MODULE:
             del names[name]
         _restore(names, self.attributes)
+        for hooks, before in self.hooks:
+            if list(hooks.items()) != list(before.items()):
+                hooks.clear()
+                hooks.update(before)
         if isinstance(self.module._buffers, dict):  # else it is scripted, and makes new tensors of them each time
             _restore(self.module._buffers, self.buffers)
             _restore(self.module._parameters, self.parameters)

@@ -15,10 +15,15 @@ _TOLERANCE = 1e-2  # relative: rounding depends a little on the size of the batc
 
 _SAID: weakref.WeakSet[nn.Module] = weakref.WeakSet()
 
-_FOUND: weakref.WeakKeyDictionary[nn.Module, tuple[object, bool]] = weakref.WeakKeyDictionary()
+_FOUND: weakref.WeakKeyDictionary[nn.Module, tuple[object, int]] = weakref.WeakKeyDictionary()
+
+INDEPENDENT, MIXED, RANDOM = range(3)
+"""What an answer to an image depends on beside it: nothing, the other images of the batch, or chance."""
+
+_LOUD = 3.0  # times the largest value of an image
 
 
-def remembered(model: nn.Module, images: Tensor, find: Callable[[], bool]) -> bool:
+def remembered(model: nn.Module, images: Tensor, find: Callable[[], int]) -> int:
     """Return what `find` returns, or has returned for this model, its weights as they are, and images of this shape.
 
     It is found again once the weights have changed: what is multiplied by 0 before the training shows only later.
@@ -40,10 +45,10 @@ def state_of(model: nn.Module, images: Tensor) -> object:
         return None
 
 
-def mixes(run: Callable[[Tensor], object], images: Tensor) -> bool:
-    """Whether the model's answer to the first image changes with a black image before it.
+def influence(run: Callable[[Tensor], object], images: Tensor) -> int:
+    """Return what the answer to the first image depends on beside it, by a loud and noisy image put before it.
 
-    A model whose answer changes from pass to pass shows nothing of that; nor does one that cannot be run so.
+    A model that cannot be run so is taken for independent.
 
     Args:
         run: Runs the model on images.
@@ -52,14 +57,28 @@ def mixes(run: Callable[[Tensor], object], images: Tensor) -> bool:
     Raises:
         ValueError: The model needs other images beside each.
     """
-    pair = torch.cat([torch.zeros_like(images[:1]), images[:1]])
+    pair = torch.cat([_loud(images[:1]), images[:1]])
     try:
         alone, together = run(images[:1]), run(pair)
-        return _differ(alone, together) and not _differ(alone, run(images[:1]))
+        if not _differ(alone, together):
+            return INDEPENDENT
+        return RANDOM if _differ(alone, run(images[:1])) else MIXED
     except NeedsOthersError:
         raise
     except (RuntimeError, TypeError, ValueError, LookupError, AssertionError):
-        return False  # what it cannot do, such as take another size of the batch, it says when that is needed
+        return INDEPENDENT  # what it cannot do, such as take another size of the batch, it says when that is needed
+
+
+def _loud(image: Tensor) -> Tensor:
+    """Return noise of the shape and type of an image, louder than it; of whole numbers as loud as the type allows."""
+    noise = torch.rand(image.shape, generator=torch.Generator().manual_seed(0)).to(image.device)
+    if image.dtype == torch.bool:
+        return noise > 0.5
+    largest = float(image.float().abs().amax()) or 1.0
+    if image.is_floating_point():
+        return ((2 * noise - 1) * _LOUD * largest).to(image.dtype)
+    limit = float(torch.iinfo(image.dtype).max) if image.dtype == torch.uint8 else largest
+    return (noise * limit).to(image.dtype)
 
 
 class NeedsOthersError(ValueError):
@@ -84,6 +103,17 @@ def say_once(model: nn.Module) -> None:
         f"{type(model).__name__} answers an image differently if another one is beside it in the batch, as a batch "
         "norm without running statistics does: each image is forwarded alone, which is slow, and its answer may differ "
         "from that in a batch"
+    )
+
+
+def say_random_once(model: nn.Module) -> None:
+    """Warn that answers change from pass to pass, unless that was said of this model before."""
+    if model in _SAID:
+        return
+    _SAID.add(model)
+    warn_user(
+        f"{type(model).__name__} answers the same image differently from pass to pass, as a dropout does that is on in "
+        "eval mode, too (F.dropout without training=self.training): a heatmap shows chance as well"
     )
 
 

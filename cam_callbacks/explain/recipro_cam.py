@@ -22,6 +22,7 @@ Weighting = Literal["probability", "evidence"]
 Neighborhood = Literal["position", "gaussian"]
 
 _GAUSSIAN = torch.tensor([1.0, 2.0, 1.0]) / 4  # along each axis: the 3 x 3 kernel of the authors
+_LARGEST = 80.0  # log-odds, of which the hyperbolic cosine is finite
 _CHEAP = 2  # times the numbers of an image, which a layer may put out
 _FEWEST = 36  # 6 x 6 positions say where
 _MOST_WHOLE_PASSES = 64  # masks, where each of them takes a whole pass
@@ -42,7 +43,8 @@ class ReciproCAM(Method):
       tells classes apart, those of a two-class head above all, and where nothing speaks for a class its map is blank.
       Where nothing at all has no score, as in a model that divides by its features, only b counts. Meanwhile weights of
       16 bits are held in 32, and autocast around the model is off, because one position changes little;
-      `estimated_error` is what the rounding that is left may do.
+      `estimated_error` is what the rounding of what the layer and the model put out may do; not that of a model that
+      rounds more on its way.
 
     The map is enlarged and scaled to [0, 1] for each image. For callables the score takes the place of p_c and L. Only
     what comes after the layer runs for each mask, so the cost depends on how deep the layer is: at the end of a network
@@ -98,7 +100,8 @@ class ReciproCAM(Method):
             count = len(shown)
             scores, whole = features.scores(torch.cat([shown, 1 - shown, torch.zeros_like(shown[:1])]), blocks)
             alone, without, nothing = scores.tensor_split([count, 2 * count], dim=1)
-            heat, error = evidence(alone, nothing, without, whole[:, count : 2 * count], features.rounding)
+            everything, unit = whole[:, count : 2 * count], _unit(network, forward_pass)
+            heat, error = evidence(alone, nothing, without, everything, features.rounding, unit)
         else:
             scores, _ = features.scores(shown, blocks)
             heat, error = scores - scores.amin(dim=1, keepdim=True), torch.zeros_like(own)
@@ -128,6 +131,18 @@ class ReciproCAM(Method):
             for axis in range(1, masks.ndim):
                 masks = _smoothed(masks.movedim(axis, -1)).movedim(-1, axis)
         return masks
+
+
+def _unit(network: Network, forward_pass: ForwardPass) -> Tensor:
+    """Return (N, 1, 1), the size of the numbers that log-odds are made from, whose rounding they have."""
+    scores, own = forward_pass.scores, forward_pass.target_scores.abs().amax(dim=1)
+    if scores is not None:
+        own = torch.maximum(own, scores.logits.abs().amax(dim=1).nan_to_num(0, 0, 0))
+        kind = network.outputs.kind
+        is_of_one = scores.logits.shape[1] == 2 or (kind is not None and kind.multi_label)
+        if kind is not None and kind.outputs == "probabilities" and is_of_one:
+            own = 2 + 2 * own.clamp_max(_LARGEST).cosh()  # the slope of log(p / (1 - p)), 1 / (p (1 - p))
+    return own.nan_to_num(0, 0, 0).view(-1, 1, 1)
 
 
 def _smoothed(masks: Tensor) -> Tensor:

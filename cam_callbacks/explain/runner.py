@@ -161,14 +161,23 @@ class Runner:
         return self._mixes_images
 
     def _finds_mixing(self) -> bool:
-        def find() -> bool:
-            found = neighbors.mixes(lambda images: self.try_run(images, self.rows[:1].repeat(len(images))), self.images)
-            return not self.ranks.smallest(int(not found), self.images.device)
+        def find() -> int:
+            found = neighbors.influence(
+                lambda images: self.try_run(images, self.rows[:1].repeat(len(images))), self.images
+            )
+            return -self.ranks.smallest(-found, self.images.device)
 
-        mixes = find() if self.forward_fn else neighbors.remembered(self.model, self.images, find)
-        if mixes:
+        found = find() if self.forward_fn else neighbors.remembered(self.model, self.images, find)
+        if found == neighbors.RANDOM:
+            neighbors.say_random_once(self.model)
+        if found == neighbors.MIXED:
             neighbors.say_once(self.model)
-        return mixes
+        return found == neighbors.MIXED
+
+    def forward_alone(self) -> None:
+        """Forward each image alone from now on, because others have been found to influence it, and say so."""
+        self._mixes_images = True
+        neighbors.say_once(self.model)
 
     def run(self, images: Tensor, rows: Tensor | None = None) -> object:
         """Return what the model returns for images, which it may change.

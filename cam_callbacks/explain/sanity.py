@@ -33,7 +33,7 @@ class SanityChecks:
     Attributes:
         other_class: Pearson correlation, in [-1, 1], of the map with that of the rival, the most probable other class.
             Lower tells classes apart; near 1 the map says nothing about the class. Not known where nothing speaks for
-            the rival, so that it has a blank map.
+            the rival, so that it has a blank map: the images on which classes are told apart best.
         random_weights: Spearman correlation, in [-1, 1], with the map of the same network with random weights. Near 0
             the map reflects what was learned; near 1 it would be the same whatever that is.
         complexity_rise: (xi(random) - xi(own)) / xi(own), at least -1, with the `complexity` xi of the two maps.
@@ -99,7 +99,8 @@ def sanity_checks(
         seed: Draws the random weights.
 
     Raises:
-        TypeError: `method` is not a method, or as in `Method.__call__`; a model that cannot be copied.
+        TypeError: `method` is not a method, or as in `Method.__call__`; a model that cannot be copied, or that has no
+            weights that can be random.
         ValueError: `targets` are not one class for each image, or as in `Method.__call__`.
 
     Example::
@@ -206,13 +207,34 @@ def _own_and_rival(
 
 
 def _with_random_weights(model: nn.Module, seed: int = 0) -> nn.Module:
-    """Return a copy whose parameters of two or more dimensions are drawn anew, normal with their own deviation."""
-    other = copy.deepcopy(model)
+    """Return a copy whose parameters of two or more dimensions are drawn anew, normal with their own deviation.
+
+    Raises:
+        TypeError: The model cannot be copied, or has no such parameters.
+    """
+    try:
+        other = copy.deepcopy(model)
+    except Exception as error:
+        raise TypeError(
+            f"{type(model).__name__} cannot be copied, so that no weights can be random: {error}"
+        ) from error
     neighbors.known_of_copy(model, other)
     generator = torch.Generator().manual_seed(seed)
+    is_random = False
     with torch.no_grad():
         for parameter in other.parameters():
-            if parameter.ndim > 1 and parameter.is_floating_point():
-                noise = torch.randn(parameter.shape, generator=generator).to(parameter)
-                parameter.copy_(noise * parameter.std(correction=0))
+            if (
+                parameter.ndim < 2
+                or not parameter.is_floating_point()
+                or not (parameter != parameter.flatten()[0]).any()
+            ):
+                continue  # a bias, whole numbers, or the same number everywhere: what is drawn would be 0
+            noise = torch.randn(parameter.shape, generator=generator).to(parameter)
+            parameter.copy_(noise * parameter.std(correction=0))
+            is_random = True
+    if not is_random:
+        raise TypeError(
+            f"{type(model).__name__} has no parameters that can be random: floating point ones of two dimensions or "
+            "more, as quantized models and those that keep their weights in buffers have none"
+        )
     return other

@@ -91,14 +91,19 @@ def heatmaps_picture(
         of_rivals: The same probes, another class of each explained, whose heatmap stands beside the first.
     """
     images = enumerate(to_pictures(probes.images, probes.normalization, probes.bands))
-    rivals = None if of_rivals is None else of_rivals.scaled_to(brightest)
+    rivals = None
+    if of_rivals is not None:
+        rivals = of_rivals.scaled_to(brightest)
+        if brightest is None:  # both of a probe on one scale
+            heatmaps, rivals = (
+                maps * share.view(-1, *[1] * (maps.ndim - 1))
+                for maps, share in zip((heatmaps, rivals), _shares(explanation, of_rivals), strict=True)
+            )
     cells = []
     for index, image in images:
         cell = _probe_cell(image, probes, explanation, index, overlay(image, heatmaps[index], style))
-        if rivals is not None and of_rivals is not None and of_rivals.targets is not None:
-            name = shown_name(probes.class_names, int(of_rivals.targets[index]))
-            pictures = [*cell.pictures, overlay(image, rivals[index], style)]
-            cell = Cell(pictures, cell.lines, [*cell.headings, name], cell.alert)
+        if of_rivals is not None and rivals is not None and not of_rivals.skipped[index]:
+            cell = _with_rival(cell, probes, of_rivals, index, overlay(image, rivals[index], style))
         cells.append(cell)
     lines = max(len(cell.lines) for cell in cells)
     filled = [Cell(c.pictures, [*c.lines, *[Line("")] * (lines - len(c.lines))], c.headings, c.alert) for c in cells]
@@ -127,6 +132,20 @@ def _probe_cell(
     elif predicted is not None and explanation.probabilities is not None:
         lines += _top_classes(probes, explanation.probabilities[index])
     return Cell(pictures, lines, headings, alert=mistake)
+
+
+def _shares(*explanations: Explanation) -> list[Tensor]:
+    """Return of each explanation of the same N images how large its maps are, relative to the larger ones: (N,)."""
+    largest = [explanation.layer_maps.nan_to_num().flatten(1).amax(dim=1) for explanation in explanations]
+    most = torch.stack(largest).amax(dim=0)
+    return [torch.where(most > 0, each / most, 1) for each in largest]
+
+
+def _with_rival(cell: Cell, probes: ProbeSet, of_rivals: Explanation, index: int, heated: Picture) -> Cell:
+    assert of_rivals.targets is not None
+    name = shown_name(probes.class_names, int(of_rivals.targets[index]))
+    lines = [*cell.lines, *([Line(f"blank map of {name}", MUTED)] if of_rivals.blank[index] else [])]
+    return Cell([*cell.pictures, heated], lines, [*cell.headings, name], cell.alert)
 
 
 def _with_mask(image: Picture, probes: ProbeSet, index: int) -> Picture:

@@ -133,7 +133,7 @@ def _probes(snapshot: Snapshot) -> list[ProbeJson]:
     explained = _classes(explanation.targets, count)
     predicted = _classes(explanation.predicted, count)
     scores, errors = explanation.target_scores.tolist(), explanation.estimated_error.tolist()
-    largest = explanation.layer_maps.flatten(1).amax(dim=1).tolist()
+    largest = _largest(explanation).tolist()
     passes, blank, skipped = (part.tolist() for part in (explanation.passes, explanation.blank, explanation.skipped))
     heat, heat_chance = (part.tolist() for part in _heat_on_object(snapshot))
     channels = _channel_weights(explanation)
@@ -163,12 +163,18 @@ def _probes(snapshot: Snapshot) -> list[ProbeJson]:
 def _rivals(explanation: Explanation | None, count: int) -> list[RivalJson | None]:
     if explanation is None or explanation.targets is None:
         return [None] * count
+    parts = (explanation.targets, explanation.blank, explanation.skipped, _largest(explanation))
+    columns = [part.tolist() for part in parts]
     return [
-        RivalJson(label=label, probability=_probability(explanation, index, label), blank=blank, skipped=skipped)
-        for index, (label, blank, skipped) in enumerate(
-            zip(*(part.tolist() for part in (explanation.targets, explanation.blank, explanation.skipped)), strict=True)
-        )
+        None
+        if skipped
+        else RivalJson(label=label, probability=_probability(explanation, index, label), blank=blank, largest=largest)
+        for index, (label, blank, skipped, largest) in enumerate(zip(*columns, strict=True))
     ]
+
+
+def _largest(explanation: Explanation) -> Tensor:
+    return explanation.layer_maps.flatten(1).amax(dim=1)
 
 
 def _classes(classes: Tensor | None, count: int) -> list[int | None]:

@@ -60,7 +60,8 @@ class RivalJson(TypedDict):
     label: int
     probability: float | None
     blank: bool
-    skipped: bool
+    largest: float
+    """As in `ProbeJson`."""
 
 
 class ProbeJson(TypedDict):
@@ -88,7 +89,7 @@ class ProbeJson(TypedDict):
     heat_on_object_chance: float | None
     """The same with the masks of the other probes of the class."""
     rival: RivalJson | None
-    """Missing in what earlier versions wrote."""
+    """None of a skipped probe; missing in what earlier versions wrote."""
     channels: list[tuple[int, float | None]]
     """Index and weight, one for each PNG in `TAB_CHANNELS`."""
 

@@ -258,3 +258,28 @@ class TestEvidence:
             alone = second(network.head(features * masks)) - second(network.head(features * 0))
             lost = second(network.head(features)) - second(network.head(features * (1 - masks)))
         torch.testing.assert_close(found, of_like_size(alone, lost), atol=1e-5, rtol=1e-3)
+
+
+@pytest.mark.parametrize("unit", [1e-25, 1e25])
+def test_maps_are_the_same_in_any_unit_of_the_score(network, images, unit):
+    def score(output):
+        return output[:, 2] * unit
+
+    plain = ReciproCAM("evidence")(network, images, "features", lambda output: output[:, 2])
+    scaled = ReciproCAM("evidence")(network, images, "features", score)
+    assert not scaled.skipped.any()
+    torch.testing.assert_close(scaled.heatmaps, plain.heatmaps, atol=1e-3, rtol=0)
+
+
+def test_what_all_logits_have_in_common_is_rounding_of_the_map(network, images):
+    class Shifted(nn.Module):
+        def forward(self, logits):
+            return logits + 1e3
+
+    shifted = TwoParts(nn.Sequential(network.head, Shifted())).eval()
+    shifted.features = network.features
+    exact = ReciproCAM("evidence")(network, images, "features", 2)
+    rounded = ReciproCAM("evidence")(shifted, images, "features", 2)
+    lost = 1 - correlation(rounded.layer_maps, exact.layer_maps)
+    assert lost.max() > 1e-5  # else the test shows nothing
+    assert (rounded.estimated_error >= lost).all()

@@ -219,6 +219,33 @@ def test_what_a_forward_writes_into_the_model_is_put_back(nested):
     assert what_is_in(module) == before
 
 
+class HooksItsLayers(nn.Module):
+    """Hooks its layer when it runs for the first time, as libraries do that collect features on request."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer, self.kept = nn.Linear(2, 2), []
+
+    def forward(self, images):
+        if not hasattr(self, "is_hooked"):
+            self.layer.register_forward_hook(lambda _module, _inputs, output: self.kept.append(output))
+            self.layer.register_forward_pre_hook(lambda _module, inputs: inputs)
+            self.is_hooked = True
+        return self.layer(images)
+
+
+def test_hooks_that_a_forward_registers_do_not_stay():
+    model = HooksItsLayers()
+    for _ in range(2):
+        with isolated(model):
+            model(torch.ones(1, 2))
+    assert not model.layer._forward_hooks
+    assert not model.layer._forward_pre_hooks
+    model(torch.ones(1, 2))
+    model(torch.ones(1, 2))
+    assert len(model.kept) == 2  # one for each pass outside
+
+
 def test_nothing_is_written_where_nothing_has_changed():
     module = Writes()
     before = module.in_place._version

@@ -30,6 +30,8 @@ MIXING = {
     "mean of the batch": lambda model, maps: maps - maps.mean(dim=0),
     "first of the batch": lambda model, maps: maps - maps[:1] / 2,
     "norm that trains": training_norm,
+    "largest of the batch": lambda model, maps: maps / maps.abs().max(),
+    "range of the batch": lambda model, maps: (maps - maps.min()) / (maps.max() - maps.min()),
 }
 
 
@@ -53,15 +55,37 @@ def test_images_that_influence_each_other_are_explained_alone(mixing, images):
     "mixing",
     [
         lambda model, maps: model.norm(maps),
-        lambda model, maps: F.dropout(maps, 0.5),
         lambda model, maps: maps * torch.nan,
     ],
-    ids=["none", "random", "not finite"],
+    ids=["none", "not finite"],
 )
 def test_images_that_do_not_are_explained_together(mixing, images):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         GradCAM()(Classifier(mixing).eval(), images, "layer", targets=1)
+
+
+def test_a_first_image_that_is_black_hides_nothing(images):
+    images[0] = 0
+    model = Classifier(MIXING["functional norm"]).eval()
+    with pytest.warns(UserWarning, match="if another one is beside it"):
+        together = GradCAM()(model, images, "layer", targets=1)
+    alone = GradCAM()(model, images[1:2], "layer", targets=1)
+    assert torch.allclose(together.heatmaps[1], alone.heatmaps[0], atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.bool])
+def test_images_of_whole_numbers_are_tried_too(images, dtype):
+    model = Classifier(MIXING["mean of the batch"]).eval()
+    whole = images > 0 if dtype == torch.bool else (images * 20 + 100).to(dtype)
+    with pytest.warns(UserWarning, match="if another one is beside it"):
+        GradCAM()(model, whole, "layer", targets=1, forward_fn=lambda m, x: m(x.float()))
+
+
+def test_answers_that_change_from_pass_to_pass_are_named(images):
+    model = Classifier(lambda model, maps: F.dropout(maps, 0.5)).eval()
+    with pytest.warns(UserWarning, match="the same image differently from pass to pass, as a dropout does"):
+        GradCAM()(model, images, "layer", targets=1)
 
 
 def test_it_is_asked_again_once_weights_have_changed(images):

@@ -154,3 +154,51 @@ def test_an_unknown_neighborhood_is_named():
 def test_settings_out_of_range_are_named(arguments, named):
     with pytest.raises(ValueError, match=named):
         ReciproCAM(**arguments)
+
+
+class KeepsFeatures(TwoParts):
+    """Reads what a hook of its own has kept of a layer, as feature extractors do."""
+
+    def __init__(self, head):
+        super().__init__(head)
+        self.kept = []
+        self.features.register_forward_hook(lambda _module, _inputs, output: self.kept.append(output))
+
+    def forward(self, images):
+        self.features(images)
+        return self.head(self.kept.pop())
+
+
+def test_features_that_a_hook_has_kept_are_masked_as_others_are(images):
+    network = two_parts()
+    keeps = KeepsFeatures(network.head).eval()
+    keeps.features.load_state_dict(network.features.state_dict())
+    expected = ReciproCAM("evidence")(network, images, "features", 2)
+    found = ReciproCAM("evidence")(keeps, images, "features", 2)
+    assert not found.blank.any()
+    torch.testing.assert_close(found.layer_maps, expected.layer_maps)
+
+
+class RoundsByTheLargest(TwoParts):
+    """Rounds features to steps of the largest of all of them, as dynamic quantization does."""
+
+    def forward(self, images):
+        features = self.features(images)
+        step = features.abs().max() / 31
+        return self.head((features / step).round() * step)
+
+
+@pytest.mark.parametrize("batch_size", [1, None])
+def test_copies_that_influence_each_other_are_forwarded_alone(images, batch_size):
+    torch.manual_seed(0)
+    network = RoundsByTheLargest(head_of(8)).eval()
+    with pytest.warns(UserWarning, match="if another one is beside it"):
+        explanation = ReciproCAM(batch_size=batch_size)(network, images[:1], "features", 2)
+
+    def rest(masked):
+        step = masked.abs().max() / 31
+        return network.head((masked / step).round() * step if step else masked)
+
+    with torch.no_grad():
+        expected = by_hand(network.features(images[:1]), rest, 2)
+    torch.testing.assert_close(explanation.layer_maps[0], expected, atol=1e-6, rtol=1e-4)

@@ -13,7 +13,7 @@ from torch import nn
 from cam_callbacks import GradCAM, Method, ReciproCAM, RegressionTarget, ScoreCAM
 from cam_callbacks.explain import sanity
 from cam_callbacks.explain.method import LayerMap
-from cam_callbacks.explain.sanity import complexity, sanity_checks
+from cam_callbacks.explain.sanity import _with_random_weights, complexity, sanity_checks
 
 SIZE, CLASSES = 32, 3
 
@@ -235,3 +235,42 @@ class TestRandomization:
         assert alike.nanmean() < 0.8
         assert torch.equal(torch.get_rng_state(), state)
         assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+class InBuffers(nn.Module):
+    """Keeps its weights where nothing trains them."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("weight", torch.randn(4, 3, 3, 3))
+
+    def forward(self, images):
+        return nn.functional.conv2d(images, self.weight).amax(dim=(2, 3))
+
+
+class CannotBeCopied(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Conv2d(3, 4, 3)
+
+    def forward(self, images):
+        return self.layer(images).amax(dim=(2, 3))
+
+    def __deepcopy__(self, memo):
+        raise RuntimeError("no copies")
+
+
+@pytest.mark.parametrize(
+    ("model", "words"), [(InBuffers(), "no parameters that can be random"), (CannotBeCopied(), "cannot be copied")]
+)
+def test_weights_that_cannot_be_random_are_named(model, words):
+    with pytest.raises(TypeError, match=words):
+        _with_random_weights(model)
+
+
+def test_a_parameter_of_one_number_keeps_it():
+    model = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
+    model.temperature = nn.Parameter(torch.ones(1, 1))
+    other = _with_random_weights(model)
+    assert torch.equal(other.temperature, model.temperature)
+    assert not torch.equal(other[0].weight, model[0].weight)

@@ -26,8 +26,8 @@ function colorTable(hexes) {
 
 const TABLES = Object.fromEntries(Object.entries(COLORS).map(([name, hexes]) => [name, colorTable(hexes)]));
 
-/** Draw a small gray map in colors, scaled up smoothly before it is colored. */
-export function paint(canvas, map, colors) {
+/** Draw a small gray map in colors, scaled up smoothly before it is colored; `share` is what its white stands for. */
+export function paint(canvas, map, colors, share = 1) {
   const { width, height } = canvas;
   const context = canvas.getContext('2d', { willReadFrequently: true });
   context.imageSmoothingQuality = 'high';
@@ -35,7 +35,7 @@ export function paint(canvas, map, colors) {
   const image = context.getImageData(0, 0, width, height);
   const pixels = new Uint32Array(image.data.buffer);
   const table = TABLES[colors];
-  for (let at = 0; at < pixels.length; at++) pixels[at] = table[pixels[at] & 255];
+  for (let at = 0; at < pixels.length; at++) pixels[at] = table[Math.round((pixels[at] & 255) * share)];
   context.putImageData(image, 0, 0);
 }
 
@@ -72,12 +72,15 @@ export class Picture {
     this.node = el('span', { class: image ? 'picture' : 'picture no-photo' }, image, this.#canvas, this.#note);
   }
 
-  /** Show a map, of which is known whether it is blank or skipped; where there is no heat, the photo stays as it is. */
-  show(map, { blank, skipped }, colors, isPhoto = true) {
+  /**
+   * Show a map, of which is known whether it is blank or skipped; where there is no heat, the photo stays as it is.
+   * `share`: its largest value on the scale of the colors.
+   */
+  show(map, { blank, skipped }, colors, isPhoto = true, share = 1) {
     const drawn = Boolean(map) && !skipped && !blank;
     this.#canvas.hidden = !drawn;
     this.node.classList.toggle('heated', drawn && isPhoto);
-    if (drawn) paint(this.#canvas, map, colors);
+    if (drawn) paint(this.#canvas, map, colors, share);
     const why = blank ? 'blank: no contrast' : '';
     this.#note.textContent = skipped ? 'skipped: values were not finite' : why;
   }
@@ -100,9 +103,11 @@ export class ProbePicture {
   /** Show probe `index` at a look. */
   show(look, index, colors) {
     const probe = look.probes[index];
-    this.#own.show(look.maps[index], probe, colors, !look.signals);
     const { rival } = probe;
-    if (rival) this.#showRival(look.rivals[index], look, probe, colors);
+    const most = Math.max(probe.largest ?? 0, rival?.largest ?? 0);
+    const share = (largest) => (rival && most > 0 ? (largest ?? 0) / most : 1); // both have one scale
+    this.#own.show(look.maps[index], probe, colors, !look.signals, share(probe.largest));
+    if (rival) this.#showRival(look.rivals[index], look, probe, colors, share(rival.largest));
     if (Boolean(rival) === this.node.classList.contains('pair')) return;
     this.node.classList.toggle('pair');
     const [own, other] = this.#names;
@@ -110,9 +115,9 @@ export class ProbePicture {
     this.node.replaceChildren(...(rival ? pair() : [this.#own.node]));
   }
 
-  #showRival(map, look, { explained, rival }, colors) {
+  #showRival(map, look, { explained, rival }, colors, share) {
     this.#rival ??= this.#makeRival();
-    this.#rival.show(map, rival, colors, !look.signals);
+    this.#rival.show(map, rival, colors, !look.signals, share);
     for (const [at, label] of [explained, rival.label].entries()) {
       const name = className(look, label);
       this.#names[at].textContent = name;
