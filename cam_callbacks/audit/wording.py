@@ -102,9 +102,13 @@ def _second_test(result: AuditResult, verdict: Verdict) -> str:
     if not verdict.found or "blur_loss" not in result:
         return ""
     of_tests = {how: (name, result[name].overall) for name, how in _SECOND_TESTS.items() if name in result}
-    tests = " or ".join(f"{how} (`{name}` {_shown(found)})" for how, (name, found) in of_tests.items())
+    shown = {how: f"{how} (`{name}` {_shown(found)})" for how, (name, found) in of_tests.items()}
+    tests = " or ".join(shown.values())
     if verdict.second_test == "agrees":
-        return f"A second test agrees, which pastes nothing: {tests}."
+        silent = [how for how, (_, found) in of_tests.items() if not found.value > verdict.threshold]
+        agreeing = " and ".join(words for how, words in shown.items() if how not in silent) or tests
+        rest = f"; {' and '.join(shown[how] for how in silent)} does not" if 0 < len(silent) < len(shown) else ""
+        return f"A second test agrees, which pastes nothing: {agreeing}{rest}."
     other_gaps = [result[name].overall for name in OTHER_MASKS if name in result]
     if any(gap.value <= verdict.threshold for gap in other_gaps):
         larger, smaller = map(_shown, other_gaps)

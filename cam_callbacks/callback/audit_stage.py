@@ -21,6 +21,7 @@ from cam_callbacks.callback.audit_images import AuditSet
 from cam_callbacks.callback.loggers import Media
 from cam_callbacks.callback.stage import MonitorParts, Stage
 from cam_callbacks.explain.forwarding import of_rows
+from cam_callbacks.explain.score_cam import ScoreCAM
 from cam_callbacks.explain.trust import measure_trust
 from cam_callbacks.figures.logged import audit_pictures
 from cam_callbacks.snapshot import AuditShare, AuditSnapshot, Snapshot
@@ -146,7 +147,9 @@ class AuditStage(Stage):
         verdict = found.verdict
         similarity = found.trust.get("mean_activation_correlation")
         has_learned = verdict.state != "not learned"
-        if has_learned and similarity is not None and similarity.overall.value > _CLASS_AGNOSTIC:
+        method = self.memory.method
+        is_agnostic = isinstance(method, ScoreCAM) and method.weighting != "contrast"  # as others may be, and see
+        if is_agnostic and has_learned and similarity is not None and similarity.overall.value > _CLASS_AGNOSTIC:
             self.notices.inform_once(_CLASS_AGNOSTIC_MAPS)
         known = ("not learned", False, ()) if before is None else (before.state, before.overall, before.classes)
         if known != (verdict.state, verdict.overall, verdict.classes):

@@ -119,8 +119,9 @@ def measure_faithfulness(
       (Zhang et al. 2023, arXiv 2301.07002): max(0, p - p') / p, whether p' > p, and max(0, p' - p) / (1 - p), where p'
       is for the hottest half of the pixels, the others being 0. Lower, higher and higher is better.
 
-    All of them only need the order of the pixels. A method that does not beat the mean of the layer's channels, which
-    is the same for every class, explains nothing.
+    All of them only need the order of the pixels. Maps that do not beat the mean of the layer's channels, which is the
+    same for every class, show nothing here. Fine maps transplant a part of everything: read `"transplant"` minus
+    `"transplant_cold"`. Where all of an image says the class, as a background of one color, no order is better.
 
     Args:
         model: Any classifier; it is left as it was.

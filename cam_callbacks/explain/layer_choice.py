@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from cam_callbacks.explain import layers
+from cam_callbacks.explain.attention_blocks import Attention, attentions
 from cam_callbacks.explain.calls import MIN_SIDE, Call, Trace, depends, traced, traced_with_gradients
 from cam_callbacks.explain.gradient_graph import dependence, edge_of, is_made_from, is_only_way
 from cam_callbacks.explain.hooks import hooked
@@ -59,7 +60,9 @@ def choose(
     carry what is passed on.
 
     If the model has gradients, only layers are considered whose positions the answer depends on: none after the last
-    attention of a transformer with a class token, where nothing but that token is read, and no side branch.
+    attention of a transformer with a class token, where nothing but that token is read, and no side branch. Of a
+    transformer whose tokens are all read, a layer before the last attention is taken, too: after it each token holds
+    what all of them say.
 
     Args:
         model: The model; to be called inside `isolated`.
@@ -135,10 +138,30 @@ def _finest_needed(calls: Sequence[Call], trace: Trace, gradients: bool) -> tupl
     finest_first = sorted(latest_first, key=lambda call: call.positions, reverse=True)
     wanted = [*(call for call in latest_first if call.says_where), *finest_first]
     ends, image_is_read = _read_directly(trace)
-    for call in wanted:
-        if all(_leads_to(call, end, trace, gradients) for end in ends or [calls[-1]]):
-            return call, not image_is_read
+    ends = ends or [calls[-1]]
+    fit = [call for call in wanted if all(_leads_to(call, end, trace, gradients) for end in ends)]
+    if fit:
+        return _before_all_is_mixed(fit, trace), not image_is_read
     return next((call for call in wanted if call.edge is not None), calls[-1]), False
+
+
+def _before_all_is_mixed(fit: Sequence[Call], trace: Trace) -> Call:
+    """Return the first call; if tokens have all read each other on the way to it, and nothing follows, one before that.
+
+    Each token then holds what all of them say, so that where it is says little: the answer could be read from any.
+    """
+    first = fit[0]
+    if not first.is_tokens or not first.says_where or trace.scores is None:
+        return first
+    if _mixes_all(attentions(trace.scores, first.edge), first) or not _mixes_all(attentions(first.output), first):
+        return first
+    earlier = (call for call in fit if call.says_where and call.is_tokens and call.positions == first.positions)
+    return next((call for call in earlier if _mixes_all(attentions(trace.scores, call.edge), call)), first)
+
+
+def _mixes_all(found: Sequence[Attention], call: Call) -> bool:
+    """Whether one of these attentions is among all positions of a call."""
+    return any(attention.keys >= call.positions for attention in found)
 
 
 def _read_directly(trace: Trace) -> tuple[list[Call], bool]:

@@ -7,20 +7,22 @@ from cam_callbacks.review.schema import TermJson
 
 _BEFORE_MEASURES = {
     "verdict": (
-        "What was found. Suspicion: the lower end of a class's gap is above the threshold at this look. Alarm: at two "
-        "looks in a row. Warning: the same without masks, a weak test. No alarm: nothing was found; this does not mean "
-        "that there is no bias. Too few images: fewer than 30 could be tested, nothing is judged. Not learned: the "
-        "accuracy is not yet clearly above that of always answering the most frequent class, nothing is judged."
+        "What was found. Suspicion: the gap of all images or of a class, in accuracy or in probability, is above the "
+        "threshold with confidence. Alarm: with more confidence, and at two looks in a row; a clean run has one in 100 "
+        "at most. Warning: the same without masks, a weak test. No alarm: nothing was found; this does not mean that "
+        "there is no bias. Not testable: to paste objects costs many answers by itself. Too few images: fewer than 30 "
+        "could be tested. Not learned: the accuracy is not yet clearly above that of always answering the most "
+        "frequent class."
     ),
     "interval": (
-        "In square brackets: 95% bootstrap interval over images. With few images, [0, 0] does not mean that the "
-        "number is certain."
+        "In square brackets: the 95% interval over images; of gaps by Student's t, which knows that images share "
+        "donors, of other numbers by the bootstrap. With few images, [0, 0] does not mean that the number is certain."
     ),
 }
 _AFTER_MEASURES = {
     "heatmap": (
-        "Bright: parts whose features raise the score of the explained class, each map scaled to its own range. The "
-        "largest activation is its height before that."
+        "Bright: parts whose features raise the score of the explained class, each map scaled to its own range; those "
+        "of two classes of one image to the range of both. The largest activation is its height before that."
     ),
     "error": "1 minus the correlation of the heatmap with the exact one, estimated; 0 if it is exact.",
 }

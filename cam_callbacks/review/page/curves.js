@@ -71,7 +71,7 @@ function ticksBetween(low, high) {
 export const CURVES = [
   {
     title: 'Gap of the audit',
-    about: 'accuracy lost to another class’s background; band: 95%; dashed: alarm level',
+    about: 'accuracy lost to another class’s background; band: 95%; dashed: the level to exceed',
     term: 'bg_gap',
     measure: (audit) => audit?.gap,
     estimate: judged,
