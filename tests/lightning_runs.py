@@ -256,6 +256,12 @@ def infos() -> Iterator[list[str]]:
         rank_zero.log.removeHandler(handler)
 
 
+def but_what_looks_cost(said: Iterable[str]) -> list[str]:
+    """What CAMMonitor says, but for the two lines on what the first look does and takes."""
+    cost = ("CAMMonitor: explains ", "CAMMonitor: the first look took ")
+    return [text for text in said if "CAMMonitor" in text and not text.startswith(cost)]
+
+
 def when(condition: Callable[[Any], bool], error: BaseException) -> Callable[[Any, Tensor], Any]:
     """A forward_fn that raises where the module meets the condition, never in the sanity check."""
 

@@ -204,7 +204,7 @@ ZOO = (
         refused=_no_cam(NOT_THE_MEAN),
         is_sized=True,
     ),
-    _torchvision("swin_t", "features.7.0", "features.3", enough=_STRIDE_32),
+    _torchvision("swin_t", "features.7.0", "features.3", enough=_STRIDE_32, layers={"CAM": "norm"}),
     Entry(
         "torchvision",
         "maxvit_t",
@@ -229,7 +229,14 @@ ZOO = (
     ),
     _timm("convnext_atto", "stages", "stages.2.downsample.0", NOT_THE_MEAN),
     _timm("vit_tiny_patch16_224", "blocks.11.norm1", "blocks.11.norm1", NOT_THE_MEAN, is_sized=True),
-    _timm("swin_tiny_patch4_window7_224", "layers.3.blocks.0", "layers.2", is_sized=True, size=(112, 112)),
+    _timm(
+        "swin_tiny_patch4_window7_224",
+        "layers.3.blocks.0",
+        "layers.2.blocks.4",
+        is_sized=True,
+        size=(112, 112),
+        layers={"CAM": "norm"},
+    ),
     _timm("efficientformer_l1", "norm", "norm", TWO_HEADS, size=(224, 224)),
     Entry(
         "transformers",

@@ -35,6 +35,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 _WEIGHTS_COMPARED = 8
+_PICTURES = "pictures and logging"
 
 
 class Part(Enum):
@@ -158,26 +159,26 @@ class Evaluation(Stage):
             if audited is not None:
                 audit, media = audited[0], {**media, **audited[1]}
         if snapshot is not None or audit is not None:
-            with self._stopwatch.of("pictures and logging"):
+            with self._stopwatch.of(_PICTURES):
                 self._attempt(Part.LOGGING, self._send, snapshot, audit, media)
         return audit
 
     def _say_what_is_done(self, probes: ProbeSet) -> None:
         """Say once what the first look does, where no progress bar says so."""
         if not has_bar(self.trainer):
-            audit = self.memory.audit_images
-            audited = "" if audit is None else f", then audits {len(audit)} images"
+            count = 0 if self.memory.audit_images is None else len(self.memory.audit_images)
+            audited = f", then audits {count} images" if count else ""
             self.notices.inform_once(f"CAMMonitor: explains {len(probes)} probes{audited}", "what is done")
 
     def _say_what_it_took(self) -> None:
         """Add the time of this look to that of the others, and say once what the first has taken."""
-        took = sum(self._stopwatch.seconds.values())
         if of_trainer.is_fitting(self.trainer):
-            self.parts.overhead.add(took)
-        self.notices.inform_once(
-            f"CAMMonitor: the first look took {self._stopwatch} (every_n_epochs and max_overhead make looks rarer)",
-            "what it took",
-        )
+            self.parts.overhead.add(self._stopwatch.seconds)
+        if _PICTURES in self._stopwatch.seconds:  # else nothing could be shown
+            self.notices.inform_once(
+                f"CAMMonitor: the first look took {self._stopwatch} (every_n_epochs and max_overhead make looks rarer)",
+                "what it took",
+            )
 
     def _collect(self, batch: Any, loader: int) -> None:
         memory, data = self.memory, self.parts.data
@@ -203,7 +204,7 @@ class Evaluation(Stage):
     def _explain(self, probes: ProbeSet) -> tuple[Snapshot, Media]:
         with self._stopwatch.of("heatmaps"):
             snapshot = self._heatmaps.explain(probes)
-        with self._stopwatch.of("pictures and logging"):
+        with self._stopwatch.of(_PICTURES):
             return snapshot, self._heatmaps.log(snapshot)
 
     def _audit(self, snapshot: Snapshot | None) -> tuple[AuditSnapshot, Media] | None:
@@ -215,7 +216,7 @@ class Evaluation(Stage):
             if images is None:
                 return None
             found = stage.observe(images, snapshot)
-        with self._stopwatch.of("pictures and logging"):
+        with self._stopwatch.of(_PICTURES):
             return found, stage.log(found)
 
     def _send(self, snapshot: Snapshot | None, audit: AuditSnapshot | None, media: Media) -> None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 
 class Overhead:
     """Keeps looks within a share of the time of a training.
+
+    Attributes:
+        last_look: The seconds of the last look, by what they went to; empty before the first.
 
     Args:
         most: The share, above 0 and up to 1; None for no limit.
@@ -22,7 +25,8 @@ class Overhead:
     def begin(self) -> None:
         """Begin with a new training, whose first look is always had."""
         self._began = self._now()
-        self._spent = self._last = 0.0
+        self._spent = 0.0
+        self.last_look: Mapping[str, float] = {}
 
     @property
     def is_limited(self) -> bool:
@@ -32,13 +36,13 @@ class Overhead:
     @property
     def allows_a_look(self) -> bool:
         """Whether the share is kept if the next look takes as long as the last."""
-        elapsed = self._now() - self._began
-        return self._most is None or self._spent + self._last <= self._most * (elapsed + self._last)
+        elapsed, last = self._now() - self._began, sum(self.last_look.values())
+        return self._most is None or self._spent + last <= self._most * (elapsed + last)
 
-    def add(self, seconds: float) -> None:
-        """Add the time of a look."""
-        self._spent += seconds
-        self._last = seconds
+    def add(self, seconds: Mapping[str, float]) -> None:
+        """Add the time of a look, by what it went to."""
+        self._spent += sum(seconds.values())
+        self.last_look = dict(seconds)
 
 
 class Stopwatch:

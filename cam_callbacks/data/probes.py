@@ -144,14 +144,14 @@ class ProbeSet:
         for part in (self.images, self.labels, self.masks, self.annotations):
             if part is not None:
                 digest.update(f"{part.dtype}{tuple(part.shape)}".encode())
-                digest.update(part.cpu().contiguous().view(torch.uint8).numpy().tobytes())
+                digest.update(part.cpu().contiguous().view(torch.uint8).numpy().data)
         return digest.hexdigest()
 
     @cached_property
     def image_ids(self) -> Tensor:
         """(N,) int64, at least 0: a hash of each image. Equal images have the same one, in every probe set."""
         rows = self.images.cpu().contiguous().flatten(1)
-        digests = (hashlib.blake2b(row.view(torch.uint8).numpy().tobytes(), digest_size=8).digest() for row in rows)
+        digests = (hashlib.blake2b(row.view(torch.uint8).numpy().data, digest_size=8).digest() for row in rows)
         return torch.tensor([int.from_bytes(digest, "big") >> 1 for digest in digests])
 
     @classmethod

@@ -24,7 +24,7 @@ def looks_of(most: float | None, epoch: float, look: float, epochs: int = 100) -
         if overhead.allows_a_look:
             had.append(number)
             time += look
-            overhead.add(look)
+            overhead.add({"heatmaps": look / 2, "audit": look / 2})
     return had, len(had) * look / time
 
 
@@ -45,7 +45,7 @@ def test_every_validation_has_a_look_where_there_is_time_for_it() -> None:
 def test_a_new_training_begins_with_a_look() -> None:
     times = accumulate([0.0, 0.0, 1.0, 1.0, 1.0, 1.0])
     overhead = Overhead(0.1, lambda: next(times))
-    overhead.add(50.0)
+    overhead.add({"audit": 50.0})
     assert not overhead.allows_a_look
     overhead.begin()
     assert overhead.allows_a_look
