@@ -38,6 +38,7 @@ bench: $(VENV)/.test ## Run the benchmarks in their short form
 	$(BIN)/python benchmarks/accuracy_of_adaptive.py --short
 	$(BIN)/python benchmarks/faithfulness.py --short
 	$(BIN)/python benchmarks/faithfulness_vit.py --short
+	$(BIN)/python benchmarks/look.py --short
 	$(BIN)/python benchmarks/memory.py --short
 	$(BIN)/python benchmarks/bias_detection.py --short
 	$(BIN)/python benchmarks/data_rivals.py --short
