@@ -99,15 +99,24 @@ def grown(masks: Tensor, share: float = _MARGIN) -> Tensor:
 
     Those that would cover all are left as they are: what surrounds an object is what fills its place.
     """
-    reach = [max(1, round(share * side)) for side in masks.shape[1:]]
-    largest = masks.float()
-    for dim, step in enumerate(reach, start=1):  # one axis after the other is faster than a box, and gives the same
-        rows = largest.movedim(dim, -1)
-        lines = rows.reshape(-1, 1, rows.shape[-1])
-        largest = F.max_pool1d(lines, 2 * step + 1, stride=1, padding=step).view(rows.shape).movedim(-1, dim)
-    larger = largest > 0
+    larger = masks
+    for dim, side in enumerate(masks.shape[1:], start=1):
+        larger = _spread(larger, dim, max(1, round(share * side)))
     covers_all = larger.flatten(1).all(dim=1).view(-1, *[1] * (masks.ndim - 1))
     return torch.where(covers_all, masks, larger)
+
+
+def _spread(masks: Tensor, dim: int, reach: int) -> Tensor:
+    """Return masks that reach further to both sides along one axis."""
+    side, reached = masks.shape[dim], 0
+    reach = min(reach, side - 1)
+    while reached < reach:
+        step = min(reached + 1, reach - reached)  # no further, or there would be gaps at the edge
+        larger = masks.clone()
+        larger.narrow(dim, step, side - step).logical_or_(masks.narrow(dim, 0, side - step))
+        larger.narrow(dim, 0, side - step).logical_or_(masks.narrow(dim, step, side - step))
+        masks, reached = larger, reached + step
+    return masks
 
 
 def shrunk(masks: Tensor, share: float = _MARGIN) -> Tensor:

@@ -16,9 +16,13 @@ from cam_callbacks.explain.runner import Options
 def hottest_half(heatmaps: Tensor) -> Tensor:
     """Return (N, *spatial) bool, the half of the positions that each map ranks highest."""
     flat = heatmaps.flatten(1).nan_to_num()
-    order = flat.argsort(dim=1, descending=True, stable=True)
-    kept = torch.zeros_like(flat, dtype=torch.bool)
-    kept.scatter_(1, order[:, : flat.shape[1] // 2], True)
+    half = flat.shape[1] // 2
+    if half == 0:
+        return torch.zeros_like(heatmaps, dtype=torch.bool)
+    least = flat.kthvalue(flat.shape[1] - half + 1, dim=1, keepdim=True).values
+    above, equal = flat > least, flat == least
+    # Of those that are as hot as the least of them, the first.
+    kept = above | (equal & (equal.cumsum(dim=1) <= half - above.sum(dim=1, keepdim=True)))
     return kept.view_as(heatmaps)
 
 

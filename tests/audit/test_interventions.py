@@ -109,6 +109,14 @@ class TestBoxes:
         wanted[0, 16:25, :3, 4:7] = True
         assert torch.equal(grown(masks, 0.1), wanted)
 
+    @pytest.mark.parametrize("share", [0.01, 0.1, 0.3])
+    def test_masks_reach_as_far_at_the_edge_as_elsewhere(self, share):
+        masks = torch.rand(40, 24, 24, generator=torch.Generator().manual_seed(0)) > 0.995
+        masks[:4, 0, 0] = masks[4:8, -1, 3] = True
+        reach = max(1, round(share * 24))
+        wanted = F.max_pool2d(masks.float().unsqueeze(1), 2 * reach + 1, stride=1, padding=reach).squeeze(1) > 0
+        assert torch.equal(grown(masks, share), wanted)
+
     def test_masks_that_would_cover_all_stay_as_they_are(self):
         masks = torch.ones(2, 12, 9, dtype=torch.bool)
         masks[0, 0] = False
