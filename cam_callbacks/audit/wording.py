@@ -35,7 +35,7 @@ def verdict_text(result: AuditResult, verdict: Verdict, is_alone: bool) -> str:
         _headline(result, verdict, is_alone),
         _second_test(result, verdict),
         _what_is_used(result, verdict),
-        _numbers(result),
+        _numbers(result, verdict),
         _placebo(result),
         _pooled(result, verdict),
         _power(verdict),
@@ -146,8 +146,8 @@ def _what_is_used(result: AuditResult, verdict: Verdict) -> str:
     return f"{little}: its *content or texture* is what is used."
 
 
-def _numbers(result: AuditResult) -> str:
-    gap = result.gap
+def _numbers(result: AuditResult, verdict: Verdict) -> str:
+    gap, in_probability = result.gap, result.measures.get(f"{result.gap_name}_probability")
     arms = "ring" if result.mask_source == "none" else "background"
     made = ", masks estimated" if result.mask_source == "estimated" else ""
     lines = [
@@ -159,10 +159,12 @@ def _numbers(result: AuditResult) -> str:
     worst_first = sorted(gap.per_class, key=lambda index: _descending(gap.per_class[index]))
     for index in worst_first[:_MAX_CLASSES]:
         estimate = gap.per_class[index]
-        lines.append(f"- {result.class_names.name(index)}: {_shown(estimate)}, {estimate.count} images")
+        line = f"- {result.class_names.name(index)}: {_shown(estimate)}, {estimate.count} images"
+        if index in verdict.classes and in_probability is not None:  # which may be where it was found
+            line += f"; in the probability of the true class {_shown(in_probability.per_class[index])}"
+        lines.append(line)
     if len(worst_first) > _MAX_CLASSES:
         lines.append(f"- and {len(worst_first) - _MAX_CLASSES} classes with smaller gaps")
-    in_probability = result.measures.get(f"{result.gap_name}_probability")
     if in_probability is not None:
         lines += ["", f"The same in the probability of the true class: {_shown(in_probability.overall)}."]
     return "\n".join(lines)
