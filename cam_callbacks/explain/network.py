@@ -14,14 +14,16 @@ from cam_callbacks.explain import forward_pass, layer_choice, layers, output_for
 from cam_callbacks.explain.batch_norm_folding import equivalent_pairs, folded
 from cam_callbacks.explain.explanation import min_max, upsample
 from cam_callbacks.explain.forward_pass import ForwardPass, Gradients
-from cam_callbacks.explain.forwarding import ForwardFn, takes_rows
+from cam_callbacks.explain.forwarding import ForwardFn, of_rows, takes_rows
 from cam_callbacks.explain.isolation import isolated
 from cam_callbacks.explain.layer_choice import Choice
 from cam_callbacks.explain.model_outputs import ClassScores, OutputKind
-from cam_callbacks.explain.output_evidence import decide
+from cam_callbacks.explain.output_evidence import FEW, decide
 from cam_callbacks.explain.runner import Options, Runner
 from cam_callbacks.explain.score_readers import Score, ScoreReader, TargetRequest
 from cam_callbacks.explain.targets import Targets
+
+_AT_ONCE = 2**23  # values of images that are copied at once
 
 TargetLayer: TypeAlias = str | nn.Module | Sequence[str | nn.Module] | None
 """A layer by its dotted name, or the module itself; several of them; None for the one that is chosen."""
@@ -213,5 +215,9 @@ def output_kind(model: nn.Module, images: Tensor, forward_fn: ForwardFn | None, 
     if options.outputs != "auto":
         return OutputKind(options.outputs, options.multi_label)
     with isolated(model):
-        few = Network(model, images[:2], forward_fn, options)
-        return decide(few, options.multi_label, of_all=lambda: Network(model, images, forward_fn, options))
+        parts = torch.arange(len(images)).split(max(1, _AT_ONCE // images[0].numel()))  # type: ignore[no-untyped-call]
+        return decide(
+            Network(model, images[:FEW], forward_fn, options),
+            options.multi_label,
+            of_all=(Network(model, images[rows], of_rows(forward_fn, rows), options) for rows in parts),
+        )

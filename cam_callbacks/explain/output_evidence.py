@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -20,7 +20,9 @@ _TOLERANCE = 1e-2  # of a sum of probabilities: what softmax in half precision a
 _ROUNDING = 1e-5  # of a bound
 _LARGEST_CLAMP = 1e-2  # the largest eps of a clamp(eps, 1 - eps)
 _NARROW = 0.05  # probabilities that answer to extreme inputs vary by more
-_FEW = 4  # images that are made extreme
+FEW = 4
+"""How many images are made extreme."""
+
 _LOUD = 1e4
 
 _LOSSES = {  # those that tell, and the functions that compute them
@@ -95,7 +97,7 @@ def _sum_error(rows: Tensor) -> Tensor:
 
 
 def decide(
-    runner: Runner, multi_label: bool, seen: Tensor | None = None, of_all: Callable[[], Runner] | None = None
+    runner: Runner, multi_label: bool, seen: Tensor | None = None, of_all: Iterable[Runner] | None = None
 ) -> OutputKind:
     """Decide what the model of a runner returns.
 
@@ -106,7 +108,7 @@ def decide(
         runner: The model and the images.
         multi_label: As in `Method`.
         seen: What the model returned for some of the images, if it has run already.
-        of_all: Makes the runner of all images, if those of `runner` are only the first.
+        of_all: Runners of all images, a part each, if those of `runner` are only the first.
     """
     found = Evidence()
     with torch.no_grad():
@@ -115,8 +117,8 @@ def decide(
         else:
             found.add(_from_ranks(runner, seen))
         if not found.leaves_unit_interval:
-            runner = runner if of_all is None else of_all()
-            _forward(runner, found, runner.images, runner.rows)
+            for part in [runner] if of_all is None else of_all:
+                _forward(part, found, part.images, part.rows)
             for _ in _extremes(runner, found):
                 if found.leaves_unit_interval:
                     break
@@ -179,7 +181,7 @@ def _extremes(runner: Runner, found: Evidence) -> Iterator[None]:
     The latter is needed where a normalization takes the size out of the images. A model that refuses such images gives
     no evidence.
     """
-    few = runner.images[:_FEW]
+    few = runner.images[:FEW]
     last = _last_with_weights(runner, few[:1])
     for factor in (_LOUD, -_LOUD) if last else ():
         with pre_hooked(last, lambda _module, inputs, by=factor: _scaled(inputs, by)):
