@@ -170,7 +170,7 @@ def border_share(heatmaps: Tensor) -> Tensor:
 
 def _parts(maps: Tensor) -> tuple[Tensor, ...]:
     """Return maps (N, *spatial) in parts, of which what is made from them takes little memory."""
-    parts: tuple[Tensor, ...] = maps.split(max(1, _AT_ONCE // maps[0].numel()))  # type: ignore[no-untyped-call]
+    parts: tuple[Tensor, ...] = maps.split(max(1, _AT_ONCE // max(1, maps.shape[1:].numel())))  # type: ignore[no-untyped-call]
     return parts
 
 

@@ -8,9 +8,6 @@ by a placebo, `with_trace_of`. Images stay as the model is fed them, normalized.
 
 from __future__ import annotations
 
-from math import ceil
-from typing import Any
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -22,7 +19,6 @@ _MIN_SPREAD = 1e-3  # of the range of a channel, to divide by
 _ROUNDING = 1e-6  # of a color: two that differ by less are the same
 _TINY = torch.finfo(torch.float32).tiny
 _BRIGHTER = 0.1  # of the range of all images
-_SPARSE_SIDE = 128  # positions, of which a mean color is taken
 _BLUR = 0.2  # of the side: the width of the box of a blur, which is applied twice
 _BLURRED_SIDE = 64  # positions: such a blur does not need more
 
@@ -40,13 +36,6 @@ def _mean_over(images: Tensor, where: Tensor, summed_as: torch.dtype = torch.flo
     weights, space = where.unsqueeze(1).float(), tuple(range(2, images.ndim))
     total, count = (each.sum(dim=space, keepdim=True, dtype=summed_as) for each in (images * weights, weights))
     return total / count.clamp_min(1)
-
-
-def _sparse(images: Tensor, where: Tensor) -> tuple[Tensor, Tensor]:
-    """Return every n-th position of large images (N, C, *spatial) and of (N, *spatial): enough for a mean color."""
-    steps = [slice(None, None, ceil(side / _SPARSE_SIDE)) for side in where.shape[1:]]
-    places: Any = (..., *steps)
-    return images[places], where[places]
 
 
 def fill(images: Tensor, where: Tensor) -> Tensor:
@@ -81,7 +70,7 @@ def with_trace_of(images: Tensor, masks: Tensor, donor_masks: Tensor) -> Tensor:
     trace = grown(donor_masks)
     hole = trace | grown(masks)  # the own object, which hides a part of it, does not color it
     is_all = hole.flatten(1).all(dim=1).view(-1, *[1] * (images.ndim - 1))
-    without = torch.where(is_all, _mean_over(*_sparse(images, ~masks)), inpaint(images, hole))
+    without = torch.where(is_all, _mean_over(images, ~masks), inpaint(images, hole))
     return before(torch.where(trace.unsqueeze(1), without, images), images, masks)
 
 
@@ -122,7 +111,7 @@ def with_colors_of(images: Tensor, masks: Tensor, donors: Tensor, donor_masks: T
 
 def _background_color(images: Tensor, masks: Tensor, least: Tensor) -> tuple[Tensor, Tensor]:
     """Return mean and standard deviation, at least `least`, of each channel over the background, (n, C, 1, ...)."""
-    images, outside = _sparse(images, ~masks)
+    outside = ~masks
     mean = _mean_over(images, outside)
     variance = _mean_over((images - mean).square(), outside)
     return mean, variance.sqrt().clamp_min(least)

@@ -33,6 +33,7 @@ MARGIN_GAP = "margin_gap"
 """The name of the exchange with other masks: larger ones in every second image, smaller ones in the others."""
 
 _NO_RING = "These images have no ring to swap: that takes a side of at least 8 positions"
+_FEW = 4  # images, from which it is found out how the model takes a batch
 _OTHER_MARGIN = 0.03  # of the side
 _MIN_SHARE_FOUND = 0.25  # of the images, and of those of two classes, to go by estimated foregrounds
 
@@ -155,7 +156,7 @@ class Observations:
             kind = output_kind(model, self.probes.images, forward_fn, given)
             forward_fn = of_rows(forward_fn, rows)
             options = replace(given, multi_label=kind.multi_label, outputs=kind.outputs)
-            network = Network(model, in_type(self.images[rows[:1]], dtype), forward_fn, options)
+            network = Network(model, in_type(self.images[rows[:_FEW]], dtype), forward_fn, options)
             asked = Asked(network, self.images, self.labels, rows, dtype)
             answers = {name: asked.about(change) for name, change in changes.items()}
             for exchange in self.exchanges:

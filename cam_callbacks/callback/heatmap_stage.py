@@ -186,7 +186,7 @@ class HeatmapStage(Stage):
             explanation = self._explain(probes, rows, _of_rows(targets, rows))
             rivals = explanation.rivals
             if self.settings.explain == "both" and rivals is not None:
-                if self.memory.task is not None and self.memory.task.multi_label:
+                if self.memory.task is not None and self.memory.task.kind == "multi-label":
                     rivals = _rivals_of_labels(explanation, probes, rows)
                 of_rivals = self._explain(probes, rows, rivals)
         return SnapshotShare(rows, explanation, of_rivals, time.perf_counter() - began)
@@ -281,11 +281,12 @@ def _of_rows(targets: Targets, rows: Tensor) -> Targets:
 
 def _rivals_of_labels(explanation: Explanation, probes: ProbeSet, rows: Tensor) -> Tensor:
     """Return (n,) the most probable class of each image that is not true of it; the least probable if all are."""
-    assert explanation.logits is not None
+    logits = explanation.logits
+    assert logits is not None
     assert probes.annotations is not None
     true = probes.annotations[rows].bool()
-    lowest = torch.finfo(explanation.logits.dtype).min
-    return torch.where(true, lowest, explanation.logits).argmax(dim=1)
+    rivals = logits.masked_fill(true, -torch.inf).argmax(dim=1)
+    return torch.where(true.all(dim=1), logits.argmin(dim=1), rivals)
 
 
 def _read_as(method: Method, outputs: Outputs, multi_label: bool) -> Method:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -92,26 +92,34 @@ class FeatureMasks:
         noise = torch.rand(1, *self._spatial, generator=torch.Generator().manual_seed(0)).to(self._own_scores)
         with self._in_full_precision(), self._measuring():
             found = self._tried(lambda: self._of_copies(0, noise))
-            if found is None or not found[2]:
-                return False
-            alone = self._tried(lambda: self._of_one(noise))
-        if alone is None:
+        if found is None or not found[2]:
+            return False
+        with self._in_full_precision():
+            alone, again = (self._tried(lambda: self._of_one(noise)) for _ in range(2))
+        if alone is None or again is None:
             return False
         masked, whole, _ = found
-        if (masked[0] - alone).abs().gt(_TOLERANCE * torch.maximum(whole.abs(), (whole - alone).abs())).any():
+        limit = _TOLERANCE * torch.maximum(whole.abs(), (whole - alone).abs())
+        if not ((masked[0] - alone).abs() > limit).any():
+            return True
+        if not ((alone - again).abs() > limit).any():  # else it is chance
             self._network.forward_alone()  # the copies have influenced each other
-            return False
-        return True
+        return False
 
     def _put_behind_hooks(self) -> None:
         """Replace the layer's output before its own hooks are called, if they keep what the rest of the model reads."""
         self._comes_first = False
         if not getattr(self._module, "_forward_hooks", None):
             return
-        nothing = self._own_scores.new_zeros(1, *self._spatial)
+        everything = self._own_scores.new_ones(1, *self._spatial)
+
+        def changes_nothing() -> bool:
+            whole, empty = (self._tried(partial(self._of_one, mask)) for mask in (everything, 0 * everything))
+            return whole is not None and empty is not None and torch.allclose(whole, empty, rtol=_ROUNDING, atol=0)
+
         with self._in_full_precision():
-            found = self._tried(lambda: self._of_one(nothing))
-            self._comes_first = found is not None and torch.equal(found, self._own_scores[0])
+            self._comes_first = changes_nothing()
+            self._comes_first = self._comes_first and not changes_nothing()
 
     def _of_one(self, mask: Tensor) -> Tensor:
         """Return the scores (T,) of the first image where its features are masked, by a pass of its own."""

@@ -20,8 +20,6 @@ _FOUND: weakref.WeakKeyDictionary[nn.Module, tuple[object, int]] = weakref.WeakK
 INDEPENDENT, MIXED, RANDOM = range(3)
 """What an answer to an image depends on beside it: nothing, the other images of the batch, or chance."""
 
-_LOUD = 3.0  # times the largest value of an image
-
 
 def remembered(model: nn.Module, images: Tensor, find: Callable[[], int]) -> int:
     """Return what `find` returns, or has returned for this model, its weights as they are, and images of this shape.
@@ -46,9 +44,11 @@ def state_of(model: nn.Module, images: Tensor) -> object:
 
 
 def influence(run: Callable[[Tensor], object], images: Tensor) -> int:
-    """Return what the answer to the first image depends on beside it, by a loud and noisy image put before it.
+    """Return what the answer to an image depends on beside it, by extreme images that are put before it.
 
-    A model that cannot be run so is taken for independent.
+    They have no values but the smallest and the largest of the image, so that a model finds in them nothing that it is
+    never fed. It is the first image that is not the same everywhere. A model that cannot be run so is taken for
+    independent.
 
     Args:
         run: Runs the model on images.
@@ -57,28 +57,24 @@ def influence(run: Callable[[Tensor], object], images: Tensor) -> int:
     Raises:
         ValueError: The model needs other images beside each.
     """
-    pair = torch.cat([_loud(images[:1]), images[:1]])
+    varies = (images != images[:, :1].flatten(1)[:, :1].view(-1, *[1] * (images.ndim - 1))).flatten(1).any(dim=1)
+    image = images[varies.int().argmax()].unsqueeze(0)
     try:
-        alone, together = run(images[:1]), run(pair)
+        alone, together = run(image), run(torch.cat([_extremes(image), image]))
         if not _differ(alone, together):
             return INDEPENDENT
-        return RANDOM if _differ(alone, run(images[:1])) else MIXED
+        return RANDOM if _differ(alone, run(image)) else MIXED
     except NeedsOthersError:
         raise
     except (RuntimeError, TypeError, ValueError, LookupError, AssertionError):
         return INDEPENDENT  # what it cannot do, such as take another size of the batch, it says when that is needed
 
 
-def _loud(image: Tensor) -> Tensor:
-    """Return noise of the shape and type of an image, louder than it; of whole numbers as loud as the type allows."""
-    noise = torch.rand(image.shape, generator=torch.Generator().manual_seed(0)).to(image.device)
-    if image.dtype == torch.bool:
-        return noise > 0.5
-    largest = float(image.float().abs().amax()) or 1.0
-    if image.is_floating_point():
-        return ((2 * noise - 1) * _LOUD * largest).to(image.dtype)
-    limit = float(torch.iinfo(image.dtype).max) if image.dtype == torch.uint8 else largest
-    return (noise * limit).to(image.dtype)
+def _extremes(image: Tensor) -> Tensor:
+    """Return (3, C, *spatial): an image (1, C, *spatial)'s smallest and largest values in noise, and each alone."""
+    low, high = image.amin(), image.amax()
+    noise = torch.rand(image.shape, generator=torch.Generator().manual_seed(0)).to(image.device) > 0.5
+    return torch.cat([torch.where(noise, high, low), high.expand_as(image), low.expand_as(image)])
 
 
 class NeedsOthersError(ValueError):
@@ -86,11 +82,11 @@ class NeedsOthersError(ValueError):
 
 
 def _differ(alone: object, others: object) -> bool:
-    """Whether the last row of any tensor in two answers differs, the first of which is of one image."""
+    """Whether the last row of any tensor differs in two answers: to one image, and to others with it as the last."""
     return any(
         not _close(one[0], two[-1])
         for one, two in zip(_tensors(alone), _tensors(others), strict=False)
-        if one.shape[1:] == two.shape[1:] and one.ndim and len(one) == 1 and len(two) in (1, 2)
+        if one.shape[1:] == two.shape[1:] and one.ndim and len(one) == 1
     )
 
 

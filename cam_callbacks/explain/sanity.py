@@ -223,12 +223,10 @@ def _with_random_weights(model: nn.Module, seed: int = 0) -> nn.Module:
     is_random = False
     with torch.no_grad():
         for parameter in other.parameters():
-            if (
-                parameter.ndim < 2
-                or not parameter.is_floating_point()
-                or not (parameter != parameter.flatten()[0]).any()
-            ):
-                continue  # a bias, whole numbers, or the same number everywhere: what is drawn would be 0
+            if parameter.ndim < 2 or not parameter.is_floating_point() or parameter.numel() == 0:
+                continue
+            if not (parameter != parameter.flatten()[0]).any():
+                continue  # the same number everywhere: what is drawn would be 0
             noise = torch.randn(parameter.shape, generator=generator).to(parameter)
             parameter.copy_(noise * parameter.std(correction=0))
             is_random = True

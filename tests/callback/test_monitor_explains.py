@@ -101,6 +101,20 @@ def test_both_explains_the_most_probable_other_class_too(tmp_path: Path) -> None
     assert scalars(tmp_path)["cam/passes"] == [(2, total)]
 
 
+class OneHot(TinyModule):
+    """Exclusive classes, each with a sigmoid of its own."""
+
+    def loss(self, output: Tensor, targets: Tensor) -> Tensor:
+        return F.binary_cross_entropy_with_logits(output, F.one_hot(targets, 3).float())
+
+
+def test_rivals_of_exclusive_classes_that_are_trained_one_by_one_are_explained(tmp_path: Path) -> None:
+    monitor = CAMMonitor(num_probes=6, audit=None, explain="both", on_error="raise")
+    fit(tmp_path, monitor, OneHot())
+    assert explanation_of(monitor).targets.tolist() == [0, 0, 1, 1, 2, 2]
+    assert looks(tmp_path) == 1
+
+
 class OneLogit(TinyModule):
     """Cat or not."""
 

@@ -96,3 +96,14 @@ def test_it_is_asked_again_once_weights_have_changed(images):
         model.gate.fill_(1.0)
     with pytest.warns(UserWarning, match="each image is forwarded alone"):
         GradCAM()(model, images, "layer", targets=1)
+
+
+def test_a_model_is_fed_no_values_that_its_images_do_not_have(images):
+    classes = (images * 3).long().clamp(0, 9)
+
+    def look_up(model, shown):
+        assert classes.min() <= shown.min()
+        assert shown.max() <= classes.max()
+        return model(F.one_hot(shown.long(), 10).float().sum(dim=1).movedim(-1, 1)[:, :3])
+
+    GradCAM()(Classifier(lambda model, maps: maps).eval(), classes, "layer", targets=1, forward_fn=look_up)

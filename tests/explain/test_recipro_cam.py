@@ -65,7 +65,7 @@ def test_it_is_the_formula(network, images, neighborhood, batch_size):
 def test_positions_cost_the_layers_after_the_layer_only(network, images, forwarded):
     before, after = forwarded(network.features), forwarded(network.head)
     ReciproCAM(batch_size=64)(network, images, "features", 1)
-    assert sum(before) <= 3 * len(images) + 1 + NEIGHBORS
+    assert sum(before) <= 3 * len(images) + 3 + NEIGHBORS  # copies of one image twice, and masked alone twice
     assert sum(after) >= 36 * len(images)
 
 
