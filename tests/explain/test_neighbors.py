@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from cam_callbacks import GradCAM
+from cam_callbacks.explain.neighbors import INDEPENDENT, influence
 
 
 class Classifier(nn.Module):
@@ -98,13 +99,15 @@ def test_it_is_asked_again_once_weights_have_changed(images):
         GradCAM()(model, images, "layer", targets=1)
 
 
-def test_a_model_is_fed_no_values_that_its_images_do_not_have(images):
-    classes = (images * 3).long().clamp(0, 9)
+def test_neighbors_have_no_values_that_the_image_does_not_have(images):
+    classes = (images * 3).long().clamp(2, 9)
+    seen = []
 
-    def look_up(model, shown):
-        assert classes.min() <= shown.min()
-        assert shown.max() <= classes.max()
-        return model(F.one_hot(shown.long(), 10).float().sum(dim=1).movedim(-1, 1)[:, :3])
+    def run(shown):
+        seen.append(shown)
+        return shown.float().mean(dim=(2, 3))
 
-    method = GradCAM(outputs="logits")  # else extreme images decide what is returned
-    method(Classifier(lambda model, maps: maps).eval(), classes, "layer", targets=1, forward_fn=look_up)
+    assert influence(run, classes) == INDEPENDENT
+    assert [len(shown) for shown in seen] == [1, 4]
+    assert set(seen[1][:3].unique().tolist()) == {2, int(classes[0].max())}
+    assert torch.equal(seen[1][3], classes[0])
