@@ -60,7 +60,7 @@ class Explanation:
             explained.
         target_layer: Dotted name of the layer whose activations were used; of several, all names.
         passes: (N,) int64, forward samples spent on each image: its unmasked pass and one for each mask. A pass that
-            all images share is counted with each of them. Up to nine passes of one image, which a call may spend
+            all images share is counted with each of them. Up to seven passes of one image, which a call may spend
             to get to know the model, are not counted; nor are those of a model whose outputs all lie in [0, 1], which
             is asked once more, and for a few extreme images.
         estimated_error: (*leading) float32, estimated relative error of the heatmap against its exact form, by masks

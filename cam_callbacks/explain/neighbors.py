@@ -44,10 +44,10 @@ def state_of(model: nn.Module, images: Tensor) -> object:
 
 
 def influence(run: Callable[[Tensor], object], images: Tensor) -> int:
-    """Return what the answer to an image depends on beside it, by extreme images that are put before it.
+    """Return what the answer to an image depends on beside it, by an extreme image that is put before it.
 
-    They have no values but the smallest and the largest of the image, so that a model finds in them nothing that it is
-    never fed. It is the first image that is not the same everywhere. A model that cannot be run so is taken for
+    That has no values but the smallest and the largest of the image, so that a model finds in it nothing that it is
+    never fed. The image is the first that is not the same everywhere. A model that cannot be run so is taken for
     independent.
 
     Args:
@@ -60,7 +60,7 @@ def influence(run: Callable[[Tensor], object], images: Tensor) -> int:
     varies = (images != images[:, :1].flatten(1)[:, :1].view(-1, *[1] * (images.ndim - 1))).flatten(1).any(dim=1)
     image = images[varies.int().argmax()].unsqueeze(0)
     try:
-        alone, together = run(image), run(torch.cat([_extremes(image), image]))
+        alone, together = run(image), run(torch.cat([_extreme(image), image]))
         if not _differ(alone, together):
             return INDEPENDENT
         return RANDOM if _differ(alone, run(image)) else MIXED
@@ -70,11 +70,10 @@ def influence(run: Callable[[Tensor], object], images: Tensor) -> int:
         return INDEPENDENT  # what it cannot do, such as take another size of the batch, it says when that is needed
 
 
-def _extremes(image: Tensor) -> Tensor:
-    """Return (3, C, *spatial): an image (1, C, *spatial)'s smallest and largest values in noise, and each alone."""
-    low, high = image.amin(), image.amax()
+def _extreme(image: Tensor) -> Tensor:
+    """Return noise of the shape of an image that has no values but its smallest and its largest."""
     noise = torch.rand(image.shape, generator=torch.Generator().manual_seed(0)).to(image.device) > 0.5
-    return torch.cat([torch.where(noise, high, low), high.expand_as(image), low.expand_as(image)])
+    return torch.where(noise, image.amax(), image.amin())
 
 
 class NeedsOthersError(ValueError):

@@ -251,7 +251,7 @@ class TestPasses:
         images, sizes = blobs(3, 24, 24), forwarded(network)
         exact(batch_size=8)(network, images, "features")
         masked = sum(live_channels(network, images))
-        assert sizes[:9] == [1, 4, 3, *[1] * FOLDING, 8, 8, 8, masked - 24]
+        assert sizes[:9] == [1, 2, 3, *[1] * FOLDING, 8, 8, 8, masked - 24]
 
     def test_are_reported_as_they_are_done(self, small_cnn, blobs):
         network, images, told = small_cnn(), blobs(3, 24, 24), []
