@@ -108,7 +108,7 @@ class OneHot(TinyModule):
         return F.binary_cross_entropy_with_logits(output, F.one_hot(targets, 3).float())
 
 
-def test_rivals_of_exclusive_classes_that_are_trained_one_by_one_are_explained(tmp_path: Path) -> None:
+def test_rivals_of_classes_with_a_sigmoid_each_are_explained(tmp_path: Path) -> None:
     monitor = CAMMonitor(num_probes=6, audit=None, explain="both", on_error="raise")
     fit(tmp_path, monitor, OneHot())
     assert explanation_of(monitor).targets.tolist() == [0, 0, 1, 1, 2, 2]
