@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data import DataLoader, Dataset
 
+import cam_callbacks
 from cam_callbacks import CAMMonitor
 
 STAGES = ("heatmaps", "audit", "pictures and logging")
@@ -49,7 +50,7 @@ def main() -> None:
     looks: list[dict[str, float]] = []
     network = model(args.model, None, "cpu")
     data = Scenes(photos(args.data, args.images, args.size), with_masks=not args.no_masks)
-    chosen = {} if args.method is None else {"method": getattr(__import__("cam_callbacks"), args.method)()}
+    chosen = {} if args.method is None else {"method": getattr(cam_callbacks, args.method)()}
     with TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         trainer = Trainer(

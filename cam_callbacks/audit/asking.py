@@ -8,7 +8,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from cam_callbacks.audit.changes import Change, Exchange, made_a_few_at_a_time
+from cam_callbacks.audit.changes import Change, Exchange, made_in_portions
 from cam_callbacks.explain import progress
 from cam_callbacks.explain.image_types import in_type
 from cam_callbacks.explain.model_outputs import ClassScores
@@ -18,7 +18,7 @@ Answer: TypeAlias = tuple[Tensor, Tensor]
 """(n,) whether answers are right, and (n,) the probability of the true class; NaN without an answer."""
 
 
-class Asked:
+class Asker:
     """Asks about some of the images of an audit, a chunk at a time: no more of them are ever changed at once.
 
     A label that the model does not have raises a ValueError.
@@ -63,11 +63,8 @@ class Asked:
         parts: list[Answer] = []
 
         def ask(chunk: slice) -> None:
-            def make_some(part: slice) -> Tensor:
-                return make(slice(chunk.start + part.start, chunk.start + part.stop))
-
             own = places[chunk]
-            made = in_type(made_a_few_at_a_time(make_some, len(own), self._images), self._dtype)
+            made = in_type(made_in_portions(make, chunk, self._images), self._dtype)
             images = made.to(network.images.device, network.dtype)
             scores = network.scores_of(images, own.to(images.device))
             parts.append(_answer(scores, self._labels[self._rows[own]]))

@@ -7,9 +7,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cam_callbacks.audit.interventions import ring
+from cam_callbacks.explain.portions import in_portions
 
 _NUM_SHUFFLES = 200
-_AT_ONCE = 2**22  # values
 _SHIFTED_SIDE = 64  # positions: heat is not finer
 
 
@@ -34,7 +34,7 @@ def heat_on_object(heatmaps: Tensor, masks: Tensor) -> Tensor:
     _check_shapes(heatmaps, masks)
     heat = heatmaps.flatten(1)
     total = heat.sum(dim=1)
-    pairs = zip(_parts(heatmaps), _parts(masks), strict=True)
+    pairs = zip(in_portions(heatmaps, heatmaps), in_portions(masks, masks), strict=True)
     on_mask = torch.cat([(some * mask).flatten(1).sum(dim=1) for some, mask in pairs])
     return torch.where(total > 0, on_mask / total, torch.nan)
 
@@ -86,10 +86,12 @@ def mean_heat_on_shifted(heatmaps: Tensor, masks: Tensor) -> Tensor:
     """
     _check_shapes(heatmaps, masks)
     size = [min(side, _SHIFTED_SIDE) for side in masks.shape[1:]]
-    heat, mask = (
-        torch.cat([F.interpolate(part.unsqueeze(1).float(), size, mode="area").squeeze(1) for part in _parts(each)])
-        for each in (heatmaps, masks)
-    )
+
+    def reduced(maps: Tensor) -> Tensor:
+        portions = (part.unsqueeze(1).float() for part in in_portions(maps, maps))
+        return torch.cat([F.interpolate(part, size, mode="area").squeeze(1) for part in portions])
+
+    heat, mask = reduced(heatmaps), reduced(masks)
     space = tuple(range(1, heat.ndim))
     spectrum = torch.fft.rfftn(heat, dim=space) * torch.fft.rfftn(mask, dim=space).conj()
     at_shift = torch.fft.irfftn(spectrum, size, dim=space).flatten(1)  # the heat on the mask, for each shift
@@ -106,7 +108,7 @@ def _shares_with_all_masks(heatmaps: Tensor, masks: Tensor) -> Tensor:
     heat = heatmaps.flatten(1).float()
     total = heat.sum(dim=1, keepdim=True)
     with torch.autocast(heat.device.type, enabled=False):  # else the product has three digits
-        on_masks = torch.cat([heat @ part.flatten(1).float().T for part in _parts(masks)], dim=1)
+        on_masks = torch.cat([heat @ part.flatten(1).float().T for part in in_portions(masks, masks)], dim=1)
     return torch.where(total > 0, on_masks / total, torch.nan)
 
 
@@ -166,12 +168,6 @@ def border_share(heatmaps: Tensor) -> Tensor:
     """Return (N,) the share of the heat in the outer ring (`interventions.ring`); chance is the ring's area."""
     border = ring(heatmaps.shape[1:]).to(heatmaps.device)
     return heat_on_object(heatmaps, border.expand_as(heatmaps))
-
-
-def _parts(maps: Tensor) -> tuple[Tensor, ...]:
-    """Return maps (N, *spatial) in parts, of which what is made from them takes little memory."""
-    parts: tuple[Tensor, ...] = maps.split(max(1, _AT_ONCE // max(1, maps.shape[1:].numel())))  # type: ignore[no-untyped-call]
-    return parts
 
 
 def _check_shapes(heatmaps: Tensor, masks: Tensor) -> None:

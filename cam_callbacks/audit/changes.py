@@ -10,9 +10,8 @@ from torch import Tensor
 
 from cam_callbacks.audit import interventions
 from cam_callbacks.audit.donors import Donors
+from cam_callbacks.explain.portions import few
 from cam_callbacks.explain.written import unwatched
-
-_AT_ONCE = 2**22  # values: 16 MiB, so that memory is needed for a few images only, however large they are
 
 Change = Callable[[Tensor], Tensor]
 """Called with the indices (n,) of images; makes what they are changed into, (n, C, *spatial)."""
@@ -105,29 +104,22 @@ def changes_without_donors(
     return changes
 
 
-def few(images: Tensor) -> int:
-    """Return how many of images (N, C, *spatial) are changed, or explained, at once."""
-    return max(1, _AT_ONCE // images[0].numel())
-
-
-def made_a_few_at_a_time(make: Callable[[slice], Tensor], count: int, images: Tensor) -> Tensor:
-    """Return `count` images that `make` makes from slices of them, in the layout in which a `Runner` holds images.
+def made_in_portions(make: Callable[[slice], Tensor], chunk: slice, images: Tensor) -> Tensor:
+    """Return the images of a chunk, which `make` makes from slices, in the layout in which a `Runner` holds images.
 
     Args:
-        make: Called with one slice after the other.
-        count: At least 1.
+        make: Called with one slice after the other of those that make up the chunk.
+        chunk: At least one image.
         images: (N, C, *spatial), others of the same size.
     """
-    found: Tensor | None = None
-    step = few(images)
+    found, step = torch.empty(0), few(images)
     with unwatched():  # it writes to nothing that is watched
-        for start in range(0, count, step):
-            part = slice(start, min(start + step, count))
-            made = make(part)
-            if found is None:
-                found = made.new_empty(count, *made.shape[2:], made.shape[1]).movedim(-1, 1)
-            found[part] = made
-    assert found is not None
+        for start in range(chunk.start, chunk.stop, step):
+            made = make(slice(start, min(start + step, chunk.stop)))
+            if start == chunk.start:
+                found = made.new_empty(chunk.stop - chunk.start, *made.shape[2:], made.shape[1]).movedim(-1, 1)
+            place = start - chunk.start
+            found[place : place + len(made)] = made
     return found
 
 

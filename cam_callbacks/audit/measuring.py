@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 from cam_callbacks._checks import check_positive
 from cam_callbacks.audit import attention, interventions
-from cam_callbacks.audit.changes import few
 from cam_callbacks.audit.measures import OTHER_MASKS
 from cam_callbacks.audit.observations import MARGIN_GAP, Answers, Observations
 from cam_callbacks.audit.result import AuditResult
@@ -19,6 +18,7 @@ from cam_callbacks.explain.explanation import upsample
 from cam_callbacks.explain.forwarding import ForwardFn
 from cam_callbacks.explain.model_outputs import Outputs
 from cam_callbacks.explain.network import TargetLayer
+from cam_callbacks.explain.portions import in_portions
 
 
 def audit_model(
@@ -191,8 +191,8 @@ def _data_color_auc(observations: Observations, inside: Tensor, usable: Tensor) 
     known = usable & outside.flatten(1).any(dim=1)
     values = torch.full((len(known),), torch.nan, dtype=torch.float32)
     if int(known.sum()) > 1:
-        rows = known.nonzero().flatten().split(few(observations.images))  # type: ignore[no-untyped-call]
-        colors = [interventions.mean_color(observations.images[some], outside[some]) for some in rows]
+        portions = in_portions(known.nonzero().flatten(), observations.images)
+        colors = [interventions.mean_color(observations.images[some], outside[some]) for some in portions]
         values[known] = interventions.color_auc(torch.cat(colors), observations.labels[known])
     return "data_color_auc", values, 0.5
 

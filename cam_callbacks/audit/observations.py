@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from cam_callbacks.audit import attention, interventions
-from cam_callbacks.audit.asking import Asked
-from cam_callbacks.audit.changes import Exchange, changes_without_donors, few, like
+from cam_callbacks.audit.asking import Asker
+from cam_callbacks.audit.changes import Exchange, changes_without_donors, like
 from cam_callbacks.audit.donors import Donors, choose_donors
 from cam_callbacks.audit.foreground import with_estimated_masks
 from cam_callbacks.audit.inpainting import grown, shrunk
@@ -25,6 +25,7 @@ from cam_callbacks.explain.image_types import in_type
 from cam_callbacks.explain.isolation import isolated
 from cam_callbacks.explain.model_outputs import Outputs
 from cam_callbacks.explain.network import Network, TargetLayer, output_kind
+from cam_callbacks.explain.portions import in_portions
 from cam_callbacks.explain.runner import Options, check_images, device_and_dtype
 from cam_callbacks.explain.sharding import share
 from cam_callbacks.explain.trust import hottest_half
@@ -157,10 +158,10 @@ class Observations:
             forward_fn = of_rows(forward_fn, rows)
             options = replace(given, multi_label=kind.multi_label, outputs=kind.outputs)
             network = Network(model, in_type(self.images[rows[:_FEW]], dtype), forward_fn, options)
-            asked = Asked(network, self.images, self.labels, rows, dtype)
-            answers = {name: asked.about(change) for name, change in changes.items()}
+            asker = Asker(network, self.images, self.labels, rows, dtype)
+            answers = {name: asker.about(change) for name, change in changes.items()}
             for exchange in self.exchanges:
-                answers |= asked.about_exchange(exchange)
+                answers |= asker.about_exchange(exchange)
             methods: list[GradCAM | CAM] = [
                 method(upsampling="none", multi_label=kind.multi_label, outputs=kind.outputs, batch_size=batch_size)
                 for method in (GradCAM, CAM)
@@ -169,12 +170,12 @@ class Observations:
             if layer_maps is None:
                 progress.advance(len(rows))
             else:
-                size = self.images.shape[2:]
-                answers["delete_hot"] = asked.about_places(
-                    lambda part: interventions.fill(
-                        self.images[rows[part]], hottest_half(upsample(layer_maps[part], size))
-                    )
-                )
+
+                def without_heat(part: slice) -> Tensor:
+                    hottest = hottest_half(upsample(layer_maps[part], self.images.shape[2:]))
+                    return interventions.fill(self.images[rows[part]], hottest)
+
+                answers["delete_hot"] = asker.about_places(without_heat)
         return Answers(
             rows,
             correct={name: correct for name, (correct, _) in answers.items()},
@@ -202,41 +203,42 @@ class Observations:
         reasons = []
         for method in methods:
             try:
-                first, *others = torch.arange(len(rows)).split(few(self.images))  # type: ignore[no-untyped-call]
-                explanation = self._explained(method, model, rows, first, target_layer, forward_fn)
-                if not explanation.is_coarse:
-                    layer = explanation.target_layer if target_layer is None else target_layer
-                    maps = [explanation.layer_maps.cpu()]
-                    for places in others:
-                        later = self._explained(method, model, rows, places, layer, forward_fn)
-                        maps.append(later.layer_maps.cpu())
-                    return torch.cat(maps), method.name, ()
+                maps, first = self._maps_by(method, model, rows, target_layer, forward_fn)
             except torch.OutOfMemoryError:
                 raise
             except (ValueError, RuntimeError) as error:
                 share(error)
                 reasons.append(f"{method.name}: {error}")
                 continue
+            if not first.is_coarse:
+                return maps, method.name, ()
             reasons.append(
-                f"{shown_positions(explanation.positions)} of {explanation.target_layer!r} are too few to say where it "
-                "lies; an earlier target_layer has more"
+                f"{shown_positions(first.positions)} of {first.target_layer!r} are too few to say where it lies; an "
+                "earlier target_layer has more"
             )
             break
         return None, None, ("Heat is not measured: " + "; ".join(reasons),)
 
-    def _explained(
+    def _maps_by(
         self,
         method: GradCAM | CAM,
         model: nn.Module,
         rows: Tensor,
-        places: Tensor,
         target_layer: TargetLayer,
         forward_fn: ForwardFn | None,
-    ) -> Explanation:
-        """Return the explanation of those of the images at `rows` that are at some places among them."""
-        some = rows[places]
-        images = in_type(self.images[some], self.probes.images.dtype)
-        return method(model, images, target_layer, self.labels[some], forward_fn=of_rows(forward_fn, places))
+    ) -> tuple[Tensor, Explanation]:
+        """Explain the images at `rows` in portions, all at the layer of the first.
+
+        Returns:
+            The maps (n, *spatial of the layer), and the explanation of the first portion.
+        """
+        parts: list[Explanation] = []
+        for places in in_portions(torch.arange(len(rows)), self.images):
+            some = rows[places]
+            images = in_type(self.images[some], self.probes.images.dtype)
+            layer = parts[0].target_layer if parts and target_layer is None else target_layer
+            parts.append(method(model, images, layer, self.labels[some], forward_fn=of_rows(forward_fn, places)))
+        return torch.cat([part.layer_maps.cpu() for part in parts]), parts[0]
 
 
 def _masks(probes: ProbeSet, goes_by_masks: bool | None) -> tuple[Tensor | None, MaskSource, tuple[str, ...]]:

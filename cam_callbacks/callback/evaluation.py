@@ -68,19 +68,19 @@ class Evaluation(Stage):
         self.notices.are_warnings_kept_back = trainer.sanity_checking
         self._reads_batch = True  # whether images of the batch that runs are wanted
         self._stopwatch = Stopwatch()
-        self._looks = self._is_look()
+        self._is_look = self._decide_on_a_look()
         self.memory.begin(anew=trainer.testing)
         parts.data.begin()
         watched = self.memory.audit_images
         self._audited = None if watched is None else AuditChoice(parts, trainer, pl_module, watched)
         if self._audited is not None:
-            self._audited.begin(self._looks)
+            self._audited.begin(self._is_look)
 
     @property
     def _is_disabled(self) -> bool:
         return any(self.parts.retries.is_disabled(part) for part in (Part.PROBES, Part.HEATMAPS))
 
-    def _is_look(self) -> bool:
+    def _decide_on_a_look(self) -> bool:
         """Whether this evaluation explains its probes, or only settles them. Call it on all ranks."""
         trainer, overhead = self.trainer, self.parts.overhead
         if trainer.sanity_checking:
@@ -134,7 +134,7 @@ class Evaluation(Stage):
         if self._is_disabled:
             return
         probes = self._attempt(Part.PROBES, self._settle_probes)
-        if probes is None or not self._looks:
+        if probes is None or not self._is_look:
             return
         self._say_what_is_done(probes)
         audit = self._look(probes)

@@ -86,7 +86,8 @@ class FeatureMasks:
     @cached_property
     def takes_copies(self) -> bool:
         """Whether the rest of the model runs on copies of one image's features; else each mask takes a whole pass."""
-        self._put_behind_hooks()
+        with self._in_full_precision():
+            self._come_before_hooks_that_keep_it()
         if self._network.mixes_images:
             return False
         noise = torch.rand(1, *self._spatial, generator=torch.Generator().manual_seed(0)).to(self._own_scores)
@@ -95,31 +96,36 @@ class FeatureMasks:
         if found is None or not found[2]:
             return False
         with self._in_full_precision():
-            alone, again = (self._tried(lambda: self._of_one(noise)) for _ in range(2))
+            return self._are_independent(noise, found[0][0], found[1])
+
+    def _are_independent(self, mask: Tensor, copy: Tensor, whole: Tensor) -> bool:
+        """Whether a masked copy among others is answered as in a pass of its own; say so if others influence it.
+
+        Args:
+            mask: (1, *spatial).
+            copy: (T,), the scores of the masked copy among others.
+            whole: (T,), those of a copy that is not masked.
+        """
+        alone, again = (self._tried(lambda: self._of_one(mask)) for _ in range(2))
         if alone is None or again is None:
             return False
-        masked, whole, _ = found
         limit = _TOLERANCE * torch.maximum(whole.abs(), (whole - alone).abs())
-        if not ((masked[0] - alone).abs() > limit).any():
-            return True
-        if not ((alone - again).abs() > limit).any():  # else it is chance
-            self._network.forward_alone()  # the copies have influenced each other
-        return False
+        differs, is_chance = (bool(((each - alone).abs() > limit).any()) for each in (copy, again))
+        if differs and not is_chance:
+            self._network.forward_alone()
+        return not differs
 
-    def _put_behind_hooks(self) -> None:
-        """Replace the layer's output before its own hooks are called, if they keep what the rest of the model reads."""
-        self._comes_first = False
-        if not getattr(self._module, "_forward_hooks", None):
-            return
+    def _come_before_hooks_that_keep_it(self) -> None:
+        """Replace the layer's output before its own hooks are called, if the rest of the model reads what they kept."""
+        if getattr(self._module, "_forward_hooks", None) and self._makes_no_difference():
+            self._comes_first = True
+            self._comes_first = not self._makes_no_difference()
+
+    def _makes_no_difference(self) -> bool:
+        """Whether the first image is answered alike with the layer's output and with nothing of it."""
         everything = self._own_scores.new_ones(1, *self._spatial)
-
-        def changes_nothing() -> bool:
-            whole, empty = (self._tried(partial(self._of_one, mask)) for mask in (everything, 0 * everything))
-            return whole is not None and empty is not None and torch.allclose(whole, empty, rtol=_ROUNDING, atol=0)
-
-        with self._in_full_precision():
-            self._comes_first = changes_nothing()
-            self._comes_first = self._comes_first and not changes_nothing()
+        whole, nothing = (self._tried(partial(self._of_one, mask)) for mask in (everything, 0 * everything))
+        return whole is not None and nothing is not None and torch.allclose(whole, nothing, rtol=_ROUNDING, atol=0)
 
     def _of_one(self, mask: Tensor) -> Tensor:
         """Return the scores (T,) of the first image where its features are masked, by a pass of its own."""

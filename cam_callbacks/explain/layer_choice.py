@@ -146,9 +146,10 @@ def _finest_needed(calls: Sequence[Call], trace: Trace, gradients: bool) -> tupl
 
 
 def _before_all_is_mixed(fit: Sequence[Call], trace: Trace) -> Call:
-    """Return the first call; if tokens have all read each other on the way to it, and nothing follows, one before that.
+    """Return the first of the calls that fit; or, if it comes after the last attention, one that comes before.
 
-    Each token then holds what all of them say, so that where it is says little: the answer could be read from any.
+    After an attention among all tokens each holds what all of them say, and the answer could be read from any: where a
+    token is then says little.
     """
     first = fit[0]
     if not first.is_tokens or not first.says_where or trace.scores is None:

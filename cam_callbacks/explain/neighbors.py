@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable
+from enum import IntEnum
 
 import torch
 from torch import Tensor, nn
@@ -15,13 +16,27 @@ _TOLERANCE = 1e-2  # relative: rounding depends a little on the size of the batc
 
 _SAID: weakref.WeakSet[nn.Module] = weakref.WeakSet()
 
-_FOUND: weakref.WeakKeyDictionary[nn.Module, tuple[object, int]] = weakref.WeakKeyDictionary()
-
-INDEPENDENT, MIXED, RANDOM = range(3)
-"""What an answer to an image depends on beside it: nothing, the other images of the batch, or chance."""
+_FOUND: weakref.WeakKeyDictionary[nn.Module, tuple[object, Influence]] = weakref.WeakKeyDictionary()
 
 
-def remembered(model: nn.Module, images: Tensor, find: Callable[[], int]) -> int:
+class Influence(IntEnum):
+    """What an answer to an image depends on beside it."""
+
+    NOTHING = 0
+    NEIGHBORS = 1
+    CHANCE = 2
+
+
+_WORDS = {
+    Influence.NEIGHBORS: "answers an image differently if another one is beside it in the batch, as a batch norm "
+    "without running statistics does: each image is forwarded alone, which is slow, and its answer may differ from "
+    "that in a batch",
+    Influence.CHANCE: "answers the same image differently from pass to pass, as a dropout does that is on in eval "
+    "mode, too (F.dropout without training=self.training): a heatmap shows chance as well",
+}
+
+
+def remembered(model: nn.Module, images: Tensor, find: Callable[[], Influence]) -> Influence:
     """Return what `find` returns, or has returned for this model, its weights as they are, and images of this shape.
 
     It is found again once the weights have changed: what is multiplied by 0 before the training shows only later.
@@ -43,12 +58,12 @@ def state_of(model: nn.Module, images: Tensor) -> object:
         return None
 
 
-def influence(run: Callable[[Tensor], object], images: Tensor) -> int:
-    """Return what the answer to an image depends on beside it, by an extreme image that is put before it.
+def influence(run: Callable[[Tensor], object], images: Tensor) -> Influence:
+    """Find what the answer to an image depends on beside it, by a pass with another image before it.
 
-    That has no values but the smallest and the largest of the image, so that a model finds in it nothing that it is
-    never fed. The image is the first that is not the same everywhere. A model that cannot be run so is taken for
-    independent.
+    The image is the first that is not the same everywhere. The other one is noise of its smallest and its largest
+    value: as unlike it as can be, and nothing that the model is never fed. A model that cannot be run so is taken for
+    one that depends on nothing else.
 
     Args:
         run: Runs the model on images.
@@ -57,21 +72,23 @@ def influence(run: Callable[[Tensor], object], images: Tensor) -> int:
     Raises:
         ValueError: The model needs other images beside each.
     """
-    varies = (images != images[:, :1].flatten(1)[:, :1].view(-1, *[1] * (images.ndim - 1))).flatten(1).any(dim=1)
+    values = images.flatten(1)
+    varies = (values != values[:, :1]).any(dim=1)
     image = images[varies.int().argmax()].unsqueeze(0)
     try:
         alone, together = run(image), run(torch.cat([_extreme(image), image]))
         if not _differ(alone, together):
-            return INDEPENDENT
-        return RANDOM if _differ(alone, run(image)) else MIXED
+            return Influence.NOTHING
+        return Influence.CHANCE if _differ(alone, run(image)) else Influence.NEIGHBORS
     except NeedsOthersError:
         raise
     except (RuntimeError, TypeError, ValueError, LookupError, AssertionError):
-        return INDEPENDENT  # what it cannot do, such as take another size of the batch, it says when that is needed
+        # What it cannot do, such as take another size of the batch, it says when that is needed.
+        return Influence.NOTHING
 
 
 def _extreme(image: Tensor) -> Tensor:
-    """Return noise of the shape of an image that has no values but its smallest and its largest."""
+    """Return noise of the shape of an image, each value of which is the image's smallest or its largest."""
     noise = torch.rand(image.shape, generator=torch.Generator().manual_seed(0)).to(image.device) > 0.5
     return torch.where(noise, image.amax(), image.amin())
 
@@ -81,35 +98,19 @@ class NeedsOthersError(ValueError):
 
 
 def _differ(alone: object, others: object) -> bool:
-    """Whether the last row of any tensor differs in two answers: to one image, and to others with it as the last."""
+    """Whether the last row of any tensor in two answers differs, the first of which is of one image."""
     return any(
         not _close(one[0], two[-1])
         for one, two in zip(_tensors(alone), _tensors(others), strict=False)
-        if one.shape[1:] == two.shape[1:] and one.ndim and len(one) == 1
+        if one.shape[1:] == two.shape[1:] and one.ndim and len(one) == 1 and len(two) in (1, 2)
     )
 
 
-def say_once(model: nn.Module) -> None:
-    """Warn that the images of a batch influence each other, unless that was said of this model before."""
-    if model in _SAID:
-        return
-    _SAID.add(model)
-    warn_user(
-        f"{type(model).__name__} answers an image differently if another one is beside it in the batch, as a batch "
-        "norm without running statistics does: each image is forwarded alone, which is slow, and its answer may differ "
-        "from that in a batch"
-    )
-
-
-def say_random_once(model: nn.Module) -> None:
-    """Warn that answers change from pass to pass, unless that was said of this model before."""
-    if model in _SAID:
-        return
-    _SAID.add(model)
-    warn_user(
-        f"{type(model).__name__} answers the same image differently from pass to pass, as a dropout does that is on in "
-        "eval mode, too (F.dropout without training=self.training): a heatmap shows chance as well"
-    )
+def say_once(model: nn.Module, found: Influence) -> None:
+    """Warn of what answers depend on beside the image, unless something was said of this model before."""
+    if found in _WORDS and model not in _SAID:
+        _SAID.add(model)
+        warn_user(f"{type(model).__name__} {_WORDS[found]}")
 
 
 def known_of_copy(model: nn.Module, copied: nn.Module) -> None:

@@ -18,12 +18,11 @@ from cam_callbacks.explain.forwarding import ForwardFn, of_rows, takes_rows
 from cam_callbacks.explain.isolation import isolated
 from cam_callbacks.explain.layer_choice import Choice
 from cam_callbacks.explain.model_outputs import ClassScores, OutputKind
-from cam_callbacks.explain.output_evidence import FEW, decide
+from cam_callbacks.explain.output_evidence import MADE_EXTREME, decide
+from cam_callbacks.explain.portions import in_portions
 from cam_callbacks.explain.runner import Options, Runner
 from cam_callbacks.explain.score_readers import Score, ScoreReader, TargetRequest
 from cam_callbacks.explain.targets import Targets
-
-_AT_ONCE = 2**23  # values of images that are copied at once
 
 TargetLayer: TypeAlias = str | nn.Module | Sequence[str | nn.Module] | None
 """A layer by its dotted name, or the module itself; several of them; None for the one that is chosen."""
@@ -215,9 +214,9 @@ def output_kind(model: nn.Module, images: Tensor, forward_fn: ForwardFn | None, 
     if options.outputs != "auto":
         return OutputKind(options.outputs, options.multi_label)
     with isolated(model):
-        parts = torch.arange(len(images)).split(max(1, _AT_ONCE // images[0].numel()))  # type: ignore[no-untyped-call]
+        portions = in_portions(torch.arange(len(images)), images)
         return decide(
-            Network(model, images[:FEW], forward_fn, options),
+            Network(model, images[:MADE_EXTREME], forward_fn, options),
             options.multi_label,
-            of_all=(Network(model, images[rows], of_rows(forward_fn, rows), options) for rows in parts),
+            of_all=(Network(model, images[rows], of_rows(forward_fn, rows), options) for rows in portions),
         )

@@ -16,13 +16,13 @@ from cam_callbacks.explain.sharding import share
 if TYPE_CHECKING:
     from cam_callbacks.explain.runner import Runner
 
+MADE_EXTREME = 4
+"""So many images are made extreme, the first ones."""
+
 _TOLERANCE = 1e-2  # of a sum of probabilities: what softmax in half precision and a mean of several lose
 _ROUNDING = 1e-5  # of a bound
 _LARGEST_CLAMP = 1e-2  # the largest eps of a clamp(eps, 1 - eps)
 _NARROW = 0.05  # probabilities that answer to extreme inputs vary by more
-FEW = 4
-"""How many images are made extreme."""
-
 _LOUD = 1e4
 
 _LOSSES = {  # those that tell, and the functions that compute them
@@ -181,7 +181,7 @@ def _extremes(runner: Runner, found: Evidence) -> Iterator[None]:
     The latter is needed where a normalization takes the size out of the images. A model that refuses such images gives
     no evidence.
     """
-    few = runner.images[:FEW]
+    few = runner.images[:MADE_EXTREME]
     last = _last_with_weights(runner, few[:1])
     for factor in (_LOUD, -_LOUD) if last else ():
         with pre_hooked(last, lambda _module, inputs, by=factor: _scaled(inputs, by)):

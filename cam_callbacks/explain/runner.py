@@ -17,6 +17,7 @@ from cam_callbacks.explain.hooks import hooked
 from cam_callbacks.explain.image_types import in_type
 from cam_callbacks.explain.layouts import ReshapeTransform
 from cam_callbacks.explain.model_outputs import OutputReader, Outputs
+from cam_callbacks.explain.neighbors import Influence, influence
 from cam_callbacks.explain.output_evidence import decide
 from cam_callbacks.explain.output_form import find_form
 from cam_callbacks.explain.sharding import Ranks
@@ -161,23 +162,18 @@ class Runner:
         return self._mixes_images
 
     def _finds_mixing(self) -> bool:
-        def find() -> int:
-            found = neighbors.influence(
-                lambda images: self.try_run(images, self.rows[:1].repeat(len(images))), self.images
-            )
-            return -self.ranks.smallest(-found, self.images.device)
+        def find() -> Influence:
+            own = influence(lambda images: self.try_run(images, self.rows[:1].repeat(len(images))), self.images)
+            return Influence(-self.ranks.smallest(-own, self.images.device))  # the largest of all ranks
 
         found = find() if self.forward_fn else neighbors.remembered(self.model, self.images, find)
-        if found == neighbors.RANDOM:
-            neighbors.say_random_once(self.model)
-        if found == neighbors.MIXED:
-            neighbors.say_once(self.model)
-        return found == neighbors.MIXED
+        neighbors.say_once(self.model, found)
+        return found is Influence.NEIGHBORS
 
     def forward_alone(self) -> None:
         """Forward each image alone from now on, because others have been found to influence it, and say so."""
         self._mixes_images = True
-        neighbors.say_once(self.model)
+        neighbors.say_once(self.model, Influence.NEIGHBORS)
 
     def run(self, images: Tensor, rows: Tensor | None = None) -> object:
         """Return what the model returns for images, which it may change.

@@ -91,32 +91,20 @@ def heatmaps_picture(
         of_rivals: The same probes, another class of each explained, whose heatmap stands beside the first.
     """
     images = enumerate(to_pictures(probes.images, probes.normalization, probes.bands))
-    rivals = None
     if of_rivals is not None:
-        rivals = of_rivals.scaled_to(brightest)
-        if brightest is None:  # both of a probe on one scale
-            heatmaps, rivals = (
-                maps * share.view(-1, *[1] * (maps.ndim - 1))
-                for maps, share in zip((heatmaps, rivals), _shares(explanation, of_rivals), strict=True)
-            )
+        heatmaps, maps_of_rivals = _on_one_scale(explanation, heatmaps, of_rivals, brightest)
     cells = []
     for index, image in images:
         cell = _probe_cell(image, probes, explanation, index, overlay(image, heatmaps[index], style))
-        if of_rivals is not None and rivals is not None and not of_rivals.skipped[index]:
-            cell = _with_rival(cell, probes, of_rivals, index, overlay(image, rivals[index], style))
+        if of_rivals is not None and not of_rivals.skipped[index]:
+            cell = _with_rival(cell, probes, of_rivals, index, overlay(image, maps_of_rivals[index], style))
         cells.append(cell)
     lines = max(len(cell.lines) for cell in cells)
     filled = [Cell(c.pictures, [*c.lines, *[Line("")] * (lines - len(c.lines))], c.headings, c.alert) for c in cells]
     return with_scale(_grid_of(probes, filled, explanation), style, probes.images.ndim - 2, brightest)
 
 
-def _probe_cell(
-    image: Picture,
-    probes: ProbeSet,
-    explanation: Explanation,
-    index: int,
-    heated: Picture,
-) -> Cell:
+def _probe_cell(image: Picture, probes: ProbeSet, explanation: Explanation, index: int, heated: Picture) -> Cell:
     label = None if probes.labels is None else int(probes.labels[index])
     explained = None if explanation.targets is None else int(explanation.targets[index])
     answers = explanation.predicted
@@ -134,14 +122,31 @@ def _probe_cell(
     return Cell(pictures, lines, headings, alert=mistake)
 
 
-def _shares(*explanations: Explanation) -> list[Tensor]:
-    """Return of each explanation of the same N images how large its maps are, relative to the larger ones: (N,)."""
-    largest = [explanation.layer_maps.nan_to_num().flatten(1).amax(dim=1) for explanation in explanations]
-    most = torch.stack(largest).amax(dim=0)
-    return [torch.where(most > 0, each / most, 1) for each in largest]
+def _on_one_scale(
+    explanation: Explanation, heatmaps: Tensor, of_rivals: Explanation, brightest: float | None
+) -> tuple[Tensor, Tensor]:
+    """Return the heatmaps (N, *spatial) of both explanations, those of an image on one scale.
+
+    Args:
+        explanation: Of N images.
+        heatmaps: (N, *spatial), its maps, scaled to `brightest`.
+        of_rivals: Of the same images.
+        brightest: As in `Explanation.scaled_to`.
+    """
+    others = of_rivals.scaled_to(brightest)
+    if brightest is not None:
+        return heatmaps, others
+    own, of_other = (each.layer_maps.nan_to_num().flatten(1).amax(dim=1) for each in (explanation, of_rivals))
+    most = torch.maximum(own, of_other)
+
+    def dimmed(maps: Tensor, largest: Tensor) -> Tensor:
+        return maps * torch.where(most > 0, largest / most, 1).view(-1, *[1] * (maps.ndim - 1))
+
+    return dimmed(heatmaps, own), dimmed(others, of_other)
 
 
 def _with_rival(cell: Cell, probes: ProbeSet, of_rivals: Explanation, index: int, heated: Picture) -> Cell:
+    """Add the heatmap of the rival to a cell."""
     assert of_rivals.targets is not None
     name = shown_name(probes.class_names, int(of_rivals.targets[index]))
     lines = [*cell.lines, *([Line(f"blank map of {name}", MUTED)] if of_rivals.blank[index] else [])]

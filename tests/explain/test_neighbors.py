@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from cam_callbacks import GradCAM
-from cam_callbacks.explain.neighbors import INDEPENDENT, influence
+from cam_callbacks.explain.neighbors import Influence, influence
 
 
 class Classifier(nn.Module):
@@ -107,7 +107,7 @@ def test_neighbors_have_no_values_that_the_image_does_not_have(images):
         seen.append(shown)
         return shown.float().mean(dim=(2, 3))
 
-    assert influence(run, classes) == INDEPENDENT
+    assert influence(run, classes) is Influence.NOTHING
     assert [len(shown) for shown in seen] == [1, 2]
     assert set(seen[1][:1].unique().tolist()) == {2, int(classes[0].max())}
     assert torch.equal(seen[1][1], classes[0])

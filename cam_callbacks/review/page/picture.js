@@ -89,14 +89,16 @@ export class Picture {
 /** A probe's photo with its heat; beside it with that of its rival, if it is explained, each under the name of its class. */
 export class ProbePicture {
   node = el('span.pictures');
+  #photo;
+  #side;
   #own;
-  #rival = null;
+  #rival = null; // made when there is one
   #names = [el('small.name'), el('small.name')];
-  #makeRival;
 
   constructor(photo, side) {
+    this.#photo = photo;
+    this.#side = side;
     this.#own = new Picture(photo, side);
-    this.#makeRival = () => new Picture(photo, side);
     this.node.append(this.#own.node);
   }
 
@@ -116,7 +118,7 @@ export class ProbePicture {
   }
 
   #showRival(map, look, { explained, rival }, colors, share) {
-    this.#rival ??= this.#makeRival();
+    this.#rival ??= new Picture(this.#photo, this.#side);
     this.#rival.show(map, rival, colors, !look.signals, share);
     for (const [at, label] of [explained, rival.label].entries()) {
       const name = className(look, label);

@@ -4,6 +4,8 @@ import { decoded } from './elements.js';
 
 const MAX_LOOKS = 24;
 
+const allDecoded = (sources) => Promise.all(sources.map(decoded));
+
 /** The sides of a comparison, as style.css and addresses name them. */
 export const SIDES = ['a', 'b'];
 
@@ -32,7 +34,7 @@ export class Run {
     if (found.unchanged || found === before) return false;
     this.timeline = found;
     if (String(before?.photos) !== String(this.timeline.photos)) {
-      this.photos = await Promise.all(this.timeline.photos.map(decoded));
+      this.photos = await allDecoded(this.timeline.photos);
     }
     return true;
   }
@@ -62,8 +64,8 @@ export class Run {
   async #read(step) {
     try {
       const look = await this.#source.look(this.name, this.monitor, step);
-      const photos = look.photos && (await Promise.all(look.photos.map(decoded))); // probes of before a change
-      const [maps, rivals] = await Promise.all([look.maps, look.rivals ?? []].map((all) => Promise.all(all.map(decoded))));
+      const photos = look.photos && (await allDecoded(look.photos)); // probes of before a change
+      const [maps, rivals] = [await allDecoded(look.maps), await allDecoded(look.rivals ?? [])];
       return { ...look, photos: photos ?? this.photos, maps, rivals };
     } catch (error) {
       this.#looks.delete(step);
