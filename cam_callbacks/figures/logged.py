@@ -20,7 +20,7 @@ from cam_callbacks.figures.colors import ALERT, MUTED
 from cam_callbacks.figures.drawing import Picture, outlined, overlay, to_pictures
 from cam_callbacks.figures.grid import Cell, Line, grid, histogram
 from cam_callbacks.figures.notebook import channel_cells, coarse_lines
-from cam_callbacks.figures.scale import OWN_RANGE, with_scale
+from cam_callbacks.figures.scale import OWN_RANGE, RANGE_OF_BOTH, with_scale
 from cam_callbacks.figures.settings import Figures, OverlayStyle
 from cam_callbacks.figures.text import shown_name
 from cam_callbacks.history import PastMaps
@@ -101,7 +101,8 @@ def heatmaps_picture(
         cells.append(cell)
     lines = max(len(cell.lines) for cell in cells)
     filled = [Cell(c.pictures, [*c.lines, *[Line("")] * (lines - len(c.lines))], c.headings, c.alert) for c in cells]
-    return with_scale(_grid_of(probes, filled, explanation), style, probes.images.ndim - 2, brightest)
+    own_range = OWN_RANGE if of_rivals is None else RANGE_OF_BOTH
+    return with_scale(_grid_of(probes, filled, explanation), style, probes.images.ndim - 2, brightest, own_range)
 
 
 def _probe_cell(image: Picture, probes: ProbeSet, explanation: Explanation, index: int, heated: Picture) -> Cell:

@@ -12,6 +12,7 @@ from cam_callbacks.figures.settings import OverlayStyle
 from cam_callbacks.figures.text import font_for
 
 OWN_RANGE = "each map its own range"
+RANGE_OF_BOTH = "both maps of an image share a range"
 
 _BAR_WIDTH, _BAR_HEIGHT = 84, 12
 _MEDIUM_GRAY = 128

@@ -69,6 +69,15 @@ class TestRule:
         network = timm.create_model("vit_tiny_patch16_224", img_size=size, depth=2)
         assert chosen(network, size, size) == ("blocks.1.norm1", positions)
 
+    @pytest.mark.parametrize("fused", [True, False])
+    def test_where_all_tokens_are_read_it_comes_before_the_last_attention(self, fused):
+        import timm
+
+        network = timm.create_model("vit_tiny_patch16_224", img_size=96, depth=3, class_token=False, global_pool="avg")
+        for block in network.blocks:
+            block.attn.fused_attn = fused
+        assert chosen(network, 96, 96) == ("blocks.1", (6, 6))
+
     @pytest.mark.parametrize(
         ("size", "layer", "positions"),
         [

@@ -250,7 +250,7 @@ def test_on_paper_photos_under_heat_are_gray_unless_color_is_chosen(page: Report
     page.open("heat=0")
     page.wait(lambda: page.in_print(".glossary"))
     assert set(page.filters(".print figure img")) == {GRAY}
-    assert page.in_print(".scale") == ["01each map its own range"] * 2
+    assert page.in_print(".scale") == ["01each map, or pair, its own range"] * 2
     page.choose("photo", "color")
     page.wait(lambda: set(page.filters(".print figure img")) == {"none"})
 

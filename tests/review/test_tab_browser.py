@@ -216,12 +216,12 @@ def test_photos_without_heat_over_them_stay_in_color(tab: Tab) -> None:
 def test_a_scale_stands_beside_the_heat_in_its_colors(tab: Tab) -> None:
     tab.open(run=BIASED)
     colors = "return arguments[0].toDataURL()"
-    assert tab.texts(".controls .scale") == ["0\n1\neach map its own range"]
+    assert tab.texts(".controls .scale") == ["0\n1\neach map, or pair, its own range"]
     inferno = tab.chrome.execute_script(colors, tab.one(".controls .scale canvas"))
     tab.choose("colors", "viridis")
     tab.wait(lambda: tab.chrome.execute_script(colors, tab.one(".controls .scale canvas")) != inferno)
     tab.all(".card")[0].click()
-    assert tab.wait(lambda: tab.texts("dialog .scale")) == ["0\n1\neach map its own range"]
+    assert tab.wait(lambda: tab.texts("dialog .scale")) == ["0\n1\neach map, or pair, its own range"]
 
 
 def test_a_card_opens_the_history_of_its_probe(tab: Tab) -> None:

@@ -46,7 +46,7 @@ export class Scale {
     '0',
     el('span.ramp', el('span.ground'), this.#canvas),
     '1',
-    el('small', 'each map its own range'),
+    el('small', 'each map, or pair, its own range'),
   );
 
   show(colors) {
