@@ -16,12 +16,13 @@ import torch
 from setting import RESULTS, Line, lines_of, model, parser, photos, run_each, table
 from torch import Tensor
 
+from cam_callbacks.explain.adaptive import AdaptiveSearch
 from cam_callbacks.explain.explanation import has_contrast
 from cam_callbacks.explain.isolation import isolated
 from cam_callbacks.explain.model_outputs import class_scores, log_odds_of
 from cam_callbacks.explain.network import Network
 from cam_callbacks.explain.score_readers import ScoreReader
-from cam_callbacks.explain.surrogate import HeatmapError, Scale, Surrogate, difference_of_sides, scales_of_sides
+from cam_callbacks.explain.surrogate import Scale, difference_of_sides, scales_of_sides
 from cam_callbacks.explain.trust import correlation, rank_correlation
 
 PASSES = (32, 64, 128)
@@ -135,8 +136,10 @@ class Case:
             self.weights -= self.weights.mean()
         else:
             self.scale = "logit" if weighting == "logit-softmax" else "probability"
-            self.scores = [logits if weighting == "logit-softmax" else probabilities.clamp_min(1e-30).log()]
-            self.weights = (self.scores[0].double() - self.scores[0].double().max()).exp()
+            self.scores = [logits if self.scale == "logit" else probabilities]
+            self.weights = probabilities.double()
+            if self.scale == "logit":
+                self.weights = (logits.double() - logits.max()).exp()
         self.cost = len(self.scores)
         self.exact = self.map_of(self.weights)
 
@@ -148,23 +151,19 @@ class Case:
 
     def ours(self, tolerance: float, most: int | None) -> tuple[int, float, float, float]:
         """Passes, Pearson, Spearman, estimated error of the adaptive search."""
-        count = len(self.maps)
-        sides = [Surrogate(self.maps, self.scale) for _ in self.scores]
-        left = count * self.cost if most is None else min(most, count * self.cost)
-        first = sides[0].landmarks(min(16, left) // self.cost)
-        wanted, passes = torch.cat([first + side * count for side in range(self.cost)]), 0
-        while True:
-            for side, (surrogate, scores) in enumerate(zip(sides, self.scores, strict=True)):
-                own = wanted[wanted // count == side] % count
-                if len(own):
-                    surrogate.observe(own, scores[own])
-            passes += len(wanted)
-            error = HeatmapError(sides)
-            wanted = error.next_passes(min(8, left - passes))
-            if error.estimate <= tolerance or len(wanted) == 0:
-                scales = scales_of_sides([surrogate.spread for surrogate in sides])
-                weights = difference_of_sides([surrogate.weights for surrogate in sides], scales)
-                return (passes, *self.compare(weights), error.estimate)
+        passes = 0
+
+        def score(_image: Tensor, channel: Tensor, turned: Tensor | None) -> Tensor:
+            nonlocal passes
+            passes += len(channel)
+            side = torch.zeros_like(channel) if turned is None else turned.long()
+            return torch.stack(self.scores)[side, channel].unsqueeze(1)
+
+        search = AdaptiveSearch(score, self.scale, self.cost, tolerance, most)
+        live = torch.ones(1, len(self.maps), dtype=torch.bool, device=self.maps.device)
+        found = search.weights(self.maps.unsqueeze(0), live, torch.zeros(1, 1, device=self.maps.device))
+        weights = difference_of_sides(list(found.weights[0, 0]), scales_of_sides(list(found.spread[0, 0])))
+        return (passes, *self.compare(weights), float(found.error))
 
     def baseline(self, name: str, passes: int) -> tuple[int, float, float, float]:
         """Passes, Pearson, Spearman of another way to choose; it knows no error."""

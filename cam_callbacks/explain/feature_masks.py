@@ -28,6 +28,7 @@ from cam_callbacks.explain.precision import FullPrecision, rounding_of
 from cam_callbacks.explain.sharding import share
 
 _TOLERANCE = 1e-2  # relative: rounding depends a little on the size of the batch
+_TOLERANCE_OF_SEVERAL, _ROUNDINGS = 1e-4, 8
 _ROUNDING = 1e-6
 _BESIDE = 2  # copies beside those that are masked
 _BASE = 256  # of the digits of whole numbers, which every floating type holds
@@ -92,11 +93,12 @@ class FeatureMasks:
             return False
         noise = torch.rand(1, *self._spatial, generator=torch.Generator().manual_seed(0)).to(self._own_scores)
         with self._in_full_precision(), self._measuring():
-            found = self._tried(lambda: self._of_copies(0, noise))
+            first = self._network.rows[:1]
+            found = self._tried(lambda: self._of_copies(first, torch.zeros_like(first), noise))
         if found is None or not found[2]:
             return False
         with self._in_full_precision():
-            return self._are_independent(noise, found[0][0], found[1])
+            return self._are_independent(noise, found[0][0], found[1][0])
 
     def _are_independent(self, mask: Tensor, copy: Tensor, whole: Tensor) -> bool:
         """Whether a masked copy among others is answered as in a pass of its own; say so if others influence it.
@@ -160,36 +162,47 @@ class FeatureMasks:
         Returns:
             The scores (N, M, T) float32, and those of the whole images (N, M, T), each taken beside them.
         """
-        count = len(self._own_scores)
-        progress.expect(count * len(masks))
+        progress.expect(len(self._own_scores) * len(masks))
         takes_copies = self.takes_copies
         with self._in_full_precision():
-            found: tuple[Tensor, Tensor] | None = (
-                self._tried(lambda: self._by_copies(masks, blocks)) if takes_copies else None
-            )
-            if found is not None:
-                return found
-            if takes_copies:
-                progress.expect(count * len(masks))
+            for images in self._together() if takes_copies else ():
+                found: tuple[Tensor, Tensor] | None = self._tried(partial(self._by_copies, images, masks, blocks))
+                if found is not None:
+                    return found
+                progress.expect(len(self._own_scores) * len(masks))
             scores = self._by_whole_passes(masks, blocks)
             return scores, self._own_scores.unsqueeze(1).expand_as(scores)
 
-    def _by_copies(self, masks: Tensor, blocks: Blocks) -> tuple[Tensor, Tensor] | None:
+    def _together(self) -> Iterator[int]:
+        """Yield how many images may be shown to the model at once, to be copied: all of them, or one.
+
+        What the model keeps of one image goes with any number of copies; what it keeps of several may not.
+        """
+        if len(self._own_scores) > 1:
+            yield len(self._own_scores)
+        yield 1
+
+    def _by_copies(self, together: int, masks: Tensor, blocks: Blocks) -> tuple[Tensor, Tensor] | None:
         """Return what `scores` does; None if an unmasked copy among the others is not answered as its image is."""
         scores: list[Tensor] = []
         wholes: list[Tensor] = []
         right: list[Tensor] = []
-        for image in range(len(self._own_scores)):
+        count = len(masks)
+        at_once = min(self._copies_for_one, count)  # or more images than the batch size would be shown
+        for images in self._network.rows.split(together):  # type: ignore[no-untyped-call]
 
-            def score(chunk: slice, image: int = image) -> None:
-                chosen = masks[chunk.start * self._copies_for_one : chunk.stop * self._copies_for_one]
-                found, whole, is_right = self._of_copies(image, blocks.spread(chosen))
+            def score(chunk: slice, images: Tensor = images) -> None:
+                start, stop = chunk.start * at_once, min(chunk.stop * at_once, len(images) * count)
+                first, last = start // count, (stop - 1) // count
+                pairs = torch.arange(start, stop, device=masks.device)
+                own = blocks.spread(masks[pairs % count])
+                found, whole, is_right = self._of_copies(images[first : last + 1], pairs // count - first, own)
                 scores.append(found)
-                wholes.append(whole.expand_as(found))
+                wholes.append(whole)
                 right.append(is_right)
                 progress.advance(len(found))
 
-            self._network.in_chunks(-(-len(masks) // self._copies_for_one), score)
+            self._network.in_chunks(-(-len(images) * count // at_once), score)
         if not torch.stack(right).all():
             return None
         shape = (len(self._own_scores), len(masks), -1)
@@ -208,23 +221,36 @@ class FeatureMasks:
         self._network.in_chunks(count * len(masks), score)
         return torch.cat(parts).view(count, len(masks), -1)
 
-    def _of_copies(self, image: int, masks: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Score copies of the features of one image.
+    def _of_copies(self, rows: Tensor, owner: Tensor, masks: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Score copies of the features of some images.
 
-        Two more copies are masked nowhere, and everywhere. If the former is not answered as the image is, the rest of
-        the model does not take the copies for images.
+        Two more copies of each image are masked nowhere, and everywhere. If the former is not answered as the image
+        is, the rest of the model does not take the copies for images. Of several images it may take each for a copy of
+        another one, by an order of its own; so they are copied once more, in another order.
+
+        Args:
+            rows: (B,), the images.
+            owner: (M,), of which of these each copy is.
+            masks: (M, *spatial).
 
         Returns:
-            The scores (M, T) of those that are masked, (T,) of the one that is not, and whether they can be trusted.
+            The scores (M, T) of those that are masked, (M, T) of the copy of the same image that is not, and whether
+            they can be trusted.
         """
-        extra = torch.stack([torch.ones_like(masks[0]), torch.zeros_like(masks[0])])
-        masks = torch.cat([masks, extra])
-        row = torch.tensor([image], device=masks.device)
-        scores = self._masked_scores(row, lambda output: self._masked(output, masks), row.expand(len(masks)))
-        *_, whole, empty = scores
-        own = self._own_scores[image]
-        scale = torch.maximum(own.abs(), (whole - empty).abs().nan_to_num()).clamp_min(_ROUNDING)
-        return scores[:-_BESIDE], whole, ~((whole - own).abs() > _TOLERANCE * scale).any()
+        number, each = len(masks), torch.arange(len(rows), device=rows.device)
+        again = each.flip(0)[: len(rows) if len(rows) > 1 else 0]
+        owner = torch.cat([owner, each, each, again])
+        masks = torch.cat([masks, masks.new_ones(len(owner) - number, *masks.shape[1:])])
+        masks[number + len(each) : number + 2 * len(each)] = 0
+        scores = self._masked_scores(rows, lambda output: self._masked(output, masks, owner), rows[owner])
+        scores, wholes, empties, others = scores.split([number, len(each), len(each), len(again)])  # type: ignore[no-untyped-call]
+        own = self._own_scores[rows]
+        scale = torch.maximum(own.abs(), (wholes - empties).abs().nan_to_num()).clamp_min(_ROUNDING)
+        differ = [(wholes - own).abs() > _TOLERANCE * scale]
+        if len(again):  # other images may be answered much alike
+            tolerance = max(_TOLERANCE_OF_SEVERAL, _ROUNDINGS * self.rounding)
+            differ += [(found - own).abs() > tolerance * scale for found in (wholes, others.flip(0))]
+        return scores, wholes[owner[:number]], ~torch.stack(differ).any()
 
     def _tried(self, run: Callable[[], Any]) -> Any:
         """Return what `run` returns; None if the model fails, whatever it says to more rows than it was given."""
@@ -249,14 +275,22 @@ class FeatureMasks:
         self.rounding = max(self.rounding, rounding_of(output))
         return self._network.ranks.agreed(self._reader.read(output, images))
 
-    def _masked(self, output: Tensor, masks: Tensor) -> Tensor:
-        """Return the output for M images, or for one that stands for all of them, each masked by its own mask."""
+    def _masked(self, output: Tensor, masks: Tensor, owner: Tensor | None = None) -> Tensor:
+        """Return the output for M images, each masked by its own mask.
+
+        Args:
+            output: For the M images, or for B of which they are copies.
+            masks: (M, *spatial).
+            owner: (M,), of which of B images each is a copy; None for M different ones.
+        """
         self.rounding = max(self.rounding, rounding_of(output))
         if self._found is None:
             batch = self._images_of(output)
             self._found = batch, self._places(output.narrow(batch, 0, 1))
         batch, places = self._found
         rows = output.movedim(batch, 0)
+        if owner is not None:
+            rows = rows[owner]  # in the memory format that they have
         factors = torch.cat([masks.flatten(1), torch.ones_like(masks.flatten(1)[:, :1])], dim=1).to(output.dtype)
         return (rows * factors.index_select(1, places).view(len(masks), *rows.shape[1:])).movedim(0, batch)
 

@@ -11,25 +11,16 @@ from torch import Tensor
 
 from cam_callbacks._checks import check_bool, check_choice, check_fraction, check_positive
 from cam_callbacks.explain import progress
+from cam_callbacks.explain.adaptive import AdaptiveSearch
 from cam_callbacks.explain.explanation import has_contrast, min_max
 from cam_callbacks.explain.forward_pass import ForwardPass
 from cam_callbacks.explain.method import LayerMap, Method
 from cam_callbacks.explain.network import Network, TargetLayer
 from cam_callbacks.explain.runner import Options
 from cam_callbacks.explain.score_readers import Score, ScoreReader
-from cam_callbacks.explain.surrogate import (
-    HeatmapError,
-    Scale,
-    Surrogate,
-    difference_of_sides,
-    scales_of_sides,
-    unless_rounding,
-)
+from cam_callbacks.explain.surrogate import TINY, Scale, difference_of_sides, scales_of_sides, unless_rounding
 from cam_callbacks.explain.targets import Targets
 
-_FIRST_PASSES = 16
-_PASSES_A_ROUND = 8
-_MIN_PROBABILITY = 1e-30  # before the logarithm
 _SCORES: dict[str, Score] = {"logit-softmax": "logit", "contrast": "log-odds"}
 """Which score of a class a weighting reads; the others read the probability."""
 
@@ -221,36 +212,21 @@ class ScoreCAM(Method):
     ) -> tuple[Tensor, Tensor]:
         """Return weights (N, T, K), most of them predicted, and the estimated error (N, T) of each heatmap.
 
-        The next few masked images of all images that are not done are forwarded together, so that chunks stay full.
-
         Args:
             scorer: Scores masked images.
             live: (N, K) bool.
             offset: (N, T), subtracted from all scores.
             scale: The kind of scores.
         """
-        searches = {
-            index: _Search(scorer.activations[index], channels.nonzero().flatten(), offset[index], scale, self)
-            for index, channels in enumerate(live)
-            if channels.any()
-        }
-        active = dict(searches)
-        while active:
-            wanted = [search.next_passes for search in active.values()]
-            image = torch.cat([torch.full_like(each[0], index) for index, each in zip(active, wanted, strict=True)])
-            channel, turned = (torch.cat(parts) for parts in zip(*wanted, strict=True))
-            scores = scorer(image, channel, turned if self._uses_complement else None)
-            for index, search in list(active.items()):
-                search.update(scores[image == index])
-                if search.done:
-                    del active[index]
-                    progress.advance(search.spared)
-        weights = torch.zeros(*offset.shape, live.shape[1], dtype=torch.float32, device=live.device)
-        error = torch.zeros_like(offset)
-        for index, search in searches.items():
-            weights[index][:, search.channels] = search.weights()
-            error[index] = search.errors.to(error)
-        return weights, error
+        search = AdaptiveSearch(scorer, scale, self._sides, self.tolerance, self.max_passes)
+        found = search.weights(scorer.activations, live, offset)
+        sides, spreads = found.weights.unbind(dim=2), found.spread.unsqueeze(3).unbind(dim=2)
+        weights = sides[0]
+        if scale == "logit":
+            weights = weights / weights.sum(dim=2, keepdim=True).clamp_min(TINY)  # 0 where no channel is live
+        if scale == "contrast":
+            weights = _contrasts(live.unsqueeze(1).to(weights.device), sides, spreads)
+        return weights.float().to(live.device), found.error.to(offset)
 
 
 class _MaskedScorer:
@@ -270,87 +246,6 @@ class _MaskedScorer:
         """Return scores (pairs, T) of images (pairs,) masked by channels (pairs,), or by one minus them."""
         self.passes += torch.bincount(image, minlength=len(self.passes))
         return self._network.masked_scores(self.activations, image, channel, self._reader, turned)
-
-
-class _Search:
-    """The search for the weights of one image: which masked images to forward next, and when to stop.
-
-    The T targets of the image share all passes; the one with the largest estimated error chooses the next ones.
-
-    Attributes:
-        channels: (n,) the live channels.
-        done: Whether no more passes are needed.
-        spared: How many passes have not been made.
-        errors: (T,) the estimated error of each heatmap.
-    """
-
-    def __init__(self, activations: Tensor, channels: Tensor, offset: Tensor, scale: Scale, settings: ScoreCAM) -> None:
-        self.channels = channels
-        self.errors = torch.ones(len(offset), dtype=torch.float64)
-        self.done = False
-        self.spared = len(channels) * settings._sides
-        self._tolerance = settings.tolerance
-        self._left = min(self.spared, settings.max_passes or self.spared)
-        self._scale = scale
-        self._known = torch.ones(len(offset), dtype=torch.bool)  # targets whose scores were all finite
-        # The surrogate needs double precision, which MPS does not have; and none of the trainer's autocast.
-        self._device = "cpu" if channels.device.type == "mps" else channels.device
-        with torch.autocast(channels.device.type, enabled=False):
-            maps = activations[channels].to(self._device)
-            self._surrogates = [
-                [Surrogate(maps, scale, float(each)) for _ in range(settings._sides)] for each in offset
-            ]
-            few = self._left <= _FIRST_PASSES + _PASSES_A_ROUND
-            first = self._surrogates[0][0].landmarks((self._left if few else _FIRST_PASSES) // settings._sides)
-        self._next = torch.cat([first + side * len(channels) for side in range(settings._sides)])
-
-    @property
-    def next_passes(self) -> tuple[Tensor, Tensor]:
-        """The channels (m,) to mask with next, and (m,) bool whether by one minus the mask."""
-        passes = self._next.to(self.channels.device)
-        return self.channels[passes % len(self.channels)], passes >= len(self.channels)
-
-    def update(self, scores: Tensor) -> None:
-        """Take in the scores (m, T) of the next passes, and choose those that come after them."""
-        self._left -= len(self._next)
-        self.spared -= len(self._next)
-        values = (scores.clamp_min(_MIN_PROBABILITY).log() if self._scale == "probability" else scores).to(self._device)
-        self._known &= torch.isfinite(values).all(dim=0).cpu()
-        if not self._known.any():
-            self.errors, self.done = torch.full_like(self.errors, torch.nan), True
-            return
-        with torch.autocast(values.device.type, enabled=False):
-            found = {}
-            for target in self._known.nonzero().flatten().tolist():
-                for side, surrogate in enumerate(self._surrogates[target]):
-                    own = self._next // len(self.channels) == side
-                    if own.any():
-                        surrogate.observe(self._next[own] % len(self.channels), values[own, target])
-                found[target] = HeatmapError(self._surrogates[target])
-            errors = [found[target].estimate if target in found else torch.nan for target in range(len(self.errors))]
-            self.errors = torch.tensor(errors, dtype=torch.float64)
-            worst = max(found, key=lambda target: found[target].estimate)
-            self._next = found[worst].next_passes(min(_PASSES_A_ROUND, self._left))
-        self.done = bool((self.errors[self._known] <= self._tolerance).all()) or len(self._next) == 0
-
-    def weights(self) -> Tensor:
-        """Return (T, n) float32, NaN for a target of which a score was not finite."""
-        weights = torch.full((len(self.errors), len(self.channels)), torch.nan, device=self.channels.device)
-        if self._known.any():
-            weights[self._known.to(weights.device)] = self._known_weights()
-        return weights
-
-    def _known_weights(self) -> Tensor:
-        known = [self._surrogates[target] for target in self._known.nonzero().flatten().tolist()]
-        by_side = list(zip(*known, strict=True))
-        sides = [torch.stack([surrogate.weights for surrogate in side]) for side in by_side]
-        weights = sides[0]
-        if self._scale == "logit":
-            weights = weights / weights.sum(dim=1, keepdim=True)
-        if self._scale == "contrast":
-            spreads = [torch.stack([surrogate.spread for surrogate in side]).unsqueeze(1) for side in by_side]
-            weights = _contrasts(torch.ones_like(weights, dtype=torch.bool), sides, spreads)
-        return weights.float().to(self.channels.device)
 
 
 def _contrasts(live: Tensor, sides: Sequence[Tensor], spreads: Sequence[Tensor]) -> Tensor:

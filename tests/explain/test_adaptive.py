@@ -8,17 +8,14 @@ import torchvision.models
 from passes import NEIGHBORS
 from PIL import Image
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 from torchvision.transforms import v2
 
 from cam_callbacks import ScoreCAM
 from cam_callbacks.explain import progress
-from cam_callbacks.explain.surrogate import (
-    HeatmapError,
-    Surrogate,
-    _trace_and_norm,
-    difference_of_sides,
-    scales_of_sides,
-)
+from cam_callbacks.explain.adaptive import AdaptiveSearch
+from cam_callbacks.explain.heatmap_error import HeatmapErrors, _norm
+from cam_callbacks.explain.surrogate import Surrogates, difference_of_sides, scales_of_sides
 from cam_callbacks.explain.trust import correlation
 
 READINGS = {
@@ -184,6 +181,35 @@ def test_settings_out_of_range_are_refused(arguments, message):
         ScoreCAM(**arguments)
 
 
+@pytest.mark.parametrize("weighting", ["probability", "contrast"])
+def test_deciding_takes_as_many_calls_of_operators_for_many_images_as_for_one(weighting):
+    maps = torch.rand(1, 40, 5, 5, generator=torch.Generator().manual_seed(0))
+    sides = 2 if weighting == "contrast" else 1
+
+    def score(_image, channel, turned):
+        return (0.3 + 0.01 * channel + (0 if turned is None else 0.02 * turned)).sin().unsqueeze(1)
+
+    def calls_for(count):
+        search = AdaptiveSearch(score, weighting, sides, tolerance=1e-4, max_passes=48)
+        with CountedOperators() as counted:
+            search.weights(maps.repeat(count, 1, 1, 1), torch.ones(count, 40, dtype=bool), torch.zeros(count, 1))
+        return counted.calls
+
+    assert calls_for(24) == calls_for(2)
+
+
+class CountedOperators(TorchDispatchMode):
+    """Counts the calls of torch's operators."""
+
+    def __init__(self):
+        super().__init__()
+        self.calls = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.calls += 1
+        return function(*args, **(kwargs or {}))
+
+
 @pytest.mark.slow
 def test_on_photos_few_passes_are_enough_and_the_error_is_honest(data_folder):
     state = torch.load(data_folder / "weights" / "squeezenet1_1_imagenet_fp16.pth", weights_only=True)
@@ -209,89 +235,121 @@ def test_on_photos_few_passes_are_enough_and_the_error_is_honest(data_folder):
     assert (1 - truth <= adaptive.estimated_error).float().mean() >= 0.7  # 8 photos; the benchmark has 40
 
 
-class TestSurrogate:
+class TestSurrogates:
     @pytest.fixture
     def maps(self):
         centers = torch.linspace(0, 1, 60)
         grid = torch.linspace(0, 1, 36)
         return (-((grid - centers.unsqueeze(1)) ** 2) / 0.02).exp().view(60, 6, 6) + 0.1
 
-    def test_begins_with_different_channels_of_much_contrast(self, maps):
+    def test_begin_with_different_channels_of_much_contrast(self, maps):
         maps[7] *= 1e-4
-        chosen = Surrogate(maps).landmarks(12)
+        chosen = of_one(maps).landmarks(12)[0]
         assert len(chosen.unique()) == 12
         assert 7 not in chosen
 
-    def test_keeps_seen_scores_and_predicts_a_smooth_function_of_the_masks(self, maps):
-        scores = torch.sin(torch.linspace(0, 3, 60)) - 2
-        surrogate = Surrogate(maps)
-        seen = surrogate.landmarks(15)
-        surrogate.observe(seen, scores[seen])
-        torch.testing.assert_close(surrogate.weights[seen], scores[seen].double().exp())
-        torch.testing.assert_close(surrogate.weights, scores.double().exp(), rtol=0.1, atol=0)
+    def test_begin_with_live_channels_alone(self, maps):
+        live = torch.zeros(1, 60, dtype=torch.bool)
+        live[:, 5:9] = True
+        chosen = Surrogates(maps[None], live, torch.zeros(1, 1), "score").landmarks(6)[0]
+        assert sorted(chosen.tolist()) == [-1, -1, 5, 6, 7, 8]
 
-    def test_asks_for_what_it_has_not_seen_until_nothing_is_left(self, maps):
+    def test_keep_seen_scores_and_predict_a_smooth_function_of_the_masks(self, maps):
+        scores = torch.sin(torch.linspace(0, 3, 60)) - 2
+        surrogates = of_one(maps)
+        seen = surrogates.landmarks(15)
+        surrogates.observe(seen, scores[seen].unsqueeze(2))
+        weights = surrogates.weights[0, 0, 0]
+        torch.testing.assert_close(weights[seen[0]], scores[seen[0]].double().exp())
+        torch.testing.assert_close(weights, scores.double().exp(), rtol=0.1, atol=0)
+
+    def test_ask_for_what_they_have_not_seen_until_nothing_is_left(self, maps):
         scores = torch.randn(60, generator=torch.Generator().manual_seed(0)) - 3
-        surrogate = Surrogate(maps)
-        wanted, seen = surrogate.landmarks(10), []
-        while len(wanted):
-            seen += wanted.tolist()
-            surrogate.observe(wanted, scores[wanted])
-            error = HeatmapError([surrogate])
-            wanted = error.next_passes(9)
-            assert 0 <= error.estimate <= 1
+        surrogates = of_one(maps)
+        wanted, seen = surrogates.landmarks(10), []
+        while (wanted >= 0).any():
+            asked = wanted[wanted >= 0]
+            seen += asked.tolist()
+            surrogates.observe(asked[None], scores[asked][None, :, None])
+            errors = HeatmapErrors(surrogates)
+            wanted = errors.next_passes(9, FIRST)
+            assert 0 <= errors.estimates <= 1
         assert sorted(seen) == list(range(60))
-        assert error.estimate == 0
+        assert errors.estimates == 0
 
     def test_a_side_that_is_flat_so_far_is_not_known(self, maps):
-        sides = [Surrogate(maps, "contrast") for _ in range(2)]
-        seen = sides[0].landmarks(8)
-        for surrogate, scores in zip(sides, (torch.linspace(-3, 3, 8), torch.zeros(8)), strict=True):
-            surrogate.observe(seen, scores)
-        error = HeatmapError(sides)
-        assert error.estimate == 1
-        assert (error.next_passes(8) >= 60).all()  # of the flat side
+        surrogates = of_one(maps, "contrast", sides=2)
+        seen = surrogates.landmarks(8)
+        scores = torch.cat([torch.linspace(-3, 3, 8), torch.zeros(8)])
+        surrogates.observe(torch.cat([seen, 60 + seen], dim=1), scores[None, :, None])
+        errors = HeatmapErrors(surrogates)
+        assert errors.estimates == 1
+        assert (errors.next_passes(8, FIRST) >= 60).all()  # of the flat side
 
     def test_of_two_sides_each_is_asked_for_what_it_does_not_know(self, maps):
         grid = torch.linspace(0, 3, 60)
-        scores = [torch.sin(grid), 0.1 * torch.cos(grid)]
-        sides = [Surrogate(maps, "contrast") for _ in scores]
-        wanted, asked = torch.tensor([*range(0, 60, 6), *range(60, 120, 6)]), []
+        scores = torch.stack([torch.sin(grid), 0.1 * torch.cos(grid)])
+        surrogates = of_one(maps, "contrast", sides=2)
+        wanted, asked = torch.tensor([[*range(0, 60, 6), *range(60, 120, 6)]]), []
         while True:
-            asked += wanted.tolist()
-            for side, surrogate in enumerate(sides):
-                own = wanted[wanted // 60 == side] % 60
-                if len(own):
-                    surrogate.observe(own, scores[side][own])
-            error = HeatmapError(sides)
-            if error.estimate <= 0.002:
+            asked += wanted[0].tolist()
+            surrogates.observe(wanted, scores.flatten()[wanted].unsqueeze(2))
+            errors = HeatmapErrors(surrogates)
+            if errors.estimates <= 0.002:
                 break
-            wanted = error.next_passes(4)
+            wanted = errors.next_passes(4, FIRST)
         assert len(set(asked)) == len(asked)
-        scales = scales_of_sides([side.spread for side in sides])
-        weights = difference_of_sides([side.weights for side in sides], scales)
+        sides, spreads = surrogates.weights[0, 0], surrogates.spread[0, 0]
+        weights = difference_of_sides(list(sides), scales_of_sides(list(spreads)))
         in_units_of_spread = [(each - each.mean()) / each.std() for each in scores]
         expected = (in_units_of_spread[0] - in_units_of_spread[1]).double()
         found, exact = ((each - each.mean()) @ maps.flatten(1).double() for each in (weights, expected))
         assert correlation(found.relu()[None], exact.relu()[None]) > 0.998
 
-    def test_is_sure_where_all_scores_are_the_same(self, maps):
-        surrogate = Surrogate(maps)
-        seen = surrogate.landmarks(16)
-        surrogate.observe(seen, torch.full((16,), -1.0))
-        error = HeatmapError([surrogate]).estimate
-        assert error == pytest.approx(0.001)  # the least that is ever claimed while scores are predicted
+    def test_are_sure_where_all_scores_are_the_same(self, maps):
+        surrogates = of_one(maps)
+        surrogates.observe(surrogates.landmarks(16), torch.full((1, 16, 1), -1.0))
+        error = HeatmapErrors(surrogates).estimates
+        assert error.item() == pytest.approx(0.001)  # the least that is ever claimed while scores are predicted
 
     def test_weights_are_below_the_ceiling_and_the_offset_is_taken_off(self, maps):
-        surrogate = Surrogate(maps, offset=0.25)
-        seen = surrogate.landmarks(16)
-        surrogate.observe(seen, torch.linspace(-30, -0.01, 16))
-        assert (surrogate.weights <= 0.75 + 1e-9).all()
-        assert (surrogate.weights >= -0.25 - 1e-9).all()
+        surrogates = of_one(maps, offset=0.25)
+        surrogates.observe(surrogates.landmarks(16), torch.linspace(-30, -0.01, 16)[None, :, None])
+        assert (surrogates.weights <= 0.75 + 1e-9).all()
+        assert (surrogates.weights >= -0.25 - 1e-9).all()
+
+    def test_images_and_targets_do_not_know_of_each_other(self, maps):
+        torch.manual_seed(0)
+        three, scores = torch.stack([maps, maps.flip(0) ** 2, maps**3]), torch.randn(3, 60, 2)
+        live = torch.rand(3, 60) < 0.8
+        together = Surrogates(three, live, torch.zeros(3, 2), "score")
+        seen = torch.where(torch.rand(3, 14) < 0.9, together.landmarks(14), -1)
+        together.observe(seen, scores.gather(1, seen.clamp_min(0).unsqueeze(2).expand(-1, -1, 2)))
+        errors = HeatmapErrors(together)
+        target = torch.tensor([0, 1, 1])
+        picked = errors.next_passes(6, target)
+        for image in range(3):
+            own = seen[image][seen[image] >= 0]
+            alone = Surrogates(three[image, None], live[image, None], torch.zeros(1, 1), "score")
+            alone.observe(own[None], scores[image, own, target[image]][None, :, None])
+            error = HeatmapErrors(alone)
+            torch.testing.assert_close(alone.weights[0, 0], together.weights[image, target[image]])
+            torch.testing.assert_close(error.estimates[0, 0], errors.estimates[image, target[image]])
+            assert torch.equal(error.next_passes(6, FIRST)[0], picked[image])
 
     @pytest.mark.parametrize(("channels", "positions"), [(5, 40), (40, 5), (7, 7)])
     def test_norm_of_the_covariance_is_the_same_however_it_is_taken(self, channels, positions):
-        a, b = torch.randn(2, channels, positions, generator=torch.Generator().manual_seed(0)).double()
-        trace, norm = _trace_and_norm(a, b)
-        torch.testing.assert_close(trace, (a.T @ b).trace())
-        torch.testing.assert_close(norm, torch.linalg.matrix_norm(a.T @ b))
+        a, b = torch.randn(2, 1, 1, 2, channels, positions, generator=torch.Generator().manual_seed(0)).double()
+        norm = torch.linalg.matrix_norm(sum(a[0, 0, side].T @ b[0, 0, side] for side in range(2)))
+        torch.testing.assert_close(_norm(a, b)[0, 0], norm)
+
+
+FIRST = torch.tensor([0])
+
+
+def of_one(maps, scale="probability", offset=0.0, sides=1):
+    """Surrogates of one image with maps (n, *spatial), all live, and one target."""
+    live = torch.ones(1, len(maps), dtype=torch.bool)
+    return Surrogates(maps.unsqueeze(0), live, torch.tensor([[offset]]), scale, sides)
+
+

@@ -89,6 +89,51 @@ def test_a_model_that_joins_what_it_kept_of_the_image_is_shown_it_again(images):
             torch.testing.assert_close(own, expected, atol=1e-6, rtol=1e-4)
 
 
+class AddsTheImage(TwoParts):
+    """Adds what it kept of the image, which goes with any number of copies of one image, but not of several."""
+
+    def forward(self, images):
+        return self.head(self.features(images) + images.mean(dim=(1, 2, 3), keepdim=True))
+
+
+def test_a_model_that_adds_what_it_kept_of_the_image_is_shown_one_after_the_other(images):
+    torch.manual_seed(0)
+    network = AddsTheImage(head_of(8)).eval()
+    explanation = ReciproCAM()(network, images, "features", 2)
+    with torch.no_grad():
+        for image, own in zip(images, explanation.layer_maps, strict=True):
+            features = network.features(image.unsqueeze(0))
+            expected = by_hand(features, lambda masked, mean=image.mean(): network.head(masked + mean), 2)
+            torch.testing.assert_close(own, expected, atol=1e-6, rtol=1e-4)
+
+
+class KeepsForEachRow(AddsTheImage):
+    """Adds to each row what it kept of an image, of the first one again after the last one."""
+
+    def forward(self, images):
+        features, means = self.features(images), images.mean(dim=(1, 2, 3), keepdim=True)
+        return self.head(features + means.repeat(len(features) // len(means), 1, 1, 1))
+
+
+def test_copies_that_are_taken_for_those_of_other_images_are_not_trusted(images):
+    torch.manual_seed(0)
+    network = KeepsForEachRow(head_of(8)).eval()
+    explanation = ReciproCAM()(network, images, "features", 2)
+    alone = [ReciproCAM()(network, image.unsqueeze(0), "features", 2).layer_maps for image in images]
+    torch.testing.assert_close(explanation.layer_maps, torch.cat(alone))
+
+
+def test_images_are_shown_together_if_their_copies_go_into_a_batch(network, blobs):
+    calls = []
+    network.head.register_forward_hook(lambda *_: calls.append(1))
+    needed = []
+    for count in (2, 8):
+        calls.clear()
+        ReciproCAM(batch_size=512)(network, blobs(count, 24, 24), "features", 1)
+        needed.append(len(calls))
+    assert needed[0] == needed[1]
+
+
 class ReadsAsManyAsItWasGiven(TwoParts):
     """Takes as many features to its head as it was given images."""
 

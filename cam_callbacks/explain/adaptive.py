@@ -1,0 +1,170 @@
+"""The adaptive search for the weights of channels: a few masked images a round, until each heatmap is good enough."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from cam_callbacks.explain import progress
+from cam_callbacks.explain.heatmap_error import HeatmapErrors
+from cam_callbacks.explain.surrogate import Scale, Surrogates
+
+_FIRST_PASSES = 16
+_PASSES_A_ROUND, _PASSES_A_ROUND_ON_GPU = 8, 16  # there a few passes more take less time than another decision
+_MIN_PROBABILITY = 1e-30  # before the logarithm
+_MEMORY = 2**27  # bytes on a CPU; on a GPU a share of what is free
+_SHARE_OF_FREE = 0.25
+
+MaskedScores = Callable[[Tensor, Tensor, Tensor | None], Tensor]
+"""Called with images (pairs,), channels (pairs,), and (pairs,) bool whether by one minus the mask or None for never;
+returns scores (pairs, T)."""
+
+
+class PredictedWeights(NamedTuple):
+    """What an adaptive search has found.
+
+    Attributes:
+        weights: (N, T, S, K) float64, of each side of the masks; 0 for channels that are not live, NaN for a target of
+            which a score was not finite.
+        spread: (N, T, S) float64, the standard deviation of scores over the live channels.
+        error: (N, T) float64, the estimated error of each heatmap.
+    """
+
+    weights: Tensor
+    spread: Tensor
+    error: Tensor
+
+
+@dataclass(frozen=True)
+class AdaptiveSearch:
+    """Finds the weights of channels with as few masked images as the tolerance allows.
+
+    The T targets of an image share all passes; the one with the largest estimated error chooses the next ones. What all
+    images ask for in a round is forwarded together, so that chunks stay full. Images are searched in groups, as many at
+    once as memory is worth: 128 MiB, or a quarter of what is free on a GPU.
+
+    Attributes:
+        score: Forwards masked images.
+        scale: The kind of scores.
+        sides: How many sides of each mask are asked for, 1 or 2.
+        tolerance: The estimated error at which a heatmap is good enough.
+        max_passes: The most masked images for each image; None for no limit.
+    """
+
+    score: MaskedScores
+    scale: Scale
+    sides: int
+    tolerance: float
+    max_passes: int | None
+
+    def weights(self, activations: Tensor, live: Tensor, offset: Tensor) -> PredictedWeights:
+        """Return the weights of all channels, most of them predicted.
+
+        Args:
+            activations: (N, K, *spatial of the layer).
+            live: (N, K) bool, the channels to weigh.
+            offset: (N, T), subtracted from all scores.
+        """
+        count, targets = offset.shape
+        # It needs double precision, which MPS does not have.
+        device = torch.device("cpu") if live.device.type == "mps" else live.device
+        zeros = torch.zeros(count, targets, dtype=torch.float64, device=device)
+        found = PredictedWeights(
+            zeros[:, :, None, None].repeat(1, 1, self.sides, live.shape[1]),
+            zeros.unsqueeze(2).repeat(1, 1, self.sides),
+            zeros,
+        )
+        with_live = live.any(dim=1).nonzero().flatten()
+        for images in with_live.split(self._images_at_once(activations[0], targets)):  # type: ignore[no-untyped-call]
+            self._search(images, activations, live, offset, found)
+        return found
+
+    def _images_at_once(self, activations: Tensor, targets: int) -> int:
+        """Return how many images with activations (K, *spatial) are searched together."""
+        channels, values = len(activations), activations.numel()
+        each = 20 * channels**2 + 8 * values * (2 + 4 * targets * self.sides)
+        memory = _MEMORY
+        if activations.is_cuda:
+            memory = int(_SHARE_OF_FREE * torch.cuda.mem_get_info(activations.device)[0])
+        return max(1, memory // each)
+
+    def _search(
+        self, images: Tensor, activations: Tensor, live: Tensor, offset: Tensor, found: PredictedWeights
+    ) -> None:
+        """Search for the weights of some images (b,), and put them into what is found."""
+        device, channels = found.error.device, live.shape[1]
+        own = (each[images].to(device) for each in (activations, live, offset))
+        with torch.autocast(device.type, enabled=False):
+            surrogates = Surrogates(*own, self.scale, self.sides)
+            spared = surrogates.unseen.sum(dim=(1, 2))
+            left = spared.clamp_max(self.max_passes) if self.max_passes is not None else spared
+            passes = self._first_passes(surrogates, left)
+        a_round = _PASSES_A_ROUND_ON_GPU if live.is_cuda else _PASSES_A_ROUND
+        unknown = torch.zeros_like(offset[images], dtype=torch.bool, device=device)
+        error = torch.ones_like(unknown, dtype=torch.float64)
+        while True:
+            wanted = passes.cpu()  # the one time in a round that it waits for the device
+            goes_on = (wanted >= 0).any(dim=1)
+            if not goes_on.all():
+                done, further = ((goes_on == on).nonzero().flatten().to(device) for on in (False, True))
+                _put(found, images[done.to(images.device)].to(device), surrogates, error, unknown, done)
+                progress.advance(int(spared[done].sum()))
+                if not len(further):
+                    return
+                surrogates.keep(further)
+                images, passes = images[further.to(images.device)], passes[further]
+                left, spared, unknown, error = (each[further] for each in (left, spared, unknown, error))
+                wanted = wanted[goes_on]
+            values = self._values(images, wanted, channels, device)
+            number = (passes >= 0).sum(dim=1)
+            left, spared = left - number, spared - number
+            with torch.autocast(device.type, enabled=False):
+                unknown = unknown | ~torch.isfinite(values).all(dim=1)
+                surrogates.observe(passes, values.nan_to_num(0.0, 0.0, 0.0))
+                errors = HeatmapErrors(surrogates)
+                error = errors.estimates.masked_fill(unknown, torch.nan)
+                worst = errors.estimates.masked_fill(unknown, -1).max(dim=1)
+                passes = errors.next_passes(a_round, worst.indices)
+                passes = torch.where((worst.values > self.tolerance).unsqueeze(1), passes, -1)
+                passes = _first_of(passes, left)
+
+    def _first_passes(self, surrogates: Surrogates, left: Tensor) -> Tensor:
+        """Return the masked images (b, m) to begin with, -1 for none; all of them where they are few."""
+        most = _FIRST_PASSES + _PASSES_A_ROUND
+        landmarks = surrogates.landmarks(most // self.sides)
+        count = torch.where(left <= most, left, _FIRST_PASSES) // self.sides
+        landmarks = _first_of(landmarks, count)
+        channels = surrogates.unseen.shape[2]
+        of_sides = [torch.where(landmarks >= 0, landmarks + side * channels, -1) for side in range(self.sides)]
+        return torch.cat(of_sides, dim=1)
+
+    def _values(self, images: Tensor, wanted: Tensor, channels: int, device: torch.device) -> Tensor:
+        """Return the scores (b, m, T) of masked images (b, m) as the surrogates take them, 0 for none."""
+        row, place = (wanted >= 0).nonzero(as_tuple=True)
+        chosen = wanted[row, place].to(images.device)
+        turned = chosen >= channels if self.sides == 2 else None
+        scores = self.score(images[row.to(images.device)], chosen % channels, turned)
+        if self.scale == "probability":
+            scores = scores.clamp_min(_MIN_PROBABILITY).log()
+        values = torch.zeros(*wanted.shape, scores.shape[1], device=device)
+        values[row.to(device), place.to(device)] = scores.to(values)
+        return values
+
+
+def _first_of(passes: Tensor, count: Tensor) -> Tensor:
+    """Return passes (b, m) without those after the first `count` (b,)."""
+    return torch.where(torch.arange(passes.shape[1], device=passes.device) < count.unsqueeze(1), passes, -1)
+
+
+def _put(
+    found: PredictedWeights, images: Tensor, surrogates: Surrogates, error: Tensor, unknown: Tensor, done: Tensor
+) -> None:
+    """Put into what is found, at `images`, what is known of those that are done."""
+    of_unknown = unknown[done]
+    found.weights[images] = surrogates.weights[done].masked_fill(of_unknown[:, :, None, None], torch.nan)
+    found.spread[images] = surrogates.spread[done]
+    found.error[images] = error[done]
