@@ -14,17 +14,15 @@ Objects are squares in the middle; with `--no-masks` GrabCut looks for them.
 
 import time
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.loggers import TensorBoardLogger
-from setting import model, parser, photos, save, table
+from setting import Counted, model, parser, photos, save, synchronizations, table
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data import DataLoader, Dataset
 
 import cam_callbacks
@@ -124,16 +122,6 @@ class Classifier(LightningModule):
         return torch.optim.SGD(self.parameters(), 1e-3)
 
 
-class Counted(TorchDispatchMode):
-    """Counts the calls of operators."""
-
-    count = 0
-
-    def __torch_dispatch__(self, operator: Any, _types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.count += 1
-        return operator(*args, **(kwargs or {}))
-
-
 class Measured(CAMMonitor):
     """Looks at each epoch but the first, and notes what that took; the last time it counts operators instead."""
 
@@ -163,21 +151,6 @@ class Measured(CAMMonitor):
             self.validation = time.perf_counter() - self.began
         elif trainer.current_epoch < EPOCHS - 1:
             self.looks.append({**self._parts.overhead.last_look, "validation": self.validation})
-
-
-@contextmanager
-def synchronizations(wanted: bool) -> Iterator[list[Any]]:
-    """Collect a warning for each time that the device is waited for."""
-    if not wanted or not torch.cuda.is_available():
-        yield []
-        return
-    torch.cuda.set_sync_debug_mode("warn")
-    try:
-        with warnings.catch_warnings(record=True) as found:
-            warnings.simplefilter("always")
-            yield found
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
 
 
 if __name__ == "__main__":

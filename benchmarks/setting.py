@@ -3,8 +3,10 @@
 import argparse
 import json
 import platform
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ from typing import Any
 import torch
 import torchvision
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 from torchvision.io import ImageReadMode, decode_image
 from torchvision.transforms.v2 import functional as transforms
 
@@ -104,3 +107,28 @@ def save(name: str, results: object) -> None:
     path = RESULTS / f"{name}.json"
     path.write_text(json.dumps({"machine": machine, "results": results}, indent=1))
     print(f"\nwritten to {path}")
+
+
+class Counted(TorchDispatchMode):
+    """Counts the calls of operators, which do not depend on how busy the machine is."""
+
+    count = 0
+
+    def __torch_dispatch__(self, operator: Any, _types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += 1
+        return operator(*args, **(kwargs or {}))
+
+
+@contextmanager
+def synchronizations(wanted: bool = True) -> Iterator[list[Any]]:
+    """Collect a warning for each time that a GPU is waited for."""
+    if not wanted or not torch.cuda.is_available():
+        yield []
+        return
+    torch.cuda.set_sync_debug_mode("warn")
+    try:
+        with warnings.catch_warnings(record=True) as found:
+            warnings.simplefilter("always")
+            yield found
+    finally:
+        torch.cuda.set_sync_debug_mode("default")

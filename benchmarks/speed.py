@@ -2,7 +2,8 @@
 
 All run the same images through the same model for the same layer and classes, in turns, several rounds. Given is the
 median over the rounds of each time divided by that of the forward passes alone in the same round, with smallest and
-largest; never a time alone, because machines are noisy.
+largest; never a time alone, because machines are noisy. Beside it the calls of operators and, on a GPU, how often it is
+waited for, which are the same on every machine.
 """
 
 import copy
@@ -10,9 +11,10 @@ import gc
 import statistics
 import time
 from collections.abc import Callable
+from typing import Any
 
 import torch
-from setting import model, parser, photos, save, table
+from setting import Counted, model, parser, photos, save, synchronizations, table
 from torch import Tensor, nn
 
 from cam_callbacks import ScoreCAM
@@ -25,7 +27,7 @@ LAYERS = {
     "resnet50": "layer4",
     "vgg16": "features.29",
 }
-BATCH = 32
+BATCH = 256 if torch.cuda.is_available() else 32
 OPERATORS = 5
 
 
@@ -35,6 +37,7 @@ def main() -> None:
     options.add_argument("--models", nargs="+", default=["squeezenet1_1", "mobilenet_v2", "resnet18"], choices=LAYERS)
     options.add_argument("--images", type=int, default=2)
     options.add_argument("--rounds", type=int, default=3)
+    options.add_argument("--no-peers", action="store_true", help="do without torchcam and grad-cam")
     options.add_argument("--compile", action="store_true", help="time the compiled form too")
     options.add_argument(
         "--profile", action="store_true", help="show which operators the time goes to, and time nothing"
@@ -50,19 +53,21 @@ def main() -> None:
         if args.profile:
             rows += profile(name, network, LAYERS[name], images)
             continue
-        timed = time_model(network, LAYERS[name], images, args.rounds, args.compile)
+        timed = time_model(network, LAYERS[name], images, args.rounds, args.compile, not args.no_peers)
         results[name] = timed
-        limit = timed.pop("passes")
+        limit, calls = timed.pop("passes"), timed.pop("calls")
         for contestant, times in timed.items():
             ratios = [t / base for t, base in zip(times, timed["forward passes"], strict=True)]
             shown = f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
             rate = len(images) / statistics.median(times)
-            rows.append((name, contestant, f"{limit[contestant]:.0f}", shown, f"{rate:.3f}"))
+            rows.append(
+                (name, contestant, f"{limit[contestant]:.0f}", shown, f"{rate:.3f}", *calls.get(contestant, "  "))
+            )
             print(rows[-1], flush=True)
     if args.profile:
         print("\n" + table(("model", "", *(f"{place}." for place in range(1, OPERATORS + 1))), rows))
         return
-    header = ("model", "", "passes per image", "time / forward passes alone", "images per second")
+    header = ("model", "", "passes per image", "time / forward passes alone", "images per second", "operators", "waits")
     print("\n" + table(header, rows))
     save("speed", results)
 
@@ -90,7 +95,9 @@ def profile(name: str, network: nn.Module, layer: str, images: Tensor) -> list[t
     return rows
 
 
-def time_model(network: nn.Module, layer: str, images: Tensor, rounds: int, compiled: bool) -> dict[str, object]:
+def time_model(
+    network: nn.Module, layer: str, images: Tensor, rounds: int, compiled: bool, peers: bool
+) -> dict[str, Any]:
     """Seconds of each contestant in each round, and the passes it needs for an image."""
     with torch.no_grad():
         targets = network(images).argmax(dim=1)
@@ -101,9 +108,10 @@ def time_model(network: nn.Module, layer: str, images: Tensor, rounds: int, comp
         "forward passes": lambda: forward_only(network, images, passes),
         "ours, exact": lambda: exact(network, images, layer, targets),
         "ours, adaptive": lambda: adaptive(network, images, layer, targets),
-        "torchcam": torchcam(network, layer, images, targets),
-        "grad-cam": gradcam(network, layer, images, targets),
     }
+    if peers:
+        contestants["torchcam"] = torchcam(network, layer, images, targets)
+        contestants["grad-cam"] = gradcam(network, layer, images, targets)
     adaptive = ScoreCAM(weighting="logit-softmax", tolerance=0.02, batch_size=BATCH)
     if compiled:
         fast = ScoreCAM(weighting="logit-softmax", tolerance=0, batch_size=BATCH, compile=True)
@@ -117,7 +125,8 @@ def time_model(network: nn.Module, layer: str, images: Tensor, rounds: int, comp
     needed |= {name: passes / len(images) for name in contestants if "exact" in name or name == "forward passes"}
     spent = float(adaptive(network, images, layer, targets).passes.float().mean())
     needed |= {name: spent for name in contestants if "adaptive" in name}
-    times: dict[str, object] = {name: [] for name in contestants}
+    counted = {name: calls_of(run) for name, run in contestants.items() if "compiled" not in name}
+    times: dict[str, list[float]] = {name: [] for name in contestants}
     for _ in range(rounds):
         for name, run in contestants.items():
             gc.collect()
@@ -125,8 +134,15 @@ def time_model(network: nn.Module, layer: str, images: Tensor, rounds: int, comp
             run()
             if images.is_cuda:
                 torch.cuda.synchronize()
-            times[name].append(time.perf_counter() - began)  # type: ignore[attr-defined]
-    return {"passes": needed, **times}
+            times[name].append(time.perf_counter() - began)
+    return {"passes": needed, "calls": counted, **times}
+
+
+def calls_of(run: Callable[[], object]) -> tuple[int, int]:
+    """How often operators are called, and how often the device is waited for."""
+    with synchronizations() as waits, Counted() as counted:
+        run()
+    return counted.count, len(waits)
 
 
 def channels_of(network: nn.Module, layer: str, images: Tensor) -> int:

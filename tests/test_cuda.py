@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -33,6 +34,8 @@ from cam_callbacks import (
     ScoreCAM,
     audit_model,
 )
+from cam_callbacks.explain.adaptive import AdaptiveSearch
+from cam_callbacks.explain.surrogate import Scale
 from cam_callbacks.explain.trust import correlation
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
@@ -267,3 +270,47 @@ def test_a_run_in_which_a_look_runs_out_of_memory_goes_on(tmp_path: Path, half_a
     assert trainer.current_epoch == 1
     assert monitor.explanation is not None
     assert not monitor.explanation.skipped.any()
+
+
+@contextmanager
+def waits() -> Iterator[list[Any]]:
+    """A warning for each time that the device is waited for."""
+    torch.cuda.set_sync_debug_mode("warn")
+    try:
+        with warnings.catch_warnings(record=True) as found:
+            warnings.simplefilter("always")
+            yield found
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+@needs_cuda
+@pytest.mark.parametrize(("scale", "sides"), [("probability", 1), ("contrast", 2)])
+def test_a_round_of_the_adaptive_search_waits_for_the_device_once(scale: Scale, sides: int) -> None:
+    rounds, maps = [], torch.rand(24, 60, 5, 5, generator=torch.Generator().manual_seed(0)).cuda()
+
+    def score(image: torch.Tensor, channel: torch.Tensor, turned: torch.Tensor | None) -> torch.Tensor:
+        rounds.append(1)
+        side = 0 if turned is None else turned.float()
+        return (0.3 + 0.01 * channel + 0.001 * image + 0.02 * side).sin().unsqueeze(1)
+
+    search = AdaptiveSearch(score, scale, sides, tolerance=1e-4, max_passes=60)
+    live, offset = torch.ones(24, 60, dtype=torch.bool, device="cuda"), torch.zeros(24, 1, device="cuda")
+    search.weights(maps, live, offset)
+    rounds.clear()
+    with waits() as found:
+        search.weights(maps, live, offset)
+    assert len(found) <= len(rounds) + 12  # before the first
+
+
+@needs_cuda
+def test_positions_of_more_images_do_not_wait_for_the_device_more_often(small_cnn: Any, blobs: Any) -> None:
+    network = small_cnn(channels=8).cuda()
+
+    def waits_for(count: int) -> int:
+        with waits() as found:
+            ReciproCAM("evidence", batch_size=512)(network, blobs(count, 24, 24))
+        return len(found)
+
+    waits_for(2)
+    assert waits_for(8) <= waits_for(2) + 2

@@ -71,17 +71,18 @@ class Asker:
             progress.advance(len(own))
 
         network.in_chunks(len(places), ask)
-        correct, probability = zip(*parts, strict=True)
-        return torch.cat(correct), torch.cat(probability)
+        correct, probability = (torch.cat(part).cpu() for part in zip(*parts, strict=True))
+        return correct, probability
 
 
 def _answer(scores: ClassScores, labels: Tensor) -> Answer:
+    """Return the answer on the device of the scores."""
     count = scores.logits.shape[1]
-    labels = labels.to(scores.logits.device)
     unknown = labels[(labels < 0) | (labels >= count)]
     if len(unknown):
         raise ValueError(f"labels contains {sorted(set(unknown.tolist()))}, but the model has {count} classes")
+    labels = labels.to(scores.logits.device)
     known = torch.isfinite(scores.probabilities).all(dim=1)
     correct = (scores.probabilities.argmax(dim=1) == labels).float()
     probability = scores.probabilities.gather(1, labels.unsqueeze(1)).squeeze(1)
-    return torch.where(known, correct, torch.nan).cpu(), torch.where(known, probability, torch.nan).cpu()
+    return torch.where(known, correct, torch.nan), torch.where(known, probability, torch.nan)

@@ -13,6 +13,8 @@ from cam_callbacks.audit.donors import Donors
 from cam_callbacks.explain.portions import few
 from cam_callbacks.explain.written import unwatched
 
+_SHARE_OF_FREE = 0.1
+
 Change = Callable[[Tensor], Tensor]
 """Called with the indices (n,) of images; makes what they are changed into, (n, C, *spatial)."""
 
@@ -102,6 +104,13 @@ def changes_without_donors(
         changes["roll"] = lambda some: interventions.roll_colors(taken(some))
         changes["gray"] = lambda some: interventions.gray(taken(some))
     return changes
+
+
+def where_they_fit(images: Tensor, device: torch.device) -> Tensor:
+    """Return images on a GPU if nearly all of its free memory stays free; else as they are, fetched when needed."""
+    if device.type != "cuda" or images.nbytes > _SHARE_OF_FREE * torch.cuda.mem_get_info(device)[0]:
+        return images
+    return images.to(device)
 
 
 def made_in_portions(make: Callable[[slice], Tensor], chunk: slice, images: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from cam_callbacks.audit import attention, interventions
 from cam_callbacks.audit.asking import Asker
-from cam_callbacks.audit.changes import Exchange, changes_without_donors, like
+from cam_callbacks.audit.changes import Exchange, changes_without_donors, like, where_they_fit
 from cam_callbacks.audit.donors import Donors, choose_donors
 from cam_callbacks.audit.foreground import with_estimated_masks
 from cam_callbacks.audit.inpainting import grown, shrunk
@@ -148,7 +148,8 @@ class Observations:
             outputs: What the model returns, as in `Method`; `"auto"` decides once, by all images of the audit.
         """
         device = device_and_dtype(model, self.images)[0]
-        changes = changes_without_donors(self.images, self.masks, self.is_even, self.value_range, device)
+        images = where_they_fit(self.images, device)
+        changes = changes_without_donors(images, self.masks, self.is_even, self.value_range, device)
         arms = sum(len(list(exchange.arms())) for exchange in self.exchanges)
         progress.expect(len(rows) * (len(changes) + arms + 1))  # one more without the hottest half
         dtype = self.probes.images.dtype
@@ -158,7 +159,7 @@ class Observations:
             forward_fn = of_rows(forward_fn, rows)
             options = replace(given, multi_label=kind.multi_label, outputs=kind.outputs)
             network = Network(model, in_type(self.images[rows[:_FEW]], dtype), forward_fn, options)
-            asker = Asker(network, self.images, self.labels, rows, dtype)
+            asker = Asker(network, images, self.labels, rows, dtype)
             answers = {name: asker.about(change) for name, change in changes.items()}
             for exchange in self.exchanges:
                 answers |= asker.about_exchange(exchange)
@@ -173,7 +174,7 @@ class Observations:
 
                 def without_heat(part: slice) -> Tensor:
                     hottest = hottest_half(upsample(layer_maps[part], self.images.shape[2:]))
-                    return interventions.fill(self.images[rows[part]], hottest)
+                    return interventions.fill(images[rows[part]].to(device), hottest.to(device))
 
                 answers["delete_hot"] = asker.about_places(without_heat)
         return Answers(

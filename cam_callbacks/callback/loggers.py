@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,6 +16,8 @@ from cam_callbacks._warnings import warn_in_training
 from cam_callbacks.callback.places import write_file
 from cam_callbacks.callback.retries import Retries
 from cam_callbacks.figures.drawing import Picture, as_png
+
+_MAX_THREADS = 8
 
 Media = Mapping[str, Picture | str]
 """Pictures (H, W, 3) uint8 and texts in Markdown, by name or tag."""
@@ -27,10 +31,17 @@ TextSender = Callable[[Any, str, str, int], object]
 
 @dataclass(frozen=True)
 class Sender:
-    """How a kind of logger takes pictures and texts; None for what it does not take."""
+    """How a kind of logger takes pictures and texts; None for what it does not take.
+
+    Attributes:
+        picture: Sends a picture.
+        text: Sends a text.
+        in_threads: Whether several pictures may be sent at the same time.
+    """
 
     picture: PictureSender | None = None
     text: TextSender | None = None
+    in_threads: bool = False
 
 
 def register_logger(logger: type | str, picture: PictureSender | None = None, text: TextSender | None = None) -> None:
@@ -112,8 +123,8 @@ class MediaLogger:
 
         def serve(logger: Any) -> None:
             sender = _sender(logger)
-            for tag, medium in media.items():
-                if not _send(sender, logger, tag, medium, step):
+            for tag, is_taken in zip(media, _sent(sender, logger, media, step), strict=True):
+                if not is_taken:
                     refused_by.setdefault(tag, []).append(logger)
 
         def write() -> None:
@@ -168,6 +179,16 @@ def _guess(logger: Any) -> Sender:
         _picture_to_wandb if callable(getattr(logger, "log_image", None)) else picture,
         _text_to_wandb if callable(getattr(logger, "log_text", None)) else text,
     )
+
+
+def _sent(sender: Sender, logger: Any, media: Media, step: int) -> Iterator[bool]:
+    """Hand pictures and texts to a logger; yield of each whether it takes such."""
+    if not sender.in_threads:
+        yield from (_send(sender, logger, tag, medium, step) for tag, medium in media.items())
+        return
+    _ = logger.experiment  # which is made when it is first asked for
+    with ThreadPoolExecutor(min(os.cpu_count() or 1, _MAX_THREADS)) as threads:
+        yield from threads.map(lambda each: _send(sender, logger, each[0], each[1], step), media.items())
 
 
 def _send(sender: Sender, logger: Any, tag: str, medium: Picture | str, step: int) -> bool:
@@ -239,7 +260,7 @@ def _text_to_litlogger(logger: Any, tag: str, text: str, step: int) -> None:
     logger.experiment[tag].append(Text(text), step=step)
 
 
-_TENSORBOARD = Sender(_picture_to_tensorboard, _text_to_tensorboard)
+_TENSORBOARD = Sender(_picture_to_tensorboard, _text_to_tensorboard, in_threads=True)  # it encodes PNGs
 
 # By the names of their classes, which both Lightning namespaces have.
 _SENDERS: dict[type | str, Sender] = {

@@ -96,75 +96,71 @@ class AdaptiveSearch:
         self, images: Tensor, activations: Tensor, live: Tensor, offset: Tensor, found: PredictedWeights
     ) -> None:
         """Search for the weights of some images (b,), and put them into what is found."""
-        device, channels = found.error.device, live.shape[1]
-        own = (each[images].to(device) for each in (activations, live, offset))
+        device, given, channels = found.error.device, live.device, live.shape[1]
+        maps, own_live, own_offset = (each[images].to(device) for each in (activations, live, offset))
         with torch.autocast(device.type, enabled=False):
-            surrogates = Surrogates(*own, self.scale, self.sides)
-            spared = surrogates.unseen.sum(dim=(1, 2))
-            left = spared.clamp_max(self.max_passes) if self.max_passes is not None else spared
-            passes = self._first_passes(surrogates, left)
+            surrogates = Surrogates(maps, own_live, own_offset, self.scale, self.sides)
+            first = surrogates.landmarks((_FIRST_PASSES + _PASSES_A_ROUND) // self.sides)
+        # What is decided by numbers of passes is decided on the CPU: each round waits for the device once.
+        spared = surrogates.unseen.sum(dim=(1, 2)).cpu()
+        left = spared if self.max_passes is None else spared.clamp_max(self.max_passes)
+        wanted = self._first_passes(first.cpu(), left, channels)
         a_round = _PASSES_A_ROUND_ON_GPU if live.is_cuda else _PASSES_A_ROUND
-        unknown = torch.zeros_like(offset[images], dtype=torch.bool, device=device)
+        unknown = torch.zeros(len(images), offset.shape[1], dtype=torch.bool, device=device)
         error = torch.ones_like(unknown, dtype=torch.float64)
         while True:
-            wanted = passes.cpu()  # the one time in a round that it waits for the device
             goes_on = (wanted >= 0).any(dim=1)
             if not goes_on.all():
-                done, further = ((goes_on == on).nonzero().flatten().to(device) for on in (False, True))
-                _put(found, images[done.to(images.device)].to(device), surrogates, error, unknown, done)
-                progress.advance(int(spared[done].sum()))
+                done, further = (
+                    (goes_on == on).nonzero().flatten().to(device, non_blocking=True) for on in (False, True)
+                )
+                places = images.to(device, non_blocking=True)
+                found.weights[places[done]] = surrogates.weights[done].masked_fill(
+                    unknown[done][:, :, None, None], torch.nan
+                )
+                found.spread[places[done]] = surrogates.spread[done]
+                found.error[places[done]] = error[done]
+                progress.advance(int(spared[~goes_on].sum()))
                 if not len(further):
                     return
                 surrogates.keep(further)
-                images, passes = images[further.to(images.device)], passes[further]
-                left, spared, unknown, error = (each[further] for each in (left, spared, unknown, error))
-                wanted = wanted[goes_on]
-            values = self._values(images, wanted, channels, device)
-            number = (passes >= 0).sum(dim=1)
+                images = places[further].to(given, non_blocking=True)
+                unknown, error = unknown[further], error[further]
+                wanted, left, spared = wanted[goes_on], left[goes_on], spared[goes_on]
+            number = (wanted >= 0).sum(dim=1)
             left, spared = left - number, spared - number
+            values = self._values(images, wanted, channels, device)
             with torch.autocast(device.type, enabled=False):
                 unknown = unknown | ~torch.isfinite(values).all(dim=1)
-                surrogates.observe(passes, values.nan_to_num(0.0, 0.0, 0.0))
+                surrogates.observe(wanted.to(device, non_blocking=True), values.nan_to_num(0.0, 0.0, 0.0))
                 errors = HeatmapErrors(surrogates)
                 error = errors.estimates.masked_fill(unknown, torch.nan)
                 worst = errors.estimates.masked_fill(unknown, -1).max(dim=1)
                 passes = errors.next_passes(a_round, worst.indices)
                 passes = torch.where((worst.values > self.tolerance).unsqueeze(1), passes, -1)
-                passes = _first_of(passes, left)
+            wanted = _first_of(passes.cpu(), left)
 
-    def _first_passes(self, surrogates: Surrogates, left: Tensor) -> Tensor:
-        """Return the masked images (b, m) to begin with, -1 for none; all of them where they are few."""
-        most = _FIRST_PASSES + _PASSES_A_ROUND
-        landmarks = surrogates.landmarks(most // self.sides)
-        count = torch.where(left <= most, left, _FIRST_PASSES) // self.sides
-        landmarks = _first_of(landmarks, count)
-        channels = surrogates.unseen.shape[2]
+    def _first_passes(self, landmarks: Tensor, left: Tensor, channels: int) -> Tensor:
+        """Return the masked images (b, m) to begin with, -1 for none; all of them where few are left (b,)."""
+        few = left <= _FIRST_PASSES + _PASSES_A_ROUND
+        landmarks = _first_of(landmarks, torch.where(few, left, _FIRST_PASSES) // self.sides)
         of_sides = [torch.where(landmarks >= 0, landmarks + side * channels, -1) for side in range(self.sides)]
         return torch.cat(of_sides, dim=1)
 
     def _values(self, images: Tensor, wanted: Tensor, channels: int, device: torch.device) -> Tensor:
         """Return the scores (b, m, T) of masked images (b, m) as the surrogates take them, 0 for none."""
         row, place = (wanted >= 0).nonzero(as_tuple=True)
-        chosen = wanted[row, place].to(images.device)
+        chosen = wanted[row, place].to(images.device, non_blocking=True)
         turned = chosen >= channels if self.sides == 2 else None
-        scores = self.score(images[row.to(images.device)], chosen % channels, turned)
+        scores = self.score(images[row.to(images.device, non_blocking=True)], chosen % channels, turned)
         if self.scale == "probability":
             scores = scores.clamp_min(_MIN_PROBABILITY).log()
         values = torch.zeros(*wanted.shape, scores.shape[1], device=device)
-        values[row.to(device), place.to(device)] = scores.to(values)
+        places = (each.to(device, non_blocking=True) for each in (row, place))
+        values[tuple(places)] = scores.to(values)
         return values
 
 
 def _first_of(passes: Tensor, count: Tensor) -> Tensor:
     """Return passes (b, m) without those after the first `count` (b,)."""
     return torch.where(torch.arange(passes.shape[1], device=passes.device) < count.unsqueeze(1), passes, -1)
-
-
-def _put(
-    found: PredictedWeights, images: Tensor, surrogates: Surrogates, error: Tensor, unknown: Tensor, done: Tensor
-) -> None:
-    """Put into what is found, at `images`, what is known of those that are done."""
-    of_unknown = unknown[done]
-    found.weights[images] = surrogates.weights[done].masked_fill(of_unknown[:, :, None, None], torch.nan)
-    found.spread[images] = surrogates.spread[done]
-    found.error[images] = error[done]

@@ -244,7 +244,7 @@ class _MaskedScorer:
 
     def __call__(self, image: Tensor, channel: Tensor, turned: Tensor | None = None) -> Tensor:
         """Return scores (pairs, T) of images (pairs,) masked by channels (pairs,), or by one minus them."""
-        self.passes += torch.bincount(image, minlength=len(self.passes))
+        self.passes.index_add_(0, image, torch.ones_like(image))
         return self._network.masked_scores(self.activations, image, channel, self._reader, turned)
 
 

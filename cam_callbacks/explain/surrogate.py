@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from numpy.polynomial.hermite_e import hermegauss
@@ -31,7 +31,15 @@ _ROUNDING = 1e-6  # relative: scores that differ by less do not
 
 # Nodes and weights for the mean of a function of a standard normal variable.
 _NODES, _NODE_WEIGHTS = hermegauss(5)
-_NODE_WEIGHTS = _NODE_WEIGHTS / math.sqrt(2 * math.pi)
+_CONSTANTS = (_LENGTH_SCALES, _NODES, _NODE_WEIGHTS / math.sqrt(2 * math.pi))
+
+
+class _Constants(NamedTuple):
+    """Constants on the device of the images."""
+
+    lengths: Tensor
+    nodes: Tensor
+    node_weights: Tensor
 
 
 class Surrogates:
@@ -68,6 +76,7 @@ class Surrogates:
         maps = activations.flatten(2)
         low, high = torch.aminmax(maps, dim=2, keepdim=True)
         self.dtype = torch.float64 if live.is_cuda else torch.float32
+        self._constants = _Constants(*(torch.tensor(each, device=live.device).double() for each in _CONSTANTS))
         self._live = live
         self._offset = offset.double()[:, :, None, None]
         self._scale_of_scores = scale
@@ -130,9 +139,10 @@ class Surrogates:
         """Choose the length scales by the likelihood of the scores seen, with mean and variance estimated."""
         seen, counts = self._seen, self._counts.double()
         between = self._distances_from(seen).gather(3, seen.unsqueeze(2).expand(-1, -1, seen.shape[2], -1))
-        candidates = torch.tensor(_LENGTH_SCALES, dtype=torch.float64, device=seen.device)
-        lengths = candidates.view(-1, 1) * self._unit  # (3, B)
-        kernel = _matern(between.double(), lengths[:, :, None, None, None]) * (counts.unsqueeze(3) * counts.unsqueeze(2))
+        lengths = self._constants.lengths.view(-1, 1) * self._unit  # (3, B)
+        kernel = _matern(between.double(), lengths[:, :, None, None, None]) * (
+            counts.unsqueeze(3) * counts.unsqueeze(2)
+        )
         # What stands for none is a score of its own, which is 0.
         kernel.diagonal(dim1=-2, dim2=-1).add_(torch.where(self._counts, NOISE, 1.0))
         factors, _ = torch.linalg.cholesky_ex(kernel)  # (3, B, S, m, m); other than `cholesky` it does not wait
@@ -168,7 +178,7 @@ class Surrogates:
         deviation = (self.variance.unsqueeze(3) * self.unsure()).sqrt()
         unseen, live = self.unseen.unsqueeze(1), self._live[:, None, None]
         mean, deviation = torch.where(unseen, mean, self._scores), torch.where(unseen, deviation, 0)
-        nodes, node_weights = (torch.tensor(part, device=mean.device) for part in (_NODES, _NODE_WEIGHTS))
+        nodes, node_weights = self._constants.nodes, self._constants.node_weights
         weights = self._weight(mean.unsqueeze(4) + deviation.unsqueeze(4) * nodes)  # (B, T, S, n, nodes)
         self.weights = torch.where(live, weights @ node_weights, 0)
         number = live.sum(dim=3).clamp_min(1)
@@ -195,12 +205,13 @@ class Surrogates:
 
     def unsure(self) -> Tensor:
         """Return (B, T, S, n), the variance of each score, in units of that of the process."""
-        return (1 - self._whitened.square().sum(dim=3)).clamp_min(0) + NOISE
+        explained: Tensor = self._whitened.square().sum(dim=3)
+        return (1 - explained).clamp_min(0) + NOISE
 
     def posterior(self, effects: Tensor) -> Tensor:
         """Return the posterior covariance of scores, in units of `variance`, times effects (B, T, S, n, d)."""
         whitened = self._whitened.to(self.dtype)
-        found = NOISE * effects - whitened.mT @ (whitened @ effects)
+        found: Tensor = NOISE * effects - whitened.mT @ (whitened @ effects)
         for target in range(effects.shape[1]):
             for side in range(effects.shape[2]):
                 prior = _matern(self._distances.to(self.dtype), self._lengths[:, target, side, None, None])
@@ -208,7 +219,7 @@ class Surrogates:
         return found
 
     def covariances(self, target: Tensor) -> Callable[[Tensor], Tensor]:
-        """Return what gives the posterior covariances (B, S, n) of all scores with those of a channel (B,) each.
+        """Return a function that maps channels (B,) to the posterior covariances (B, S, n) of all scores with theirs.
 
         Args:
             target: (B,) int64, which of the T targets is asked for.
@@ -220,7 +231,7 @@ class Surrogates:
         def with_channels(channels: Tensor) -> Tensor:
             own = whitened.gather(3, channels.view(-1, 1, 1, 1).expand(*whitened.shape[:3], 1))
             prior = _matern(self._distances_from(channels.view(-1, 1)).to(self.dtype), lengths.unsqueeze(2))
-            found = prior - (own.mT @ whitened).squeeze(2)
+            found: Tensor = prior - (own.mT @ whitened).squeeze(2)
             found[images, :, channels] += NOISE
             return found
 

@@ -6,7 +6,9 @@ Pictures are uint8 arrays (height, width, 3).
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import os
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 from itertools import cycle
 from typing import Any, TypeAlias, get_args
@@ -32,6 +34,7 @@ _CROSSED_OUT_BRIGHTNESS = 0.4
 _HEAT_OPACITY = 0.65
 _PHOTO_BRIGHTNESS = 0.7  # under heat; a white photo must not look hot
 _JET_MIN_HEAT = 0.2
+_MAX_THREADS = 8
 _COMPRESSION = 4  # takes half the time of the usual 6, for files 2% larger
 
 
@@ -201,6 +204,12 @@ def _without_edge(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
     around = np.pad(mask, 1, constant_values=True)
     core: NDArray[np.bool_] = mask & around[:-2, 1:-1] & around[2:, 1:-1] & around[1:-1, :-2] & around[1:-1, 2:]
     return core
+
+
+def as_pngs(images: Iterable[Image.Image]) -> bytes:
+    """Encode images as PNG, one after the other; in threads, since Pillow lets others run meanwhile."""
+    with ThreadPoolExecutor(min(os.cpu_count() or 1, _MAX_THREADS)) as threads:
+        return b"".join(threads.map(as_png, images))
 
 
 def as_png(image: Image.Image) -> bytes:

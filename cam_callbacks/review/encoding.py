@@ -17,7 +17,7 @@ from cam_callbacks.audit.measures import MEASURES
 from cam_callbacks.audit.statistics import Estimate, Measure
 from cam_callbacks.data.probes import ProbeSet
 from cam_callbacks.explain.explanation import Explanation, coarse_note, min_max, scaled
-from cam_callbacks.figures.drawing import Picture, as_png, heat_layout, to_pictures
+from cam_callbacks.figures.drawing import Picture, as_png, as_pngs, heat_layout, to_pictures
 from cam_callbacks.review import schema
 from cam_callbacks.review.json_values import as_json, number
 from cam_callbacks.review.schema import (
@@ -56,14 +56,14 @@ def _installed(package: str) -> str | None:
 
 def photos_blob(probes: ProbeSet) -> bytes:
     """Encode `TAB_PHOTOS`: each probe in color or gray, no larger than the tab shows it."""
-    blob = b""
+    photos = []
     for picture in to_pictures(probes.images, probes.normalization, probes.bands):
         image = Image.fromarray(picture)
         if (picture == picture[..., :1]).all():
             image = image.convert("L")
         image.thumbnail((_PHOTO_SIDE, _PHOTO_SIDE))
-        blob += as_png(image)
-    return blob
+        photos.append(image)
+    return as_pngs(photos)
 
 
 def look_blobs(snapshot: Snapshot, epoch: int, method: str) -> dict[str, bytes]:
@@ -92,8 +92,8 @@ def _maps(explanation: Explanation, size: Sequence[int]) -> bytes:
     maps = scaled(explanation.layer_maps, explanation.layer_maps.shape[1:], "none")
     maps[explanation.blank] = 0
     nothing = torch.zeros(1, 1)
-    return b"".join(
-        _gray_png(nothing if skipped else heat_layout(heat, size))
+    return as_pngs(
+        _gray(nothing if skipped else heat_layout(heat, size))
         for heat, skipped in zip(maps, explanation.skipped, strict=True)
     )
 
@@ -104,8 +104,8 @@ def _channels(snapshot: Snapshot) -> bytes:
     if explanation.channels is None:
         return b""
     activations = explanation.channels.activations[:, :_MAX_CHANNELS]
-    return b"".join(
-        _gray_png(heat_layout(channel, size))
+    return as_pngs(
+        _gray(heat_layout(channel, size))
         for maps, skipped in zip(activations, explanation.skipped, strict=True)
         if not skipped
         for channel in min_max(maps.nan_to_num())
@@ -258,6 +258,6 @@ def _estimate(estimate: Estimate) -> EstimateJson:
     )
 
 
-def _gray_png(values: Tensor) -> bytes:
-    """Encode (h, w) in [0, 1]."""
-    return as_png(Image.fromarray((values.clamp(0, 1) * 255).round().to(torch.uint8).numpy().astype(np.uint8)))
+def _gray(values: Tensor) -> Image.Image:
+    """Return values (h, w) in [0, 1] as a picture."""
+    return Image.fromarray((values.clamp(0, 1) * 255).round().to(torch.uint8).numpy().astype(np.uint8))

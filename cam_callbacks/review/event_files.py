@@ -50,8 +50,10 @@ class FileSeries:
     """Wall time and blob, by record and step."""
 
     def add(self, record: str, step: int, wall_time: float, blob: bytes) -> None:
-        """Add a blob."""
+        """Add a blob; the files of a run may be read in any order."""
         of_record = self.found.setdefault(record, {})
+        if any(each < step and written > wall_time for each, (written, _) in of_record.items()):
+            return
         for later in [each for each, (written, _) in of_record.items() if each > step and written <= wall_time]:
             del of_record[later]
         if step not in of_record or of_record[step][0] <= wall_time:

@@ -351,5 +351,3 @@ def of_one(maps, scale="probability", offset=0.0, sides=1):
     """Surrogates of one image with maps (n, *spatial), all live, and one target."""
     live = torch.ones(1, len(maps), dtype=torch.bool)
     return Surrogates(maps.unsqueeze(0), live, torch.tensor([[offset]]), scale, sides)
-
-

@@ -102,8 +102,8 @@ def test_a_model_that_adds_what_it_kept_of_the_image_is_shown_one_after_the_othe
     explanation = ReciproCAM()(network, images, "features", 2)
     with torch.no_grad():
         for image, own in zip(images, explanation.layer_maps, strict=True):
-            features = network.features(image.unsqueeze(0))
-            expected = by_hand(features, lambda masked, mean=image.mean(): network.head(masked + mean), 2)
+            features, mean = network.features(image.unsqueeze(0)), image.mean()
+            expected = by_hand(features, lambda masked, mean=mean: network.head(masked + mean), 2)
             torch.testing.assert_close(own, expected, atol=1e-6, rtol=1e-4)
 
 

@@ -83,6 +83,13 @@ def test_what_was_written_last_counts_after_a_resume(tmp_path: Path) -> None:
     assert len(found["timeline"]["photos"]) == 4
 
 
+def test_the_file_of_a_training_that_was_given_up_may_be_read_last() -> None:
+    series = FileSeries()
+    for wall_time, step in ((4, 0), (5, 10), (1, 0), (2, 10), (3, 20)):
+        series.add(schema.TAB_PROBES, step, wall_time, b"{}")
+    assert series.steps(schema.TAB_PROBES) == {0: 4, 10: 5}
+
+
 def test_looks_of_a_training_that_was_given_up_are_left_out() -> None:
     series = FileSeries()
     for wall_time, step in enumerate((0, 10, 20, 30, 15, 40)):
