@@ -14,6 +14,7 @@ Each network is a line of a file; networks that are in it are not trained again.
 
 import argparse
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -89,9 +90,25 @@ def run_of(kind: str, agreement: float, seed: int, images: int = IMAGES) -> Run:
 
 def looks_of(kind: str, agreement: float, seed: int, num_images: int) -> list[Look]:
     """Train one network, and audit it after each epoch."""
+    with_estimated = (KINDS.index(kind) + seed) % ESTIMATED_EVERY == 0
+    looks: list[Look] = []
+    before: Found = {}
+    for network, probes, effect in epochs_of(kind, agreement, seed, num_images):
+        found, before = look(network, probes, before, with_estimated)
+        looks.append({**found, **effect})
+    return looks
+
+
+def epochs_of(
+    kind: str, agreement: float, seed: int, num_images: int
+) -> Iterator[tuple[nn.Module, ProbeSet, dict[str, float]]]:
+    """Train one network; yield it after each epoch, with the images to audit, and what the mark does in truth.
+
+    That is the accuracy on images drawn with the mark of their class, minus that with the other one; and the accuracy
+    of the worst of the four groups.
+    """
     torch.manual_seed(seed)
     is_shape = kind in SHAPES
-    with_estimated = (KINDS.index(kind) + seed) % ESTIMATED_EVERY == 0
     images, targets, _ = draw(kind, agreement, seed, TRAINING_OF_SHAPES if is_shape else TRAINING, "train")
     pool = draw(kind, agreement, seed, POOL, "val")
     redrawn = [draw(kind, share, seed, COMPARED, "val")[:2] for share in (1.0, 0.0)]
@@ -99,8 +116,6 @@ def looks_of(kind: str, agreement: float, seed: int, num_images: int) -> list[Lo
     network = small_network(nn.AdaptiveMaxPool2d(1) if takes_maximum else nn.AdaptiveAvgPool2d(1))
     optimizer = torch.optim.Adam(network.parameters(), lr=3e-3 if is_shape else 2e-3)
     chance = torch.Generator().manual_seed(seed)
-    looks: list[Look] = []
-    before: Found = {}
     for _ in range(EPOCHS):
         network.train()
         for batch in torch.randperm(len(images)).split(32 if is_shape else 64):
@@ -110,12 +125,10 @@ def looks_of(kind: str, agreement: float, seed: int, num_images: int) -> list[Lo
         network.eval()
         rows = rows_of_look(pool[1], num_images // 4, chance)
         shown, labels, masks = (part[rows] for part in pool)
-        probes = ProbeSet(shown, labels, masks, ("first", "second"))
-        found, before = look(network, probes, before, with_estimated)
         own, other = (right(network, *part) for part in redrawn)
         groups = [each[redrawn[0][1] == target].mean() for each in (own, other) for target in (0, 1)]
-        looks.append({**found, "effect": float(own.mean() - other.mean()), "worst_group": float(min(groups))})
-    return looks
+        effect = {"effect": float(own.mean() - other.mean()), "worst_group": float(min(groups))}
+        yield network, ProbeSet(shown, labels, masks, ("first", "second")), effect
 
 
 def rows_of_look(targets: Tensor, count: int, chance: torch.Generator) -> Tensor:

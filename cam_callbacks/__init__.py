@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from cam_callbacks._version import __version__ as __version__
     from cam_callbacks.audit.judge import judge
     from cam_callbacks.audit.measuring import audit_model
+    from cam_callbacks.audit.registry import Intervention
     from cam_callbacks.audit.result import AuditResult
     from cam_callbacks.audit.settings import Audit
     from cam_callbacks.audit.verdict import Verdict
@@ -46,6 +47,7 @@ __all__ = [
     "Figures",
     "GradCAM",
     "HiResCAM",
+    "Intervention",
     "LargestSegment",
     "LayerCAM",
     "LeGrad",
@@ -72,6 +74,7 @@ _HOME = {
     "Figures": "cam_callbacks.figures.settings",
     "GradCAM": "cam_callbacks.explain.grad_cam",
     "HiResCAM": "cam_callbacks.explain.hires_cam",
+    "Intervention": "cam_callbacks.audit.registry",
     "LargestSegment": "cam_callbacks.explain.targets",
     "LayerCAM": "cam_callbacks.explain.layer_cam",
     "LeGrad": "cam_callbacks.explain.le_grad",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -93,7 +93,7 @@ class Evidence:
             result.labels.repeat_interleave(times),
             torch.stack([same.flatten(), other.flatten()]),
             torch.arange(times).repeat(len(same)),
-            {name: _by_donor(result[name], times).flatten() for name in _KEPT if name in result},
+            {name: _by_donor(result[name], times).flatten() for name in _kept(result) if name in result},
         )
 
     def followed_by(self, result: AuditResult) -> Evidence:
@@ -165,6 +165,15 @@ class Evidence:
         parts = {name: torch.tensor(state[name], dtype=torch.long) for name in _INDICES}
         values = {name: _with_nan(each) for name, each in state["values"].items()}
         return cls(state["num_looks"], **parts, values=values)
+
+
+def _kept(result: AuditResult) -> Iterator[str]:
+    """Yield the names of the measures that are judged."""
+    yield from _KEPT
+    for each in result.further:
+        for name in (each.gap, each.placebo):
+            if name is not None:
+                yield from (name, f"{name}_probability")
 
 
 _NOBODY = -2  # the identity of the image that nobody has seen

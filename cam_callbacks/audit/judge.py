@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Hashable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from types import MappingProxyType
+from typing import NamedTuple, TypeVar
 
 from torch import Tensor
 
 from cam_callbacks._checks import check_fraction, check_type
 from cam_callbacks.audit.evidence import Evidence
 from cam_callbacks.audit.measures import OTHER_MASKS, SECOND_TESTS
-from cam_callbacks.audit.result import MIN_IMAGES, AuditResult
+from cam_callbacks.audit.result import MAX_COST, MIN_IMAGES, AuditResult
 from cam_callbacks.audit.statistics import wilson
-from cam_callbacks.audit.verdict import HeatState, State, Verdict
+from cam_callbacks.audit.verdict import Finding, HeatState, State, Verdict
 from cam_callbacks.audit.wording import verdict_text
 
 _SUSPICION, _ALARM = 0.05, 0.01  # the chance of any false one in a run
@@ -22,13 +24,16 @@ _WITHOUT_COLLAGE = ("recolor_gap",)  # what a collage breaks, a blur may break t
 _PLACEBOS = {"bg_gap": "outline_gap", "bg_gap_probability": "outline_gap_probability"}
 _RING_THRESHOLD = 0.15
 _MIN_PER_CLASS = 10
-_FAIR_COST, _MAX_COST = 0.1, 0.2  # of a collage
+_FAIR_COST = 0.1  # of a collage
 _LACK_OF_HEAT = 0.25  # of the object's area: how much less heat than on a flat map counts as away from it
 _TAIL = 0.025
 _ROUNDING = 1e-4
 
+_WORST_FIRST: tuple[State, ...] = ("alarm", "warning", "suspicion")
+
 _Group = int | None
 """A class, or None for all of them together."""
+_Key = TypeVar("_Key", bound=Hashable)
 
 
 @dataclass(frozen=True)
@@ -50,6 +55,11 @@ def judge(result: AuditResult, previous: Verdict | None = None, threshold: float
     at most 5%, however long it is. An alarm has to follow a suspicion; its level is 0.01 / (n (n - 1)), so that the
     chance of a false one in a run is at most 1%.
 
+    What else is exchanged (`Audit(interventions=...)`) is judged in the same way, each against its placebo if it has
+    one; then the background has one half of each level, and all of them together the other half, again by Holm's
+    procedure over classes and interventions. No second test is asked for; an exchange that itself costs more than 0.2
+    is not judged, and one that costs more than 0.1, or stands on estimated masks, gives a warning only.
+
     Where swapping itself costs the model more than 0.2 of its accuracy, it is not a fair test, and only the gap of
     recolored backgrounds is judged. Where it costs more than 0.1, or where masks are estimated, an alarm needs a second
     test that agrees: a recolored or a blurred background. With estimated masks the gap also has to hold with larger and
@@ -67,7 +77,7 @@ def judge(result: AuditResult, previous: Verdict | None = None, threshold: float
     """
     check_fraction("threshold", threshold, "a number of at least 0 and below 1")
     check_type("previous", previous, (Verdict, type(None)), "the verdict on the look before, or None")
-    is_weak = result.mask_source == "none"
+    is_weak, smallest = result.mask_source == "none", threshold
     threshold = max(threshold, _RING_THRESHOLD) if is_weak else threshold
     before = None if previous is None else previous.evidence
     if not _has_learned(result):
@@ -76,13 +86,14 @@ def judge(result: AuditResult, previous: Verdict | None = None, threshold: float
     verdict = Verdict("no alarm", (), False, _heat_states(result), "", threshold, evidence=evidence)
     if evidence.count(result.gap_name) < MIN_IMAGES:
         return _said(result, replace(verdict, state="too few images"), previous)
+    levels = _levels(evidence, share=0.5 if result.further else 1.0)
     cost = _collage_cost(result)
-    is_fair = cost <= _MAX_COST
+    is_fair = cost <= MAX_COST
     judged = (result.gap_name, f"{result.gap_name}_probability") if is_fair else _WITHOUT_COLLAGE
-    suspects = _suspects(evidence, judged, threshold)
+    suspects = _suspects(evidence, judged, threshold, levels)
     agree = bool(_agreeing_tests(evidence, suspects, threshold)) and _holds_at_other_masks(evidence, threshold)
     needs_second_test = result.mask_source == "estimated" or cost > _FAIR_COST
-    is_second = previous is not None and previous.found
+    is_second = previous is not None and bool(previous.overall or previous.classes)
     state: State = "no alarm" if is_fair else "not testable"
     if suspects.found:
         state = "suspicion"
@@ -96,47 +107,94 @@ def judge(result: AuditResult, previous: Verdict | None = None, threshold: float
         state=state,
         classes=tuple(sorted(group for group in said if group is not None)),
         overall=None in said,
-        detectable=_detectable(evidence, judged, threshold) if is_fair else math.nan,
+        detectable=_detectable(evidence, judged, threshold, levels) if is_fair else math.nan,
         second_test="agrees" if agree else "needed" if needs_second_test else "silent",
+        findings=tuple(_findings(result, evidence, previous, smallest, levels)),
     )
     return _said(result, found, previous)
 
 
 def _said(result: AuditResult, verdict: Verdict, previous: Verdict | None) -> Verdict:
-    return replace(verdict, text=verdict_text(result, verdict, is_alone=previous is None))
+    """Put a verdict into words; its state is then that of the worst that was found."""
+    states = [verdict.state, *(each.state for each in verdict.findings)]
+    worst = min(states, key=lambda state: _WORST_FIRST.index(state) if state in _WORST_FIRST else len(_WORST_FIRST))
+    return replace(verdict, text=verdict_text(result, verdict, is_alone=previous is None), state=worst)
 
 
-def _level(evidence: Evidence) -> float:
-    """Return the level of a suspicion at this look; those of all looks add up to that of the run."""
-    return _SUSPICION / (evidence.num_looks * (evidence.num_looks + 1))
+class _Levels(NamedTuple):
+    """The levels of a suspicion and of an alarm at this look; those of all looks add up to those of the run."""
+
+    suspicion: float
+    alarm: float
 
 
-def _level_of_alarm(evidence: Evidence) -> float:
-    """Return the level of an alarm at this look, from the second on; those of all looks add up to that of the run."""
-    return _ALARM / (evidence.num_looks * max(evidence.num_looks - 1, 1))
+def _levels(evidence: Evidence, share: float) -> _Levels:
+    """Return the levels, of which the background, or all else together, has a share."""
+    number = evidence.num_looks
+    return _Levels(share * _SUSPICION / (number * (number + 1)), share * _ALARM / (number * max(number - 1, 1)))
 
 
 def _collage_cost(result: AuditResult) -> float:
     return result["collage_cost"].overall.value if "collage_cost" in result else 0.0
 
 
-def _suspects(evidence: Evidence, names: tuple[str, ...], threshold: float) -> _Suspects:
+def _suspects(evidence: Evidence, names: tuple[str, ...], threshold: float, levels: _Levels) -> _Suspects:
     """Find the groups in which one of the measures is above the threshold."""
+    p_values = _p_values(evidence, names, threshold, _PLACEBOS)
+    weights = _weights(p_values)
+    return _Suspects(*(_rejected(p_values, weights, level) for level in levels))
+
+
+def _p_values(
+    evidence: Evidence, names: tuple[str, ...], threshold: float, placebos: Mapping[str, str]
+) -> dict[_Group, float]:
+    """Return the p-value of each group: that one of the measures is above the threshold in it."""
     p_values: dict[_Group, float] = {}
     for group in (None, *sorted(set(evidence.labels.tolist()))):
-        tests = [_p_value(evidence, name, group, threshold) for name in names if name in evidence.values]
+        tests = [_p_value(evidence, name, group, threshold, placebos) for name in names if name in evidence.values]
         known = [p for p in tests if p is not None]
         if known:
             p_values[group] = min(known) * len(known)  # Bonferroni's correction
-    found, certain = (_rejected(p_values, level) for level in (_level(evidence), _level_of_alarm(evidence)))
-    return _Suspects(found, certain)
+    return p_values
 
 
-def _detectable(evidence: Evidence, names: tuple[str, ...], threshold: float) -> float:
+def _findings(
+    result: AuditResult, evidence: Evidence, previous: Verdict | None, threshold: float, levels: _Levels
+) -> Iterator[Finding]:
+    """Yield what else than the background answers depend on, all of it judged at one level."""
+    p_values: dict[tuple[str, _Group], float] = {}
+    weights: dict[tuple[str, _Group], int] = {}
+    for each in result.further:
+        if each.cost > MAX_COST:
+            continue
+        names = (each.gap, f"{each.gap}_probability")
+        placebos = {} if each.placebo is None else {names[0]: each.placebo, names[1]: f"{each.placebo}_probability"}
+        of_groups = _p_values(evidence, names, threshold, placebos)
+        p_values |= {(each.gap, group): p for group, p in of_groups.items()}
+        weights |= {(each.gap, group): weight for group, weight in _weights(of_groups).items()}
+    found, certain = (_rejected(p_values, weights, level) for level in levels)
+    before = set() if previous is None else {finding.gap for finding in previous.findings}
+    for each in result.further:
+        groups = {group for gap, group in found if gap == each.gap}
+        if not groups:
+            continue
+        surely = {group for gap, group in certain if gap == each.gap}
+        is_weak = each.cost > _FAIR_COST or (each.by_masks and result.mask_source == "estimated")
+        state: State = "suspicion"
+        if each.gap in before and is_weak:
+            state = "warning"
+        elif each.gap in before and surely:
+            state, groups = "alarm", surely
+        classes = tuple(sorted(group for group in groups if group is not None))
+        yield Finding(each.gap, each.title, state, classes, None in groups)
+
+
+def _detectable(evidence: Evidence, names: tuple[str, ...], threshold: float, levels: _Levels) -> float:
     """Return the gap of all classes together, by the first of the measures, of which four in five are suspected."""
     tested = [None, *(label for label in set(evidence.labels.tolist()) if _is_tested(evidence, names[0], label))]
     weights = _weights(tested)
-    level = _level(evidence) * weights[None] / sum(weights.values()) / sum(name in evidence.values for name in names)
+    number = sum(name in evidence.values for name in names)
+    level = levels.suspicion * weights[None] / sum(weights.values()) / number
     return evidence.pooled(names[0]).detectable(threshold, level)
 
 
@@ -144,11 +202,13 @@ def _is_tested(evidence: Evidence, name: str, group: _Group) -> bool:
     return evidence.count(name, group) >= (MIN_IMAGES if group is None else _MIN_PER_CLASS)
 
 
-def _p_value(evidence: Evidence, name: str, group: _Group, threshold: float) -> float | None:
+def _p_value(
+    evidence: Evidence, name: str, group: _Group, threshold: float, placebos: Mapping[str, str] = MappingProxyType({})
+) -> float | None:
     """Return the p-value of a gap above the threshold in a group; None if it has too few images."""
     if not _is_tested(evidence, name, group):
         return None
-    p, placebo = evidence.pooled(name, group).p_value(threshold), _PLACEBOS.get(name)
+    p, placebo = evidence.pooled(name, group).p_value(threshold), placebos.get(name)
     if placebo in evidence.values:  # both have to be above it
         p = max(p, evidence.pooled(name, group, minus=placebo).p_value(threshold))
     return p
@@ -171,9 +231,9 @@ def _holds_at_other_masks(evidence: Evidence, threshold: float) -> bool:
     return all(evidence.pooled(name).mean > threshold for name in OTHER_MASKS if name in evidence.values)
 
 
-def _rejected(p_values: Mapping[_Group, float], level: float) -> frozenset[_Group]:
+def _rejected(p_values: Mapping[_Key, float], weights: Mapping[_Key, int], level: float) -> frozenset[_Key]:
     """Return the groups whose hypothesis is rejected by Holm's procedure (1979), in its form with weights."""
-    weights, found = _weights(p_values), set()
+    found: set[_Key] = set()
     left = sum(weights.values())
     for group in sorted(p_values, key=lambda group: p_values[group] / weights[group]):
         if p_values[group] > level * weights[group] / left:

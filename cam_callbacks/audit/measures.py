@@ -6,8 +6,11 @@ Names of tags, the tab's glossary and the table in `docs/logged.md` follow from 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
+
+Masks = Literal["needed", "optional", "excluded", "estimated", "unused"]
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,7 @@ class MeasureSpec:
     definition: str
     chance: str = ""
     source: str = "ours"
-    masks: Literal["needed", "optional", "excluded", "estimated", "unused"] = "unused"
+    masks: Masks = "unused"
     per_class: Literal["logged", "table", "table of few", "nowhere"] = "nowhere"
     has_interval: bool = False
 
@@ -69,6 +72,34 @@ _OF_THE_PROBABILITY = "The gap in the probability of the true class instead of a
 _XIAO = "Xiao et al. 2020, arXiv 2006.09994"
 _REINHARD = "Reinhard et al. 2001, doi 10.1109/38.946629, for the colors; the gap is ours"
 _CHATTOPADHAY = "after Chattopadhay et al. 2018, arXiv 1710.11063"
+
+
+def _of_exchange(name: str, definition: str, source: str = "ours", placebo: str = "") -> Iterator[MeasureSpec]:
+    """Yield the measures of an exchange besides that of the background, and of its placebo."""
+    masks: Masks = "needed" if placebo else "unused"
+    parts = [("gap", f"{name.capitalize()} gap", definition, source)]
+    if placebo:
+        parts.append(("trace_gap", f"Trace of the {name} gap", placebo, "ours"))
+    for ending, title, meaning, origin in parts:
+        yield MeasureSpec(
+            f"{name}_{ending}",
+            title=title,
+            definition=meaning,
+            chance="0",
+            source=origin,
+            masks=masks,
+            per_class="logged" if ending == "gap" else "nowhere",
+            has_interval=True,
+        )
+        yield MeasureSpec(
+            f"{name}_{ending}_probability",
+            title=f"{title} in probability",
+            definition=_OF_THE_PROBABILITY,
+            chance="0",
+            masks=masks,
+            has_interval=True,
+        )
+
 
 MEASURES: dict[str, MeasureSpec] = {
     spec.name: spec
@@ -178,6 +209,29 @@ MEASURES: dict[str, MeasureSpec] = {
             chance="0",
             masks="excluded",
             has_interval=True,
+        ),
+        *_of_exchange(
+            "position",
+            "The gap if the object is moved, before its own inpainted background, to where that of an image of the "
+            "same class lies, or of another class.",
+            placebo="The same if as much beside the object is inpainted as the move leaves empty: a placebo.",
+        ),
+        *_of_exchange(
+            "size",
+            "The gap if the object is resized, before its own inpainted background, to the area of that of an image of "
+            "the same class, or of another class.",
+            placebo="The same if as much around the object is inpainted as resizing changes: a placebo.",
+        ),
+        *_of_exchange(
+            "tint",
+            "The gap if mean and spread of each channel, over the whole image, become those of an image of the same "
+            "class, or of another class. Colors of objects count too: it need not be a shortcut.",
+            source=_REINHARD,
+        ),
+        *_of_exchange(
+            "detail",
+            "The gap if the power at each spatial frequency becomes that of an image of the same class, or of another "
+            "class: sharpness, blur, noise, contrast, what compression leaves.",
         ),
         MeasureSpec(
             "collage_cost",
@@ -312,10 +366,27 @@ MEASURES: dict[str, MeasureSpec] = {
         ),
     )
 }
-"""By name. The last three are of the probes' heatmaps, the others of the audit's images."""
+"""By name. The last three are of the probes' heatmaps, the others of the audit's images; those of `position`, `size`,
+`tint` and `detail` are there if they are asked for."""
 
 SECOND_TESTS = ("recolor_gap", "blur_loss")
 """The measures that paste nothing, and can agree with a background gap."""
 
 OTHER_MASKS = ("bg_gap_larger_masks", "bg_gap_smaller_masks")
 """The background gap with other masks than those that were estimated."""
+
+
+def spec_of(name: str) -> MeasureSpec:
+    """Return what is known of a measure; of one of an intervention of the user, what is true of all of them."""
+    if name in MEASURES:
+        return MEASURES[name]
+    is_gap = name.endswith("_gap") and not name.endswith("_trace_gap")
+    return MeasureSpec(
+        name,
+        title=name.replace("_", " "),
+        definition="Of an intervention of your own.",
+        chance="0",
+        source="yours",
+        per_class="logged" if is_gap else "nowhere",
+        has_interval=True,
+    )

@@ -8,10 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from cam_callbacks._checks import check_positive
-from cam_callbacks.audit import attention, interventions
+from cam_callbacks.audit import attention
+from cam_callbacks.audit.interventions import color_auc, mean_color, ring
 from cam_callbacks.audit.measures import OTHER_MASKS
 from cam_callbacks.audit.observations import MARGIN_GAP, Answers, Observations
-from cam_callbacks.audit.result import AuditResult
+from cam_callbacks.audit.registry import Intervention
+from cam_callbacks.audit.result import AuditResult, Further
 from cam_callbacks.audit.statistics import measure
 from cam_callbacks.data.probes import ProbeSet
 from cam_callbacks.explain.explanation import upsample
@@ -31,10 +33,12 @@ def audit_model(
     batch_size: int | None = None,
     outputs: Outputs = "auto",
     num_donors: int = 3,
+    interventions: Sequence[str | Intervention] = (),
 ) -> AuditResult:
     """Audit a classifier on labeled images, with their masks, or with estimated ones if they have none.
 
-    It takes at most 7 + 8 `num_donors` forward passes per image, and one forward and backward pass for the heatmaps.
+    It takes at most 7 + 8 `num_donors` forward passes per image, two to four for each of the interventions, and one
+    forward and backward pass for the heatmaps.
 
     Args:
         model: The classifier; it is left as it was.
@@ -45,6 +49,7 @@ def audit_model(
         batch_size: The largest batch that the model is given, as in `Method`.
         outputs: What the model returns, as in `Method`.
         num_donors: How many other images of each kind give their background to an image.
+        interventions: What is exchanged besides the background, as in `Audit`.
 
     Returns:
         The measures, and what they were made from.
@@ -62,7 +67,7 @@ def audit_model(
         print(result["bg_gap"].overall.value, judge(result).text)
     """
     check_positive("num_donors", num_donors)
-    observations = Observations(probes, num_donors)
+    observations = Observations(probes, num_donors, further=interventions)
     rows = torch.arange(len(probes))
     answers = observations.observe(model, rows, target_layer, forward_fn, multi_label, batch_size, outputs)
     return measures_of(observations, [answers])
@@ -94,7 +99,16 @@ def measures_of(observations: Observations, parts: Sequence[Answers]) -> AuditRe
         heat_shifted_distribution=_of_classes(observations, heatmaps, attention.mean_heat_on_shifted),
         notes=(*observations.notes, *answers.notes),
         passes=answers.passes,
+        further=tuple(_further(observations, answers)),
     )
+
+
+def _further(observations: Observations, answers: Answers) -> Iterator[Further]:
+    """Yield what else was exchanged."""
+    exchanges = {exchange.name: exchange for exchange in observations.exchanges}
+    for each in observations.further:
+        lost = answers.correct["nothing"].unsqueeze(1) - exchanges[each.gap].with_donors("same", answers.correct)
+        yield Further(each.title, each.gap, each.placebo_gap, float(lost.nanmean()), each.needs_masks)
 
 
 def _joined(parts: Sequence[Answers]) -> Answers:
@@ -150,7 +164,7 @@ def _values(observations: Observations, answers: Answers, heatmaps: Tensor | Non
             undone = (1 - correct[change]) - (1 - correct["brighter"])
             yield f"color_sensitivity_{change}", torch.where(whole == 1, undone, torch.nan), 0.0
     # Without masks of the ring: what the label has no say in.
-    inside = ~interventions.ring(observations.images.shape[2:]).expand(len(whole), *observations.images.shape[2:])
+    inside = ~ring(observations.images.shape[2:]).expand(len(whole), *observations.images.shape[2:])
     yield _data_color_auc(observations, inside if masks is None else masks, usable)
     if heatmaps is not None:
         yield from _heat_values(observations, answers, heatmaps)
@@ -162,7 +176,7 @@ def _heat_values(observations: Observations, answers: Answers, heatmaps: Tensor)
     """Yield the measures of where the heat of the true class lies."""
     masks, usable = observations.masks, observations.usable
     known = heatmaps.flatten(1).amax(dim=1) > 0
-    area_of_ring = float(interventions.ring(heatmaps.shape[1:]).float().mean())
+    area_of_ring = float(ring(heatmaps.shape[1:]).float().mean())
     if area_of_ring > 0:
         yield "border_share", attention.border_share(heatmaps), area_of_ring
     yield "delete_hot", torch.where(known, answers.correct["delete_hot"], torch.nan), None
@@ -192,8 +206,8 @@ def _data_color_auc(observations: Observations, inside: Tensor, usable: Tensor) 
     values = torch.full((len(known),), torch.nan, dtype=torch.float32)
     if int(known.sum()) > 1:
         portions = in_portions(known.nonzero().flatten(), observations.images)
-        colors = [interventions.mean_color(observations.images[some], outside[some]) for some in portions]
-        values[known] = interventions.color_auc(torch.cat(colors), observations.labels[known])
+        colors = [mean_color(observations.images[some], outside[some]) for some in portions]
+        values[known] = color_auc(torch.cat(colors), observations.labels[known])
     return "data_color_auc", values, 0.5
 
 

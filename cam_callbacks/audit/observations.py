@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -15,6 +15,7 @@ from cam_callbacks.audit.changes import Exchange, changes_without_donors, like, 
 from cam_callbacks.audit.donors import Donors, choose_donors
 from cam_callbacks.audit.foreground import with_estimated_masks
 from cam_callbacks.audit.inpainting import grown, shrunk
+from cam_callbacks.audit.registry import Intervention, checked, intervention
 from cam_callbacks.data.probes import MaskSource, ProbeSet
 from cam_callbacks.explain import progress
 from cam_callbacks.explain.cam import CAM
@@ -74,6 +75,7 @@ class Observations:
         num_donors: How many images of each kind give their background to an image. None for what a look of a training
             affords: one, or two in the exchange that is judged if masks are not estimated.
         goes_by_masks: Whether estimated masks are used, as at the look before; None decides by how many there are.
+        further: What is exchanged besides the background.
 
     Raises:
         TypeError: `probes` is not a ProbeSet.
@@ -81,7 +83,13 @@ class Observations:
             dimensions.
     """
 
-    def __init__(self, probes: ProbeSet, num_donors: int | None = None, goes_by_masks: bool | None = None) -> None:
+    def __init__(
+        self,
+        probes: ProbeSet,
+        num_donors: int | None = None,
+        goes_by_masks: bool | None = None,
+        further: Sequence[str | Intervention] = (),
+    ) -> None:
         if not isinstance(probes, ProbeSet):
             raise TypeError(f"probes={type(probes).__name__}(...) must be a ProbeSet(images, labels)")
         if probes.labels is None:
@@ -98,6 +106,8 @@ class Observations:
         self.is_even = _places_in_class(self.labels) % 2 == 0
         self.value_range = interventions.value_range(self.images)
         self.exchanges = self._exchanges(num_donors)
+        self.further = self._possible([intervention(each) for each in further])
+        self.exchanges += [exchange for each in self.further for exchange in self._exchanges_of(each)]
 
     def _exchanges(self, num_donors: int | None) -> list[Exchange]:
         """Return the exchanges that can be made; the verdict stands on the first."""
@@ -118,6 +128,22 @@ class Observations:
             Exchange("recolor_gap", self.masks, known, of_others, recolor),
             *([self._at_other_margins(known, of_others)] if self.mask_source == "estimated" else []),
         ]
+
+    def _possible(self, wanted: Sequence[Intervention]) -> list[Intervention]:
+        """Return those interventions that can be made, and note the others."""
+        without_masks = [each.name for each in wanted if each.needs_masks and self.masks is None]
+        if without_masks:
+            self.notes = (*self.notes, f"Not measured, because it needs masks: {', '.join(without_masks)}")
+        return [each for each in wanted if each.name not in without_masks]
+
+    def _exchanges_of(self, given: Intervention) -> Iterator[Exchange]:
+        """Yield the exchange of an intervention, and that of its placebo."""
+        judged = self.exchanges[0]
+        kept = torch.zeros_like(judged.kept) if self.masks is None else self.masks
+        known = judged.known if given.needs_masks else judged.donors.known
+        for name, act in ((given.gap, given.exchange), (given.placebo_gap, given.placebo)):
+            if name is not None and act is not None:
+                yield Exchange(name, kept, known, judged.donors.first(1), checked(given, act))
 
     def _at_other_margins(self, known: Tensor, donors: Donors) -> Exchange:
         """Return the exchange with larger masks in every second image, and with smaller ones in the others."""

@@ -19,6 +19,28 @@ from cam_callbacks.data.probes import MaskSource
 MIN_IMAGES = 30
 """The fewest images that are judged, all classes together; also what each class needs for reliable numbers."""
 
+MAX_COST = 0.2
+"""What an exchange with an image of the same class may cost of the accuracy; above, it is no fair test."""
+
+
+@dataclass(frozen=True)
+class Further:
+    """What was exchanged besides the background.
+
+    Attributes:
+        title: What answers would depend on, in words.
+        gap: The name of its measure.
+        placebo: The name of the measure of its placebo; None if it has none.
+        cost: Right answers lost by the exchange with an image of the same class: by the exchange itself.
+        by_masks: Whether it stands on the masks.
+    """
+
+    title: str
+    gap: str
+    placebo: str | None
+    cost: float
+    by_masks: bool
+
 
 @dataclass(frozen=True, eq=False)
 class AuditResult:
@@ -42,6 +64,7 @@ class AuditResult:
         heat_shifted_distribution: By class, (200,) means of `heat_on_object` with masks that are shifted at random.
         notes: What was left out, and why.
         passes: Forward samples spent, without the heatmaps.
+        further: What else was exchanged.
     """
 
     measures: Mapping[str, Measure]
@@ -56,6 +79,7 @@ class AuditResult:
     heat_shifted_distribution: Mapping[int, Tensor] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     passes: int = 0
+    further: tuple[Further, ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "class_names", ClassNames(self.class_names))

@@ -15,8 +15,10 @@ from cam_callbacks._checks import (
     check_list,
     check_positive,
     errors_of,
+    is_list,
 )
 from cam_callbacks.audit.mask_fn import MaskFn
+from cam_callbacks.audit.registry import Intervention, check_distinct, intervention
 from cam_callbacks.audit.verdict import Verdict
 
 OnAlarm = Literal["warn", "stop"] | Callable[[Verdict], Any]
@@ -46,11 +48,15 @@ class Audit:
             GrabCut. It is given images (N, C, H, W) as the model is fed them, on the CPU, and returns (N, H, W): bool,
             True on the object, or numbers in [0, 1], above 0.5 on the object. Never let it use the audited model: its
             heat would be judged by itself.
+        interventions: What is exchanged besides the background, each for two to four passes an image: `"position"` and
+            `"size"` of the object, which need masks, the `"tint"` of the whole image, its `"detail"` (sharpness, blur,
+            noise), or an `Intervention` of your own. All are judged together, at the level of one.
 
     Raises:
-        ValueError: `num_images` or `threshold` is out of range, or `on_alarm` is unknown.
+        ValueError: `num_images` or `threshold` is out of range, or `on_alarm` or an intervention is unknown, or two of
+            these have the same name.
         TypeError: `on_alarm` does not take a verdict, `foreground_values` is not a list of whole numbers,
-            `randomization` is not a bool, or `masks` does not take images.
+            `randomization` is not a bool, `masks` does not take images, or `interventions` is not a list of them.
 
     Example::
 
@@ -65,6 +71,7 @@ class Audit:
     foreground_values: Sequence[int] | None = None
     randomization: bool = False
     masks: MaskFn | None = None
+    interventions: Sequence[str | Intervention] = ()
 
     def __post_init__(self) -> None:
         values: Any = self.foreground_values
@@ -74,6 +81,7 @@ class Audit:
             self._check(values)
         if values is not None:
             object.__setattr__(self, "foreground_values", tuple(int(value) for value in values))
+        object.__setattr__(self, "interventions", tuple(self.interventions))
 
     def _check(self, values: Any) -> None:
         check_positive("num_images", self.num_images)
@@ -89,3 +97,6 @@ class Audit:
         if isinstance(self.masks, type):
             raise TypeError(f"masks={self.masks.__name__} is a class; give {self.masks.__name__}(...), with brackets")
         check_callable("masks", self.masks, "a callable: images (N, C, H, W) -> masks (N, H, W)", takes=1)
+        if not is_list(self.interventions):
+            raise TypeError(f"interventions={self.interventions!r} must be a list of names, or of Intervention(...)")
+        check_distinct([intervention(each).name for each in self.interventions])

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable
 
 from cam_callbacks.audit.measures import OTHER_MASKS, SECOND_TESTS
-from cam_callbacks.audit.result import MIN_IMAGES, AuditResult
+from cam_callbacks.audit.result import MAX_COST, MIN_IMAGES, AuditResult
 from cam_callbacks.audit.statistics import Estimate
 from cam_callbacks.audit.verdict import Verdict
 
@@ -16,10 +16,6 @@ _SECOND_TESTS = dict(zip(SECOND_TESTS, ("recoloring the background", "blurring i
 _DATA_WARNING = 0.85  # AUC
 _LARGE_SHARE, _SMALL_SHARE = 0.6, 0.25  # of the effect
 
-_NOT_TESTED = (
-    "Not tested: a bias inside the object's mask (a collar, a watermark on it), blurrier images of one class, the "
-    "texture of the object, and anything that all classes share. No alarm is not the same as no bias."
-)
 _MASKS = "masks of the object, or Audit(masks=...)"
 
 
@@ -31,19 +27,21 @@ def verdict_text(result: AuditResult, verdict: Verdict, is_alone: bool) -> str:
         verdict: The decision; its text is not read.
         is_alone: Whether this is the first look, which cannot be an alarm.
     """
+    headline, others = _headline(result, verdict, is_alone), _findings(result, verdict, is_alone)
     parts = [
-        _headline(result, verdict, is_alone),
+        *([*others, headline] if not _is_of_background(verdict) else [headline, *others]),
         _second_test(result, verdict),
         _what_is_used(result, verdict),
         _numbers(result, verdict),
         _placebo(result),
+        _further(result),
         _pooled(result, verdict),
         _power(verdict),
         _heat(result, verdict),
         _data_warning(result),
         _missing_images(result),
         *(f"Note: {note}" for note in result.notes),
-        _NOT_TESTED,
+        _not_tested(result),
         f"Next: {_next_step(result, verdict)}",
     ]
     return "\n\n".join(part for part in parts if part)
@@ -73,6 +71,56 @@ def _headline(result: AuditResult, verdict: Verdict, is_alone: bool) -> str:
         "not learned": "**Nothing to judge yet**: the accuracy is not clearly above that of always answering the most "
         "frequent class.",
     }[verdict.state]
+
+
+def _is_of_background(verdict: Verdict) -> bool:
+    return verdict.overall or bool(verdict.classes)
+
+
+def _findings(result: AuditResult, verdict: Verdict, is_alone: bool) -> list[str]:
+    """Say what else than the background answers depend on."""
+    texts = []
+    for each in verdict.findings:
+        found = result[each.gap]
+        names = [*["all classes together"] * each.overall, *(result.class_names.name(index) for index in each.classes)]
+        outlook = "one look alone gives no alarm" if is_alone else "an alarm, or a warning, if the next one is as sure"
+        start, end = {
+            "alarm": ("ALARM: answers depend on", "Found at this look, and at the one before."),
+            "warning": (
+                "Warning: answers seem to depend on",
+                "The exchange itself costs right answers, or masks are estimated: a weak test.",
+            ),
+        }.get(each.state, ("Suspicion: answers seem to depend on", f"Found at this look; {outlook}."))
+        groups = [_shown(found.overall)] * each.overall
+        groups += [_shown(found.per_class[index]) for index in each.classes]
+        texts.append(
+            f"**{start} {each.title}** (found in: {', '.join(names)}; `{each.gap}` {', '.join(groups)}). {end}"
+        )
+    return texts
+
+
+def _further(result: AuditResult) -> str:
+    """Say what else was exchanged, with what came of it."""
+    lines = []
+    for each in result.further:
+        line = f"- {each.title}, `{each.gap}`: {_shown(result[each.gap].overall)}"
+        if each.placebo is not None:
+            line += f"; its placebo {_shown(result[each.placebo].overall)}"
+        line += f"; the exchange itself costs {each.cost + 0.0:.2f} of the right answers"
+        lines.append(line + (", too much to be judged" if each.cost > MAX_COST else ""))
+    if not lines:
+        return ""
+    head = "Exchanged besides, each with an image of the same class and with one of another class (0: no dependence):"
+    return "\n".join([head, "", *lines])
+
+
+def _not_tested(result: AuditResult) -> str:
+    tested = {each.gap for each in result.further}
+    blur = "" if "detail_gap" in tested else "blurrier images of one class, "
+    return (
+        f"Not tested: a bias inside the object's mask (a collar, a watermark on it), {blur}the texture of the object, "
+        "and anything that all classes share. No alarm is not the same as no bias."
+    )
 
 
 def _no_alarm(result: AuditResult, verdict: Verdict, what: str) -> str:
@@ -284,6 +332,11 @@ def _class(result: AuditResult, index: int) -> str:
 
 
 def _next_step(result: AuditResult, verdict: Verdict) -> str:
+    if verdict.findings and not _is_of_background(verdict):
+        return (
+            f"look how {verdict.findings[0].title} differs between the classes; collect or augment images in which it "
+            "does not, and train again."
+        )
     if verdict.found and verdict.second_test == "needed":
         return (
             "look at the picture of swapped backgrounds: are the objects cut out well? Masks, even of fifty images, "

@@ -10,6 +10,7 @@ import torch
 
 from cam_callbacks.audit.foreground import can_estimate, with_estimated_masks
 from cam_callbacks.audit.mask_fn import MaskFn, masks_by
+from cam_callbacks.audit.registry import checked, intervention
 from cam_callbacks.callback import trainer as of_trainer
 from cam_callbacks.callback.audit_images import AuditImages, AuditSet
 from cam_callbacks.callback.audit_offers import Choice
@@ -50,12 +51,13 @@ class AuditChoice(Stage):
             self._watched.begin(look, trainer.global_rank, self._classes, anew=trainer.testing)
 
     def check(self, probes: ProbeSet) -> None:
-        """Call `Audit(masks=...)` on a few images of the sanity check: what is wrong with it ends the run there.
+        """Call what the user gave on a few images of the sanity check: what is wrong with it ends the run there.
 
         Raises:
             StepFailedError: Where it fails on any rank.
         """
         self.agreed(self._check_masks, probes)
+        self.agreed(self._check_interventions, probes)
 
     def settle(self, errors: Sequence[Exception]) -> AuditSet | None:
         """Return the images of this evaluation, the same on all ranks; None where there is nothing to audit.
@@ -111,6 +113,24 @@ class AuditChoice(Stage):
             masks_by(self._mask_fn, probes.images[:_IMAGES_CHECKED])
         except ValueError as error:
             raise self.stated(error) from error
+
+    def _check_interventions(self, probes: ProbeSet) -> None:
+        audit, two = self.settings.audit, probes.images[:_IMAGES_CHECKED].float()
+        is_audited = self.memory.task is None or self.memory.task.kind == "single-label"
+        if audit is None or not is_audited or not self.trainer.is_global_zero:
+            return
+        masks = torch.zeros(len(two), *two.shape[2:], dtype=torch.bool)
+        middle = tuple(slice(side // 4, side - side // 4) for side in two.shape[2:])
+        for mask in masks:
+            mask[middle] = True
+        for given in map(intervention, audit.interventions):
+            for exchange in (given.exchange, given.placebo):
+                if exchange is None:
+                    continue
+                try:
+                    checked(given, exchange)(two, masks, two.flip(0), masks.flip(0))
+                except Exception as error:
+                    raise self.stated(ValueError(f"Intervention({given.name!r}, ...) fails: {error}")) from error
 
     def _send(self, choice: Choice, own: dict[bytes, Samples]) -> dict[bytes, Samples]:
         """Return the images chosen, of all ranks that hold some."""

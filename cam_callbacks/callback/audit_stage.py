@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -13,6 +13,7 @@ from cam_callbacks._checks import is_list
 from cam_callbacks.audit.judge import judge
 from cam_callbacks.audit.measuring import measures_of
 from cam_callbacks.audit.observations import Observations
+from cam_callbacks.audit.registry import intervention
 from cam_callbacks.audit.settings import Audit
 from cam_callbacks.audit.statistics import Measure, measure
 from cam_callbacks.audit.verdict import Verdict
@@ -29,8 +30,9 @@ from cam_callbacks.snapshot import AuditShare, AuditSnapshot, Snapshot
 if TYPE_CHECKING:
     from pytorch_lightning import LightningModule, Trainer
 
-MOST_PASSES = 17  # an image of the audit: its mask, fifteen answers, and the heat
+_MOST_PASSES = 17  # an image of the audit: its mask, fifteen answers, and the heat
 _PASSES_OF_FAITHFULNESS = 2  # an image
+_PASSES_OF_EXCHANGE = 2  # with an image of the same class, and with one of another class
 _CLASS_AGNOSTIC = 0.95
 _CLASS_AGNOSTIC_MAPS = (
     "CAMMonitor: the heatmaps are nearly the plain mean of the layer's channels (their correlation with it is above "
@@ -60,7 +62,8 @@ class AuditStage(Stage):
         Raises:
             StepFailedError: Where it fails on any rank.
         """
-        observations = self.agreed(Observations, images.images, goes_by_masks=self._went_by_masks)
+        wanted = self._audit.interventions
+        observations = self.agreed(Observations, images.images, goes_by_masks=self._went_by_masks, further=wanted)
         share = self.agreed(self._observe_share, observations, snapshot)
         return self.agreed(self._join, images, observations, share, snapshot)
 
@@ -151,13 +154,25 @@ class AuditStage(Stage):
         is_agnostic = isinstance(method, ScoreCAM) and method.weighting != "contrast"  # as others may be, and see
         if is_agnostic and has_learned and similarity is not None and similarity.overall.value > _CLASS_AGNOSTIC:
             self.notices.inform_once(_CLASS_AGNOSTIC_MAPS)
-        known = ("not learned", False, ()) if before is None else (before.state, before.overall, before.classes)
-        if known != (verdict.state, verdict.overall, verdict.classes):
+        known = _what_is_said_of(before)
+        if known != _what_is_said_of(verdict):
             headline = verdict.text.split("\n")[0].replace("**", "")
             self.notices.announce(
                 f"CAMMonitor, epoch {self.trainer.current_epoch}: {headline}",
                 is_warning=verdict.state in ("alarm", "warning"),
             )
+
+
+def most_passes(audit: Audit) -> int:
+    """Return how many passes an image of the audit takes at most."""
+    further = [intervention(each) for each in audit.interventions]
+    return _MOST_PASSES + sum(_PASSES_OF_EXCHANGE * (1 + (each.placebo is not None)) for each in further)
+
+
+def _what_is_said_of(verdict: Verdict | None) -> tuple[Any, ...]:
+    if verdict is None:
+        return ("not learned", False, (), ())
+    return (verdict.state, verdict.overall, verdict.classes, verdict.findings)
 
 
 def _joined_trust(shares: Sequence[AuditShare], snapshot: Snapshot) -> dict[str, Measure]:

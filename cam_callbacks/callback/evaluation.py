@@ -14,7 +14,7 @@ from cam_callbacks._warnings import warn_in_training
 from cam_callbacks.audit.verdict import Verdict
 from cam_callbacks.callback import trainer as of_trainer
 from cam_callbacks.callback.audit_choice import AuditChoice
-from cam_callbacks.callback.audit_stage import MOST_PASSES, AuditStage
+from cam_callbacks.callback.audit_stage import AuditStage, most_passes
 from cam_callbacks.callback.heatmap_stage import HeatmapStage
 from cam_callbacks.callback.in_place import InPlaceChanges
 from cam_callbacks.callback.loggers import Media
@@ -148,7 +148,8 @@ class Evaluation(Stage):
         media: Media = {}
         with progress_in_bar(self.trainer):
             if self.memory.audit_images is not None:
-                progress.reserve(MOST_PASSES * len(self.rows_of_rank(len(self.memory.audit_images))))
+                most = 0 if self.settings.audit is None else most_passes(self.settings.audit)
+                progress.reserve(most * len(self.rows_of_rank(len(self.memory.audit_images))))
             if not self.memory.are_heatmaps_off:
                 explained = self._attempt(Part.HEATMAPS, self._explain, probes)
                 if explained is not None:

@@ -183,12 +183,11 @@ def _guess(logger: Any) -> Sender:
 
 def _sent(sender: Sender, logger: Any, media: Media, step: int) -> Iterator[bool]:
     """Hand pictures and texts to a logger; yield of each whether it takes such."""
-    if not sender.in_threads:
-        yield from (_send(sender, logger, tag, medium, step) for tag, medium in media.items())
-        return
-    _ = logger.experiment  # which is made when it is first asked for
+    alone = list(media.items())[: 1 if sender.in_threads else None]  # a file may be opened for the first
+    yield from (_send(sender, logger, tag, medium, step) for tag, medium in alone)
     with ThreadPoolExecutor(min(os.cpu_count() or 1, _MAX_THREADS)) as threads:
-        yield from threads.map(lambda each: _send(sender, logger, each[0], each[1], step), media.items())
+        others = list(media.items())[len(alone) :]
+        yield from threads.map(lambda each: _send(sender, logger, each[0], each[1], step), others)
 
 
 def _send(sender: Sender, logger: Any, tag: str, medium: Picture | str, step: int) -> bool:

@@ -16,6 +16,7 @@ from cam_callbacks.explain.surrogate import Scale, Surrogates
 _FIRST_PASSES = 16
 _PASSES_A_ROUND, _PASSES_A_ROUND_ON_GPU = 8, 16  # there a few passes more take less time than another decision
 _MIN_PROBABILITY = 1e-30  # before the logarithm
+_MANY = 256  # passes of an image, more than most take
 _MEMORY = 2**27  # bytes on a CPU; on a GPU a share of what is free
 _SHARE_OF_FREE = 0.25
 
@@ -79,6 +80,8 @@ class AdaptiveSearch:
             zeros,
         )
         with_live = live.any(dim=1).nonzero().flatten()
+        if not len(with_live):
+            return found
         for images in with_live.split(self._images_at_once(activations[0], targets)):  # type: ignore[no-untyped-call]
             self._search(images, activations, live, offset, found)
         return found
@@ -86,7 +89,9 @@ class AdaptiveSearch:
     def _images_at_once(self, activations: Tensor, targets: int) -> int:
         """Return how many images with activations (K, *spatial) are searched together."""
         channels, values = len(activations), activations.numel()
-        each = 20 * channels**2 + 8 * values * (2 + 4 * targets * self.sides)
+        passes = min(self.max_passes or _MANY, channels * self.sides, _MANY)
+        of_processes = 32 * values + 24 * passes * (channels + passes)  # of each target and side
+        each = 20 * channels**2 + 16 * values + targets * self.sides * of_processes
         memory = _MEMORY
         if activations.is_cuda:
             memory = int(_SHARE_OF_FREE * torch.cuda.mem_get_info(activations.device)[0])

@@ -28,7 +28,8 @@ from cam_callbacks.explain.precision import FullPrecision, rounding_of
 from cam_callbacks.explain.sharding import share
 
 _TOLERANCE = 1e-2  # relative: rounding depends a little on the size of the batch
-_TOLERANCE_OF_SEVERAL, _ROUNDINGS = 1e-4, 8
+_LITTLE, _ROUNDINGS = 1e-4, 4  # of the spread of scores; and of their rounding
+_IMAGES_TRIED, _MASKS_TRIED = 6, 16
 _ROUNDING = 1e-6
 _BESIDE = 2  # copies beside those that are masked
 _BASE = 256  # of the digits of whole numbers, which every floating type holds
@@ -165,22 +166,46 @@ class FeatureMasks:
         progress.expect(len(self._own_scores) * len(masks))
         takes_copies = self.takes_copies
         with self._in_full_precision():
-            for images in self._together() if takes_copies else ():
-                found: tuple[Tensor, Tensor] | None = self._tried(partial(self._by_copies, images, masks, blocks))
-                if found is not None:
-                    return found
+            together = len(self._own_scores) if takes_copies and self._reads_features_alone(masks, blocks) else 1
+            found: tuple[Tensor, Tensor] | None = None
+            if takes_copies:
+                found = self._tried(lambda: self._by_copies(together, masks, blocks))
+            if found is not None:
+                return found
+            if takes_copies:
                 progress.expect(len(self._own_scores) * len(masks))
             scores = self._by_whole_passes(masks, blocks)
             return scores, self._own_scores.unsqueeze(1).expand_as(scores)
 
-    def _together(self) -> Iterator[int]:
-        """Yield how many images may be shown to the model at once, to be copied: all of them, or one.
+    def _reads_features_alone(self, masks: Tensor, blocks: Blocks) -> bool:
+        """Whether the rest of the model answers copies of several images by these copies alone.
 
-        What the model keeps of one image goes with any number of copies; what it keeps of several may not.
+        What it keeps of an image goes with all copies of that image; of several, it may be put to copies of another
+        one. So some masked copies of some images are put in again while the model is shown these images in two other
+        orders: if that makes a difference, images are shown one at a time.
         """
-        if len(self._own_scores) > 1:
-            yield len(self._own_scores)
-        yield 1
+        count, most = len(self._own_scores), self._network.batch_size
+        rows = self._network.rows[_spaced(count, min(_IMAGES_TRIED, most), masks.device)]
+        if len(rows) < 2:
+            return False
+        some = masks[_spaced(len(masks), min(_MASKS_TRIED, most * self._copies_for_one // len(rows)), masks.device)]
+        own = blocks.spread(some).repeat(len(rows), *[1] * len(self._spatial))
+        owner = torch.arange(len(rows), device=rows.device).repeat_interleave(len(some))
+        kept: list[Tensor] = []
+
+        def copies(output: Tensor) -> Tensor:
+            if not kept:
+                kept.append(self._masked(output, own, owner))
+            return kept[0].clone()
+
+        shifts = sorted({0, 1, max(1, len(rows) // 2), 2 % len(rows)})  # two, for images that are alike
+        found = [self._tried(partial(self._masked_scores, rows.roll(by), copies, rows[owner])) for by in shifts[:3]]
+        if any(scores is None or len(scores) != len(owner) for scores in found):
+            return False
+        first, *others = (scores.view(len(rows), len(some), -1) for scores in found)
+        spread = first.amax(dim=1, keepdim=True) - first.amin(dim=1, keepdim=True)
+        limit = _LITTLE * spread + _ROUNDINGS * max(self.rounding, _ROUNDING) * first.abs()
+        return not any(((other - first).abs() > limit).any() for other in others)
 
     def _by_copies(self, together: int, masks: Tensor, blocks: Blocks) -> tuple[Tensor, Tensor] | None:
         """Return what `scores` does; None if an unmasked copy among the others is not answered as its image is."""
@@ -225,8 +250,7 @@ class FeatureMasks:
         """Score copies of the features of some images.
 
         Two more copies of each image are masked nowhere, and everywhere. If the former is not answered as the image
-        is, the rest of the model does not take the copies for images. Of several images it may take each for a copy of
-        another one, by an order of its own; so they are copied once more, in another order.
+        is, the rest of the model does not take the copies for images.
 
         Args:
             rows: (B,), the images.
@@ -237,20 +261,14 @@ class FeatureMasks:
             The scores (M, T) of those that are masked, (M, T) of the copy of the same image that is not, and whether
             they can be trusted.
         """
-        number, each = len(masks), torch.arange(len(rows), device=rows.device)
-        again = each.flip(0)[: len(rows) if len(rows) > 1 else 0]
-        owner = torch.cat([owner, each, each, again])
-        masks = torch.cat([masks, masks.new_ones(len(owner) - number, *masks.shape[1:])])
-        masks[number + len(each) : number + 2 * len(each)] = 0
+        each = torch.arange(len(rows), device=rows.device)
+        whole, empty = (value * masks.new_ones(len(rows), *masks.shape[1:]) for value in (1, 0))
+        owner, masks = torch.cat([owner, each, each]), torch.cat([masks, whole, empty])
         scores = self._masked_scores(rows, lambda output: self._masked(output, masks, owner), rows[owner])
-        scores, wholes, empties, others = scores.split([number, len(each), len(each), len(again)])  # type: ignore[no-untyped-call]
+        scores, wholes, empties = scores.split([len(masks) - 2 * len(rows), len(rows), len(rows)])  # type: ignore[no-untyped-call]
         own = self._own_scores[rows]
         scale = torch.maximum(own.abs(), (wholes - empties).abs().nan_to_num()).clamp_min(_ROUNDING)
-        differ = [(wholes - own).abs() > _TOLERANCE * scale]
-        if len(again):  # other images may be answered much alike
-            tolerance = max(_TOLERANCE_OF_SEVERAL, _ROUNDINGS * self.rounding)
-            differ += [(found - own).abs() > tolerance * scale for found in (wholes, others.flip(0))]
-        return scores, wholes[owner[:number]], ~torch.stack(differ).any()
+        return scores, wholes[owner[: len(scores)]], ~((wholes - own).abs() > _TOLERANCE * scale).any()
 
     def _tried(self, run: Callable[[], Any]) -> Any:
         """Return what `run` returns; None if the model fails, whatever it says to more rows than it was given."""
@@ -317,6 +335,12 @@ class FeatureMasks:
         positions = torch.arange(count, device=output.device).view(1, 1, *self._spatial)
         places[entries] = positions.expand(entries.shape)
         return places
+
+
+def _spaced(count: int, most: int, device: torch.device) -> Tensor:
+    """Return indices of `most` of `count`, or all, at equal distances."""
+    most = max(1, min(count, most))
+    return torch.arange(most, device=device) * count // most
 
 
 @contextmanager

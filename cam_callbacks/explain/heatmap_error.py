@@ -62,6 +62,7 @@ class HeatmapErrors:
         of_positions = (effects * together).sum(dim=(2, 3))  # (B, T, d), the variance of the error of each
         bound = of_positions.sum(dim=2).clamp_min(0) + _DEVIATIONS * math.sqrt(2) * _norm(effects, together)
         ordinary = (1 - (1 + bound / squared_norm).rsqrt()).double().clamp_min(_MIN_ERROR)
+        ordinary = ordinary.nan_to_num(1.0)  # numbers too large for covariances: nothing is known of the error
         surely_blank = (raw + _DEVIATIONS * of_positions.clamp_min(0).sqrt() <= 0).all(dim=2)
         flat = unseen & surrogates.is_flat.unsqueeze(3)  # (B, T, S, n)
         is_flat, is_known = flat.flatten(2).any(dim=2), ~unseen.flatten(2).any(dim=2)

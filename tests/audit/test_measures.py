@@ -17,8 +17,11 @@ TRUST = {"average_drop", "increase_in_confidence", "mean_activation_correlation"
 GROUPS = {"worst_group_accuracy"}
 AGREEMENT = {"mask_agreement"}
 MARGINS = {"bg_gap_larger_masks", "bg_gap_smaller_masks"}
-WITH_MASKS = {name for name, spec in MEASURES.items() if spec.masks != "excluded"} - TRUST - AGREEMENT - MARGINS
-WITHOUT_MASKS = {name for name, spec in MEASURES.items() if not spec.needs_masks} - TRUST - AGREEMENT - MARGINS
+EXCHANGES = ("position", "size", "tint", "detail")
+ASKED_FOR = {name for name in MEASURES if name.startswith(tuple(f"{each}_" for each in EXCHANGES))}
+UNUSUAL = TRUST | AGREEMENT | MARGINS | ASKED_FOR
+WITH_MASKS = {name for name, spec in MEASURES.items() if spec.masks != "excluded"} - UNUSUAL
+WITHOUT_MASKS = {name for name, spec in MEASURES.items() if not spec.needs_masks} - UNUSUAL
 
 
 @pytest.fixture
@@ -33,6 +36,12 @@ def test_with_masks_they_are_those_that_do_not_exclude_them(estimated):
     assert set(audit_model(Reader(1), probes).measures) == WITH_MASKS - GROUPS | margins
     grouped = replace(probes, groups=torch.arange(60) // 6)
     assert set(audit_model(Reader(1), grouped).measures) == WITH_MASKS | margins
+
+
+def test_those_of_other_exchanges_are_there_if_they_are_asked_for():
+    result = audit_model(Reader(1), scenes(), interventions=EXCHANGES)
+    assert set(result.measures) == WITH_MASKS - GROUPS | ASKED_FOR
+    assert len(ASKED_FOR) == 12
 
 
 def test_without_masks_they_are_those_that_do_not_need_them(no_opencv):

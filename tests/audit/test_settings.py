@@ -38,6 +38,7 @@ def test_the_defaults_are_those_of_the_documentation():
         "foreground_values": None,
         "randomization": False,
         "masks": None,
+        "interventions": (),
     }
 
 

@@ -20,7 +20,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import Tensor
 from torch.utils.data import TensorDataset
 
-from cam_callbacks import Audit, CAMMonitor, ProbeSet, RegressionTarget, ScoreCAM, Verdict
+from cam_callbacks import Audit, CAMMonitor, Intervention, ProbeSet, RegressionTarget, ScoreCAM, Verdict
 
 
 @dataclass
@@ -388,3 +388,40 @@ def test_of_maps_that_do_nothing_is_said(tmp_path: Path) -> None:
     with infos() as told:
         run(tmp_path, True, samples(True), method=ScoreCAM("increase"), num_images=20)
     assert not [text for text in told if PLAIN_MEAN in text]
+
+
+def upper_half_of(images: Tensor, masks: Tensor, donors: Tensor, donor_masks: Tensor) -> Tensor:
+    changed = images.clone()
+    changed[:, :, : SIZE // 4] = donors[:, :, : SIZE // 4]
+    return changed
+
+
+def test_what_else_is_exchanged_is_logged_judged_and_kept(tmp_path: Path) -> None:
+    upper = Intervention("upper", upper_half_of, title="the upper edge")
+    said: list[Verdict] = []
+    wanted = Audit(num_images=AUDITED, interventions=["position", "tint", upper], on_alarm=said.append)
+    monitor = CAMMonitor("features", num_probes=4, audit=wanted, on_error="raise")
+    data = samples(True)
+    with own_warnings() as warned:
+        trainer = fit(tmp_path, monitor, ReadsOneThing(True), data, data, max_epochs=2)
+    logged = scalars(tmp_path)
+    assert {"cam/position_gap", "cam/tint_gap_low", "cam/upper_gap", "cam/upper_gap_by_class/0"} <= set(logged)
+    assert logged["cam/tint_gap"][-1][1] > 0.9
+    assert abs(logged["cam/position_gap"][-1][1]) < 0.05
+    assert [finding.gap for finding in monitor.verdict.findings if finding.state == "alarm"] == ["tint_gap"]
+    assert len(said) == 1
+    assert [text for text in warned if "ALARM" in text]
+    resumed = CAMMonitor("features", num_probes=4, audit=wanted)
+    resumed.load_state_dict(monitor.state_dict())
+    trainer.save_checkpoint(tmp_path / "kept.ckpt")
+    again = CAMMonitor("features", num_probes=4, audit=wanted, on_error="raise")
+    fit(tmp_path / "resumed", again, ReadsOneThing(True), data, data, max_epochs=3, ckpt_path=tmp_path / "kept.ckpt")
+    assert "tint_gap" in [finding.gap for finding in again.verdict.findings if finding.state == "alarm"]
+
+
+def test_a_wrong_exchange_ends_the_run_before_it_trains(tmp_path: Path) -> None:
+    wrong = Intervention("wrong", lambda images, masks, donors, donor_masks: images[:1])
+    monitor = CAMMonitor("features", num_probes=4, audit=Audit(num_images=20, interventions=[wrong]))
+    data = samples(True)
+    with pytest.raises(MisconfigurationException, match=r"Intervention\('wrong', ...\) fails: .* must return images"):
+        fit(tmp_path, monitor, ReadsOneThing(True), data, data, num_sanity_val_steps=1, max_epochs=1)

@@ -157,6 +157,22 @@ def test_scores_that_are_not_finite_skip_their_image_alone(images):
     assert torch.isfinite(explanation.heatmaps[~explanation.skipped]).all()
 
 
+@pytest.mark.parametrize("method", READINGS.values(), ids=READINGS)
+def test_images_without_a_live_channel_have_blank_maps(method):
+    layers = nn.Conv2d(3, 40, 3, bias=False), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(40, 3)
+    explanation = method(nn.Sequential(*layers), torch.zeros(2, 3, 16, 16), "0", 0)
+    assert explanation.blank.all()
+    assert (explanation.passes <= 2).all()
+
+
+@pytest.mark.parametrize("factor", [1e15, 1e-15])
+def test_scores_too_large_for_covariances_are_all_found_out(images, factor):
+    explanation = ScoreCAM("contrast")(Wide(40), images[:2], "features", lambda output: output[:, 1] * factor)
+    assert not explanation.estimated_error.isnan().any()
+    exact = ScoreCAM("contrast", tolerance=0)(Wide(40), images[:2], "features", lambda output: output[:, 1] * factor)
+    assert (1 - correlations(explanation, exact) <= explanation.estimated_error + 1e-4).all()
+
+
 def test_progress_counts_what_was_not_needed_as_done(images):
     told = []
     with progress.shown(lambda *counts: told.append(counts)):

@@ -65,7 +65,8 @@ def test_it_is_the_formula(network, images, neighborhood, batch_size):
 def test_positions_cost_the_layers_after_the_layer_only(network, images, forwarded):
     before, after = forwarded(network.features), forwarded(network.head)
     ReciproCAM(batch_size=64)(network, images, "features", 1)
-    assert sum(before) <= 3 * len(images) + 3 + NEIGHBORS  # copies of one image twice, and masked alone twice
+    # Copies of one image and masked alone, twice each, and images in three orders.
+    assert sum(before) <= 3 * len(images) + 3 + NEIGHBORS + 3 * len(images)
     assert sum(after) >= 36 * len(images)
 
 
@@ -115,9 +116,23 @@ class KeepsForEachRow(AddsTheImage):
         return self.head(features + means.repeat(len(features) // len(means), 1, 1, 1))
 
 
-def test_copies_that_are_taken_for_those_of_other_images_are_not_trusted(images):
+class HidesWhatItKept(KeepsForEachRow):
+    """What is kept of an image shows only where little is left of the features."""
+
+    def forward(self, images):
+        features, means = self.features(images), images.mean(dim=(1, 2, 3), keepdim=True)
+        kept = 3 * means.repeat_interleave(len(features) // len(means), dim=0)
+        is_little = features.sum(dim=(1, 2, 3), keepdim=True) < 10
+        return self.head(torch.where(is_little, features + kept, features))
+
+
+@pytest.mark.parametrize("kind", [KeepsForEachRow, HidesWhatItKept])
+@pytest.mark.parametrize("order", [[0, 1, 2], [0, 1, 0], [0, 1, 2, 1, 0]])
+def test_copies_that_are_taken_for_those_of_other_images_are_not_trusted(images, kind, order):
     torch.manual_seed(0)
-    network = KeepsForEachRow(head_of(8)).eval()
+    network = kind(head_of(8)).eval()
+    images = images[order] * torch.tensor([0.5, 2, 1, 0.7, 3])[: len(order)].view(-1, 1, 1, 1).abs()
+    images = images + torch.tensor([1.0, -1, 0.5])[order].view(-1, 1, 1, 1)
     explanation = ReciproCAM()(network, images, "features", 2)
     alone = [ReciproCAM()(network, image.unsqueeze(0), "features", 2).layer_maps for image in images]
     torch.testing.assert_close(explanation.layer_maps, torch.cat(alone))

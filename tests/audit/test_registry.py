@@ -1,0 +1,165 @@
+"""Exchanges besides the background: each finds the network that uses it, and no other."""
+
+import pickle
+from dataclasses import replace
+
+import pytest
+import torch
+from cues import Reads, cued_scenes
+
+from cam_callbacks import Audit, Intervention, ProbeSet, audit_model, judge
+from cam_callbacks.audit.registry import intervention
+from cam_callbacks.audit.verdict import Verdict
+
+NAMES = ("position", "size", "tint", "detail")
+
+
+def corner_of(images, masks, donors, donor_masks):
+    changed = images.clone()
+    changed[..., :6, :6] = donors[..., :6, :6]
+    return changed
+
+
+def audited(what, probes, *interventions):
+    return audit_model(Reads(what), probes, num_donors=1, interventions=interventions or NAMES)
+
+
+def gaps(result):
+    return {each.gap: result[each.gap].overall.value for each in result.further}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_network_that_uses_it_has_a_gap_and_an_alarm_at_the_second_look(name):
+    result = audited(name, cued_scenes())
+    found = gaps(result)
+    assert found[f"{name}_gap"] > 0.6
+    first = judge(result)
+    second = judge(result, first)
+    (finding,) = (each for each in second.findings if each.gap == f"{name}_gap")
+    assert finding.state == "alarm"
+    assert finding.overall
+    assert [each.state for each in first.findings if each.gap == f"{name}_gap"] == ["suspicion"]
+    assert second.state == "alarm"
+    assert f"ALARM: answers depend on {finding.title}" in second.text
+
+
+@pytest.mark.parametrize("agreement", [1.0, 0.5])
+def test_a_network_that_uses_the_object_has_none(agreement):
+    result = audited("stripes", cued_scenes(agreement=agreement))
+    assert all(abs(gap) < 0.03 for gap in gaps(result).values())
+    verdict = judge(result, judge(result))
+    assert verdict.state == "no alarm"
+    assert verdict.findings == ()
+
+
+def test_what_lies_where_is_not_taken_for_how_large_it_is():
+    found = gaps(audited("position", cued_scenes()))
+    assert found["position_gap"] == pytest.approx(1, abs=0.02)
+    assert abs(found["size_gap"]) < 0.03
+    assert abs(found["detail_gap"]) < 0.03
+
+
+def test_placebos_of_a_network_that_sees_no_traces_are_0():
+    result = audited("stripes", cued_scenes())
+    for each in result.further:
+        assert each.cost == pytest.approx(0, abs=0.03)
+        if each.placebo is not None:
+            assert result[each.placebo].overall.value == pytest.approx(0, abs=0.03)
+
+
+def test_without_masks_those_that_need_them_are_left_out_and_this_is_said(monkeypatch):
+    monkeypatch.setattr("cam_callbacks.audit.foreground.can_estimate", lambda: False)
+    result = audited("detail", replace(cued_scenes(), masks=None))
+    assert [each.gap for each in result.further] == ["tint_gap", "detail_gap"]
+    assert "position_gap" not in result
+    assert any("needs masks: position, size" in note for note in result.notes)
+    assert judge(result, judge(result)).state == "alarm"
+
+
+def test_with_estimated_masks_there_is_a_warning_and_no_alarm():
+    result = audited("position", replace(cued_scenes(), masks_estimated=True), "position")
+    (finding,) = judge(result, judge(result)).findings
+    assert finding.state == "warning"
+
+
+def test_one_that_breaks_the_images_is_not_judged():
+    def nothing(images, masks, donors, donor_masks):
+        return torch.zeros_like(images)
+
+    result = audit_model(Reads("stripes"), cued_scenes(), interventions=[Intervention("nothing", nothing)])
+    assert result.further[0].cost > 0.2
+    verdict = judge(result, judge(result))
+    assert verdict.findings == ()
+    assert "too much to be judged" in verdict.text
+
+
+def test_with_them_the_background_has_half_of_the_level():
+    probes = cued_scenes(agreement=0.5)
+    alone, beside = (judge(audited("stripes", probes, *names)) for names in ((corner(),), ("detail",)))
+    assert alone.detectable == beside.detectable
+    without = judge(audit_model(Reads("stripes"), probes, num_donors=1))
+    assert without.detectable < alone.detectable
+
+
+def corner():
+    return Intervention("corner", corner_of, title="the upper left corner")
+
+
+def test_one_of_the_user_becomes_a_measure_and_is_judged():
+    probes = cued_scenes(agreement=0.5)
+    images = probes.images.clone()
+    images[:, 1, :6, :6] += torch.where(probes.labels == 1, 30.0, -30.0).view(-1, 1, 1)
+    marked = ProbeSet(images, probes.labels, probes.masks, probes.class_names)
+    result = audited("tint", marked, corner())
+    assert result["corner_gap"].overall.value > 0.6
+    assert result["corner_gap_probability"].overall.value > 0.3
+    verdict = judge(result, judge(result))
+    assert "answers depend on the upper left corner" in verdict.text
+    again = Verdict.from_state_dict(verdict.state_dict())
+    assert again == verdict
+    assert again.findings == verdict.findings
+
+
+def test_a_verdict_of_before_there_were_findings_can_be_read():
+    state = judge(audited("stripes", cued_scenes(), "tint")).state_dict()
+    del state["findings"]
+    assert Verdict.from_state_dict(state).findings == ()
+
+
+@pytest.mark.parametrize(
+    ("returned", "message"),
+    [
+        (lambda images: images[:, :1], r"must return images of shape \(.*\); it returned \("),
+        (lambda images: None, "it returned NoneType"),
+        (lambda images: images / 0, "returned NaN or infinity"),
+    ],
+)
+def test_what_is_wrong_with_what_it_returns_is_said(returned, message):
+    wrong = Intervention("wrong", lambda images, masks, donors, donor_masks: returned(images))
+    with pytest.raises(ValueError, match=message):
+        audit_model(Reads("tint"), cued_scenes(40), interventions=[wrong])
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "message"),
+    [
+        (lambda: Intervention("two words", corner_of), ValueError, "name='two words'"),
+        (lambda: Intervention("one", lambda images: images), TypeError, "does not take 4 arguments"),
+        (lambda: Intervention("one", None), TypeError, "exchange=None"),
+        (lambda: Audit(interventions=["place"]), ValueError, "interventions='place' is unknown"),
+        (lambda: Audit(interventions="position"), TypeError, "must be a list"),
+        (lambda: Audit(interventions=[3]), TypeError, "neither a name nor an Intervention"),
+        (lambda: Audit(interventions=["tint", "tint"]), ValueError, "tint is given twice"),
+        (lambda: Audit(interventions=[Intervention("bg", corner_of)]), ValueError, "bg is the name of a measure"),
+    ],
+)
+def test_settings_that_are_wrong_are_refused(make, error, message):
+    with pytest.raises(error, match=message):
+        make()
+
+
+def test_it_is_a_value():
+    assert corner() == corner()
+    assert pickle.loads(pickle.dumps(corner())) == corner()
+    assert intervention("position").name == "position"
+    assert Audit(interventions=["position"]) == Audit(interventions=("position",))
