@@ -1,9 +1,9 @@
 """Which of the exchanges besides the background finds which bias, and how often does one find what is not there?
 
-Networks are trained and audited as in `bias_detection.py`, with all four built-in interventions. In some data the place
-of the object goes with the class, its size, blur, JPEG quality, a watermark over all of the image, or the color of the
-background; in other data nothing does. The effect is the truth to compare with: the accuracy that it costs to draw the
-same images with the mark of the other class.
+Networks are trained and audited as in `bias_detection.py`, with all three built-in interventions. In some data the
+place of the object goes with the class, its size, blur, JPEG quality, a watermark over all of the image, or the color
+of the background; in other data nothing does. The effect is the truth to compare with: the accuracy that it costs to
+draw the same images with the mark of the other class.
 
 Each network is a line of a file; networks that are in it are not trained again.
 """
@@ -22,7 +22,7 @@ from setting import lines_of, run_each, table
 from cam_callbacks import Verdict, __version__, audit_model, judge
 from cam_callbacks.audit.statistics import wilson
 
-INTERVENTIONS = ("position", "size", "tint", "detail")
+INTERVENTIONS = ("position", "size", "detail")
 PLANTED = (*ELSEWHERE, "color")
 CLEAN = ("plain", "natural colors", "disc, square on blotches", "diamond, cross on stripes", "ring, disc on any colors")
 AGREEMENTS = (1.0, 0.9)

@@ -10,27 +10,27 @@ _MOST = 10.0  # how much stronger or weaker a frequency becomes at most
 _FEW = 1e-12  # of the power of an image
 
 
-def with_detail_of(images: Tensor, donors: Tensor) -> Tensor:
-    """Give each image as much detail of each size as its donor has.
+def with_detail_of(images: Tensor, own: Tensor, others: Tensor) -> Tensor:
+    """Change the detail of each image as that of one image differs from that of another one.
 
-    The mean power of the donor at each spatial frequency, whatever its direction, becomes that of the image; phases,
-    which hold what is seen, and mean colors stay. An image becomes as sharp, as blurred, as noisy as its donor, and has
-    as much contrast; what lossy compression took is taken. Frequencies become at most ten times as strong, or weak.
+    How much stronger the power of `others` is than that of `own`, at each spatial frequency whatever its direction,
+    that of the image becomes, channel by channel; phases, which hold what is seen, and mean colors stay. It becomes as
+    much sharper, more blurred, or noisier, or has as much more contrast. Frequencies become at most ten times as
+    strong, or weak.
 
     Args:
         images: (n, C, *spatial).
-        donors: (n, C, *spatial).
+        own: (n, C, *spatial), where the power of each image is measured: the image itself, or a part of it.
+        others: (n, C, *spatial), where that of the other image is measured.
     """
     axes = tuple(range(2, images.ndim))
     bands = _bands(images.shape[2:], images.device)  # (frequencies, bands)
-    found = torch.fft.rfftn(images.float(), dim=axes)
-    own, other = (_power(each, bands) for each in (found, torch.fft.rfftn(donors.float(), dim=axes)))
-    gain = (other / own).sqrt().clamp(1 / _MOST, _MOST)
-    smooth = (gain.log() @ bands.T).exp()  # (n, frequencies), from band to band by degrees
-    smooth[:, 0] = 1  # the mean stays
-    changed: Tensor = torch.fft.irfftn(
-        found * smooth.view(len(images), 1, *found.shape[2:]), s=images.shape[2:], dim=axes
-    )
+    before, after = (_power(torch.fft.rfftn(each, dim=axes), bands) for each in (own, others))
+    gain = (after / before).sqrt().clamp(1 / _MOST, _MOST)
+    smooth = (gain.log() @ bands.T).exp()  # (n, C, frequencies), from band to band by degrees
+    smooth[..., 0] = 1  # the mean stays
+    found = torch.fft.rfftn(images, dim=axes)
+    changed: Tensor = torch.fft.irfftn(found * smooth.view(found.shape), images.shape[2:], axes)
     return changed
 
 
@@ -44,9 +44,9 @@ def _bands(size: torch.Size, device: torch.device) -> Tensor:
 
 
 def _power(found: Tensor, bands: Tensor) -> Tensor:
-    """Return (n, bands) the mean power in each band, of all channels, without their means; a little at least."""
-    power = found.abs().square().mean(dim=1).flatten(1)  # (n, frequencies)
+    """Return (n, C, bands) the mean power in each band, without the mean of the channel; a little at least."""
+    power = found.abs().square().flatten(2)  # (n, C, frequencies)
     weights = bands.clone()
     weights[0] = 0
-    least = (_FEW * power.sum(dim=1, keepdim=True)).clamp_min(torch.finfo(power.dtype).tiny)
+    least = (_FEW * power.sum(dim=2, keepdim=True)).clamp_min(torch.finfo(power.dtype).tiny)
     return (power @ weights) / weights.sum(dim=0).clamp_min(_FEW) + least

@@ -58,7 +58,7 @@ def judge(result: AuditResult, previous: Verdict | None = None, threshold: float
     What else is exchanged (`Audit(interventions=...)`) is judged in the same way, each against its placebo if it has
     one; then the background has one half of each level, and all of them together the other half, again by Holm's
     procedure over classes and interventions. No second test is asked for; an exchange that itself costs more than 0.2
-    is not judged, and one that costs more than 0.1, or stands on estimated masks, gives a warning only.
+    is not judged, and one that costs more than 0.1, or lacks masks that are given, gives a warning only.
 
     Where swapping itself costs the model more than 0.2 of its accuracy, it is not a fair test, and only the gap of
     recolored backgrounds is judged. Where it costs more than 0.1, or where masks are estimated, an alarm needs a second
@@ -179,7 +179,7 @@ def _findings(
         if not groups:
             continue
         surely = {group for gap, group in certain if gap == each.gap}
-        is_weak = each.cost > _FAIR_COST or (each.by_masks and result.mask_source == "estimated")
+        is_weak = each.is_weak or each.cost > _FAIR_COST
         state: State = "suspicion"
         if each.gap in before and is_weak:
             state = "warning"

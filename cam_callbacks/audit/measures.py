@@ -74,9 +74,10 @@ _REINHARD = "Reinhard et al. 2001, doi 10.1109/38.946629, for the colors; the ga
 _CHATTOPADHAY = "after Chattopadhay et al. 2018, arXiv 1710.11063"
 
 
-def _of_exchange(name: str, definition: str, source: str = "ours", placebo: str = "") -> Iterator[MeasureSpec]:
+def _of_exchange(
+    name: str, definition: str, source: str = "ours", placebo: str = "", masks: Masks = "needed"
+) -> Iterator[MeasureSpec]:
     """Yield the measures of an exchange besides that of the background, and of its placebo."""
-    masks: Masks = "needed" if placebo else "unused"
     parts = [("gap", f"{name.capitalize()} gap", definition, source)]
     if placebo:
         parts.append(("trace_gap", f"Trace of the {name} gap", placebo, "ours"))
@@ -223,15 +224,11 @@ MEASURES: dict[str, MeasureSpec] = {
             placebo="The same if as much around the object is inpainted as resizing changes: a placebo.",
         ),
         *_of_exchange(
-            "tint",
-            "The gap if mean and spread of each channel, over the whole image, become those of an image of the same "
-            "class, or of another class. Colors of objects count too: it need not be a shortcut.",
-            source=_REINHARD,
-        ),
-        *_of_exchange(
             "detail",
-            "The gap if the power at each spatial frequency becomes that of an image of the same class, or of another "
-            "class: sharpness, blur, noise, contrast, what compression leaves.",
+            "The gap if the power of the background at each spatial frequency becomes that of the background of an "
+            "image of the same class, or of another class: sharpness, blur, noise. Without masks it is that of the "
+            "whole image, a weak test.",
+            masks="optional",
         ),
         MeasureSpec(
             "collage_cost",
@@ -366,8 +363,8 @@ MEASURES: dict[str, MeasureSpec] = {
         ),
     )
 }
-"""By name. The last three are of the probes' heatmaps, the others of the audit's images; those of `position`, `size`,
-`tint` and `detail` are there if they are asked for."""
+"""By name. The last three are of the probes' heatmaps, the others of the audit's images; those of `position`,
+`size` and `detail` are there if they are asked for."""
 
 SECOND_TESTS = ("recolor_gap", "blur_loss")
 """The measures that paste nothing, and can agree with a background gap."""

@@ -108,7 +108,8 @@ def _further(observations: Observations, answers: Answers) -> Iterator[Further]:
     exchanges = {exchange.name: exchange for exchange in observations.exchanges}
     for each in observations.further:
         lost = answers.correct["nothing"].unsqueeze(1) - exchanges[each.gap].with_donors("same", answers.correct)
-        yield Further(each.title, each.gap, each.placebo_gap, float(lost.nanmean()), each.needs_masks)
+        is_weak = each.masks != "unused" and observations.mask_source != "given"
+        yield Further(each.title, each.gap, each.placebo_gap, float(lost.nanmean()), is_weak)
 
 
 def _joined(parts: Sequence[Answers]) -> Answers:

@@ -131,7 +131,7 @@ class Observations:
 
     def _possible(self, wanted: Sequence[Intervention]) -> list[Intervention]:
         """Return those interventions that can be made, and note the others."""
-        without_masks = [each.name for each in wanted if each.needs_masks and self.masks is None]
+        without_masks = [each.name for each in wanted if each.masks == "needed" and self.masks is None]
         if without_masks:
             self.notes = (*self.notes, f"Not measured, because it needs masks: {', '.join(without_masks)}")
         return [each for each in wanted if each.name not in without_masks]
@@ -140,7 +140,7 @@ class Observations:
         """Yield the exchange of an intervention, and that of its placebo."""
         judged = self.exchanges[0]
         kept = torch.zeros_like(judged.kept) if self.masks is None else self.masks
-        known = judged.known if given.needs_masks else judged.donors.known
+        known = judged.donors.known if given.masks == "unused" else judged.donors.known & self.usable
         for name, act in ((given.gap, given.exchange), (given.placebo_gap, given.placebo)):
             if name is not None and act is not None:
                 yield Exchange(name, kept, known, judged.donors.first(1), checked(given, act))

@@ -9,7 +9,7 @@ from typing import Any, Literal, TypeAlias
 import torch
 from torch import Tensor
 
-from cam_callbacks._checks import check_bool, check_callable, check_choice
+from cam_callbacks._checks import check_callable, check_choice
 from cam_callbacks.audit import detail, interventions, placing
 from cam_callbacks.audit.measures import MEASURES
 
@@ -19,8 +19,6 @@ ExchangeFn: TypeAlias = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 `images` and `donors` are (n, C, *spatial) float32 as the model is fed them, on its device; `masks` and `donor_masks`
 are (n, *spatial) bool, True on the object, and nowhere True where there are no masks. None of them may be changed.
 """
-
-BuiltIn = Literal["position", "size", "tint", "detail"]
 
 
 @dataclass(frozen=True)
@@ -39,11 +37,12 @@ class Intervention:
         title: What answers would depend on, in words: "the position of the object"; the name if not given.
         placebo: Called alike: does what the exchange does to an image besides exchanging. Its gap is subtracted from
             that of the exchange. None for none.
-        needs_masks: Whether it is left out where there are no masks.
+        masks: `"needed"`: it is left out where there are no masks. `"optional"`: without masks, which tell it from what
+            the object is, it gives a warning only. `"unused"`: masks make no difference.
 
     Raises:
-        ValueError: The name is not one.
-        TypeError: `exchange` or `placebo` does not take four arguments, or `needs_masks` is not a bool.
+        ValueError: The name is not one, or `masks` is none of the three.
+        TypeError: `exchange` or `placebo` does not take four arguments.
 
     Example::
 
@@ -62,7 +61,7 @@ class Intervention:
     _: KW_ONLY
     title: str = ""
     placebo: ExchangeFn | None = None
-    needs_masks: bool = False
+    masks: Literal["needed", "optional", "unused"] = "unused"
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not self.name.isidentifier() or not self.name.isascii():
@@ -72,7 +71,7 @@ class Intervention:
             raise TypeError(f"exchange=None must be {what}")
         check_callable("exchange", self.exchange, what, takes=4)
         check_callable("placebo", self.placebo, what, takes=4)
-        check_bool("needs_masks", self.needs_masks)
+        check_choice("masks", self.masks, ("needed", "optional", "unused"))
         if not self.title:
             object.__setattr__(self, "title", self.name.replace("_", " "))
 
@@ -131,19 +130,19 @@ def checked(given: Intervention, exchange: ExchangeFn) -> ExchangeFn:
     return call
 
 
-def _with_tint_of(images: Tensor, masks: Tensor, donors: Tensor, _donor_masks: Tensor) -> Tensor:
-    nowhere = torch.zeros_like(masks)
-    return interventions.with_colors_of(images, nowhere, donors, nowhere, _ranges(images, donors))
+def _with_detail_of(images: Tensor, masks: Tensor, donors: Tensor, donor_masks: Tensor) -> Tensor:
+    """Give each background as much detail as the donor's has; the object stays. Without masks it is the whole image.
 
-
-def _with_detail_of(images: Tensor, _masks: Tensor, donors: Tensor, _donor_masks: Tensor) -> Tensor:
-    return detail.with_detail_of(images, donors).clamp(*_ranges(images, donors))
-
-
-def _ranges(images: Tensor, donors: Tensor) -> Tensor:
-    """Return the smallest and the largest value of each channel of an image and its donor, (2, n, C, 1, ...)."""
-    both = torch.cat([images.flatten(2), donors.flatten(2)], dim=2)
-    return torch.stack(torch.aminmax(both, dim=2)).view(2, *images.shape[:2], *[1] * (images.ndim - 2))
+    Both are measured without what is in either object's place, so that neither object counts, nor its size.
+    """
+    holes = masks | donor_masks
+    has_masks = bool(holes.any())
+    own, other = (interventions.without_object(each, holes) if has_masks else each for each in (images, donors))
+    background = interventions.without_object(images, masks) if has_masks else images
+    both = torch.cat([own.flatten(2), other.flatten(2)], dim=2)
+    low, high = torch.stack(torch.aminmax(both, dim=2)).view(2, *images.shape[:2], *[1] * (images.ndim - 2))
+    changed = detail.with_detail_of(background, own, other).clamp(low, high)
+    return interventions.before(changed, images, masks)
 
 
 _BUILT_IN: dict[str, Intervention] = {
@@ -154,16 +153,17 @@ _BUILT_IN: dict[str, Intervention] = {
             placing.moved,
             title="the position of the object",
             placebo=placing.with_trace_of_move,
-            needs_masks=True,
+            masks="needed",
         ),
         Intervention(
             "size",
             placing.resized_as,
             title="the size of the object",
             placebo=placing.with_trace_of_size,
-            needs_masks=True,
+            masks="needed",
         ),
-        Intervention("tint", _with_tint_of, title="the color of the whole image"),
-        Intervention("detail", _with_detail_of, title="how sharp, blurred or noisy the image is"),
+        Intervention(
+            "detail", _with_detail_of, title="how sharp, blurred or noisy the background is", masks="optional"
+        ),
     )
 }

@@ -32,14 +32,14 @@ class Further:
         gap: The name of its measure.
         placebo: The name of the measure of its placebo; None if it has none.
         cost: Right answers lost by the exchange with an image of the same class: by the exchange itself.
-        by_masks: Whether it stands on the masks.
+        is_weak: Whether it is a weak test, because the masks that it needs are estimated, or there are none.
     """
 
     title: str
     gap: str
     placebo: str | None
     cost: float
-    by_masks: bool
+    is_weak: bool
 
 
 @dataclass(frozen=True, eq=False)

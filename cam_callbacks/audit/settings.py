@@ -49,8 +49,8 @@ class Audit:
             True on the object, or numbers in [0, 1], above 0.5 on the object. Never let it use the audited model: its
             heat would be judged by itself.
         interventions: What is exchanged besides the background, each for two to four passes an image: `"position"` and
-            `"size"` of the object, which need masks, the `"tint"` of the whole image, its `"detail"` (sharpness, blur,
-            noise), or an `Intervention` of your own. All are judged together, at the level of one.
+            `"size"` of the object, which need masks, the `"detail"` of the background (sharpness, blur, noise), or an
+            `Intervention` of your own. All are judged together, at the level of one.
 
     Raises:
         ValueError: `num_images` or `threshold` is out of range, or `on_alarm` or an intervention is unknown, or two of

@@ -88,7 +88,7 @@ def _findings(result: AuditResult, verdict: Verdict, is_alone: bool) -> list[str
             "alarm": ("ALARM: answers depend on", "Found at this look, and at the one before."),
             "warning": (
                 "Warning: answers seem to depend on",
-                "The exchange itself costs right answers, or masks are estimated: a weak test.",
+                "A weak test: the exchange itself costs right answers, or no masks were given.",
             ),
         }.get(each.state, ("Suspicion: answers seem to depend on", f"Found at this look; {outlook}."))
         groups = [_shown(found.overall)] * each.overall

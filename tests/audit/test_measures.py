@@ -17,7 +17,7 @@ TRUST = {"average_drop", "increase_in_confidence", "mean_activation_correlation"
 GROUPS = {"worst_group_accuracy"}
 AGREEMENT = {"mask_agreement"}
 MARGINS = {"bg_gap_larger_masks", "bg_gap_smaller_masks"}
-EXCHANGES = ("position", "size", "tint", "detail")
+EXCHANGES = ("position", "size", "detail")
 ASKED_FOR = {name for name in MEASURES if name.startswith(tuple(f"{each}_" for each in EXCHANGES))}
 UNUSUAL = TRUST | AGREEMENT | MARGINS | ASKED_FOR
 WITH_MASKS = {name for name, spec in MEASURES.items() if spec.masks != "excluded"} - UNUSUAL
@@ -41,7 +41,7 @@ def test_with_masks_they_are_those_that_do_not_exclude_them(estimated):
 def test_those_of_other_exchanges_are_there_if_they_are_asked_for():
     result = audit_model(Reader(1), scenes(), interventions=EXCHANGES)
     assert set(result.measures) == WITH_MASKS - GROUPS | ASKED_FOR
-    assert len(ASKED_FOR) == 12
+    assert len(ASKED_FOR) == 10
 
 
 def test_without_masks_they_are_those_that_do_not_need_them(no_opencv):

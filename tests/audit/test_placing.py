@@ -81,26 +81,26 @@ class TestDetail:
             0.1 * torch.randn(2, 3, 32, 32, generator=draw) + 0.5,
             torch.randn(2, 3, 32, 32, generator=draw),
         )
-        found = with_detail_of(images, 0.3 * donors)
+        found = with_detail_of(images, images, 0.3 * donors)
         torch.testing.assert_close(found.mean(dim=(2, 3)), images.mean(dim=(2, 3)))
         assert found.std() == pytest.approx(0.3, rel=0.05)
 
     def test_an_image_with_its_own_detail_stays_as_it_is(self):
         images = torch.rand(2, 3, 30, 21, generator=torch.Generator().manual_seed(0))
-        torch.testing.assert_close(with_detail_of(images, images), images)
+        torch.testing.assert_close(with_detail_of(images, images, images), images)
 
     def test_a_sharp_image_becomes_as_blurred_as_the_other(self):
         images = torch.rand(1, 1, 64, 64, generator=torch.Generator().manual_seed(0))
         blurred = torch.nn.functional.avg_pool2d(images, 5, 1, 2)
-        found = with_detail_of(images, blurred)
+        found = with_detail_of(images, images, blurred)
         roughness = [float(each.diff(dim=3).square().mean()) for each in (images, blurred, found)]
         assert roughness[2] < 0.2 * roughness[0]
 
     @pytest.mark.parametrize("size", [(40,), (9, 8), (6, 7, 8)])
     def test_of_any_dimensions(self, size):
         images, donors = torch.rand(2, 2, 2, *size, generator=torch.Generator().manual_seed(0))
-        assert with_detail_of(images, donors).shape == images.shape
+        assert with_detail_of(images, images, donors).shape == images.shape
 
     def test_an_image_without_any_detail_stays(self):
         images = torch.full((1, 1, 8, 8), 0.5)
-        torch.testing.assert_close(with_detail_of(images, torch.rand(1, 1, 8, 8)), images)
+        torch.testing.assert_close(with_detail_of(images, images, torch.rand(1, 1, 8, 8)), images)

@@ -11,7 +11,7 @@ from cam_callbacks import Audit, Intervention, ProbeSet, audit_model, judge
 from cam_callbacks.audit.registry import intervention
 from cam_callbacks.audit.verdict import Verdict
 
-NAMES = ("position", "size", "tint", "detail")
+NAMES = ("position", "size", "detail")
 
 
 def corner_of(images, masks, donors, donor_masks):
@@ -70,10 +70,11 @@ def test_placebos_of_a_network_that_sees_no_traces_are_0():
 def test_without_masks_those_that_need_them_are_left_out_and_this_is_said(monkeypatch):
     monkeypatch.setattr("cam_callbacks.audit.foreground.can_estimate", lambda: False)
     result = audited("detail", replace(cued_scenes(), masks=None))
-    assert [each.gap for each in result.further] == ["tint_gap", "detail_gap"]
+    assert [each.gap for each in result.further] == ["detail_gap"]
     assert "position_gap" not in result
     assert any("needs masks: position, size" in note for note in result.notes)
-    assert judge(result, judge(result)).state == "alarm"
+    (finding,) = judge(result, judge(result)).findings
+    assert finding.state == "warning"
 
 
 def test_with_estimated_masks_there_is_a_warning_and_no_alarm():
@@ -121,7 +122,7 @@ def test_one_of_the_user_becomes_a_measure_and_is_judged():
 
 
 def test_a_verdict_of_before_there_were_findings_can_be_read():
-    state = judge(audited("stripes", cued_scenes(), "tint")).state_dict()
+    state = judge(audited("stripes", cued_scenes(), "detail")).state_dict()
     del state["findings"]
     assert Verdict.from_state_dict(state).findings == ()
 
@@ -149,7 +150,7 @@ def test_what_is_wrong_with_what_it_returns_is_said(returned, message):
         (lambda: Audit(interventions=["place"]), ValueError, "interventions='place' is unknown"),
         (lambda: Audit(interventions="position"), TypeError, "must be a list"),
         (lambda: Audit(interventions=[3]), TypeError, "neither a name nor an Intervention"),
-        (lambda: Audit(interventions=["tint", "tint"]), ValueError, "tint is given twice"),
+        (lambda: Audit(interventions=["size", "size"]), ValueError, "size is given twice"),
         (lambda: Audit(interventions=[Intervention("bg", corner_of)]), ValueError, "bg is the name of a measure"),
     ],
 )

@@ -390,25 +390,25 @@ def test_of_maps_that_do_nothing_is_said(tmp_path: Path) -> None:
     assert not [text for text in told if PLAIN_MEAN in text]
 
 
-def upper_half_of(images: Tensor, masks: Tensor, donors: Tensor, donor_masks: Tensor) -> Tensor:
+def upper_part_of(images: Tensor, masks: Tensor, donors: Tensor, donor_masks: Tensor) -> Tensor:
     changed = images.clone()
-    changed[:, :, : SIZE // 4] = donors[:, :, : SIZE // 4]
+    changed[:, :, : 3 * SIZE // 4] = donors[:, :, : 3 * SIZE // 4]
     return changed
 
 
 def test_what_else_is_exchanged_is_logged_judged_and_kept(tmp_path: Path) -> None:
-    upper = Intervention("upper", upper_half_of, title="the upper edge")
+    upper = Intervention("upper", upper_part_of, title="the upper edge")
     said: list[Verdict] = []
-    wanted = Audit(num_images=AUDITED, interventions=["position", "tint", upper], on_alarm=said.append)
+    wanted = Audit(num_images=AUDITED, interventions=["position", "detail", upper], on_alarm=said.append)
     monitor = CAMMonitor("features", num_probes=4, audit=wanted, on_error="raise")
     data = samples(True)
     with own_warnings() as warned:
         trainer = fit(tmp_path, monitor, ReadsOneThing(True), data, data, max_epochs=2)
     logged = scalars(tmp_path)
-    assert {"cam/position_gap", "cam/tint_gap_low", "cam/upper_gap", "cam/upper_gap_by_class/0"} <= set(logged)
-    assert logged["cam/tint_gap"][-1][1] > 0.9
+    assert {"cam/position_gap", "cam/detail_gap_low", "cam/upper_gap", "cam/upper_gap_by_class/0"} <= set(logged)
+    assert logged["cam/upper_gap"][-1][1] > 0.2
     assert abs(logged["cam/position_gap"][-1][1]) < 0.05
-    assert [finding.gap for finding in monitor.verdict.findings if finding.state == "alarm"] == ["tint_gap"]
+    assert [finding.gap for finding in monitor.verdict.findings if finding.state == "alarm"] == ["upper_gap"]
     assert len(said) == 1
     assert [text for text in warned if "ALARM" in text]
     resumed = CAMMonitor("features", num_probes=4, audit=wanted)
@@ -416,7 +416,7 @@ def test_what_else_is_exchanged_is_logged_judged_and_kept(tmp_path: Path) -> Non
     trainer.save_checkpoint(tmp_path / "kept.ckpt")
     again = CAMMonitor("features", num_probes=4, audit=wanted, on_error="raise")
     fit(tmp_path / "resumed", again, ReadsOneThing(True), data, data, max_epochs=3, ckpt_path=tmp_path / "kept.ckpt")
-    assert "tint_gap" in [finding.gap for finding in again.verdict.findings if finding.state == "alarm"]
+    assert "upper_gap" in [finding.gap for finding in again.verdict.findings if finding.state == "alarm"]
 
 
 def test_a_wrong_exchange_ends_the_run_before_it_trains(tmp_path: Path) -> None:
