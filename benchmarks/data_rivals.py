@@ -1,12 +1,13 @@
 """What do tools that look at the data alone say about the data of `bias_detection.py`?
 
-cleanlab's Datalab and two checks of Deepchecks ask whether one property of an image, such as its brightness, gives the
-class away. They need labels, but neither masks nor a network. They get the images that the networks of
-`bias_detection.py` learn from, though fewer, and those of the validation where a check compares the two. Each is asked
-as its documentation does, with its own thresholds.
+cleanlab's Datalab, two checks of Deepchecks, and `AuditResult.data` ask whether one property of an image, such as its
+brightness, gives the class away. They need labels, but no network; the last looks at masks, too, where there are any.
+They get the images that the networks of `bias_detection.py` learn from, though fewer, and those of the validation where
+a check compares the two. Each is asked as its documentation does, with its own thresholds.
 
-Neither is needed by anything else, and Deepchecks runs with older versions of others only. Give each an environment of
-its own, and run the script in both; what they say is collected in one file, and what is there is not asked again:
+The first two are needed by nothing else, and Deepchecks runs with older versions of others only. Give each an
+environment of its own, and run the script in both; what they say is collected in one file, and what is there is not
+asked again:
 
     pip install . scikit-learn "cleanlab[image]" datasets
     pip install . "deepchecks[vision]" "numpy<2" "pandas<3" "scikit-learn<1.6" "setuptools<81"
@@ -27,10 +28,12 @@ from bias_data import DIGITS, ELSEWHERE, IN_BACKGROUND, MEAN, SHAPES, STD, draw,
 from bias_tables import BY_CHANCE, share
 from setting import add_line, lines_of, table
 
+from cam_callbacks.audit.properties import data_properties
+
 AGREEMENTS = (1.0, 0.8, 0.6, 0.9, 0.7)  # complete ones come first, if it is stopped
 OUT = Path(__file__).parents[1] / "build" / "data_rivals.jsonl"
 USED = ("numpy", "pandas", "scikit-learn", "torch")
-Part = tuple[torch.Tensor, torch.Tensor]  # images and targets
+Part = tuple[torch.Tensor, torch.Tensor, torch.Tensor]  # images, targets and masks, which only ours looks at
 Said = dict[str, list[str]]  # by rule, the properties that give the class away
 Run = dict[str, Any]
 
@@ -66,7 +69,7 @@ def main() -> None:
         for number, (kind, agreement, seed) in enumerate(wanted, 1):
             if (rival, kind, agreement, seed, args.images) in done:
                 continue
-            training, validation = (draw(kind, agreement, seed, args.images, split)[:2] for split in ("train", "val"))
+            training, validation = (draw(kind, agreement, seed, args.images, split) for split in ("train", "val"))
             with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
                 said = ask(training, validation)
             run = {"rival": rival, "kind": kind, "agreement": agreement, "seed": seed, "images": args.images}
@@ -111,7 +114,7 @@ def ask_deepchecks(training: Part, validation: Part) -> Said:
             label_map={0: "first", 1: "second"},
             reshuffle_data=False,  # the images are drawn at random
         )
-        for images, targets in (training, validation)
+        for images, targets, _ in (training, validation)
     ]
     alone = PropertyLabelCorrelation().add_condition_property_pps_less_than()
     change = PropertyLabelCorrelationChange().add_condition_property_pps_in_train_less_than()
@@ -127,7 +130,23 @@ def ask_deepchecks(training: Part, validation: Part) -> Said:
     return said
 
 
-RIVALS: dict[str, Callable[[Part, Part], Said]] = {"cleanlab": ask_cleanlab, "deepchecks": ask_deepchecks}
+def ask_ours(training: Part, validation: Part) -> Said:
+    """Return the properties that the verdict of an audit would warn of, with masks and without."""
+    images, targets, masks = training
+    return {
+        f"AuditResult.data, {name}": [f"{each.name} of the {each.where}" for each in found if each.gives_away]
+        for name, found in (
+            ("with masks", data_properties(images, targets, masks)),
+            ("without masks", data_properties(images, targets)),
+        )
+    }
+
+
+RIVALS: dict[str, Callable[[Part, Part], Said]] = {
+    "cleanlab": ask_cleanlab,
+    "deepchecks": ask_deepchecks,
+    "cam_callbacks": ask_ours,
+}
 
 
 def print_tables(runs: Sequence[Run]) -> None:

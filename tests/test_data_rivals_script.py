@@ -30,8 +30,8 @@ def script(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 def ask(script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], list[dict[str, Any]]]:
     """Asks a rival that is installed, and one that is not, in the short form; returns the lines of the file."""
 
-    def by_red(training: tuple[Any, Any], _: tuple[Any, Any]) -> dict[str, list[str]]:
-        images, targets = training
+    def by_red(training: tuple[Any, Any, Any], _: tuple[Any, Any, Any]) -> dict[str, list[str]]:
+        images, targets, _ = training
         red = torch.stack([torch.as_tensor(each).float()[..., 0].mean() / 255 for each in script.pixels(images)])
         return {RULE: ["red"] if abs(red[targets == 1].mean() - red[targets == 0].mean()) > 0.1 else []}
 

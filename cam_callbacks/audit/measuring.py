@@ -12,6 +12,7 @@ from cam_callbacks.audit import attention
 from cam_callbacks.audit.interventions import color_auc, mean_color, ring
 from cam_callbacks.audit.measures import OTHER_MASKS
 from cam_callbacks.audit.observations import MARGIN_GAP, Answers, Observations
+from cam_callbacks.audit.properties import data_properties
 from cam_callbacks.audit.registry import Intervention
 from cam_callbacks.audit.result import AuditResult, Further
 from cam_callbacks.audit.statistics import measure
@@ -84,6 +85,7 @@ def measures_of(observations: Observations, parts: Sequence[Answers]) -> AuditRe
     heatmaps = None if answers.layer_maps is None else upsample(answers.layer_maps, observations.images.shape[2:])
     values = _values(observations, answers, heatmaps)
     judged = observations.exchanges[0]
+    given = observations.masks if observations.mask_source == "given" else None
     swapped = [answers.probability[f"{judged.name}/{kind}/0"] for kind in ("same", "other")]
     swapped = [torch.where(judged.known, probability, torch.nan) for probability in swapped]
     return AuditResult(
@@ -100,6 +102,7 @@ def measures_of(observations: Observations, parts: Sequence[Answers]) -> AuditRe
         notes=(*observations.notes, *answers.notes),
         passes=answers.passes,
         further=tuple(_further(observations, answers)),
+        data=tuple(data_properties(observations.images, observations.labels, given)),
     )
 
 

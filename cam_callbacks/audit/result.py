@@ -12,6 +12,7 @@ from torch import Tensor
 from cam_callbacks._checks import check_type
 from cam_callbacks.audit.donors import Donors
 from cam_callbacks.audit.measures import MEASURES
+from cam_callbacks.audit.properties import DataProperty
 from cam_callbacks.audit.statistics import Measure
 from cam_callbacks.data.class_names import ClassNames
 from cam_callbacks.data.probes import MaskSource
@@ -65,6 +66,8 @@ class AuditResult:
         notes: What was left out, and why.
         passes: Forward samples spent, without the heatmaps.
         further: What else was exchanged.
+        data: What simple properties of the images give away of their classes, the most telling first; those of object
+            and background if masks were given.
     """
 
     measures: Mapping[str, Measure]
@@ -80,6 +83,7 @@ class AuditResult:
     notes: tuple[str, ...] = ()
     passes: int = 0
     further: tuple[Further, ...] = ()
+    data: tuple[DataProperty, ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "class_names", ClassNames(self.class_names))

@@ -14,6 +14,14 @@ _MAX_CLASSES = 10  # that are listed
 _DIGITS, _MAX_DIGITS = 2, 4  # decimals
 _SECOND_TESTS = dict(zip(SECOND_TESTS, ("recoloring the background", "blurring it"), strict=True))
 _DATA_WARNING = 0.85  # AUC
+_MAX_PROPERTIES = 5
+_EXCHANGED = {  # which intervention exchanges a property
+    "size": "size",
+    "horizontal position": "position",
+    "vertical position": "position",
+    "sharpness": "detail",
+    "contrast": "detail",
+}
 _LARGE_SHARE, _SMALL_SHARE = 0.6, 0.25  # of the effect
 
 _MASKS = "masks of the object, or Audit(masks=...)"
@@ -277,14 +285,27 @@ def _heat(result: AuditResult, verdict: Verdict) -> str:
 
 
 def _data_warning(result: AuditResult) -> str:
+    """Say what tells the classes apart by itself, whatever the model does with it."""
+    telling = []
     auc = result.measures.get("data_color_auc")
-    if auc is None or not auc.overall.value >= _DATA_WARNING:
+    if auc is not None and auc.overall.value >= _DATA_WARNING:
+        where = "in the outer ring" if result.mask_source == "none" else "outside the object"
+        telling.append(f"the mean color {where} alone tells the classes apart, AUC {_shown(auc.overall)}")
+    found = [each for each in result.data if each.gives_away]
+    telling += [
+        f"the {each.name} of the {each.where} alone tells {_class(result, each.label)} from the rest, AUC "
+        f"{each.auc:.2f} (by chance {each.chance:.2f})"
+        for each in found[:_MAX_PROPERTIES]
+    ]
+    if not telling:
         return ""
-    where = "in the outer ring" if result.mask_source == "none" else "outside the object"
-    return (
-        f"**Data warning** (not about the model): the mean color {where} alone tells the classes apart, "
-        f"AUC {_shown(auc.overall)}. Ask whoever collected the images why."
-    )
+    said = f"**Data warning** (not about the model): {'; '.join(telling)}. Ask whoever collected the images why."
+    tested = {each.gap for each in result.further}
+    to_test = {_EXCHANGED[each.name] for each in found if each.name in _EXCHANGED}
+    missing = [name for name in dict.fromkeys(_EXCHANGED.values()) if name in to_test and f"{name}_gap" not in tested]
+    if missing:
+        said += f" Audit(interventions=[{', '.join(map(repr, missing))}]) tests whether the model uses it."
+    return said
 
 
 def _missing_images(result: AuditResult) -> str:

@@ -1,0 +1,213 @@
+"""What the data gives away: simple properties of images that tell the classes apart, whatever the model does."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from cam_callbacks.audit.inpainting import grown
+from cam_callbacks.audit.interventions import mean_color
+from cam_callbacks.explain.portions import in_portions
+
+_PERMUTATIONS = 1999
+_SEED = 0
+_TINY = 1e-12
+_BLOCK = 8  # of JPEG
+_MIN_BLOCKS = 3  # along a side
+_LEVEL = 0.01  # of any property, all of them together
+_TELLING = 0.85
+
+
+@dataclass(frozen=True)
+class DataProperty:
+    """A property of the images, and how well it tells one class from the others. It says nothing of the model.
+
+    Attributes:
+        name: What it is: `"brightness"`, the mean over all channels; `"contrast"`, the standard deviation of their
+            mean; `"saturation"`, the mean difference of the largest and the smallest of three channels;
+            `"sharpness"`, the variance of the Laplacian over that of the image (Pech-Pacheco et al. 2000, doi
+            10.1109/ICPR.2000.903548); `"JPEG blocks"`, how much larger steps are between blocks of 8 pixels than within
+            them (Wang et al. 2000, doi 10.1109/ICIP.2000.899622); `"size"`, `"height / width"`,
+            `"horizontal position"` and `"vertical position"` of the object.
+        where: Where it is measured: `"image"`, `"background"` or `"object"`.
+        label: The class that it tells best from all others.
+        auc: The area under the ROC curve of that class against the others, at least 0.5, whichever way round.
+        chance: The mean of that number over permuted labels.
+        p_value: The share of permutations of the labels in which any class is told apart as well; of all properties
+            together, by Holm's procedure (1979).
+        count: Images in which it is defined.
+    """
+
+    name: str
+    where: str
+    label: int
+    auc: float
+    chance: float
+    p_value: float
+    count: int
+
+    @property
+    def gives_away(self) -> bool:
+        """Whether it surely tells the class apart well: an AUC of 0.85 or more, and a p-value of 0.01 or less."""
+        return self.auc >= _TELLING and self.p_value <= _LEVEL
+
+
+def data_properties(images: Tensor, labels: Tensor, masks: Tensor | None = None) -> list[DataProperty]:
+    """Return how well each property tells a class from the others, the best first.
+
+    The area under the ROC curve of a class is that of the rank of the property (Mann & Whitney 1947), which fits
+    nothing but its direction. Of all classes the best counts, here and in the permutations.
+
+    Args:
+        images: (N, C, *spatial), normalized or not.
+        labels: (N,) int64, of two classes or more.
+        masks: (N, *spatial) bool, True on the object; None without. Images whose mask is empty, or covers all, have no
+            properties of object and background.
+    """
+    found = []
+    for (name, where), values in _measured(images, masks).items():
+        known = torch.isfinite(values)
+        if len(set(labels[known].tolist())) > 1:
+            found.append(_told_apart(name, where, values[known], labels[known]))
+    found.sort(key=lambda each: each.p_value)
+    adjusted, largest = [], 0.0
+    for place, each in enumerate(found):  # Holm's procedure
+        largest = max(largest, min(1.0, (len(found) - place) * each.p_value))
+        adjusted.append(DataProperty(**{**vars(each), "p_value": largest}))
+    return sorted(adjusted, key=lambda each: -each.auc)
+
+
+def _told_apart(name: str, where: str, values: Tensor, labels: Tensor) -> DataProperty:
+    """Return how well values (n,) tell a class from the others; the p-value is that of this property alone."""
+    classes, place = labels.unique(return_inverse=True)  # type: ignore[no-untyped-call]
+    members = torch.nn.functional.one_hot(place).double()  # (n, classes)
+    ranks, orders = _ranks(values), _orders(len(values))
+    sizes = members.sum(dim=0)
+    others = (len(values) - sizes) * sizes
+    sums = torch.cat([(ranks @ members).unsqueeze(0), ranks[orders] @ members])  # the true ones first
+    away = ((sums - sizes * (sizes + 1) / 2) / others - 0.5).abs()  # (1 + permutations, classes)
+    best, label = away.max(dim=1)
+    as_good = int((best[1:] >= best[0] - _TINY).sum())
+    return DataProperty(
+        name,
+        where,
+        int(classes[label[0]]),
+        0.5 + float(best[0]),
+        0.5 + float(best[1:].mean()),
+        (1 + as_good) / (1 + _PERMUTATIONS),
+        len(values),
+    )
+
+
+@lru_cache(maxsize=4)
+def _orders(count: int) -> Tensor:
+    """Return random orders (permutations, count), always the same."""
+    return torch.rand(_PERMUTATIONS, count, generator=torch.Generator().manual_seed(_SEED)).argsort(dim=1)
+
+
+def _ranks(values: Tensor) -> Tensor:
+    """Return the ranks (n,) from 1, of equal values their mean; values that differ by rounding are equal."""
+    rounded = (values.double() / values.abs().max().clamp_min(_TINY) * 1e6).round()
+    _, place, counts = rounded.unique(return_inverse=True, return_counts=True)  # type: ignore[no-untyped-call]
+    last = counts.cumsum(0)
+    found: Tensor = (last - (counts - 1) / 2)[place].double()
+    return found
+
+
+def _measured(images: Tensor, masks: Tensor | None) -> dict[tuple[str, str], Tensor]:
+    """Return each property by name and place, (N,); NaN where it is not defined."""
+    parts: dict[tuple[str, str], list[Tensor]] = {}
+    for rows in in_portions(torch.arange(len(images)), images):
+        shown = images[rows].float()
+        everywhere = torch.ones(len(shown), *shown.shape[2:], dtype=torch.bool)
+        regions = {"image": everywhere}
+        if masks is not None:
+            regions["background"] = ~grown(masks[rows])
+            for name, values in _of_objects(masks[rows]):
+                parts.setdefault((name, "object"), []).append(values)
+        for where, region in regions.items():
+            for name, values in _of_region(shown, region):
+                parts.setdefault((name, where), []).append(values)
+        blocks = _blocks(shown)
+        if blocks is not None:
+            parts.setdefault(("JPEG blocks", "image"), []).append(blocks)
+    measured = {place: torch.cat(values) for place, values in parts.items()}
+    if masks is not None:
+        share = masks.flatten(1).float().mean(dim=1)
+        is_whole = (share == 0) | (share == 1)
+        for (name, where), values in measured.items():
+            if where != "image":
+                measured[name, where] = values.masked_fill(is_whole, torch.nan)
+    return measured
+
+
+def _of_region(images: Tensor, region: Tensor) -> Iterator[tuple[str, Tensor]]:
+    """Yield the properties of images (n, C, *spatial) within regions (n, *spatial)."""
+    gray = images.mean(dim=1, keepdim=True)
+    mean = mean_color(gray, region)
+    variance = mean_color((gray - mean.view(-1, *[1] * (gray.ndim - 1))).square(), region).squeeze(1)
+    yield "brightness", mean.squeeze(1)
+    yield "contrast", variance.sqrt()
+    if images.shape[1] == 3:
+        largest, smallest = images.amax(dim=1, keepdim=True), images.amin(dim=1, keepdim=True)
+        yield "saturation", mean_color(largest - smallest, region).squeeze(1)
+    steps, inside = _laplacian(gray, region)
+    if steps.numel():
+        rough = mean_color(steps.square(), inside).squeeze(1)
+        yield "sharpness", torch.where(variance > _TINY, rough / variance.clamp_min(_TINY), torch.nan)
+
+
+def _laplacian(gray: Tensor, region: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the sum of second differences along the axes of three positions or more, and where all are in a region."""
+    axes = [axis for axis, side in enumerate(gray.shape[2:]) if side > 2]
+    center = (slice(None), *[slice(1, -1) if axis in axes else slice(None) for axis in range(region.ndim - 1)])
+    inside = region[center].clone()
+    total = torch.zeros_like(gray[:, 0][center])
+    for axis in axes:
+        for shift in (slice(None, -2), slice(2, None)):
+            near = list(center)
+            near[1 + axis] = shift
+            total += gray[:, 0][tuple(near)] - gray[:, 0][center]
+            inside &= region[tuple(near)]
+    return total.unsqueeze(1), inside
+
+
+def _of_objects(masks: Tensor) -> Iterator[tuple[str, Tensor]]:
+    """Yield the properties of objects, by masks (n, *spatial)."""
+    yield "size", masks.flatten(1).float().mean(dim=1)
+    if masks.ndim != 3:
+        return
+    down, across = (masks.any(dim=dim).float() for dim in (2, 1))  # along the rows, and along the columns
+    yield "height / width", _extent(down) / _extent(across).clamp_min(1)
+    rows, columns = (masks.float().sum(dim=dim) for dim in (2, 1))
+    for name, weights in (("vertical position", rows), ("horizontal position", columns)):
+        places = torch.arange(weights.shape[1], dtype=torch.float32)
+        yield name, (weights * places).sum(dim=1) / weights.sum(dim=1).clamp_min(1)
+
+
+def _extent(along: Tensor) -> Tensor:
+    """Return from the first to the last position (n, side) that is 1, how many there are."""
+    places = torch.arange(along.shape[1], dtype=torch.float32)
+    last = torch.where(along > 0, places, -1).amax(dim=1)
+    first = torch.where(along > 0, places, along.shape[1]).amin(dim=1)
+    return (last - first + 1).clamp_min(0)
+
+
+def _blocks(images: Tensor) -> Tensor | None:
+    """Return (n,) the mean step between blocks of 8 pixels over that within them; None for small or other images."""
+    if images.ndim != 4 or min(images.shape[2:]) < _MIN_BLOCKS * _BLOCK:
+        return None
+    gray = images.mean(dim=1)
+    between, within = [], []
+    for dim in (1, 2):
+        steps = gray.diff(dim=dim).abs().mean(dim=3 - dim)  # (n, side - 1)
+        is_edge = torch.arange(steps.shape[1]) % _BLOCK == _BLOCK - 1
+        between.append(steps[:, is_edge].mean(dim=1))
+        within.append(steps[:, ~is_edge].mean(dim=1))
+    total = sum(within)
+    assert isinstance(total, Tensor)
+    return torch.where(total > _TINY, sum(between) / total.clamp_min(_TINY), torch.nan)

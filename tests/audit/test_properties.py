@@ -1,0 +1,115 @@
+"""What the data gives away: each property tells the classes apart where it differs, and only there."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+import torch.nn.functional as F
+from cues import Reads, cued_scenes
+
+from cam_callbacks import audit_model, judge
+from cam_callbacks.audit.properties import data_properties
+
+LABELS = torch.arange(80) % 2
+
+
+def noise(count=80, side=40, channels=3):
+    return torch.rand(count, channels, side, side, generator=torch.Generator().manual_seed(0))
+
+
+def telling(images, labels=LABELS, masks=None):
+    return {(each.where, each.name) for each in data_properties(images, labels, masks) if each.gives_away}
+
+
+def of_class_1(change, images):
+    return torch.where(LABELS.view(-1, 1, 1, 1) == 1, change(images), images)
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("brightness", lambda images: images + 0.2),
+        ("contrast", lambda images: 0.5 * (images - 0.5) + 0.5),
+        ("sharpness", lambda images: F.avg_pool2d(images, 3, 1, 1, count_include_pad=False)),
+        ("saturation", lambda images: 0.5 * (images + images.mean(dim=1, keepdim=True))),
+        ("JPEG blocks", lambda images: images + 0.3 * (torch.arange(40) // 8 % 2)),
+    ],
+)
+def test_a_property_that_differs_between_the_classes_is_found(name, change):
+    found = data_properties(of_class_1(change, noise()), LABELS)
+    by_name = {each.name: each for each in found}
+    assert by_name[name].gives_away
+    assert by_name[name].auc > 0.95
+    assert 0.5 < by_name[name].chance < 0.6
+    assert telling(noise()) == set()
+
+
+def test_size_position_and_form_of_objects_are_found():
+    masks = torch.zeros(80, 40, 40, dtype=torch.bool)
+    for mask, label in zip(masks, LABELS.tolist(), strict=True):
+        mask[10:20, 5 + 15 * label : 15 + 18 * label] = True
+    found = telling(noise(), masks=masks)
+    assert {("object", "size"), ("object", "horizontal position"), ("object", "height / width")} == found
+
+
+def test_the_background_is_looked_at_without_the_object():
+    masks = torch.zeros(80, 40, 40, dtype=torch.bool)
+    masks[:, 10:30, 10:30] = True
+    images = torch.where(masks.unsqueeze(1), of_class_1(lambda each: each + 0.4, noise()), noise())
+    found = telling(images, masks=masks)
+    assert ("image", "brightness") in found
+    assert not [each for each in found if each[0] == "background"]
+
+
+def test_normalization_changes_nothing():
+    images = of_class_1(lambda each: 0.5 * each, noise())
+    plain, normalized = (data_properties(each, LABELS) for each in (images, (images - 0.4) / 0.2))
+    assert {(each.name, round(each.auc, 6)) for each in plain} == {
+        (each.name, round(each.auc, 6)) for each in normalized
+    }
+
+
+def test_without_a_difference_something_is_found_in_few_of_many_data_sets():
+    draw = torch.Generator().manual_seed(1)
+    images = noise(60, 24)
+    false = sum(
+        any(each.p_value <= 0.05 for each in data_properties(images, torch.randint(3, (60,), generator=draw)))
+        for _ in range(60)
+    )
+    assert false <= 8  # 3 are expected, 8 or fewer in 99.5 % of the cases
+
+
+def test_of_several_classes_the_one_that_differs_is_named():
+    labels = torch.arange(80) % 4
+    images = noise() + 0.2 * (labels == 2).view(-1, 1, 1, 1)
+    (found,) = (each for each in data_properties(images, labels) if each.name == "brightness")
+    assert found.label == 2
+    assert found.gives_away
+
+
+@pytest.mark.parametrize("size", [(30,), (6, 7, 8), (9, 2), (1, 1)])
+@pytest.mark.parametrize("channels", [1, 3, 5])
+def test_other_images_have_the_properties_that_are_defined(size, channels):
+    images = torch.rand(20, channels, *size, generator=torch.Generator().manual_seed(0))
+    masks = torch.zeros(20, *size, dtype=torch.bool)
+    masks[:, 0] = True
+    found = data_properties(images, LABELS[:20], masks)
+    assert ("saturation" in {each.name for each in found}) == (channels == 3)
+    assert all(0.5 <= each.auc <= 1 and 0 < each.p_value <= 1 for each in found)
+
+
+def test_constant_images_give_nothing_away():
+    assert telling(torch.full((20, 3, 8, 8), 0.3), LABELS[:20]) == set()
+
+
+def test_the_verdict_warns_of_the_data_and_says_how_to_test_the_model():
+    probes = cued_scenes()
+    result = audit_model(Reads("stripes"), probes, num_donors=1)
+    assert ("object", "size") in {(each.where, each.name) for each in result.data if each.gives_away}
+    text = judge(result).text
+    assert "the size of the object alone tells across from the rest, AUC 1.00" in text
+    assert "Audit(interventions=['size', 'position', 'detail']) tests whether the model uses it" in text
+    tested = audit_model(Reads("stripes"), probes, num_donors=1, interventions=["position", "size", "detail"])
+    assert "tests whether the model uses it" not in judge(tested).text
+    estimated = audit_model(Reads("stripes"), replace(probes, masks_estimated=True), num_donors=1)
+    assert {each.where for each in estimated.data} == {"image"}
