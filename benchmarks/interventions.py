@@ -90,10 +90,10 @@ def print_tables(runs: list[Run]) -> None:
             if own:
                 rows.append(row_of(kind, agreement, own, names))
     header = ("what goes with the class", "agreement", "networks", "accuracy", "effect", *names)
-    print("\nMean gap at the last look, and in how many networks there was an alarm (or a suspicion) at any look:\n")
+    print("\nMean gap at the last look, and in how many networks there was an alarm or a warning at any look:\n")
     print(table(header, rows))
     clean = [run for run in runs if run["agreement"] == 0.5]
-    said = {state: [run for run in clean if state in states_of(run, names)] for state in ("alarm", "suspicion")}
+    said = {state: [run for run in clean if state in states_of(run, names)] for state in ("alarm", "warning", "suspicion")}
     for state, of in said.items():
         if clean:
             low, high = wilson(len(of), len(clean))
@@ -113,8 +113,8 @@ def row_of(kind: str, agreement: float, runs: list[Run], names: list[str]) -> tu
     cells = []
     for name in names:
         states = [{look["found"].get(name) for look in run["looks"]} for run in runs]
-        alarms, suspicions = (sum(state in each for each in states) for state in ("alarm", "suspicion"))
-        cells.append(f"{mean(look['gaps'][name] for look in last):.2f}, {alarms} ({suspicions})")
+        said = sum(bool(each & {"alarm", "warning"}) for each in states)
+        cells.append(f"{mean(look['gaps'][name] for look in last):.2f}, {said}")
     shown = (f"{mean(look[what] for look in last):.2f}" for what in ("accuracy", "effect"))
     return (kind, f"{agreement:g}", str(len(runs)), *shown, *cells)
 

@@ -29,10 +29,14 @@ class Asker:
         labels: (N,).
         rows: (n,), which of the images are asked about.
         dtype: The type of the images that the model is fed.
+
+    Attributes:
+        passes: Images that the model was shown so far.
     """
 
     def __init__(self, network: Network, images: Tensor, labels: Tensor, rows: Tensor, dtype: torch.dtype) -> None:
         self._network, self._images, self._labels, self._rows, self._dtype = network, images, labels, rows, dtype
+        self.passes = 0
 
     def about(self, change: Change) -> Answer:
         """Ask about each image after a change."""
@@ -43,18 +47,25 @@ class Asker:
         return self._ask(torch.arange(len(self._rows)), make)
 
     def about_exchange(self, exchange: Exchange) -> dict[str, Answer]:
-        """Ask about all changes that an exchange makes, by name; in the order of donors, so that few are made twice."""
+        """Ask about all changes that an exchange makes, by name; NaN for images that lack a donor.
+
+        They are made in the order of donors, so that few are prepared twice.
+        """
         names, of_arms = zip(*exchange.arms(), strict=True)
         count = len(self._rows)
-        donors = torch.cat([donors[self._rows] for donors in of_arms]).clamp_min(0)
-        order = donors.argsort(stable=True)
+        donors = torch.cat([donors[self._rows] for donors in of_arms])
+        known = exchange.known[self._rows].repeat(len(names))
+        order = torch.where(known, donors, -1).argsort(stable=True)[int((~known).sum()) :]  # the known ones
         places, donors = order % count, donors[order]
+        progress.advance(len(known) - len(order))
 
         def make(part: slice) -> Tensor:
             return exchange.made(self._images, self._rows[places[part]], donors[part], self._network.images.device)
 
-        in_place = order.argsort()
-        correct, probability = (values[in_place].view(-1, count) for values in self._ask(places, make))
+        answers = torch.full((2, len(known)), torch.nan, dtype=torch.float32)
+        if len(order):
+            answers[:, order] = torch.stack(self._ask(places, make))
+        correct, probability = answers.view(2, len(names), count)
         return dict(zip(names, zip(correct, probability, strict=True), strict=True))
 
     def _ask(self, places: Tensor, make: Callable[[slice], Tensor]) -> Answer:
@@ -69,6 +80,7 @@ class Asker:
             scores = network.scores_of(images, own.to(images.device))
             parts.append(_answer(scores, self._labels[self._rows[own]]))
             progress.advance(len(own))
+            self.passes += len(own)
 
         network.in_chunks(len(places), ask)
         correct, probability = (torch.cat(part).cpu() for part in zip(*parts, strict=True))

@@ -55,6 +55,10 @@ class Exchange:
         place = place.to(device)
         return self.exchange(images[some].to(device), self.kept[some].to(device), given[place], kept[place])
 
+    def is_in(self, answers: Mapping[str, Tensor]) -> bool:
+        """Return whether there are answers to all changes that it makes."""
+        return all(name in answers for name, _ in self.arms())
+
     def with_donors(self, kind: str, answers: Mapping[str, Tensor]) -> Tensor:
         """Return (N, K) the answers with each donor of a kind, "same" or "other"; NaN for images that lack one."""
         of_donors = [answers[name] for name, _ in self.arms() if name.startswith(f"{self.name}/{kind}/")]

@@ -97,12 +97,17 @@ class Evidence:
         )
 
     def followed_by(self, result: AuditResult) -> Evidence:
-        """Add the next look, and forget the one that is too long ago; evidence of other measures is forgotten too."""
+        """Add the next look, and forget the one that is too long ago.
+
+        If the background is measured in another way, all evidence is forgotten; of other measures that of those alone.
+        """
         last = Evidence.of(result)
         number = self.num_looks + 1
-        if self.values.keys() != last.values.keys():
+        if self.values.keys() & set(_KEPT) != last.values.keys() & set(_KEPT):
             return replace(last, num_looks=number, looks=torch.full_like(last.looks, number))
         kept = self.looks > number - _NUM_LOOKS
+        unknown = torch.full_like(self.looks, torch.nan, dtype=torch.float32)
+        before = {name: self.values.get(name, unknown) for name in last.values}
         return Evidence(
             number,
             torch.cat([self.looks[kept], torch.full_like(last.looks, number)]),
@@ -110,7 +115,7 @@ class Evidence:
             torch.cat([self.labels[kept], last.labels]),
             torch.cat([self.donors[:, kept], last.donors], dim=1),
             torch.cat([self.turns[kept], last.turns]),
-            {name: torch.cat([self.values[name][kept], last.values[name]]) for name in last.values},
+            {name: torch.cat([before[name][kept], values]) for name, values in last.values.items()},
         )
 
     def count(self, name: str, label: int | None = None) -> int:

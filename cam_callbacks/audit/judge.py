@@ -13,9 +13,9 @@ from torch import Tensor
 from cam_callbacks._checks import check_fraction, check_type
 from cam_callbacks.audit.evidence import Evidence
 from cam_callbacks.audit.measures import OTHER_MASKS, SECOND_TESTS
-from cam_callbacks.audit.result import MAX_COST, MIN_IMAGES, AuditResult
+from cam_callbacks.audit.result import FAIR_COST, MAX_COST, MIN_IMAGES, AuditResult
 from cam_callbacks.audit.statistics import wilson
-from cam_callbacks.audit.verdict import Finding, HeatState, State, Verdict
+from cam_callbacks.audit.verdict import WORST_FIRST, Finding, HeatState, State, Verdict
 from cam_callbacks.audit.wording import verdict_text
 
 _SUSPICION, _ALARM = 0.05, 0.01  # the chance of any false one in a run
@@ -24,12 +24,9 @@ _WITHOUT_COLLAGE = ("recolor_gap",)  # what a collage breaks, a blur may break t
 _PLACEBOS = {"bg_gap": "outline_gap", "bg_gap_probability": "outline_gap_probability"}
 _RING_THRESHOLD = 0.15
 _MIN_PER_CLASS = 10
-_FAIR_COST = 0.1  # of a collage
 _LACK_OF_HEAT = 0.25  # of the object's area: how much less heat than on a flat map counts as away from it
 _TAIL = 0.025
 _ROUNDING = 1e-4
-
-_WORST_FIRST: tuple[State, ...] = ("alarm", "warning", "suspicion")
 
 _Group = int | None
 """A class, or None for all of them together."""
@@ -58,7 +55,8 @@ def judge(result: AuditResult, previous: Verdict | None = None, threshold: float
     What else is exchanged (`Audit(interventions=...)`) is judged in the same way, each against its placebo if it has
     one; then the background has one half of each level, and all of them together the other half, again by Holm's
     procedure over classes and interventions. No second test is asked for; an exchange that itself costs more than 0.2
-    is not judged, and one that costs more than 0.1, or lacks masks that are given, gives a warning only.
+    is not judged, and one that costs more than 0.1, or lacks masks that are given, gives a warning only; so do those of
+    position and size, which change more than they say.
 
     Where swapping itself costs the model more than 0.2 of its accuracy, it is not a fair test, and only the gap of
     recolored backgrounds is judged. Where it costs more than 0.1, or where masks are estimated, an alarm needs a second
@@ -92,7 +90,7 @@ def judge(result: AuditResult, previous: Verdict | None = None, threshold: float
     judged = (result.gap_name, f"{result.gap_name}_probability") if is_fair else _WITHOUT_COLLAGE
     suspects = _suspects(evidence, judged, threshold, levels)
     agree = bool(_agreeing_tests(evidence, suspects, threshold)) and _holds_at_other_masks(evidence, threshold)
-    needs_second_test = result.mask_source == "estimated" or cost > _FAIR_COST
+    needs_second_test = result.mask_source == "estimated" or cost > FAIR_COST
     is_second = previous is not None and bool(previous.overall or previous.classes)
     state: State = "no alarm" if is_fair else "not testable"
     if suspects.found:
@@ -117,7 +115,7 @@ def judge(result: AuditResult, previous: Verdict | None = None, threshold: float
 def _said(result: AuditResult, verdict: Verdict, previous: Verdict | None) -> Verdict:
     """Put a verdict into words; its state is then that of the worst that was found."""
     states = [verdict.state, *(each.state for each in verdict.findings)]
-    worst = min(states, key=lambda state: _WORST_FIRST.index(state) if state in _WORST_FIRST else len(_WORST_FIRST))
+    worst = min(states, key=lambda state: WORST_FIRST.index(state) if state in WORST_FIRST else len(WORST_FIRST))
     return replace(verdict, text=verdict_text(result, verdict, is_alone=previous is None), state=worst)
 
 
@@ -179,7 +177,7 @@ def _findings(
         if not groups:
             continue
         surely = {group for gap, group in certain if gap == each.gap}
-        is_weak = each.is_weak or each.cost > _FAIR_COST
+        is_weak = each.warns_only or each.lacks_masks or each.cost > FAIR_COST
         state: State = "suspicion"
         if each.gap in before and is_weak:
             state = "warning"

@@ -372,6 +372,9 @@ SECOND_TESTS = ("recolor_gap", "blur_loss")
 OTHER_MASKS = ("bg_gap_larger_masks", "bg_gap_smaller_masks")
 """The background gap with other masks than those that were estimated."""
 
+MARGIN_GAP = "margin_gap"
+"""The name of the exchange with other masks: larger ones in every second image, smaller ones in the others."""
+
 
 def spec_of(name: str) -> MeasureSpec:
     """Return what is known of a measure; of one of an intervention of the user, what is true of all of them."""

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from cam_callbacks._checks import check_positive
 from cam_callbacks.audit import attention
 from cam_callbacks.audit.interventions import color_auc, mean_color, ring
-from cam_callbacks.audit.measures import OTHER_MASKS
-from cam_callbacks.audit.observations import MARGIN_GAP, Answers, Observations
+from cam_callbacks.audit.measures import MARGIN_GAP, OTHER_MASKS
+from cam_callbacks.audit.observations import Answers, Observations
 from cam_callbacks.audit.properties import data_properties
 from cam_callbacks.audit.registry import Intervention
 from cam_callbacks.audit.result import AuditResult, Further
@@ -85,7 +85,7 @@ def measures_of(observations: Observations, parts: Sequence[Answers]) -> AuditRe
     heatmaps = None if answers.layer_maps is None else upsample(answers.layer_maps, observations.images.shape[2:])
     values = _values(observations, answers, heatmaps)
     judged = observations.exchanges[0]
-    given = observations.masks if observations.mask_source == "given" else None
+    are_given = observations.mask_source == "given"
     swapped = [answers.probability[f"{judged.name}/{kind}/0"] for kind in ("same", "other")]
     swapped = [torch.where(judged.known, probability, torch.nan) for probability in swapped]
     return AuditResult(
@@ -102,17 +102,22 @@ def measures_of(observations: Observations, parts: Sequence[Answers]) -> AuditRe
         notes=(*observations.notes, *answers.notes),
         passes=answers.passes,
         further=tuple(_further(observations, answers)),
-        data=tuple(data_properties(observations.images, observations.labels, given)),
+        data=tuple(data_properties(observations.images, observations.labels, observations.masks, are_given)),
     )
 
 
 def _further(observations: Observations, answers: Answers) -> Iterator[Further]:
-    """Yield what else was exchanged."""
+    """Yield what else was exchanged, unless that has failed."""
     exchanges = {exchange.name: exchange for exchange in observations.exchanges}
     for each in observations.further:
+        if not all(exchanges[name].is_in(answers.correct) for name in (each.gap, each.placebo_gap) if name is not None):
+            continue
         lost = answers.correct["nothing"].unsqueeze(1) - exchanges[each.gap].with_donors("same", answers.correct)
-        is_weak = each.masks != "unused" and observations.mask_source != "given"
-        yield Further(each.title, each.gap, each.placebo_gap, float(lost.nanmean()), is_weak)
+        lacks_masks = each.masks != "unused" and observations.mask_source != "given"
+        title = each.title
+        if observations.masks is None and each.title_without_masks:
+            title = each.title_without_masks
+        yield Further(title, each.gap, each.placebo_gap, float(lost.nanmean()), lacks_masks, each.warns_only)
 
 
 def _joined(parts: Sequence[Answers]) -> Answers:
@@ -151,6 +156,8 @@ def _values(observations: Observations, answers: Answers, heatmaps: Tensor | Non
         yield _worst_group_accuracy(whole, observations.probes.groups, observations.labels)
     is_even = observations.is_even
     for exchange in observations.exchanges:
+        if not exchange.is_in(correct):
+            continue
         if exchange.name == MARGIN_GAP:
             for name, is_tried in zip(OTHER_MASKS, (is_even, ~is_even), strict=True):
                 yield name, torch.where(is_tried.unsqueeze(1), exchange.gap(correct), torch.nan), 0.0

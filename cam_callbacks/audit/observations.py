@@ -15,7 +15,8 @@ from cam_callbacks.audit.changes import Exchange, changes_without_donors, like, 
 from cam_callbacks.audit.donors import Donors, choose_donors
 from cam_callbacks.audit.foreground import with_estimated_masks
 from cam_callbacks.audit.inpainting import grown, shrunk
-from cam_callbacks.audit.registry import Intervention, checked, intervention
+from cam_callbacks.audit.measures import MARGIN_GAP
+from cam_callbacks.audit.registry import Intervention, InterventionError, checked, chosen
 from cam_callbacks.data.probes import MaskSource, ProbeSet
 from cam_callbacks.explain import progress
 from cam_callbacks.explain.cam import CAM
@@ -30,9 +31,6 @@ from cam_callbacks.explain.portions import in_portions
 from cam_callbacks.explain.runner import Options, check_images, device_and_dtype
 from cam_callbacks.explain.sharding import share
 from cam_callbacks.explain.trust import hottest_half
-
-MARGIN_GAP = "margin_gap"
-"""The name of the exchange with other masks: larger ones in every second image, smaller ones in the others."""
 
 _NO_RING = "These images have no ring to swap: that takes a side of at least 8 positions"
 _FEW = 4  # images, from which it is found out how the model takes a batch
@@ -106,7 +104,7 @@ class Observations:
         self.is_even = _places_in_class(self.labels) % 2 == 0
         self.value_range = interventions.value_range(self.images)
         self.exchanges = self._exchanges(num_donors)
-        self.further = self._possible([intervention(each) for each in further])
+        self.further = self._possible(chosen(further))
         self.exchanges += [exchange for each in self.further for exchange in self._exchanges_of(each)]
 
     def _exchanges(self, num_donors: int | None) -> list[Exchange]:
@@ -187,8 +185,13 @@ class Observations:
             network = Network(model, in_type(self.images[rows[:_FEW]], dtype), forward_fn, options)
             asker = Asker(network, images, self.labels, rows, dtype)
             answers = {name: asker.about(change) for name, change in changes.items()}
+            failed = []
             for exchange in self.exchanges:
-                answers |= asker.about_exchange(exchange)
+                try:
+                    answers |= asker.about_exchange(exchange)
+                except InterventionError as error:
+                    share(error)
+                    failed.append(f"Not measured: {error}")
             methods: list[GradCAM | CAM] = [
                 method(upsampling="none", multi_label=kind.multi_label, outputs=kind.outputs, batch_size=batch_size)
                 for method in (GradCAM, CAM)
@@ -209,8 +212,8 @@ class Observations:
             probability={name: probability for name, (_, probability) in answers.items()},
             layer_maps=layer_maps,
             heat_method=heat_method,
-            notes=notes,
-            passes=len(rows) * len(answers),
+            notes=(*failed, *notes),
+            passes=asker.passes,
         )
 
     def _heat(

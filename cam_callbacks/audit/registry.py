@@ -9,12 +9,12 @@ from typing import Any, Literal, TypeAlias
 import torch
 from torch import Tensor
 
-from cam_callbacks._checks import check_callable, check_choice
+from cam_callbacks._checks import check_bool, check_callable, check_choice
 from cam_callbacks.audit import detail, interventions, placing
-from cam_callbacks.audit.measures import MEASURES
+from cam_callbacks.audit.measures import MARGIN_GAP, MEASURES
 
-ExchangeFn: TypeAlias = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
-"""Called as `exchange(images, masks, donors, donor_masks)`; returns changed images.
+ExchangeFn: TypeAlias = Callable[[Tensor, Tensor, Tensor, Tensor], Any]
+"""Called as `exchange(images, masks, donors, donor_masks)`; returns changed images (n, C, *spatial).
 
 `images` and `donors` are (n, C, *spatial) float32 as the model is fed them, on its device; `masks` and `donor_masks`
 are (n, *spatial) bool, True on the object, and nowhere True where there are no masks. None of them may be changed.
@@ -35,14 +35,16 @@ class Intervention:
             is fed them, their masks (n, *spatial) bool, and a donor of each with its mask; returns n images. It draws
             no random numbers, or the gap is noisier.
         title: What answers would depend on, in words: "the position of the object"; the name if not given.
+        title_without_masks: The same where there are no masks, if that is something else.
         placebo: Called alike: does what the exchange does to an image besides exchanging. Its gap is subtracted from
             that of the exchange. None for none.
+        warns_only: Whether it never gives an alarm, because it cannot help changing something else, too.
         masks: `"needed"`: it is left out where there are no masks. `"optional"`: without masks, which tell it from what
             the object is, it gives a warning only. `"unused"`: masks make no difference.
 
     Raises:
-        ValueError: The name is not one, or `masks` is none of the three.
-        TypeError: `exchange` or `placebo` does not take four arguments.
+        ValueError: The name is not one, or ends in `_trace`, as those of placebos do; or `masks` is none of the three.
+        TypeError: `exchange` or `placebo` does not take four arguments, or `warns_only` is not a bool.
 
     Example::
 
@@ -60,12 +62,17 @@ class Intervention:
     exchange: ExchangeFn
     _: KW_ONLY
     title: str = ""
+    title_without_masks: str = ""
     placebo: ExchangeFn | None = None
+    warns_only: bool = False
     masks: Literal["needed", "optional", "unused"] = "unused"
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not self.name.isidentifier() or not self.name.isascii():
             raise ValueError(f"name={self.name!r} must be of letters, digits and _, such as 'corner'")
+        if self.name.endswith("_trace"):
+            raise ValueError(f"name={self.name!r} must not end in _trace, as the names of placebos do")
+        check_bool("warns_only", self.warns_only)
         what = "a callable: images, masks, donors, donor_masks -> images"
         if self.exchange is None:
             raise TypeError(f"exchange=None must be {what}")
@@ -101,30 +108,46 @@ def intervention(named: str | Intervention) -> Intervention:
     return _BUILT_IN[named]
 
 
-def check_distinct(names: Sequence[str]) -> None:
-    """Raise a ValueError if two interventions have one name, or one has the name of a measure of the background."""
+class InterventionError(ValueError):
+    """An exchange of the user fails, or returns something else than images."""
+
+
+def chosen(named: Sequence[str | Intervention]) -> list[Intervention]:
+    """Return interventions, some of which are named.
+
+    Raises:
+        ValueError: A name is not one that is built in; or two have one name, or one has the name of another measure.
+        TypeError: One is no intervention.
+    """
+    found = [intervention(each) for each in named]
+    names = [each.name for each in found]
     twice = {name for name in names if names.count(name) > 1}
     if twice:
         raise ValueError(f"interventions: {', '.join(sorted(twice))} is given twice; each needs a name of its own")
-    taken = {name for name in names if name not in _BUILT_IN and f"{name}_gap" in MEASURES}
+    own = [each for each in found if each != _BUILT_IN.get(each.name)]
+    taken = {each.name for each in own if each.gap in MEASURES or each.gap == MARGIN_GAP}
     if taken:
         raise ValueError(f"interventions: {', '.join(sorted(taken))} is the name of a measure; choose another one")
+    return found
 
 
 def checked(given: Intervention, exchange: ExchangeFn) -> ExchangeFn:
     """Return an exchange of an intervention that says what is wrong with what it returns."""
 
     def call(images: Tensor, masks: Tensor, donors: Tensor, donor_masks: Tensor) -> Tensor:
-        returned: Any = exchange(images, masks, donors, donor_masks)
+        what = f"the exchange of Intervention({given.name!r}, ...)"
+        try:
+            returned: Any = exchange(images, masks, donors, donor_masks)
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:
+            raise InterventionError(f"{what} fails ({type(error).__name__}: {error})") from error
         if not isinstance(returned, Tensor) or returned.shape != images.shape:
             got = tuple(returned.shape) if isinstance(returned, Tensor) else type(returned).__name__
-            raise ValueError(
-                f"the exchange of Intervention({given.name!r}, ...) must return images of shape "
-                f"{tuple(images.shape)}; it returned {got}"
-            )
+            raise InterventionError(f"{what} must return images of shape {tuple(images.shape)}; it returned {got}")
         changed = returned.detach().to(images)
         if not torch.isfinite(changed).all():
-            raise ValueError(f"the exchange of Intervention({given.name!r}, ...) returned NaN or infinity")
+            raise InterventionError(f"{what} returned NaN or infinity")
         return changed
 
     return call
@@ -153,17 +176,23 @@ _BUILT_IN: dict[str, Intervention] = {
             placing.moved,
             title="the position of the object",
             placebo=placing.with_trace_of_move,
+            warns_only=True,  # the place that the object leaves shows only if it moves far
             masks="needed",
         ),
         Intervention(
             "size",
             placing.resized_as,
-            title="the size of the object",
+            title="the size of the object, or the scale of what is on it",
             placebo=placing.with_trace_of_size,
+            warns_only=True,
             masks="needed",
         ),
         Intervention(
-            "detail", _with_detail_of, title="how sharp, blurred or noisy the background is", masks="optional"
+            "detail",
+            _with_detail_of,
+            title="how sharp, noisy or rich in contrast the background is",
+            title_without_masks="how sharp, noisy or rich in contrast the image is",
+            masks="optional",
         ),
     )
 }

@@ -20,8 +20,8 @@ from cam_callbacks.data.probes import MaskSource
 MIN_IMAGES = 30
 """The fewest images that are judged, all classes together; also what each class needs for reliable numbers."""
 
-MAX_COST = 0.2
-"""What an exchange with an image of the same class may cost of the accuracy; above, it is no fair test."""
+FAIR_COST, MAX_COST = 0.1, 0.2
+"""What an exchange with an image of the same class may cost of the accuracy to be a fair test, and a test at all."""
 
 
 @dataclass(frozen=True)
@@ -32,15 +32,18 @@ class Further:
         title: What answers would depend on, in words.
         gap: The name of its measure.
         placebo: The name of the measure of its placebo; None if it has none.
-        cost: Right answers lost by the exchange with an image of the same class: by the exchange itself.
-        is_weak: Whether it is a weak test, because the masks that it needs are estimated, or there are none.
+        cost: Right answers lost by the exchange with an image of the same class: by the exchange itself; NaN if it is
+            not known.
+        lacks_masks: Whether it would need masks, and they are estimated, or there are none.
+        warns_only: Whether it gives no alarm, because it changes something else, too.
     """
 
     title: str
     gap: str
     placebo: str | None
     cost: float
-    is_weak: bool
+    lacks_masks: bool
+    warns_only: bool
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,8 +69,7 @@ class AuditResult:
         notes: What was left out, and why.
         passes: Forward samples spent, without the heatmaps.
         further: What else was exchanged.
-        data: What simple properties of the images give away of their classes, the most telling first; those of object
-            and background if masks were given.
+        data: What simple properties of the images give away of their classes, the most telling first.
     """
 
     measures: Mapping[str, Measure]

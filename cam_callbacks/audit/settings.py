@@ -18,7 +18,7 @@ from cam_callbacks._checks import (
     is_list,
 )
 from cam_callbacks.audit.mask_fn import MaskFn
-from cam_callbacks.audit.registry import Intervention, check_distinct, intervention
+from cam_callbacks.audit.registry import Intervention, chosen
 from cam_callbacks.audit.verdict import Verdict
 
 OnAlarm = Literal["warn", "stop"] | Callable[[Verdict], Any]
@@ -99,4 +99,4 @@ class Audit:
         check_callable("masks", self.masks, "a callable: images (N, C, H, W) -> masks (N, H, W)", takes=1)
         if not is_list(self.interventions):
             raise TypeError(f"interventions={self.interventions!r} must be a list of names, or of Intervention(...)")
-        check_distinct([intervention(each).name for each in self.interventions])
+        chosen(self.interventions)

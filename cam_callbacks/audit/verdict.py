@@ -11,6 +11,7 @@ from cam_callbacks.audit.evidence import Evidence
 
 State = Literal["alarm", "suspicion", "warning", "no alarm", "not testable", "too few images", "not learned"]
 SecondTest = Literal["agrees", "silent", "needed"]
+WORST_FIRST: tuple[State, ...] = ("alarm", "warning", "suspicion")
 HeatState = Literal["on the object", "indistinguishable from chance", "away from the object"]
 
 

@@ -8,10 +8,11 @@ from collections.abc import Iterable
 from cam_callbacks.audit.measures import OTHER_MASKS, SECOND_TESTS
 from cam_callbacks.audit.result import MAX_COST, MIN_IMAGES, AuditResult
 from cam_callbacks.audit.statistics import Estimate
-from cam_callbacks.audit.verdict import Verdict
+from cam_callbacks.audit.verdict import WORST_FIRST, Verdict
+from cam_callbacks.audit.wording_further import DIGITS, finding_text, further_text, shown
 
 _MAX_CLASSES = 10  # that are listed
-_DIGITS, _MAX_DIGITS = 2, 4  # decimals
+_MAX_DIGITS = 4  # decimals
 _SECOND_TESTS = dict(zip(SECOND_TESTS, ("recoloring the background", "blurring it"), strict=True))
 _DATA_WARNING = 0.85  # AUC
 _MAX_PROPERTIES = 5
@@ -35,14 +36,13 @@ def verdict_text(result: AuditResult, verdict: Verdict, is_alone: bool) -> str:
         verdict: The decision; its text is not read.
         is_alone: Whether this is the first look, which cannot be an alarm.
     """
-    headline, others = _headline(result, verdict, is_alone), _findings(result, verdict, is_alone)
     parts = [
-        *([*others, headline] if not _is_of_background(verdict) else [headline, *others]),
+        *_headlines(result, verdict, is_alone),
         _second_test(result, verdict),
         _what_is_used(result, verdict),
         _numbers(result, verdict),
         _placebo(result),
-        _further(result),
+        further_text(result),
         _pooled(result, verdict),
         _power(verdict),
         _heat(result, verdict),
@@ -81,53 +81,28 @@ def _headline(result: AuditResult, verdict: Verdict, is_alone: bool) -> str:
     }[verdict.state]
 
 
+def _headlines(result: AuditResult, verdict: Verdict, is_alone: bool) -> list[str]:
+    """Say what answers depend on, the worst first, and what was found of the background."""
+    said = [(each.state, finding_text(result, each, is_alone)) for each in verdict.findings]
+    of_background = _headline(result, verdict, is_alone)
+    if _is_of_background(verdict) or not said:
+        said.insert(0, (verdict.state, of_background))
+    else:
+        said.append((verdict.state, f"Of the background: {of_background}"))
+    said.sort(key=lambda each: WORST_FIRST.index(each[0]) if each[0] in WORST_FIRST else len(WORST_FIRST))
+    return [text for _, text in said]
+
+
 def _is_of_background(verdict: Verdict) -> bool:
     return verdict.overall or bool(verdict.classes)
 
 
-def _findings(result: AuditResult, verdict: Verdict, is_alone: bool) -> list[str]:
-    """Say what else than the background answers depend on."""
-    texts = []
-    for each in verdict.findings:
-        found = result[each.gap]
-        names = [*["all classes together"] * each.overall, *(result.class_names.name(index) for index in each.classes)]
-        outlook = "one look alone gives no alarm" if is_alone else "an alarm, or a warning, if the next one is as sure"
-        start, end = {
-            "alarm": ("ALARM: answers depend on", "Found at this look, and at the one before."),
-            "warning": (
-                "Warning: answers seem to depend on",
-                "A weak test: the exchange itself costs right answers, or no masks were given.",
-            ),
-        }.get(each.state, ("Suspicion: answers seem to depend on", f"Found at this look; {outlook}."))
-        groups = [_shown(found.overall)] * each.overall
-        groups += [_shown(found.per_class[index]) for index in each.classes]
-        texts.append(
-            f"**{start} {each.title}** (found in: {', '.join(names)}; `{each.gap}` {', '.join(groups)}). {end}"
-        )
-    return texts
-
-
-def _further(result: AuditResult) -> str:
-    """Say what else was exchanged, with what came of it."""
-    lines = []
-    for each in result.further:
-        line = f"- {each.title}, `{each.gap}`: {_shown(result[each.gap].overall)}"
-        if each.placebo is not None:
-            line += f"; its placebo {_shown(result[each.placebo].overall)}"
-        line += f"; the exchange itself costs {each.cost + 0.0:.2f} of the right answers"
-        lines.append(line + (", too much to be judged" if each.cost > MAX_COST else ""))
-    if not lines:
-        return ""
-    head = "Exchanged besides, each with an image of the same class and with one of another class (0: no dependence):"
-    return "\n".join([head, "", *lines])
-
-
 def _not_tested(result: AuditResult) -> str:
-    tested = {each.gap for each in result.further}
-    blur = "" if "detail_gap" in tested else "blurrier images of one class, "
+    is_tested = any(each.gap == "detail_gap" and not each.cost > MAX_COST for each in result.further)
+    blur = "blurrier objects of one class" if is_tested else "blurrier images of one class"
     return (
-        f"Not tested: a bias inside the object's mask (a collar, a watermark on it), {blur}the texture of the object, "
-        "and anything that all classes share. No alarm is not the same as no bias."
+        f"Not tested: a bias inside the object's mask (a collar, a watermark on it), {blur}, the texture of the "
+        "object, and anything that all classes share. No alarm is not the same as no bias."
     )
 
 
@@ -158,16 +133,16 @@ def _second_test(result: AuditResult, verdict: Verdict) -> str:
     if not verdict.found or "blur_loss" not in result:
         return ""
     of_tests = {how: (name, result[name].overall) for name, how in _SECOND_TESTS.items() if name in result}
-    shown = {how: f"{how} (`{name}` {_shown(found)})" for how, (name, found) in of_tests.items()}
-    tests = " or ".join(shown.values())
+    said = {how: f"{how} (`{name}` {shown(found)})" for how, (name, found) in of_tests.items()}
+    tests = " or ".join(said.values())
     if verdict.second_test == "agrees":
         silent = [how for how, (_, found) in of_tests.items() if not found.value > verdict.threshold]
-        agreeing = " and ".join(words for how, words in shown.items() if how not in silent) or tests
-        rest = f"; {' and '.join(shown[how] for how in silent)} does not" if 0 < len(silent) < len(shown) else ""
+        agreeing = " and ".join(words for how, words in said.items() if how not in silent) or tests
+        rest = f"; {' and '.join(said[how] for how in silent)} does not" if 0 < len(silent) < len(said) else ""
         return f"A second test agrees, which pastes nothing: {agreeing}{rest}."
     other_gaps = [result[name].overall for name in OTHER_MASKS if name in result]
     if any(gap.value <= verdict.threshold for gap in other_gaps):
-        larger, smaller = map(_shown, other_gaps)
+        larger, smaller = map(shown, other_gaps)
         return (
             f"The gap hangs on the edges of the estimated masks: it is {larger} with larger ones, {smaller} with "
             "smaller ones. An alarm needs both to be above the threshold."
@@ -208,21 +183,21 @@ def _numbers(result: AuditResult, verdict: Verdict) -> str:
     made = ", masks estimated" if result.mask_source == "estimated" else ""
     lines = [
         f"`{result.gap_name}`: accuracy with {arms}s of the same class minus accuracy with those of another class (0: "
-        f"no dependence{made}), with 95% intervals: {_shown(gap.overall)} over {gap.overall.count} images of this "
+        f"no dependence{made}), with 95% intervals: {shown(gap.overall)} over {gap.overall.count} images of this "
         "look.",
         "",
     ]
     worst_first = sorted(gap.per_class, key=lambda index: _descending(gap.per_class[index]))
     for index in worst_first[:_MAX_CLASSES]:
         estimate = gap.per_class[index]
-        line = f"- {result.class_names.name(index)}: {_shown(estimate)}, {estimate.count} images"
+        line = f"- {result.class_names.name(index)}: {shown(estimate)}, {estimate.count} images"
         if index in verdict.classes and in_probability is not None:  # which may be where it was found
-            line += f"; in the probability of the true class {_shown(in_probability.per_class[index])}"
+            line += f"; in the probability of the true class {shown(in_probability.per_class[index])}"
         lines.append(line)
     if len(worst_first) > _MAX_CLASSES:
         lines.append(f"- and {len(worst_first) - _MAX_CLASSES} classes with smaller gaps")
     if in_probability is not None:
-        lines += ["", f"The same in the probability of the true class: {_shown(in_probability.overall)}."]
+        lines += ["", f"The same in the probability of the true class: {shown(in_probability.overall)}."]
     return "\n".join(lines)
 
 
@@ -231,8 +206,8 @@ def _placebo(result: AuditResult) -> str:
         return ""
     return (
         f"Placebo, `outline_gap`: each image keeps its own background, and only the place of the other image's object "
-        f"is filled in. The gap is {_shown(result['outline_gap'].overall)}; it should be near 0. Swapping itself, for "
-        f"a background of the same class, lowers the accuracy by {_shown(result['collage_cost'].overall)} "
+        f"is filled in. The gap is {shown(result['outline_gap'].overall)}; it should be near 0. Swapping itself, for "
+        f"a background of the same class, lowers the accuracy by {shown(result['collage_cost'].overall)} "
         "(`collage_cost`; above 0.2 swapping is not a fair test)."
     )
 
@@ -278,9 +253,9 @@ def _heat(result: AuditResult, verdict: Verdict) -> str:
         is_judged_by_area = where == "away from the object" and chance is not None and not estimate.value < chance
         levels = {"area": area} if chance is None or is_judged_by_area else {"chance": chance, "area": area}
         is_told_apart = where != "indistinguishable from chance"
-        digits = _telling_digits(estimate.value, levels.values()) if is_told_apart else _DIGITS
-        shown = ", ".join(f"{name} {level:.{digits}f}" for name, level in levels.items())
-        lines.append(f"- {result.class_names.name(index)}: {where} ({_shown(estimate, digits)}; {shown})")
+        digits = _telling_digits(estimate.value, levels.values()) if is_told_apart else DIGITS
+        others = ", ".join(f"{name} {level:.{digits}f}" for name, level in levels.items())
+        lines.append(f"- {result.class_names.name(index)}: {where} ({shown(estimate, digits)}; {others})")
     return "\n".join(lines)
 
 
@@ -290,7 +265,7 @@ def _data_warning(result: AuditResult) -> str:
     auc = result.measures.get("data_color_auc")
     if auc is not None and auc.overall.value >= _DATA_WARNING:
         where = "in the outer ring" if result.mask_source == "none" else "outside the object"
-        telling.append(f"the mean color {where} alone tells the classes apart, AUC {_shown(auc.overall)}")
+        telling.append(f"the mean color {where} alone tells the classes apart, AUC {shown(auc.overall)}")
     found = [each for each in result.data if each.gives_away]
     telling += [
         f"the {each.name} of the {each.where} alone tells {_class(result, each.label)} from the rest, AUC "
@@ -353,11 +328,12 @@ def _class(result: AuditResult, index: int) -> str:
 
 
 def _next_step(result: AuditResult, verdict: Verdict) -> str:
-    if verdict.findings and not _is_of_background(verdict):
-        return (
-            f"look how {verdict.findings[0].title} differs between the classes; collect or augment images in which it "
-            "does not, and train again."
-        )
+    further = ""
+    if verdict.findings:
+        titles = " and ".join(each.title for each in verdict.findings)
+        further = f"ask why the classes differ in {titles}; collect or augment images in which they do not; "
+        if not _is_of_background(verdict):
+            return f"{further}and train again."
     if verdict.found and verdict.second_test == "needed":
         return (
             "look at the picture of swapped backgrounds: are the objects cut out well? Masks, even of fifty images, "
@@ -365,8 +341,8 @@ def _next_step(result: AuditResult, verdict: Verdict) -> str:
         )
     if verdict.found:
         return (
-            "look at the picture of swapped backgrounds; ask how the images of these classes were collected; collect "
-            "or augment images whose background does not go with the class, and train again."
+            f"{further}look at the picture of swapped backgrounds; ask how the images of these classes were collected; "
+            "collect or augment images whose background does not go with the class, and train again."
         )
     if verdict.state == "not learned":
         return "train on; the next look, if there is one, is judged again."
@@ -383,16 +359,9 @@ def _next_step(result: AuditResult, verdict: Verdict) -> str:
     return "look at the pictures of mistakes, and try images from another source."
 
 
-def _shown(estimate: Estimate, digits: int = _DIGITS) -> str:
-    if estimate.count == 0:
-        return "not known"
-    value, low, high = (round(each, digits) + 0.0 for each in (estimate.value, estimate.low, estimate.high))  # no -0
-    return f"{value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
-
-
 def _telling_digits(value: float, levels: Iterable[float]) -> int:
     """Return how many decimals it takes to see on which side of each level a value lies."""
-    for digits in range(_DIGITS, _MAX_DIGITS):
+    for digits in range(DIGITS, _MAX_DIGITS):
         if all(f"{value:.{digits}f}" != f"{level:.{digits}f}" for level in levels):
             return digits
     return _MAX_DIGITS

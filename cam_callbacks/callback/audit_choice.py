@@ -10,7 +10,7 @@ import torch
 
 from cam_callbacks.audit.foreground import can_estimate, with_estimated_masks
 from cam_callbacks.audit.mask_fn import MaskFn, masks_by
-from cam_callbacks.audit.registry import checked, intervention
+from cam_callbacks.audit.registry import InterventionError, checked, intervention
 from cam_callbacks.callback import trainer as of_trainer
 from cam_callbacks.callback.audit_images import AuditImages, AuditSet
 from cam_callbacks.callback.audit_offers import Choice
@@ -128,9 +128,9 @@ class AuditChoice(Stage):
                 if exchange is None:
                     continue
                 try:
-                    checked(given, exchange)(two, masks, two.flip(0), masks.flip(0))
-                except Exception as error:
-                    raise self.stated(ValueError(f"Intervention({given.name!r}, ...) fails: {error}")) from error
+                    checked(given, exchange)(two.clone(), masks.clone(), two.flip(0), masks.flip(0))
+                except InterventionError as error:
+                    raise self.stated(error) from error
 
     def _send(self, choice: Choice, own: dict[bytes, Samples]) -> dict[bytes, Samples]:
         """Return the images chosen, of all ranks that hold some."""

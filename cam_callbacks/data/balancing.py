@@ -1,11 +1,20 @@
-"""A balanced choice among images of which only a random key, the class and the source are known."""
+"""A balanced choice among images of which only a random key, the class and the source are known.
+
+Classes have equal shares. Of more classes than there is room for, some take part and others not: a class of which a
+single image is chosen has nothing to be compared with.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from math import inf
+from random import Random
+
+_TOGETHER = 4  # images of a class that takes part
+_FEW_CLASSES = 8  # all of which take part
 
 
 @dataclass(frozen=True)
@@ -18,6 +27,7 @@ class Candidate:
         source: Where it comes from, such as one of several loaders.
         digest: Its content, hashed: images of the same content count once.
         rank: The process that holds it.
+        class_key: In [0, 1), random: where there are too many classes, those of the smallest take part.
     """
 
     key: float
@@ -25,6 +35,7 @@ class Candidate:
     source: int
     digest: bytes
     rank: int
+    class_key: float = 0.0
 
     @property
     def group(self) -> tuple[int, int]:
@@ -32,24 +43,30 @@ class Candidate:
         return self.label, self.source
 
 
+_Order = tuple[int, int, float, int]
+
+
 @dataclass(frozen=True)
 class _InTurn:
-    """A candidate with its turn in its group, and the images of its class that are taken already."""
+    """A candidate, and the order in which it is chosen; of the same order those of the smallest keys go first."""
 
     candidate: Candidate
-    turn: int
-    taken: int
+    order: _Order
 
-    @property
-    def order(self) -> tuple[int, int, float]:
-        return self.turn, self.taken, self.candidate.key
+
+@lru_cache(maxsize=2**14)
+def class_key(stream: str, label: int) -> float:
+    """Return the `Candidate.class_key` of a class, which differs from stream to stream."""
+    return Random(f"{stream}, class {label}").random()
 
 
 def balanced(candidates: Iterable[Candidate], count: int, taken: Mapping[int, int]) -> list[Candidate]:
     """Choose at most `count`, the best first, balanced over classes and sources.
 
     Each group gives its image of the smallest key, then each gives the next, until there are enough. In the last round
-    those go first of whose class the fewest are taken, then those of the smallest keys.
+    those go first of whose class the fewest are taken, then those of the smallest keys. But of more classes than have
+    room for four images each, only so many take part: those of which none is taken, then those of the smallest class
+    keys. They are eight at least.
 
     The best of several sets of candidates are among the best of each: the choice can be made part by part.
 
@@ -58,19 +75,28 @@ def balanced(candidates: Iterable[Candidate], count: int, taken: Mapping[int, in
         count: How many to choose.
         taken: How many images of each class are taken already; of the others none.
     """
-    return [each.candidate for each in _in_order(candidates, taken)[:count]]
+    return [each.candidate for each in _in_order(candidates, count, taken)[:count]]
 
 
-def _in_order(candidates: Iterable[Candidate], taken: Mapping[int, int]) -> list[_InTurn]:
+def _in_order(candidates: Iterable[Candidate], count: int, taken: Mapping[int, int]) -> list[_InTurn]:
     turns: Counter[tuple[int, int]] = Counter()
     known: set[bytes] = set()
     found = []
     for each in sorted(candidates, key=lambda candidate: candidate.key):
         if each.digest not in known:
             known.add(each.digest)
-            found.append(_InTurn(each, turns[each.group], taken.get(each.label, 0)))
+            order = _order(turns[each.group], taken.get(each.label, 0), each.class_key, count)
+            found.append(_InTurn(each, order))
             turns[each.group] += 1
-    return sorted(found, key=lambda each: each.order)
+    return sorted(found, key=lambda each: (each.order, each.candidate.key))
+
+
+def _order(turn: int, taken: int, of_class: float, count: int) -> _Order:
+    """Return when the image of a group is chosen that comes after `turn` others of it, of `count` that are chosen."""
+    together = max(1, min(_TOGETHER, count // _FEW_CLASSES))
+    if turn < together:
+        return 0, min(taken, 1) if together > 1 else taken, of_class if together > 1 else 0.0, turn
+    return turn, taken, 0.0, 0
 
 
 class BalancedChoice:
@@ -79,21 +105,23 @@ class BalancedChoice:
     Args:
         count: How many to choose.
         taken: How many images of each class are taken already.
+        stream: What the class keys of the candidates follow from.
 
     Attributes:
         chosen: Those that are chosen now, the best first.
     """
 
-    def __init__(self, count: int, taken: Mapping[int, int]) -> None:
-        self.count, self._taken = count, taken
+    def __init__(self, count: int, taken: Mapping[int, int], stream: str) -> None:
+        self.count, self._taken, self._stream = count, taken, stream
         self.chosen: list[Candidate] = []
         self._last: _InTurn | None = None  # the worst that is chosen, once there are enough
         self._sizes: Counter[tuple[int, int]] = Counter()
         self._largest: dict[tuple[int, int], float] = {}  # key of each group
+        self._turns: list[int] = []
 
     def add(self, candidate: Candidate) -> None:
         """Choose among those that are chosen and this one."""
-        found = _in_order([*self.chosen, candidate], self._taken)[: self.count]
+        found = _in_order([*self.chosen, candidate], self.count, self._taken)[: self.count]
         self.chosen = [each.candidate for each in found]
         self._last = found[-1] if len(found) == self.count else None
         self._sizes = Counter(each.group for each in self.chosen)
@@ -103,11 +131,12 @@ class BalancedChoice:
         """Return the key below which a candidate of this class and source would be chosen; infinity for any key."""
         if self._last is None:
             return inf
-        size, largest = self._sizes[label, source], self._largest.get((label, source), 0.0)
-        mine, of_last = (size, self._taken.get(label, 0)), (self._last.turn, self._last.taken)
-        if mine == of_last:
+        largest = self._largest.get((label, source), 0.0)
+        taken, of_class = self._taken.get(label, 0), class_key(self._stream, label)
+        mine, last = _order(self._sizes[label, source], taken, of_class, self.count), self._last.order
+        if mine == last:
             return max(largest, self._last.candidate.key)
-        return inf if mine < of_last else largest
+        return inf if mine < last else largest
 
     def limit_of_source(self, source: int, classes: int | None) -> float:
         """Return the key below which a candidate of this source may be chosen, whatever its class.
@@ -116,14 +145,21 @@ class BalancedChoice:
             source: Where it comes from.
             classes: How many classes there are; None if that is not known.
         """
-        labels = [label for label, of in self._sizes if of == source]
-        limits = [self.limit(label, source) for label in labels]
-        if classes is None or len(labels) < classes:
-            limits.append(self._limit_of_new_group())
+        known = {label for label, of in self._sizes if of == source}
+        limits = [self.limit(label, source) for label in known]
+        if classes is None:
+            last = self._last
+            limits.append(last.candidate.key if last is not None and last.order == (0, 0, 0.0, 0) else inf)
+        else:  # of those of which none is chosen, that whose turn is next
+            following = next((label for label in self._in_turn(classes) if label not in known), None)
+            limits += [] if following is None else [self.limit(following, source)]
         return max(limits, default=0.0)
 
-    def _limit_of_new_group(self) -> float:
-        """Return that of a group of which none is chosen, in case none of its class is taken."""
-        if self._last is None or (self._last.turn, self._last.taken) > (0, 0):
-            return inf
-        return self._last.candidate.key
+    def _in_turn(self, classes: int) -> list[int]:
+        """Return all classes in the order in which they take part."""
+        if len(self._turns) != classes:
+            taken, stream = self._taken, self._stream
+            self._turns = sorted(
+                range(classes), key=lambda label: _order(0, taken.get(label, 0), class_key(stream, label), self.count)
+            )
+        return self._turns

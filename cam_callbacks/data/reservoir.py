@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from cam_callbacks.data.balancing import BalancedChoice, Candidate
+from cam_callbacks.data.balancing import BalancedChoice, Candidate, class_key
 from cam_callbacks.data.batches import Samples
 from cam_callbacks.data.probes import ProbeSet
 
@@ -167,7 +167,7 @@ class Reservoir:
         """Return what is kept of a form; None if it is not wanted."""
         is_wanted = form == self._form if self._form is not None else len(self._kept) < _MAX_FORMS
         if form not in self._kept and is_wanted:
-            self._kept[form] = _OfOneForm(BalancedChoice(self.count, self._taken))
+            self._kept[form] = _OfOneForm(BalancedChoice(self.count, self._taken, self._stream))
         return self._kept.get(form)
 
     def _take(self, kept: _OfOneForm, samples: Samples, row: int, described: tuple[float, int, int]) -> None:
@@ -180,7 +180,8 @@ class Reservoir:
         digest = digest_of(one.images, label)
         kept.seen += 1
         if digest not in self._excluded:
-            kept.add(Candidate(key, label, source, digest, self._rank), one)
+            of_class = class_key(self._stream, label)
+            kept.add(Candidate(key, label, source, digest, self._rank, of_class), one)
 
 
 class _OfOneForm:

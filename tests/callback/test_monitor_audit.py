@@ -423,5 +423,18 @@ def test_a_wrong_exchange_ends_the_run_before_it_trains(tmp_path: Path) -> None:
     wrong = Intervention("wrong", lambda images, masks, donors, donor_masks: images[:1])
     monitor = CAMMonitor("features", num_probes=4, audit=Audit(num_images=20, interventions=[wrong]))
     data = samples(True)
-    with pytest.raises(MisconfigurationException, match=r"Intervention\('wrong', ...\) fails: .* must return images"):
+    with pytest.raises(MisconfigurationException, match=r"Intervention\('wrong', ...\) must return images"):
         fit(tmp_path, monitor, ReadsOneThing(True), data, data, num_sanity_val_steps=1, max_epochs=1)
+
+
+def test_the_check_of_an_exchange_leaves_the_images_of_the_user_alone(tmp_path: Path) -> None:
+    given = next(iter(samples(True)))
+    images, labels = given[0][:8].clone(), given[1][:8]
+    wipes = Intervention("wipes", lambda images, masks, donors, donor_masks: images.zero_())
+    probes = ProbeSet(images.clone(), labels)
+    monitor = CAMMonitor("features", probes=probes, audit=Audit(num_images=20, interventions=[wipes]))
+    data = samples(True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        fit(tmp_path, monitor, ReadsOneThing(True), data, data, num_sanity_val_steps=1, max_epochs=1)
+    assert torch.equal(probes.images, images)

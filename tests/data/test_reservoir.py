@@ -73,7 +73,32 @@ class TestWhatIsDrawn:
         shares = {name: Counter(each.label for each in candidates(draw(PASSES[name], 30))) for name in PASSES}
         assert shares["sorted"] == {0: 10, 1: 10, 2: 10}
         assert shares["a rare class, late"] == {0: 13, 1: 13, 2: 4}
-        assert set(shares["many classes"].values()) == {1}
+        assert shares["many classes"].most_common() == [(label, 3) for label, _ in shares["many classes"].most_common()]
+
+    def test_of_many_classes_some_take_part_others_at_another_look(self) -> None:
+        labels = [index % 100 for index in range(1000)]
+        shares = [Counter(each.label for each in candidates(draw(labels, 64, stream))) for stream in "ab"]
+        for share in shares:
+            assert set(share.values()) == {4}
+            assert len(share) == 16
+        assert len(shares[0].keys() & shares[1].keys()) < 10
+        taken = dict.fromkeys(shares[0], 4)
+        assert not shares[0].keys() & {each.label for each in candidates(draw(labels, 64, "b", taken=taken))}
+
+    def test_batches_of_classes_that_do_not_take_part_need_not_be_read(self) -> None:
+        labels = [index % 100 for index in range(6000)]
+        read = []
+        for classes in (None, 100):
+            reservoir = Reservoir(32, "a", classes=classes)
+            wanted = 0
+            for start in range(0, 6000, 10):
+                if reservoir.wants_next(0):
+                    wanted += 1
+                    images = torch.stack([image(start + place) for place in range(10)])
+                    reservoir.offer(Samples(images, torch.tensor(labels[start : start + 10]), None))
+            read.append(wanted)
+        assert read[1] < 560
+        assert read[0] == 600
 
     def test_it_is_spread_over_the_whole_pass(self) -> None:
         found = indices(draw(PASSES["in turn"], 60))

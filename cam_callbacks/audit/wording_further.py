@@ -1,0 +1,60 @@
+"""In words: what answers depend on besides the background."""
+
+from __future__ import annotations
+
+import math
+
+from cam_callbacks.audit.result import FAIR_COST, MAX_COST, AuditResult
+from cam_callbacks.audit.statistics import Estimate
+from cam_callbacks.audit.verdict import Finding
+
+DIGITS = 2
+"""Decimals of the numbers of a verdict."""
+
+
+def finding_text(result: AuditResult, finding: Finding, is_alone: bool) -> str:
+    """Say that answers depend on something else than the background."""
+    found, (further,) = result[finding.gap], (each for each in result.further if each.gap == finding.gap)
+    names = [*["all classes together"] * finding.overall, *map(result.class_names.name, finding.classes)]
+    groups = [found.overall] * finding.overall + [found.per_class[index] for index in finding.classes]
+    weaknesses = [
+        "no masks were given" * further.lacks_masks,
+        "the exchange itself costs right answers" * (further.cost > FAIR_COST),
+        "it changes more than that, see the documentation" * further.warns_only,
+    ]
+    weakness = "; ".join(filter(None, weaknesses))
+    next_one = "a warning, as this is a weak test" if weakness else "an alarm"
+    outlook = "one look alone gives no alarm" if is_alone else f"{next_one}, if the next one is as sure"
+    start, end = {
+        "alarm": ("ALARM: answers depend on", "Found at this look, and at the one before."),
+        "warning": ("Warning: answers seem to depend on", f"A weak test: {weakness}."),
+    }.get(finding.state, ("Suspicion: answers seem to depend on", f"Found at this look; {outlook}."))
+    return (
+        f"**{start} {finding.title}** (found in: {', '.join(names)}; `{finding.gap}` "
+        f"{', '.join(map(shown, groups))}). {end}"
+    )
+
+
+def further_text(result: AuditResult) -> str:
+    """Say what else was exchanged, with what came of it."""
+    lines = []
+    for each in result.further:
+        line = f"- {each.title}, `{each.gap}`: {shown(result[each.gap].overall)}"
+        if each.placebo is not None:
+            line += f"; its placebo {shown(result[each.placebo].overall)}"
+        cost = "what the exchange itself costs is not known"
+        if not math.isnan(each.cost):
+            cost = f"the exchange itself costs {each.cost + 0.0:.2f} of the right answers"
+        lines.append(f"{line}; {cost}{', too much to be judged' * (each.cost > MAX_COST)}")
+    if not lines:
+        return ""
+    head = "Exchanged besides, each with an image of the same class and with one of another class (0: no dependence):"
+    return "\n".join([head, "", *lines])
+
+
+def shown(estimate: Estimate, digits: int = DIGITS) -> str:
+    """Return a number with its interval."""
+    if estimate.count == 0:
+        return "not known"
+    value, low, high = (round(each, digits) + 0.0 for each in (estimate.value, estimate.low, estimate.high))  # no -0
+    return f"{value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
