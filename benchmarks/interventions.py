@@ -93,11 +93,10 @@ def print_tables(runs: list[Run]) -> None:
     print("\nMean gap at the last look, and in how many networks there was an alarm or a warning at any look:\n")
     print(table(header, rows))
     clean = [run for run in runs if run["agreement"] == 0.5]
-    said = {state: [run for run in clean if state in states_of(run, names)] for state in ("alarm", "warning", "suspicion")}
-    for state, of in said.items():
-        if clean:
-            low, high = wilson(len(of), len(clean))
-            print(f"\nclean networks with {state}: {len(of)} of {len(clean)} [{low:.2f}, {high:.2f}]")
+    for state in ("alarm", "warning", "suspicion") if clean else ():
+        count = sum(state in states_of(run, names) for run in clean)
+        low, high = wilson(count, len(clean))
+        print(f"\nclean networks with {state}: {count} of {len(clean)} [{low:.2f}, {high:.2f}]")
     for which in ("placebos", "costs"):
         values: dict[str, list[float]] = {}
         for run in runs:
