@@ -116,10 +116,8 @@ class AdaptiveSearch:
         while True:
             goes_on = (wanted >= 0).any(dim=1)
             if not goes_on.all():
-                done, further = (
-                    (goes_on == on).nonzero().flatten().to(device, non_blocking=True) for on in (False, True)
-                )
-                places = images.to(device, non_blocking=True)
+                done, further = (_sent((goes_on == on).nonzero().flatten(), device) for on in (False, True))
+                places = _sent(images, device)
                 found.weights[places[done]] = surrogates.weights[done].masked_fill(
                     unknown[done][:, :, None, None], torch.nan
                 )
@@ -129,7 +127,7 @@ class AdaptiveSearch:
                 if not len(further):
                     return
                 surrogates.keep(further)
-                images = places[further].to(given, non_blocking=True)
+                images = _sent(places[further], given)
                 unknown, error = unknown[further], error[further]
                 wanted, left, spared = wanted[goes_on], left[goes_on], spared[goes_on]
             number = (wanted >= 0).sum(dim=1)
@@ -137,7 +135,7 @@ class AdaptiveSearch:
             values = self._values(images, wanted, channels, device)
             with torch.autocast(device.type, enabled=False):
                 unknown = unknown | ~torch.isfinite(values).all(dim=1)
-                surrogates.observe(wanted.to(device, non_blocking=True), values.nan_to_num(0.0, 0.0, 0.0))
+                surrogates.observe(_sent(wanted, device), values.nan_to_num(0.0, 0.0, 0.0))
                 errors = HeatmapErrors(surrogates)
                 error = errors.estimates.masked_fill(unknown, torch.nan)
                 worst = errors.estimates.masked_fill(unknown, -1).max(dim=1)
@@ -155,15 +153,20 @@ class AdaptiveSearch:
     def _values(self, images: Tensor, wanted: Tensor, channels: int, device: torch.device) -> Tensor:
         """Return the scores (b, m, T) of masked images (b, m) as the surrogates take them, 0 for none."""
         row, place = (wanted >= 0).nonzero(as_tuple=True)
-        chosen = wanted[row, place].to(images.device, non_blocking=True)
+        chosen = _sent(wanted[row, place], images.device)
         turned = chosen >= channels if self.sides == 2 else None
-        scores = self.score(images[row.to(images.device, non_blocking=True)], chosen % channels, turned)
+        scores = self.score(images[_sent(row, images.device)], chosen % channels, turned)
         if self.scale == "probability":
             scores = scores.clamp_min(_MIN_PROBABILITY).log()
         values = torch.zeros(*wanted.shape, scores.shape[1], device=device)
-        places = (each.to(device, non_blocking=True) for each in (row, place))
+        places = (_sent(each, device) for each in (row, place))
         values[tuple(places)] = scores.to(values)
         return values
+
+
+def _sent(tensor: Tensor, device: torch.device) -> Tensor:
+    """Return a tensor on a device, without waiting for a CUDA device."""
+    return tensor.to(device, non_blocking=device.type == "cuda")
 
 
 def _first_of(passes: Tensor, count: Tensor) -> Tensor:
