@@ -69,7 +69,7 @@ def run_of(kind: str, agreement: float, seed: int) -> Run:
             {
                 **effect,
                 "accuracy": result["accuracy"].overall.value,
-                "found": found | ({"bg_gap": verdict.state} if verdict.overall or verdict.classes else {}),
+                "found": found | {"bg_gap": verdict.background},
                 "gaps": {name: result[name].overall.value for name in names},
                 "placebos": {each.gap: result[each.placebo].overall.value for each in result.further if each.placebo},
                 "costs": {each.gap: each.cost for each in result.further},
@@ -120,7 +120,7 @@ def row_of(kind: str, agreement: float, runs: list[Run], names: list[str]) -> tu
 
 def states_of(run: Run, names: list[str]) -> set[str]:
     """What was said at any look."""
-    return {look["found"].get(name) for look in run["looks"] for name in names} - {None}
+    return {str(look["found"].get(name)) for look in run["looks"] for name in names}
 
 
 if __name__ == "__main__":

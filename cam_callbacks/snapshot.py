@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from cam_callbacks import tags
-from cam_callbacks.audit.measures import spec_of
 from cam_callbacks.audit.observations import Answers
 from cam_callbacks.audit.result import AuditResult
 from cam_callbacks.audit.statistics import Estimate, Measure
@@ -128,7 +127,7 @@ class AuditSnapshot:
         """
         found: dict[str, float] = {}
         for name, measured in {**self.result.measures, **self.trust}.items():
-            spec = spec_of(name)
+            spec = self.result.spec_of(name)
             tag = tags.measure(name, is_estimated=spec.depends_on_masks and self.result.mask_source == "estimated")
             found |= _with_bounds(tag, measured.overall, bounds=spec.has_interval)
             if spec.is_logged_per_class and len(measured.per_class) <= MAX_CLASSES:

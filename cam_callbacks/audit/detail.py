@@ -24,13 +24,14 @@ def with_detail_of(images: Tensor, own: Tensor, others: Tensor) -> Tensor:
         others: (n, C, *spatial), where that of the other image is measured.
     """
     axes = tuple(range(2, images.ndim))
-    bands = _bands(images.shape[2:], images.device)  # (frequencies, bands)
-    before, after = (_power(torch.fft.rfftn(each, dim=axes), bands) for each in (own, others))
-    gain = (after / before).sqrt().clamp(1 / _MOST, _MOST)
-    smooth = (gain.log() @ bands.T).exp()  # (n, C, frequencies), from band to band by degrees
-    smooth[..., 0] = 1  # the mean stays
-    found = torch.fft.rfftn(images, dim=axes)
-    changed: Tensor = torch.fft.irfftn(found * smooth.view(found.shape), images.shape[2:], axes)
+    with torch.autocast(images.device.type, enabled=False):
+        bands = _bands(images.shape[2:], images.device)  # (frequencies, bands)
+        before, after = (_power(torch.fft.rfftn(each, dim=axes), bands) for each in (own, others))
+        gain = (after / before).sqrt().clamp(1 / _MOST, _MOST)
+        smooth = (gain.log() @ bands.T).exp()  # (n, C, frequencies), from band to band by degrees
+        smooth[..., 0] = 1  # the mean stays
+        found = torch.fft.rfftn(images, dim=axes)
+        changed: Tensor = torch.fft.irfftn(found * smooth.view(found.shape), images.shape[2:], axes)
     return changed
 
 

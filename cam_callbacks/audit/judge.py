@@ -116,7 +116,8 @@ def _said(result: AuditResult, verdict: Verdict, previous: Verdict | None) -> Ve
     """Put a verdict into words; its state is then that of the worst that was found."""
     states = [verdict.state, *(each.state for each in verdict.findings)]
     worst = min(states, key=lambda state: WORST_FIRST.index(state) if state in WORST_FIRST else len(WORST_FIRST))
-    return replace(verdict, text=verdict_text(result, verdict, is_alone=previous is None), state=worst)
+    text = verdict_text(result, verdict, is_alone=previous is None)
+    return replace(verdict, text=text, state=worst, background=verdict.state)
 
 
 class _Levels(NamedTuple):

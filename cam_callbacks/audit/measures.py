@@ -74,20 +74,29 @@ _REINHARD = "Reinhard et al. 2001, doi 10.1109/38.946629, for the colors; the ga
 _CHATTOPADHAY = "after Chattopadhay et al. 2018, arXiv 1710.11063"
 
 
-def _of_exchange(
-    name: str, definition: str, source: str = "ours", placebo: str = "", masks: Masks = "needed"
+def of_exchange(
+    name: str, definition: str, placebo: str = "", masks: Masks = "needed", source: str = "ours"
 ) -> Iterator[MeasureSpec]:
-    """Yield the measures of an exchange besides that of the background, and of its placebo."""
-    parts = [("gap", f"{name.capitalize()} gap", definition, source)]
+    """Yield what is known of the measures of an exchange besides that of the background, and of its placebo.
+
+    Args:
+        name: That of the intervention.
+        definition: Of its gap.
+        placebo: Of that of its placebo; empty for none.
+        masks: As in `MeasureSpec`.
+        source: The paper, or "ours".
+    """
+    of_name = name.replace("_", " ")
+    parts = [("gap", f"{of_name.capitalize()} gap", definition)]
     if placebo:
-        parts.append(("trace_gap", f"Trace of the {name} gap", placebo, "ours"))
-    for ending, title, meaning, origin in parts:
+        parts.append(("trace_gap", f"Trace of the {of_name} gap", placebo))
+    for ending, title, meaning in parts:
         yield MeasureSpec(
             f"{name}_{ending}",
             title=title,
             definition=meaning,
             chance="0",
-            source=origin,
+            source=source,
             masks=masks,
             per_class="logged" if ending == "gap" else "nowhere",
             has_interval=True,
@@ -211,19 +220,19 @@ MEASURES: dict[str, MeasureSpec] = {
             masks="excluded",
             has_interval=True,
         ),
-        *_of_exchange(
+        *of_exchange(
             "position",
             "The gap if the object is moved, before its own inpainted background, to where that of an image of the "
             "same class lies, or of another class.",
             placebo="The same if as much beside the object is inpainted as the move leaves empty: a placebo.",
         ),
-        *_of_exchange(
+        *of_exchange(
             "size",
             "The gap if the object is resized, before its own inpainted background, to the area of that of an image of "
             "the same class, or of another class.",
             placebo="The same if as much around the object is inpainted as resizing changes: a placebo.",
         ),
-        *_of_exchange(
+        *of_exchange(
             "detail",
             "The gap if the power of the background at each spatial frequency becomes that of the background of an "
             "image of the same class, or of another class: sharpness, blur, noise. Without masks it is that of the "
@@ -374,19 +383,3 @@ OTHER_MASKS = ("bg_gap_larger_masks", "bg_gap_smaller_masks")
 
 MARGIN_GAP = "margin_gap"
 """The name of the exchange with other masks: larger ones in every second image, smaller ones in the others."""
-
-
-def spec_of(name: str) -> MeasureSpec:
-    """Return what is known of a measure; of one of an intervention of the user, what is true of all of them."""
-    if name in MEASURES:
-        return MEASURES[name]
-    is_gap = name.endswith("_gap") and not name.endswith("_trace_gap")
-    return MeasureSpec(
-        name,
-        title=name.replace("_", " "),
-        definition="Of an intervention of your own.",
-        chance="0",
-        source="yours",
-        per_class="logged" if is_gap else "nowhere",
-        has_interval=True,
-    )

@@ -113,11 +113,14 @@ def _further(observations: Observations, answers: Answers) -> Iterator[Further]:
         if not all(exchanges[name].is_in(answers.correct) for name in (each.gap, each.placebo_gap) if name is not None):
             continue
         lost = answers.correct["nothing"].unsqueeze(1) - exchanges[each.gap].with_donors("same", answers.correct)
+        cost = float(lost.nanmean())
         lacks_masks = each.masks != "unused" and observations.mask_source != "given"
         title = each.title
         if observations.masks is None and each.title_without_masks:
             title = each.title_without_masks
-        yield Further(title, each.gap, each.placebo_gap, float(lost.nanmean()), lacks_masks, each.warns_only)
+        yield Further(
+            title, each.gap, each.placebo_gap, float(lost.nanmean()), each.masks, lacks_masks, each.warns_only
+        )
 
 
 def _joined(parts: Sequence[Answers]) -> Answers:

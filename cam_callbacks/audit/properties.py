@@ -15,6 +15,8 @@ from cam_callbacks.explain.portions import in_portions
 
 _PERMUTATIONS = 1999
 _SEED = 0
+_FEW_IMAGES, _VALUES = 256, 2**20  # whose permutations are kept; of permutations, at once
+_LEAST = 0.01  # of the positions of an image, to be measured there
 _TINY = 1e-12
 _BLOCK = 8  # of JPEG
 _MIN_BLOCKS = 3  # along a side
@@ -35,10 +37,10 @@ class DataProperty:
             `"horizontal position"` and `"vertical position"` of the object.
         where: Where it is measured: in the `"background"`, or without masks in the `"outer ring"`, where the object has
             no say; of the `"object"`, if masks are given; JPEG blocks in the whole `"image"`.
-        label: The class that it tells best from all others.
+        label: The class that it tells most surely from all others.
         auc: The area under the ROC curve of that class against the others, at least 0.5, whichever way round.
         chance: The mean of that number over permuted labels.
-        p_value: The share of permutations of the labels in which any class is told apart as well; of all properties
+        p_value: The share of permutations of the labels in which any class is told apart as surely; of all properties
             together, by Holm's procedure (1979).
         count: Images in which it is defined.
     """
@@ -63,10 +65,11 @@ def data_properties(
     """Return how well each property tells a class from the others, the best first.
 
     The area under the ROC curve of a class is that of the rank of the property (Mann & Whitney 1947), which fits
-    nothing but its direction. Of all classes the best counts, here and in the permutations.
+    nothing but its direction. Of all classes that counts which is the furthest from chance for its size, here and in
+    the permutations.
 
     Args:
-        images: (N, C, *spatial), normalized or not.
+        images: (N, C, *spatial), normalized or not, on the CPU like all others.
         labels: (N,) int64, of two classes or more.
         masks: (N, *spatial) bool, True on the object; None without. Images whose mask is empty, or covers all, have no
             properties of object and background.
@@ -89,27 +92,43 @@ def _told_apart(name: str, where: str, values: Tensor, labels: Tensor) -> DataPr
     """Return how well values (n,) tell a class from the others; the p-value is that of this property alone."""
     classes, place = labels.unique(return_inverse=True)  # type: ignore[no-untyped-call]
     members = torch.nn.functional.one_hot(place).double()  # (n, classes)
-    ranks, orders = _ranks(values), _orders(len(values))
-    sizes = members.sum(dim=0)
-    others = (len(values) - sizes) * sizes
-    sums = torch.cat([(ranks @ members).unsqueeze(0), ranks[orders] @ members])  # the true ones first
-    away = ((sums - sizes * (sizes + 1) / 2) / others - 0.5).abs()  # (1 + permutations, classes)
-    best, label = away.max(dim=1)
-    as_good = int((best[1:] >= best[0] - _TINY).sum())
+    ranks, sizes = _ranks(values), members.sum(dim=0)
+    others = len(values) - sizes
+    by_chance = ((len(values) + 1) / (12 * sizes * others)).sqrt()  # the standard deviation of the area
+    true = _areas(ranks.unsqueeze(0), members)[0]
+    surest = ((true - 0.5).abs() / by_chance).max(dim=0)
+    found = torch.cat([_areas(ranks[orders], members) for orders in _orders(len(values))]) - 0.5
+    beyond = (found.abs() / by_chance).amax(dim=1)
     return DataProperty(
         name,
         where,
-        int(classes[label[0]]),
-        0.5 + float(best[0]),
-        0.5 + float(best[1:].mean()),
-        (1 + as_good) / (1 + _PERMUTATIONS),
+        int(classes[surest.indices]),
+        0.5 + float((true[surest.indices] - 0.5).abs()),
+        0.5 + float(found[:, surest.indices].abs().mean()),
+        (1 + int((beyond >= surest.values - _TINY).sum())) / (1 + _PERMUTATIONS),
         len(values),
     )
 
 
-@lru_cache(maxsize=4)
-def _orders(count: int) -> Tensor:
-    """Return random orders (permutations, count), always the same."""
+def _areas(ranks: Tensor, members: Tensor) -> Tensor:
+    """Return the area under the ROC curve of each class against the others, (m, classes), by ranks (m, n)."""
+    sizes = members.sum(dim=0)
+    areas: Tensor = (ranks @ members - sizes * (sizes + 1) / 2) / (sizes * (ranks.shape[1] - sizes))
+    return areas
+
+
+def _orders(count: int) -> Iterator[Tensor]:
+    """Yield random orders, always the same, (a part of the permutations, `count`)."""
+    if count <= _FEW_IMAGES:
+        yield _orders_of_few(count)
+        return
+    draw, step = torch.Generator().manual_seed(_SEED), max(1, _VALUES // count)
+    for start in range(0, _PERMUTATIONS, step):
+        yield torch.rand(min(step, _PERMUTATIONS - start), count, generator=draw).argsort(dim=1)
+
+
+@lru_cache(maxsize=1)
+def _orders_of_few(count: int) -> Tensor:
     return torch.rand(_PERMUTATIONS, count, generator=torch.Generator().manual_seed(_SEED)).argsort(dim=1)
 
 
@@ -152,17 +171,23 @@ def _measured(images: Tensor, masks: Tensor | None, are_given: bool) -> dict[tup
 def _of_region(images: Tensor, region: Tensor) -> Iterator[tuple[str, Tensor]]:
     """Yield the properties of images (n, C, *spatial) within regions (n, *spatial)."""
     gray = images.mean(dim=1, keepdim=True)
-    mean = mean_color(gray, region)
-    variance = mean_color((gray - mean.view(-1, *[1] * (gray.ndim - 1))).square(), region).squeeze(1)
-    yield "brightness", mean.squeeze(1)
+    mean, variance = _moments(gray, region)
+    yield "brightness", mean
     yield "contrast", variance.sqrt()
     if images.shape[1] == 3:
-        largest, smallest = images.amax(dim=1, keepdim=True), images.amin(dim=1, keepdim=True)
-        yield "saturation", mean_color(largest - smallest, region).squeeze(1)
+        yield "saturation", _moments(images.amax(dim=1, keepdim=True) - images.amin(dim=1, keepdim=True), region)[0]
     steps, inside = _laplacian(gray, region)
     if steps.numel():
-        rough = mean_color(steps.square(), inside).squeeze(1)
+        rough = _moments(steps, inside)[1]
         yield "sharpness", torch.where(variance > _TINY, rough / variance.clamp_min(_TINY), torch.nan)
+
+
+def _moments(values: Tensor, region: Tensor) -> tuple[Tensor, Tensor]:
+    """Return mean and variance (n,) of values (n, 1, *spatial) in regions (n, *spatial); NaN where these are tiny."""
+    is_tiny = region.flatten(1).float().mean(dim=1) < _LEAST
+    mean = mean_color(values, region)
+    variance = mean_color((values - mean.view(-1, *[1] * (values.ndim - 1))).square(), region)
+    return mean.squeeze(1).masked_fill(is_tiny, torch.nan), variance.squeeze(1).masked_fill(is_tiny, torch.nan)
 
 
 def _laplacian(gray: Tensor, region: Tensor) -> tuple[Tensor, Tensor]:

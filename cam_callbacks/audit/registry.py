@@ -11,6 +11,7 @@ from torch import Tensor
 
 from cam_callbacks._checks import check_bool, check_callable, check_choice
 from cam_callbacks.audit import detail, interventions, placing
+from cam_callbacks.audit.inpainting import grown
 from cam_callbacks.audit.measures import MARGIN_GAP, MEASURES
 
 ExchangeFn: TypeAlias = Callable[[Tensor, Tensor, Tensor, Tensor], Any]
@@ -39,8 +40,8 @@ class Intervention:
         placebo: Called alike: does what the exchange does to an image besides exchanging. Its gap is subtracted from
             that of the exchange. None for none.
         warns_only: Whether it never gives an alarm, because it cannot help changing something else, too.
-        masks: `"needed"`: it is left out where there are no masks. `"optional"`: without masks, which tell it from what
-            the object is, it gives a warning only. `"unused"`: masks make no difference.
+        masks: `"needed"`: it is left out without masks. `"optional"`: it uses them if there are any. `"unused"`: masks
+            make no difference. The first two give a warning only, unless masks are given.
 
     Raises:
         ValueError: The name is not one, or ends in `_trace`, as those of placebos do; or `masks` is none of the three.
@@ -69,7 +70,7 @@ class Intervention:
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not self.name.isidentifier() or not self.name.isascii():
-            raise ValueError(f"name={self.name!r} must be of letters, digits and _, such as 'corner'")
+            raise ValueError(f"name={self.name!r} must be of letters, digits and _, no digit first, such as 'corner'")
         if self.name.endswith("_trace"):
             raise ValueError(f"name={self.name!r} must not end in _trace, as the names of placebos do")
         check_bool("warns_only", self.warns_only)
@@ -165,7 +166,8 @@ def _with_detail_of(images: Tensor, masks: Tensor, donors: Tensor, donor_masks: 
     both = torch.cat([own.flatten(2), other.flatten(2)], dim=2)
     low, high = torch.stack(torch.aminmax(both, dim=2)).view(2, *images.shape[:2], *[1] * (images.ndim - 2))
     changed = detail.with_detail_of(background, own, other).clamp(low, high)
-    return interventions.before(changed, images, masks)
+    is_all = grown(holes).flatten(1).all(dim=1).view(-1, *[1] * (images.ndim - 1))  # no background is left to measure
+    return torch.where(is_all, images, interventions.before(changed, images, masks))
 
 
 _BUILT_IN: dict[str, Intervention] = {

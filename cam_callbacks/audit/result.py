@@ -11,7 +11,7 @@ from torch import Tensor
 
 from cam_callbacks._checks import check_type
 from cam_callbacks.audit.donors import Donors
-from cam_callbacks.audit.measures import MEASURES
+from cam_callbacks.audit.measures import MEASURES, Masks, MeasureSpec, of_exchange
 from cam_callbacks.audit.properties import DataProperty
 from cam_callbacks.audit.statistics import Measure
 from cam_callbacks.data.class_names import ClassNames
@@ -20,6 +20,7 @@ from cam_callbacks.data.probes import MaskSource
 MIN_IMAGES = 30
 """The fewest images that are judged, all classes together; also what each class needs for reliable numbers."""
 
+_ASKED_FOR = ("position_", "size_", "detail_")
 FAIR_COST, MAX_COST = 0.1, 0.2
 """What an exchange with an image of the same class may cost of the accuracy to be a fair test, and a test at all."""
 
@@ -34,7 +35,8 @@ class Further:
         placebo: The name of the measure of its placebo; None if it has none.
         cost: Right answers lost by the exchange with an image of the same class: by the exchange itself; NaN if it is
             not known.
-        lacks_masks: Whether it would need masks, and they are estimated, or there are none.
+        masks: Whether it uses masks, as in `Intervention`.
+        lacks_masks: Whether it uses masks, and they are estimated, or there are none.
         warns_only: Whether it gives no alarm, because it changes something else, too.
     """
 
@@ -42,6 +44,7 @@ class Further:
     gap: str
     placebo: str | None
     cost: float
+    masks: Masks
     lacks_masks: bool
     warns_only: bool
 
@@ -110,9 +113,28 @@ class AuditResult:
         """Iterate over the names of the measures."""
         return iter(self.measures)
 
+    def spec_of(self, name: str) -> MeasureSpec:
+        """Return what is known of a measure; of one of a user's intervention, what is true of all of them."""
+        if name in MEASURES:
+            return MEASURES[name]
+        own = {
+            spec.name: spec
+            for each in self.further
+            for spec in of_exchange(
+                each.gap.removesuffix("_gap"),
+                f"Of an intervention of your own: {each.title}.",
+                "Of its placebo." if each.placebo else "",
+                each.masks,
+                "yours",
+            )
+        }
+        return own[name]
+
     def _why_missing(self, name: str) -> str:
         if name not in MEASURES:
             return f"no measure has this name; the nearest are {difflib.get_close_matches(name, MEASURES, 3, 0)}"
+        if name.startswith(tuple(_ASKED_FOR)):
+            return f"it was not asked for: interventions=[{name.split('_')[0]!r}], or it could not be measured"
         if MEASURES[name].needs_masks and self.mask_source == "none":
             return "it needs masks, which were neither given nor estimated"
         if MEASURES[name].masks == "excluded" and self.mask_source != "none":

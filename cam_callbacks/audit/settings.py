@@ -50,7 +50,8 @@ class Audit:
             heat would be judged by itself.
         interventions: What is exchanged besides the background, each for two to four passes an image: `"position"` and
             `"size"` of the object, which need masks, the `"detail"` of the background (sharpness, blur, noise), or an
-            `Intervention` of your own. All are judged together, at the level of one.
+            `Intervention` of your own. All of them together are judged at half of the level, the background at the
+            other half.
 
     Raises:
         ValueError: `num_images` or `threshold` is out of range, or `on_alarm` or an intervention is unknown, or two of

@@ -39,13 +39,13 @@ class Verdict:
     """What was found at a look.
 
     Attributes:
-        state: `"alarm"`: answers depend on the background, or on what else is exchanged, found after a look that found
-            it too. `"suspicion"`: found,
-            but not at two looks in a row, not surely enough for an alarm, or without the second test where that
-            is needed. `"warning"`: found at two looks in a row, by a weak test; it never becomes an alarm.
-            `"no alarm"`: nothing was found, which does not mean that nothing is there. `"not testable"`: the exchange
-            itself costs the model too much of its accuracy. `"too few images"`: nothing can be said. `"not learned"`:
-            nothing can be said yet, because the accuracy is not clearly above chance.
+        state: The worst that was found. `"alarm"`: answers depend on the background, or on what else is exchanged, found
+            after a look that found it, too. `"suspicion"`: found, but not at two looks in a row, not surely enough for
+            an alarm, or without the second test where that is needed. `"warning"`: found at two looks in a row, by a
+            weak test; it never becomes an alarm. `"no alarm"`: nothing was found, which does not mean that nothing is
+            there. `"not testable"`: the exchange itself costs the model too much of its accuracy. `"too few images"`:
+            nothing can be said. `"not learned"`: nothing can be said yet, because the accuracy is not clearly above
+            chance.
         classes: The indices of the classes for which a dependence on the background was found.
         overall: Whether it was found for all classes together.
         heat: Where the heat lies, by class of ten maps or more; empty without masks.
@@ -57,6 +57,7 @@ class Verdict:
             alarm, or just `"silent"`.
         evidence: What the last looks have found, for the next verdict; None before anything is learned.
         findings: What else answers depend on.
+        background: The state of the background alone.
     """
 
     state: State
@@ -69,6 +70,11 @@ class Verdict:
     second_test: SecondTest = "silent"
     evidence: Evidence | None = field(default=None, compare=False, repr=False)
     findings: tuple[Finding, ...] = ()
+    background: State | None = None
+
+    def __post_init__(self) -> None:
+        if self.background is None:
+            object.__setattr__(self, "background", self.state)
 
     @property
     def found(self) -> bool:

@@ -336,8 +336,8 @@ def _next_step(result: AuditResult, verdict: Verdict) -> str:
             return f"{further}and train again."
     if verdict.found and verdict.second_test == "needed":
         return (
-            "look at the picture of swapped backgrounds: are the objects cut out well? Masks, even of fifty images, "
-            "would tell."
+            f"{further}look at the picture of swapped backgrounds: are the objects cut out well? Masks, even of fifty "
+            "images, would tell."
         )
     if verdict.found:
         return (

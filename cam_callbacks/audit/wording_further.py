@@ -14,13 +14,12 @@ DIGITS = 2
 
 def finding_text(result: AuditResult, finding: Finding, is_alone: bool) -> str:
     """Say that answers depend on something else than the background."""
-    found, (further,) = result[finding.gap], (each for each in result.further if each.gap == finding.gap)
+    (further,) = (each for each in result.further if each.gap == finding.gap)
     names = [*["all classes together"] * finding.overall, *map(result.class_names.name, finding.classes)]
-    groups = [found.overall] * finding.overall + [found.per_class[index] for index in finding.classes]
     weaknesses = [
         "no masks were given" * further.lacks_masks,
         "the exchange itself costs right answers" * (further.cost > FAIR_COST),
-        "it changes more than that, see the documentation" * further.warns_only,
+        "this exchange changes other things, too" * further.warns_only,
     ]
     weakness = "; ".join(filter(None, weaknesses))
     next_one = "a warning, as this is a weak test" if weakness else "an alarm"
@@ -29,10 +28,7 @@ def finding_text(result: AuditResult, finding: Finding, is_alone: bool) -> str:
         "alarm": ("ALARM: answers depend on", "Found at this look, and at the one before."),
         "warning": ("Warning: answers seem to depend on", f"A weak test: {weakness}."),
     }.get(finding.state, ("Suspicion: answers seem to depend on", f"Found at this look; {outlook}."))
-    return (
-        f"**{start} {finding.title}** (found in: {', '.join(names)}; `{finding.gap}` "
-        f"{', '.join(map(shown, groups))}). {end}"
-    )
+    return f"**{start} {finding.title}** (found in: {', '.join(names)}). {end}"
 
 
 def further_text(result: AuditResult) -> str:
@@ -48,7 +44,7 @@ def further_text(result: AuditResult) -> str:
         lines.append(f"{line}; {cost}{', too much to be judged' * (each.cost > MAX_COST)}")
     if not lines:
         return ""
-    head = "Exchanged besides, each with an image of the same class and with one of another class (0: no dependence):"
+    head = "Also exchanged, each with an image of the same class and with one of another class (0: no dependence):"
     return "\n".join([head, "", *lines])
 
 

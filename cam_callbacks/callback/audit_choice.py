@@ -115,11 +115,11 @@ class AuditChoice(Stage):
             raise self.stated(error) from error
 
     def _check_interventions(self, probes: ProbeSet) -> None:
-        audit, two = self.settings.audit, probes.images[:_IMAGES_CHECKED].float()
+        audit, two = self.settings.audit, probes.images[:_IMAGES_CHECKED].to(self.pl_module.device, torch.float32)
         is_audited = self.memory.task is None or self.memory.task.kind == "single-label"
         if audit is None or not is_audited or not self.trainer.is_global_zero:
             return
-        masks = torch.zeros(len(two), *two.shape[2:], dtype=torch.bool)
+        masks = torch.zeros(len(two), *two.shape[2:], dtype=torch.bool, device=two.device)
         middle = tuple(slice(side // 4, side - side // 4) for side in two.shape[2:])
         for mask in masks:
             mask[middle] = True

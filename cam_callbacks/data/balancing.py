@@ -81,22 +81,37 @@ def balanced(candidates: Iterable[Candidate], count: int, taken: Mapping[int, in
 def _in_order(candidates: Iterable[Candidate], count: int, taken: Mapping[int, int]) -> list[_InTurn]:
     turns: Counter[tuple[int, int]] = Counter()
     known: set[bytes] = set()
-    found = []
+    found: list[tuple[int, Candidate]] = []
     for each in sorted(candidates, key=lambda candidate: candidate.key):
         if each.digest not in known:
             known.add(each.digest)
-            order = _order(turns[each.group], taken.get(each.label, 0), each.class_key, count)
-            found.append(_InTurn(each, order))
+            found.append((turns[each.group], each))
             turns[each.group] += 1
-    return sorted(found, key=lambda each: (each.order, each.candidate.key))
+    of_class: Counter[int] = Counter()
+    in_turn = []
+    for turn, each in sorted(found, key=lambda pair: (pair[0], pair[1].key)):
+        order = _order(turn, of_class[each.label], taken.get(each.label, 0), each.class_key, count)
+        in_turn.append(_InTurn(each, order))
+        of_class[each.label] += 1
+    return sorted(in_turn, key=lambda each: (each.order, each.candidate.key))
 
 
-def _order(turn: int, taken: int, of_class: float, count: int) -> _Order:
-    """Return when the image of a group is chosen that comes after `turn` others of it, of `count` that are chosen."""
+def _order(turn: int, of_class: int, taken: int, key: float, count: int) -> _Order:
+    """Return when an image is chosen.
+
+    Args:
+        turn: How many others of its class and source come before it.
+        of_class: How many others of its class.
+        taken: How many of its class are taken already.
+        key: That of its class.
+        count: How many are chosen.
+    """
     together = max(1, min(_TOGETHER, count // _FEW_CLASSES))
-    if turn < together:
-        return 0, min(taken, 1) if together > 1 else taken, of_class if together > 1 else 0.0, turn
-    return turn, taken, 0.0, 0
+    if together == 1:
+        return turn, taken, 0.0, 0
+    if of_class < together:
+        return 0, min(taken, 1), key, of_class
+    return 1 + turn, taken, 0.0, 0
 
 
 class BalancedChoice:
@@ -132,8 +147,10 @@ class BalancedChoice:
         if self._last is None:
             return inf
         largest = self._largest.get((label, source), 0.0)
-        taken, of_class = self._taken.get(label, 0), class_key(self._stream, label)
-        mine, last = _order(self._sizes[label, source], taken, of_class, self.count), self._last.order
+        turn = self._sizes[label, source]
+        before = sum(min(turn, size) for (other, _), size in self._sizes.items() if other == label)  # at least
+        taken, key = self._taken.get(label, 0), class_key(self._stream, label)
+        mine, last = _order(turn, before, taken, key, self.count), self._last.order
         if mine == last:
             return max(largest, self._last.candidate.key)
         return inf if mine < last else largest
@@ -160,6 +177,7 @@ class BalancedChoice:
         if len(self._turns) != classes:
             taken, stream = self._taken, self._stream
             self._turns = sorted(
-                range(classes), key=lambda label: _order(0, taken.get(label, 0), class_key(stream, label), self.count)
+                range(classes),
+                key=lambda label: _order(0, 0, taken.get(label, 0), class_key(stream, label), self.count),
             )
         return self._turns

@@ -54,6 +54,7 @@ class AdaptiveSearch:
         sides: How many sides of each mask are asked for, 1 or 2.
         tolerance: The estimated error at which a heatmap is good enough.
         max_passes: The most masked images for each image; None for no limit.
+        smallest: Called with a number; returns the smallest of all ranks that run the same model together.
     """
 
     score: MaskedScores
@@ -61,6 +62,7 @@ class AdaptiveSearch:
     sides: int
     tolerance: float
     max_passes: int | None
+    smallest: Callable[[int], int] = int
 
     def weights(self, activations: Tensor, live: Tensor, offset: Tensor) -> PredictedWeights:
         """Return the weights of all channels, most of them predicted.
@@ -94,8 +96,10 @@ class AdaptiveSearch:
         each = 20 * channels**2 + 16 * values + targets * self.sides * of_processes
         memory = _MEMORY
         if activations.is_cuda:
-            memory = int(_SHARE_OF_FREE * torch.cuda.mem_get_info(activations.device)[0])
-        return max(1, memory // each)
+            device = activations.device
+            cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+            memory = int(_SHARE_OF_FREE * (torch.cuda.mem_get_info(device)[0] + cached))
+        return self.smallest(max(1, memory // each))
 
     def _search(
         self, images: Tensor, activations: Tensor, live: Tensor, offset: Tensor, found: PredictedWeights

@@ -198,8 +198,8 @@ class FeatureMasks:
                 kept.append(self._masked(output, own, owner))
             return kept[0].clone()
 
-        shifts = sorted({0, 1, max(1, len(rows) // 2), 2 % len(rows)})  # two, for images that are alike
-        found = [self._tried(partial(self._masked_scores, rows.roll(by), copies, rows[owner])) for by in shifts[:3]]
+        orders = [rows.roll(by) for by in range(min(3, len(rows)))]  # two others, for images that are alike
+        found = [self._tried(partial(self._masked_scores, order, copies, rows[owner])) for order in orders]
         if any(scores is None or len(scores) != len(owner) for scores in found):
             return False
         first, *others = (scores.view(len(rows), len(some), -1) for scores in found)
@@ -213,7 +213,7 @@ class FeatureMasks:
         wholes: list[Tensor] = []
         right: list[Tensor] = []
         count = len(masks)
-        at_once = min(self._copies_for_one, count)  # or more images than the batch size would be shown
+        at_once = min(self._copies_for_one, count)  # so that one image more than the batch size is shown at most
         for images in self._network.rows.split(together):  # type: ignore[no-untyped-call]
 
             def score(chunk: slice, images: Tensor = images) -> None:

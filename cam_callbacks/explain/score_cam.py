@@ -218,7 +218,7 @@ class ScoreCAM(Method):
             offset: (N, T), subtracted from all scores.
             scale: The kind of scores.
         """
-        search = AdaptiveSearch(scorer, scale, self._sides, self.tolerance, self.max_passes)
+        search = AdaptiveSearch(scorer, scale, self._sides, self.tolerance, self.max_passes, scorer.smallest)
         found = search.weights(scorer.activations, live, offset)
         sides, spreads = found.weights.unbind(dim=2), found.spread.unsqueeze(3).unbind(dim=2)
         weights = sides[0]
@@ -241,6 +241,10 @@ class _MaskedScorer:
         self._network, self._reader = network, reader
         self.activations = activations
         self.passes = torch.zeros(len(activations), dtype=torch.int64, device=activations.device)
+
+    def smallest(self, number: int) -> int:
+        """Return the smallest number of all ranks that run the model together."""
+        return self._network.ranks.smallest(number, self.activations.device)
 
     def __call__(self, image: Tensor, channel: Tensor, turned: Tensor | None = None) -> Tensor:
         """Return scores (pairs, T) of images (pairs,) masked by channels (pairs,), or by one minus them."""

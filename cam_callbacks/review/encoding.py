@@ -13,7 +13,7 @@ from torch import Tensor
 
 from cam_callbacks._version import __version__
 from cam_callbacks.audit.attention import heat_by_chance, heat_on_object
-from cam_callbacks.audit.measures import spec_of
+from cam_callbacks.audit.measures import MeasureSpec
 from cam_callbacks.audit.statistics import Estimate, Measure
 from cam_callbacks.data.probes import ProbeSet
 from cam_callbacks.explain.explanation import Explanation, coarse_note, min_max, scaled
@@ -225,6 +225,7 @@ def _audit(audited: AuditSnapshot) -> AuditJson:
         verdict=VerdictJson(
             state=verdict.state,
             text=verdict.text,
+            background=verdict.background or verdict.state,
             classes=[labels[index] for index in verdict.classes],
             overall=verdict.overall,
         ),
@@ -233,14 +234,14 @@ def _audit(audited: AuditSnapshot) -> AuditJson:
         masks=result.mask_source,
         images=len(audited.images),
         notes=list(result.notes),
-        measures={name: _measure(name, measured, labels) for name, measured in measures.items()},
+        measures={name: _measure(result.spec_of(name), measured, labels) for name, measured in measures.items()},
     )
 
 
-def _measure(name: str, measured: Measure, labels: Mapping[int, str]) -> MeasureJson:
+def _measure(spec: MeasureSpec, measured: Measure, labels: Mapping[int, str]) -> MeasureJson:
     """Encode a measure, with its classes if they are few or the measure is one of the main ones."""
     many = len(measured.per_class) > MAX_CLASSES
-    shown = {} if many and not spec_of(name).is_kept_per_class else measured.per_class
+    shown = {} if many and not spec.is_kept_per_class else measured.per_class
     return MeasureJson(
         overall=_estimate(measured.overall),
         per_class={labels.get(index, str(index)): _estimate(estimate) for index, estimate in shown.items()},

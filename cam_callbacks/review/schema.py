@@ -136,10 +136,12 @@ class VerdictJson(TypedDict):
     state: str
     text: str
     """Markdown."""
+    background: str
+    """The state of the background alone."""
     classes: list[str]
-    """Labels of the classes that it is about."""
+    """Labels of the classes whose background it is about."""
     overall: bool
-    """Whether it is about all classes together."""
+    """Whether it is about the background of all classes together."""
 
 
 class AuditJson(TypedDict):

@@ -89,6 +89,30 @@ def test_of_several_classes_the_one_that_differs_is_named():
     assert found.gives_away
 
 
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_a_tiny_class_hides_nothing(count):
+    images = noise(80 + count)
+    images[:80] += (0.1 * LABELS).view(-1, 1, 1, 1)
+    labels = torch.cat([LABELS, torch.full((count,), 2)])
+    (found,) = (each for each in data_properties(images, labels) if each.name == "brightness")
+    assert found.gives_away
+    assert found.label in (0, 1)
+
+
+def test_a_background_of_nothing_has_no_properties():
+    masks = torch.zeros(80, 40, 40, dtype=torch.bool)
+    masks[:40, 10:30, 10:30] = True
+    masks[40:, 1:39, 1:39] = True
+    found = data_properties(noise(), LABELS.sort().values, masks)
+    assert not [each for each in found if each.where == "background" and each.gives_away]
+
+
+def test_of_many_images_few_permutations_are_held_at_once():
+    labels = torch.arange(600) % 2
+    images = torch.rand(600, 1, 8, 8, generator=torch.Generator().manual_seed(0)) + 0.1 * labels.view(-1, 1, 1, 1)
+    assert ("outer ring", "brightness") in telling(images, labels)
+
+
 @pytest.mark.parametrize("size", [(30,), (6, 7, 8), (9, 2), (1, 1)])
 @pytest.mark.parametrize("channels", [1, 3, 5])
 def test_other_images_have_the_properties_that_are_defined(size, channels):

@@ -100,6 +100,16 @@ class TestWhatIsDrawn:
         assert read[1] < 560
         assert read[0] == 600
 
+    def test_of_several_loaders_all_classes_take_part_as_of_one(self) -> None:
+        for sources in (1, 2, 4):
+            reservoir = Reservoir(64, "a")
+            for index in range(800):
+                one = Samples(image(index).unsqueeze(0), torch.tensor([index % 10]), None)
+                reservoir.offer(one, index % 40 // 10 % sources)
+            shares = Counter(each.label for each in candidates(reservoir))
+            assert len(shares) == 10
+            assert min(shares.values()) >= 4
+
     def test_it_is_spread_over_the_whole_pass(self) -> None:
         found = indices(draw(PASSES["in turn"], 60))
         assert all(12 <= sum(start <= index < start + 40 for index in found) <= 28 for start in (0, 40, 80))

@@ -8,7 +8,7 @@ import { digits, interval, judged, markdown, moment, plural } from './words.js';
 export function verdict(run, look, whole = false) {
   const { audit } = look;
   const blocks = audit ? markdown(audit.verdict.text) : [];
-  const meaning = audit && term(UNJUDGED.includes(audit.verdict.state) ? 'verdict' : audit.gap, 'What it means');
+  const meaning = audit && term(UNJUDGED.includes(ofBackground(audit)) ? 'verdict' : audit.gap, 'What it means');
   const masks = `masks ${audit?.masks === 'none' ? 'absent' : audit?.masks}`;
   return el(
     'section',
@@ -25,6 +25,9 @@ export function verdict(run, look, whole = false) {
   );
 }
 
+/** The state of the background alone; earlier versions judged nothing else. */
+const ofBackground = (audit) => audit.verdict.background ?? audit.verdict.state;
+
 const UNJUDGED = ['too few images', 'not learned', 'not testable'];
 
 const NO_AUDIT =
@@ -33,7 +36,7 @@ const NO_AUDIT =
 
 /** What was measured; nothing where it says nothing. */
 function gapInWords(audit) {
-  if (UNJUDGED.includes(audit.verdict.state)) return '';
+  if (UNJUDGED.includes(ofBackground(audit))) return '';
   const gap = judged(audit, audit.gap);
   if (gap == null) return 'The gap could not be measured. ';
   return (
