@@ -118,9 +118,7 @@ def _further(observations: Observations, answers: Answers) -> Iterator[Further]:
         title = each.title
         if observations.masks is None and each.title_without_masks:
             title = each.title_without_masks
-        yield Further(
-            title, each.gap, each.placebo_gap, float(lost.nanmean()), each.masks, lacks_masks, each.warns_only
-        )
+        yield Further(title, each.gap, each.placebo_gap, cost, each.masks, lacks_masks, each.warns_only)
 
 
 def _joined(parts: Sequence[Answers]) -> Answers:
