@@ -42,10 +42,10 @@ class Verdict:
         state: The worst that was found. `"alarm"`: answers depend on the background, or on what else is exchanged,
             found after a look that found it, too. `"suspicion"`: found, but not at two looks in a row, not surely
             enough for an alarm, or without the second test where that is needed. `"warning"`: found at two looks in a
-            row, by a weak test; it never becomes an alarm. `"no alarm"`: nothing was found, which does not mean that nothing is
-            there. `"not testable"`: the exchange itself costs the model too much of its accuracy. `"too few images"`:
-            nothing can be said. `"not learned"`: nothing can be said yet, because the accuracy is not clearly above
-            chance.
+            row, by a weak test; it never becomes an alarm. `"no alarm"`: nothing was found, which does not mean that
+            nothing is there. `"not testable"`: the exchange itself costs the model too much of its accuracy. `"too few
+            images"`: nothing can be said. `"not learned"`: nothing can be said yet, because the accuracy is not clearly
+            above chance.
         classes: The indices of the classes for which a dependence on the background was found.
         overall: Whether it was found for all classes together.
         heat: Where the heat lies, by class of ten maps or more; empty without masks.
