@@ -100,12 +100,21 @@ def test_the_gap_is_that_of_the_class_that_the_verdict_is_about(page: Report, ma
 
 @pytest.mark.parametrize("state", ["too few images", "not learned"])
 def test_what_is_not_judged_has_no_number_and_is_explained(page: Report, made: Made, state: str) -> None:
-    made.audit(BIASED)["verdict"] |= {"state": state, "classes": [], "overall": False, "text": "Nothing is judged."}
+    said = {"state": state, "background": state, "classes": [], "overall": False, "text": "Nothing is judged."}
+    made.audit(BIASED)["verdict"] |= said
     made.open(page, f"run={BIASED}")
     assert "of 100 answers" not in page.one(".verdict").text
     page.one(".verdict .term").click()
     assert page.wait(lambda: page.texts(".glossary .marked dt")) == ["verdict"]
     assert state in page.one(".glossary .marked").text.lower()
+
+
+def test_a_background_that_cannot_be_tested_has_no_number_beside_another_finding(page: Report, made: Made) -> None:
+    found = {"state": "warning", "background": "not testable", "text": "Warning: answers seem to depend on the size."}
+    made.audit(BIASED)["verdict"] |= found
+    made.open(page, f"run={BIASED}")
+    assert page.one(".verdict .state").text == "warning"
+    assert "of 100 answers" not in page.one(".verdict").text
 
 
 def test_a_run_without_a_whole_look_says_so_and_shows_no_other(page: Report, made: Made) -> None:
