@@ -57,8 +57,8 @@ def audit_model(
 
     Raises:
         TypeError: `probes` is not a ProbeSet.
-        ValueError: The images have no labels or are all of one class, or `num_donors` is not at least 1; otherwise as
-            `Method.__call__`.
+        ValueError: The images have no labels or are all of one class, `num_donors` is not at least 1, or an
+            intervention is unknown, or fails; otherwise as `Method.__call__`.
 
     Example::
 
@@ -99,11 +99,19 @@ def measures_of(observations: Observations, parts: Sequence[Answers]) -> AuditRe
         heat_method=None if heatmaps is None else answers.heat_method,
         heat_chance_distribution=_of_classes(observations, heatmaps, attention.mean_heat_by_chance),
         heat_shifted_distribution=_of_classes(observations, heatmaps, attention.mean_heat_on_shifted),
-        notes=(*observations.notes, *answers.notes),
+        notes=(*observations.notes, *answers.notes, *_blank_maps(answers, heatmaps)),
         passes=answers.passes,
         further=tuple(_further(observations, answers)),
         data=tuple(data_properties(observations.images, observations.labels, observations.masks, are_given)),
     )
+
+
+def _blank_maps(answers: Answers, heatmaps: Tensor | None) -> Iterator[str]:
+    """Say that there is no heat in many of the images."""
+    blank = 0 if heatmaps is None else int((heatmaps.flatten(1).amax(dim=1) <= 0).sum())
+    count = len(answers.rows)
+    if blank > count / 2:
+        yield f"Heat is known of few images: the map by {answers.heat_method} is blank for {blank} of {count}"
 
 
 def _further(observations: Observations, answers: Answers) -> Iterator[Further]:

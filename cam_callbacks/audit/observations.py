@@ -74,6 +74,7 @@ class Observations:
             affords: one, or two in the exchange that is judged if masks are not estimated.
         goes_by_masks: Whether estimated masks are used, as at the look before; None decides by how many there are.
         further: What is exchanged besides the background.
+        goes_on: Whether an intervention that fails is noted and left out, and not an error.
 
     Raises:
         TypeError: `probes` is not a ProbeSet.
@@ -87,6 +88,7 @@ class Observations:
         num_donors: int | None = None,
         goes_by_masks: bool | None = None,
         further: Sequence[str | Intervention] = (),
+        goes_on: bool = False,
     ) -> None:
         if not isinstance(probes, ProbeSet):
             raise TypeError(f"probes={type(probes).__name__}(...) must be a ProbeSet(images, labels)")
@@ -104,6 +106,7 @@ class Observations:
         self.is_even = _places_in_class(self.labels) % 2 == 0
         self.value_range = interventions.value_range(self.images)
         self.exchanges = self._exchanges(num_donors)
+        self._goes_on = goes_on
         self.further = self._possible(chosen(further))
         self.exchanges += [exchange for each in self.further for exchange in self._exchanges_of(each)]
 
@@ -191,6 +194,8 @@ class Observations:
                     answers |= asker.about_exchange(exchange)
                 except InterventionError as error:
                     share(error)
+                    if not self._goes_on:
+                        raise
                     failed.append(f"Not measured: {error}")
             methods: list[GradCAM | CAM] = [
                 method(upsampling="none", multi_label=kind.multi_label, outputs=kind.outputs, batch_size=batch_size)

@@ -32,11 +32,11 @@ class DataProperty:
         name: What it is: `"brightness"`, the mean over all channels; `"contrast"`, the standard deviation of their
             mean; `"saturation"`, the mean difference of the largest and the smallest of three channels;
             `"sharpness"`, the variance of the Laplacian over that of the image (Pech-Pacheco et al. 2000, doi
-            10.1109/ICPR.2000.903548); `"JPEG blocks"`, how much larger steps are between blocks of 8 pixels than within
-            them (Wang et al. 2000, doi 10.1109/ICIP.2000.899622); `"size"`,
-            `"horizontal position"` and `"vertical position"` of the object.
+            10.1109/ICPR.2000.903548); `"blocks of 8 pixels"`, how much larger steps are between them, as JPEG makes
+            them, than within (Wang et al. 2000, doi 10.1109/ICIP.2000.899622); `"size"`, `"horizontal position"` and
+            `"vertical position"` of the object.
         where: Where it is measured: in the `"background"`, or without masks in the `"outer ring"`, where the object has
-            no say; of the `"object"`, if masks are given; JPEG blocks in the whole `"image"`.
+            no say; of the `"object"`, if masks are given; blocks of 8 pixels in the whole `"image"`.
         label: The class that it tells most surely from all others.
         auc: The area under the ROC curve of that class against the others, at least 0.5, whichever way round.
         chance: The mean of that number over permuted labels.
@@ -157,7 +157,7 @@ def _measured(images: Tensor, masks: Tensor | None, are_given: bool) -> dict[tup
             parts.setdefault((name, where), []).append(values)
         blocks = _blocks(shown)
         if blocks is not None:
-            parts.setdefault(("JPEG blocks", "image"), []).append(blocks)
+            parts.setdefault(("blocks of 8 pixels", "image"), []).append(blocks)
     measured = {place: torch.cat(values) for place, values in parts.items()}
     if masks is not None:
         share = masks.flatten(1).float().mean(dim=1)

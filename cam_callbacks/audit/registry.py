@@ -9,7 +9,7 @@ from typing import Any, Literal, TypeAlias
 import torch
 from torch import Tensor
 
-from cam_callbacks._checks import check_bool, check_callable, check_choice
+from cam_callbacks._checks import check_bool, check_callable, check_choice, is_list
 from cam_callbacks.audit import detail, interventions, placing
 from cam_callbacks.audit.inpainting import grown
 from cam_callbacks.audit.measures import MARGIN_GAP, MEASURES
@@ -118,8 +118,10 @@ def chosen(named: Sequence[str | Intervention]) -> list[Intervention]:
 
     Raises:
         ValueError: A name is not one that is built in; or two have one name, or one has the name of another measure.
-        TypeError: One is no intervention.
+        TypeError: They are no list, or one is no intervention.
     """
+    if not is_list(named):
+        raise TypeError(f"interventions={named!r} must be a list of names, or of Intervention(...)")
     found = [intervention(each) for each in named]
     names = [each.name for each in found]
     twice = {name for name in names if names.count(name) > 1}

@@ -15,7 +15,6 @@ from cam_callbacks._checks import (
     check_list,
     check_positive,
     errors_of,
-    is_list,
 )
 from cam_callbacks.audit.mask_fn import MaskFn
 from cam_callbacks.audit.registry import Intervention, chosen
@@ -98,6 +97,4 @@ class Audit:
         if isinstance(self.masks, type):
             raise TypeError(f"masks={self.masks.__name__} is a class; give {self.masks.__name__}(...), with brackets")
         check_callable("masks", self.masks, "a callable: images (N, C, H, W) -> masks (N, H, W)", takes=1)
-        if not is_list(self.interventions):
-            raise TypeError(f"interventions={self.interventions!r} must be a list of names, or of Intervention(...)")
         chosen(self.interventions)

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable
 
 from cam_callbacks.audit.measures import OTHER_MASKS, SECOND_TESTS
+from cam_callbacks.audit.properties import DataProperty
 from cam_callbacks.audit.result import MAX_COST, MIN_IMAGES, AuditResult
 from cam_callbacks.audit.statistics import Estimate
 from cam_callbacks.audit.verdict import WORST_FIRST, Verdict
@@ -46,7 +47,7 @@ def verdict_text(result: AuditResult, verdict: Verdict, is_alone: bool) -> str:
         _pooled(result, verdict),
         _power(verdict),
         _heat(result, verdict),
-        _data_warning(result),
+        _data_warning(result, verdict),
         _missing_images(result),
         *(f"Note: {note}" for note in result.notes),
         _not_tested(result),
@@ -259,28 +260,34 @@ def _heat(result: AuditResult, verdict: Verdict) -> str:
     return "\n".join(lines)
 
 
-def _data_warning(result: AuditResult) -> str:
+def _data_warning(result: AuditResult, verdict: Verdict) -> str:
     """Say what tells the classes apart by itself, whatever the model does with it."""
     telling = []
     auc = result.measures.get("data_color_auc")
     if auc is not None and auc.overall.value >= _DATA_WARNING:
         where = "in the outer ring" if result.mask_source == "none" else "outside the object"
         telling.append(f"the mean color {where} alone tells the classes apart, AUC {shown(auc.overall)}")
+    used = {finding.gap for finding in verdict.findings}
     found = [each for each in result.data if each.gives_away]
-    telling += [
-        f"the {each.name} of the {each.where} alone tells {_class(result, each.label)} from the rest, AUC "
-        f"{each.auc:.2f} (by chance {each.chance:.2f})"
-        for each in found[:_MAX_PROPERTIES]
-    ]
+    found.sort(key=lambda each: f"{_EXCHANGED.get(each.name)}_gap" not in used)  # those of which more is known first
+    telling += [_told_by(result, each) for each in found[:_MAX_PROPERTIES]]
     if not telling:
         return ""
-    said = f"**Data warning** (not about the model): {'; '.join(telling)}. Ask whoever collected the images why."
-    tested = {each.gap for each in result.further}
-    to_test = {_EXCHANGED[each.name] for each in found if each.name in _EXCHANGED}
-    missing = [name for name in dict.fromkeys(_EXCHANGED.values()) if name in to_test and f"{name}_gap" not in tested]
-    if missing:
-        said += f" Audit(interventions=[{', '.join(map(repr, missing))}]) tests whether the model uses it."
-    return said
+    more = len(found) - _MAX_PROPERTIES
+    rest = f" AuditResult.data has {more} more." if more > 0 else ""
+    return f"**Data warning** (not about the model): {'; '.join(telling)}.{rest} Ask whoever collected the images why."
+
+
+def _told_by(result: AuditResult, given: DataProperty) -> str:
+    """Say that a property tells a class from the others, and how to test whether the model uses it."""
+    said = (
+        f"{_class(result, given.label)} is told from the rest by the {given.name} of the {given.where} alone, AUC "
+        f"{given.auc:.2f} (by chance {given.chance:.2f})"
+    )
+    name = _EXCHANGED.get(given.name)
+    if name is None or f"{name}_gap" in result:
+        return said
+    return f"{said}; interventions=[{name!r}] tests whether the model uses it"
 
 
 def _missing_images(result: AuditResult) -> str:

@@ -22,8 +22,11 @@ def finding_text(result: AuditResult, finding: Finding, is_alone: bool) -> str:
         "this exchange changes other things, too" * further.warns_only,
     ]
     weakness = "; ".join(filter(None, weaknesses))
-    next_one = "a warning, as this is a weak test" if weakness else "an alarm"
-    outlook = "one look alone gives no alarm" if is_alone else f"{next_one}, if the next one is as sure"
+    outlook = "an alarm if the next one is as sure"
+    if weakness:
+        outlook = f"a warning if the next one finds it, too, and never an alarm: {weakness}"
+    elif is_alone:
+        outlook = "one look alone gives no alarm"
     start, end = {
         "alarm": ("ALARM: answers depend on", "Found at this look, and at the one before."),
         "warning": ("Warning: answers seem to depend on", f"A weak test: {weakness}."),
@@ -40,7 +43,9 @@ def further_text(result: AuditResult) -> str:
             line += f"; its placebo {shown(result[each.placebo].overall)}"
         cost = "what the exchange itself costs is not known"
         if not math.isnan(each.cost):
-            cost = f"the exchange itself costs {each.cost + 0.0:.2f} of the right answers"
+            cost = f"the exchange itself costs {max(each.cost, 0):.2f} of the right answers"
+        if not result[f"{each.gap}_probability"].values.nan_to_num().any():
+            cost += ", and changes no probability: does it change the images?"
         lines.append(f"{line}; {cost}{', too much to be judged' * (each.cost > MAX_COST)}")
     if not lines:
         return ""

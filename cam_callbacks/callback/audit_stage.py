@@ -62,8 +62,13 @@ class AuditStage(Stage):
         Raises:
             StepFailedError: Where it fails on any rank.
         """
-        wanted = self._audit.interventions
-        observations = self.agreed(Observations, images.images, goes_by_masks=self._went_by_masks, further=wanted)
+        observations = self.agreed(
+            Observations,
+            images.images,
+            goes_by_masks=self._went_by_masks,
+            further=self._audit.interventions,
+            goes_on=True,
+        )
         share = self.agreed(self._observe_share, observations, snapshot)
         return self.agreed(self._join, images, observations, share, snapshot)
 

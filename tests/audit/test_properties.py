@@ -32,7 +32,7 @@ def of_class_1(change, images):
         ("contrast", lambda images: 0.5 * (images - 0.5) + 0.5),
         ("sharpness", lambda images: F.avg_pool2d(images, 3, 1, 1, count_include_pad=False)),
         ("saturation", lambda images: 0.5 * (images + images.mean(dim=1, keepdim=True))),
-        ("JPEG blocks", lambda images: images + 0.3 * (torch.arange(40) // 8 % 2)),
+        ("blocks of 8 pixels", lambda images: images + 0.3 * (torch.arange(40) // 8 % 2)),
     ],
 )
 def test_a_property_that_differs_between_the_classes_is_found(name, change):
@@ -133,9 +133,13 @@ def test_the_verdict_warns_of_the_data_and_says_how_to_test_the_model():
     result = audit_model(Reads("stripes"), probes, num_donors=1)
     assert ("object", "size") in {(each.where, each.name) for each in result.data if each.gives_away}
     text = judge(result).text
-    assert "the size of the object alone tells across from the rest, AUC 1.00" in text
-    assert "Audit(interventions=['size', 'position', 'detail']) tests whether the model uses it" in text
+    assert "across is told from the rest by the size of the object alone, AUC 1.00" in text
+    assert "interventions=['size'] tests whether the model uses it" in text
+    assert "AuditResult.data has" in text
     tested = audit_model(Reads("stripes"), probes, num_donors=1, interventions=["position", "size", "detail"])
     assert "tests whether the model uses it" not in judge(tested).text
+    used = audit_model(Reads("position"), probes, num_donors=1, interventions=["position"])
+    warned = judge(used).text.split("Data warning")[1]
+    assert warned.index("horizontal position") < warned.index("size of the object")
     estimated = audit_model(Reads("stripes"), replace(probes, masks_estimated=True), num_donors=1)
     assert {each.where for each in estimated.data} == {"background", "image"}

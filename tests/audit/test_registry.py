@@ -8,6 +8,8 @@ import torch
 from cues import Reads, cued_scenes
 
 from cam_callbacks import Audit, Intervention, ProbeSet, audit_model, judge
+from cam_callbacks.audit.measuring import measures_of
+from cam_callbacks.audit.observations import Observations
 from cam_callbacks.audit.registry import intervention
 from cam_callbacks.audit.verdict import Verdict
 
@@ -139,12 +141,21 @@ def test_a_verdict_of_before_there_were_findings_can_be_read():
 )
 def test_one_that_fails_is_left_out_and_this_is_said(returned, message):
     wrong = Intervention("wrong", lambda images, masks, donors, donor_masks: returned(images))
-    result = audit_model(Reads("tint"), cued_scenes(), interventions=[wrong, "position"])
+    with pytest.raises(ValueError, match="Intervention"):
+        audit_model(Reads("tint"), cued_scenes(), interventions=[wrong])
+    observations = Observations(cued_scenes(), 1, further=[wrong, "position"], goes_on=True)
+    result = measures_of(observations, [observations.observe(Reads("tint"), torch.arange(120))])
     assert [each.gap for each in result.further] == ["position_gap"]
     assert "wrong_gap" not in result
     assert "bg_gap" in result
     assert any("Intervention('wrong', ...)" in note and message in note for note in result.notes)
     assert judge(result).state in ("suspicion", "no alarm")
+
+
+def test_one_that_changes_nothing_is_suspected_of_that():
+    nothing = Intervention("nothing", lambda images, masks, donors, donor_masks: images)
+    text = judge(audited("stripes", cued_scenes(), nothing)).text
+    assert "changes no probability: does it change the images?" in text
 
 
 def test_images_without_an_object_or_a_donor_are_not_given_to_it():
@@ -193,6 +204,7 @@ def test_the_verdict_begins_with_the_worst():
         (lambda: Intervention("one", None), TypeError, "exchange=None"),
         (lambda: Audit(interventions=["place"]), ValueError, "interventions='place' is unknown"),
         (lambda: Audit(interventions="position"), TypeError, "must be a list"),
+        (lambda: audit_model(Reads("tint"), cued_scenes(12), interventions="size"), TypeError, "must be a list"),
         (lambda: Audit(interventions=[3]), TypeError, "neither a name nor an Intervention"),
         (lambda: Audit(interventions=["size", "size"]), ValueError, "size is given twice"),
         (lambda: Audit(interventions=[Intervention("bg", corner_of)]), ValueError, "bg is the name of a measure"),
