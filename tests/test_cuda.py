@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -16,6 +15,7 @@ import pytest
 import torch
 from direct_calls import assert_logged, recording
 from lightning_runs import Squares, TinyModule, fit, loader, own_warnings
+from setting import synchronizations
 from torch import nn
 from torch._dynamo.utils import counters
 from torchvision.models import VisionTransformer
@@ -272,18 +272,6 @@ def test_a_run_in_which_a_look_runs_out_of_memory_goes_on(tmp_path: Path, half_a
     assert not monitor.explanation.skipped.any()
 
 
-@contextmanager
-def waits() -> Iterator[list[Any]]:
-    """A warning for each time that the device is waited for."""
-    torch.cuda.set_sync_debug_mode("warn")
-    try:
-        with warnings.catch_warnings(record=True) as found:
-            warnings.simplefilter("always")
-            yield found
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
-
-
 @needs_cuda
 @pytest.mark.parametrize(("scale", "sides"), [("probability", 1), ("contrast", 2)])
 def test_a_round_of_the_adaptive_search_waits_for_the_device_once(scale: Scale, sides: int) -> None:
@@ -298,7 +286,7 @@ def test_a_round_of_the_adaptive_search_waits_for_the_device_once(scale: Scale, 
     live, offset = torch.ones(24, 60, dtype=torch.bool, device="cuda"), torch.zeros(24, 1, device="cuda")
     search.weights(maps, live, offset)
     rounds.clear()
-    with waits() as found:
+    with synchronizations() as found:
         search.weights(maps, live, offset)
     assert len(found) <= len(rounds) + 12  # before the first
 
@@ -308,7 +296,7 @@ def test_positions_of_more_images_do_not_wait_for_the_device_more_often(small_cn
     network = small_cnn(channels=8).cuda()
 
     def waits_for(count: int) -> int:
-        with waits() as found:
+        with synchronizations() as found:
             ReciproCAM("evidence", batch_size=512)(network, blobs(count, 24, 24))
         return len(found)
 

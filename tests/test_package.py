@@ -21,7 +21,7 @@ MODULES = {
 }
 FLOORS = {"explain": 0, "data": 0, "audit": 1, "snapshot": 2, "figures": 3, "review": 4, "callback": 5}
 """Each room of the package and the floor it is on: it may import itself, and the rooms on the floors below."""
-LEAVES = {"_version", "_checks", "_warnings", "tags", "history"}
+LEAVES = {"_version", "_checks", "_threads", "_warnings", "tags", "history"}
 """Modules that any room may import, and that import each other at most."""
 WRITERS = {f"cam_callbacks.review.{name}" for name in ("writer", "encoding", "json_values")}
 """The part of `review` that runs in the training; all else of it runs in TensorBoard, which has no torch."""

@@ -5,9 +5,34 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from cam_callbacks.audit.inpainting import grown
+from cam_callbacks.audit.interventions import before, without_object
+
 _BANDS = 12
 _MOST = 10.0  # how much stronger or weaker a frequency becomes at most
 _FEW = 1e-12  # of the power of an image
+
+
+def exchanged(images: Tensor, masks: Tensor, donors: Tensor, donor_masks: Tensor) -> Tensor:
+    """Give each background as much detail as the donor's has; the object stays. Without masks it is the whole image.
+
+    Both are measured without what is in either object's place, so that neither object counts, nor its size.
+
+    Args:
+        images: (n, C, *spatial).
+        masks: (n, *spatial) bool; all False without masks.
+        donors: (n, C, *spatial), the donor of each image.
+        donor_masks: (n, *spatial) bool.
+    """
+    holes = masks | donor_masks
+    has_masks = bool(holes.any())
+    own, other = (without_object(each, holes) if has_masks else each for each in (images, donors))
+    background = without_object(images, masks) if has_masks else images
+    both = torch.cat([own.flatten(2), other.flatten(2)], dim=2)
+    low, high = torch.stack(torch.aminmax(both, dim=2)).view(2, *images.shape[:2], *[1] * (images.ndim - 2))
+    changed = with_detail_of(background, own, other).clamp(low, high)
+    is_all = grown(holes).flatten(1).all(dim=1).view(-1, *[1] * (images.ndim - 1))  # no background is left to measure
+    return torch.where(is_all, images, before(changed, images, masks))
 
 
 def with_detail_of(images: Tensor, own: Tensor, others: Tensor) -> Tensor:
@@ -26,8 +51,8 @@ def with_detail_of(images: Tensor, own: Tensor, others: Tensor) -> Tensor:
     axes = tuple(range(2, images.ndim))
     with torch.autocast(images.device.type, enabled=False):
         bands = _bands(images.shape[2:], images.device)  # (frequencies, bands)
-        before, after = (_power(torch.fft.rfftn(each, dim=axes), bands) for each in (own, others))
-        gain = (after / before).sqrt().clamp(1 / _MOST, _MOST)
+        first, second = (_power(torch.fft.rfftn(each, dim=axes), bands) for each in (own, others))
+        gain = (second / first).sqrt().clamp(1 / _MOST, _MOST)
         smooth = (gain.log() @ bands.T).exp()  # (n, C, frequencies), from band to band by degrees
         smooth[..., 0] = 1  # the mean stays
         found = torch.fft.rfftn(images, dim=axes)

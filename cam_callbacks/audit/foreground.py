@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from importlib import import_module
@@ -16,6 +14,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from cam_callbacks._threads import threads
 from cam_callbacks.audit.mask_fn import MaskFn, masks_by
 from cam_callbacks.data.probes import ProbeSet
 from cam_callbacks.explain import progress
@@ -25,7 +24,6 @@ _MIN_SIDE = 8
 _MARGIN, _OTHER_MARGINS = 0.05, (0.1, 0.02)  # of the side; larger ones cut objects that lie off the center
 _MIN_AGREEMENT = 0.8  # intersection over union
 _ITERATIONS = 3
-_MAX_THREADS = 8
 _MIN_SHARE, _MAX_SHARE = 0.02, 0.95  # of the image
 
 
@@ -77,8 +75,8 @@ def estimate_masks(images: Tensor) -> Tensor:
     progress.expect(len(images))
     masks = []
     # In threads of their own: GrabCut needs a seed, and each thread has its own random number generator of OpenCV.
-    with ThreadPoolExecutor(max_workers=min(os.cpu_count() or 1, _MAX_THREADS)) as threads:
-        for mask in threads.map(partial(_agreed_foreground, cv2), _as_bytes(images)):
+    with threads() as pool:
+        for mask in pool.map(partial(_agreed_foreground, cv2), _as_bytes(images)):
             masks.append(mask)
             progress.advance(1)
     found = torch.from_numpy(np.stack(masks)).float().unsqueeze(1)

@@ -30,6 +30,7 @@ class MeasureSpec:
             the tab's table, however many classes there are. `"table of few"`: in it if there are few classes.
             `"nowhere"`: only in `AuditResult`.
         has_interval: Whether the bounds of the interval over all images are logged.
+        intervention: The intervention that has to be asked for; empty if it is always measured.
     """
 
     name: str
@@ -40,6 +41,7 @@ class MeasureSpec:
     masks: Masks = "unused"
     per_class: Literal["logged", "table", "table of few", "nowhere"] = "nowhere"
     has_interval: bool = False
+    intervention: str = ""
 
     @property
     def needs_masks(self) -> bool:
@@ -100,6 +102,7 @@ def of_exchange(
             masks=masks,
             per_class="logged" if ending == "gap" else "nowhere",
             has_interval=True,
+            intervention=name,
         )
         yield MeasureSpec(
             f"{name}_{ending}_probability",
@@ -108,6 +111,7 @@ def of_exchange(
             chance="0",
             masks=masks,
             has_interval=True,
+            intervention=name,
         )
 
 

@@ -107,7 +107,7 @@ def measures_of(observations: Observations, parts: Sequence[Answers]) -> AuditRe
 
 
 def _blank_maps(answers: Answers, heatmaps: Tensor | None) -> Iterator[str]:
-    """Say that there is no heat in many of the images."""
+    """Yield a note if most of the heatmaps are blank."""
     blank = 0 if heatmaps is None else int((heatmaps.flatten(1).amax(dim=1) <= 0).sum())
     count = len(answers.rows)
     if blank > count / 2:

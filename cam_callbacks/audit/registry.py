@@ -10,15 +10,14 @@ import torch
 from torch import Tensor
 
 from cam_callbacks._checks import check_bool, check_callable, check_choice, is_list
-from cam_callbacks.audit import detail, interventions, placing
-from cam_callbacks.audit.inpainting import grown
+from cam_callbacks.audit import detail, placing
 from cam_callbacks.audit.measures import MARGIN_GAP, MEASURES
 
 ExchangeFn: TypeAlias = Callable[[Tensor, Tensor, Tensor, Tensor], Any]
 """Called as `exchange(images, masks, donors, donor_masks)`; returns changed images (n, C, *spatial).
 
 `images` and `donors` are (n, C, *spatial) float32 as the model is fed them, on its device; `masks` and `donor_masks`
-are (n, *spatial) bool, True on the object, and nowhere True where there are no masks. None of them may be changed.
+are (n, *spatial) bool, True on the object; without masks they are all False. None of them may be changed in place.
 """
 
 
@@ -36,7 +35,7 @@ class Intervention:
             is fed them, their masks (n, *spatial) bool, and a donor of each with its mask; returns n images. It draws
             no random numbers, or the gap is noisier.
         title: What answers would depend on, in words: "the position of the object"; the name if not given.
-        title_without_masks: The same where there are no masks, if that is something else.
+        title_without_masks: The title to use without masks, if it differs.
         placebo: Called alike: does what the exchange does to an image besides exchanging. Its gap is subtracted from
             that of the exchange. None for none.
         warns_only: Whether it never gives an alarm, because it cannot help changing something else, too.
@@ -99,7 +98,7 @@ def intervention(named: str | Intervention) -> Intervention:
 
     Raises:
         ValueError: The name is not one that is built in.
-        TypeError: It is no intervention.
+        TypeError: It is neither a name nor an `Intervention`.
     """
     if isinstance(named, Intervention):
         return named
@@ -118,7 +117,7 @@ def chosen(named: Sequence[str | Intervention]) -> list[Intervention]:
 
     Raises:
         ValueError: A name is not one that is built in; or two have one name, or one has the name of another measure.
-        TypeError: They are no list, or one is no intervention.
+        TypeError: They are not a list, or one of them is neither a name nor an `Intervention`.
     """
     if not is_list(named):
         raise TypeError(f"interventions={named!r} must be a list of names, or of Intervention(...)")
@@ -156,22 +155,6 @@ def checked(given: Intervention, exchange: ExchangeFn) -> ExchangeFn:
     return call
 
 
-def _with_detail_of(images: Tensor, masks: Tensor, donors: Tensor, donor_masks: Tensor) -> Tensor:
-    """Give each background as much detail as the donor's has; the object stays. Without masks it is the whole image.
-
-    Both are measured without what is in either object's place, so that neither object counts, nor its size.
-    """
-    holes = masks | donor_masks
-    has_masks = bool(holes.any())
-    own, other = (interventions.without_object(each, holes) if has_masks else each for each in (images, donors))
-    background = interventions.without_object(images, masks) if has_masks else images
-    both = torch.cat([own.flatten(2), other.flatten(2)], dim=2)
-    low, high = torch.stack(torch.aminmax(both, dim=2)).view(2, *images.shape[:2], *[1] * (images.ndim - 2))
-    changed = detail.with_detail_of(background, own, other).clamp(low, high)
-    is_all = grown(holes).flatten(1).all(dim=1).view(-1, *[1] * (images.ndim - 1))  # no background is left to measure
-    return torch.where(is_all, images, interventions.before(changed, images, masks))
-
-
 _BUILT_IN: dict[str, Intervention] = {
     each.name: each
     for each in (
@@ -193,7 +176,7 @@ _BUILT_IN: dict[str, Intervention] = {
         ),
         Intervention(
             "detail",
-            _with_detail_of,
+            detail.exchanged,
             title="how sharp, noisy or rich in contrast the background is",
             title_without_masks="how sharp, noisy or rich in contrast the image is",
             masks="optional",

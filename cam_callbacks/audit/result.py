@@ -20,7 +20,6 @@ from cam_callbacks.data.probes import MaskSource
 MIN_IMAGES = 30
 """The fewest images that are judged, all classes together; also what each class needs for reliable numbers."""
 
-_ASKED_FOR = ("position_", "size_", "detail_")
 FAIR_COST, MAX_COST = 0.1, 0.2
 """What an exchange with an image of the same class may cost of the accuracy to be a fair test, and a test at all."""
 
@@ -133,8 +132,8 @@ class AuditResult:
     def _why_missing(self, name: str) -> str:
         if name not in MEASURES:
             return f"no measure has this name; the nearest are {difflib.get_close_matches(name, MEASURES, 3, 0)}"
-        if name.startswith(tuple(_ASKED_FOR)):
-            return f"it was not asked for: interventions=[{name.split('_')[0]!r}], or it could not be measured"
+        if MEASURES[name].intervention:
+            return f"interventions=[{MEASURES[name].intervention!r}] asks for it; if it was, `notes` may say why"
         if MEASURES[name].needs_masks and self.mask_source == "none":
             return "it needs masks, which were neither given nor estimated"
         if MEASURES[name].masks == "excluded" and self.mask_source != "none":

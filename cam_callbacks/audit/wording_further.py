@@ -44,8 +44,9 @@ def further_text(result: AuditResult) -> str:
         cost = "what the exchange itself costs is not known"
         if not math.isnan(each.cost):
             cost = f"the exchange itself costs {max(each.cost, 0):.2f} of the right answers"
-        if not result[f"{each.gap}_probability"].values.nan_to_num().any():
-            cost += ", and changes no probability: does it change the images?"
+        differences = result[f"{each.gap}_probability"]
+        if differences.overall.count and not differences.values.nan_to_num().any():
+            cost += "; all answers are the same with both: does it change the images?"
         lines.append(f"{line}; {cost}{', too much to be judged' * (each.cost > MAX_COST)}")
     if not lines:
         return ""

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -12,12 +10,11 @@ from typing import Any
 
 from PIL import Image
 
+from cam_callbacks._threads import threads
 from cam_callbacks._warnings import warn_in_training
 from cam_callbacks.callback.places import write_file
 from cam_callbacks.callback.retries import Retries
 from cam_callbacks.figures.drawing import Picture, as_png
-
-_MAX_THREADS = 8
 
 Media = Mapping[str, Picture | str]
 """Pictures (H, W, 3) uint8 and texts in Markdown, by name or tag."""
@@ -185,9 +182,9 @@ def _sent(sender: Sender, logger: Any, media: Media, step: int) -> Iterator[bool
     """Hand pictures and texts to a logger; yield of each whether it takes such."""
     alone = list(media.items())[: 1 if sender.in_threads else None]  # a file may be opened for the first
     yield from (_send(sender, logger, tag, medium, step) for tag, medium in alone)
-    with ThreadPoolExecutor(min(os.cpu_count() or 1, _MAX_THREADS)) as threads:
-        others = list(media.items())[len(alone) :]
-        yield from threads.map(lambda each: _send(sender, logger, each[0], each[1], step), others)
+    others = list(media.items())[len(alone) :]
+    with threads() as pool:
+        yield from pool.map(lambda each: _send(sender, logger, each[0], each[1], step), others)
 
 
 def _send(sender: Sender, logger: Any, tag: str, medium: Picture | str, step: int) -> bool:

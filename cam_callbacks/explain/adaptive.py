@@ -114,7 +114,6 @@ class AdaptiveSearch:
         spared = surrogates.unseen.sum(dim=(1, 2)).cpu()
         left = spared if self.max_passes is None else spared.clamp_max(self.max_passes)
         wanted = self._first_passes(first.cpu(), left, channels)
-        a_round = _PASSES_A_ROUND_ON_GPU if live.is_cuda else _PASSES_A_ROUND
         unknown = torch.zeros(len(images), offset.shape[1], dtype=torch.bool, device=device)
         error = torch.ones_like(unknown, dtype=torch.float64)
         while True:
@@ -137,15 +136,25 @@ class AdaptiveSearch:
             number = (wanted >= 0).sum(dim=1)
             left, spared = left - number, spared - number
             values = self._values(images, wanted, channels, device)
+            unknown = unknown | ~torch.isfinite(values).all(dim=1)
             with torch.autocast(device.type, enabled=False):
-                unknown = unknown | ~torch.isfinite(values).all(dim=1)
                 surrogates.observe(_sent(wanted, device), values.nan_to_num(0.0, 0.0, 0.0))
-                errors = HeatmapErrors(surrogates)
-                error = errors.estimates.masked_fill(unknown, torch.nan)
-                worst = errors.estimates.masked_fill(unknown, -1).max(dim=1)
-                passes = errors.next_passes(a_round, worst.indices)
-                passes = torch.where((worst.values > self.tolerance).unsqueeze(1), passes, -1)
+                error, passes = self._decide(surrogates, unknown)
             wanted = _first_of(passes.cpu(), left)
+
+    def _decide(self, surrogates: Surrogates, unknown: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the estimated error (b, T) of each heatmap, and the next masked images (b, m), -1 for none.
+
+        Args:
+            surrogates: They predict the weights.
+            unknown: (b, T) bool, of which target a score was not finite.
+        """
+        errors = HeatmapErrors(surrogates)
+        worst = errors.estimates.masked_fill(unknown, -1).max(dim=1)
+        count = _PASSES_A_ROUND_ON_GPU if unknown.is_cuda else _PASSES_A_ROUND
+        passes = errors.next_passes(count, worst.indices)
+        passes = torch.where((worst.values > self.tolerance).unsqueeze(1), passes, -1)
+        return errors.estimates.masked_fill(unknown, torch.nan), passes
 
     def _first_passes(self, landmarks: Tensor, left: Tensor, channels: int) -> Tensor:
         """Return the masked images (b, m) to begin with, -1 for none; all of them where few are left (b,)."""

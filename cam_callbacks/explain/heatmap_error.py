@@ -69,7 +69,7 @@ class HeatmapErrors:
         self.estimates = torch.where(blank, torch.where(surely_blank, 0.0, ordinary.new_ones(())), ordinary)
         self.estimates = torch.where(is_flat, 1.0, self.estimates).masked_fill(is_known, 0)
         self._by_contrast = blank | is_flat
-        self._flat = torch.where(is_flat[:, :, None, None], flat, unseen)
+        self._unknown = torch.where(is_flat[:, :, None, None], flat, unseen)  # what is asked for by contrast
 
     def next_passes(self, count: int, target: Tensor) -> Tensor:
         """Return masked images (B, count) to forward: those that shrink an error most, one after the other.
@@ -83,7 +83,7 @@ class HeatmapErrors:
             target: (B,) int64, whose error is to shrink.
         """
         images = torch.arange(len(target), device=target.device)
-        candidates, contrast = self._flat[images, target].flatten(1), self._surrogates.contrast
+        candidates, contrast = self._unknown[images, target].flatten(1), self._surrogates.contrast
         contrast = contrast.repeat(1, self._surrogates.unseen.shape[1])
         most = torch.where(candidates, contrast, -1).topk(min(count, contrast.shape[1]), dim=1)
         by_contrast = torch.where(most.values >= 0, most.indices, -1)

@@ -55,6 +55,7 @@ class Surrogates:
 
     Attributes:
         maps: (B, n, d), what the weights sum.
+        contrast: (B, n), how much the mask of each channel varies; -1 of those that are not live.
         unseen: (B, S, n) bool, live channels whose score is not known yet.
         weights: (B, T, S, n) float64, the expected weight of each channel; exact for those that were forwarded, 0 for
             those that are not live.
@@ -83,7 +84,6 @@ class Surrogates:
         self._distances = _distances((maps - low) / (high - low).clamp_min(TINY))
         self._unit = _median_distance(self._distances, live)
         self.contrast = (maps - maps.mean(dim=2, keepdim=True)).norm(dim=2).masked_fill(~live, -1)
-        """(B, n), how much the mask of each channel varies; -1 of those that are not live."""
         self.maps = maps
         if scale == "contrast":
             among_live = live.unsqueeze(2)

@@ -18,7 +18,7 @@ GROUPS = {"worst_group_accuracy"}
 AGREEMENT = {"mask_agreement"}
 MARGINS = {"bg_gap_larger_masks", "bg_gap_smaller_masks"}
 EXCHANGES = ("position", "size", "detail")
-ASKED_FOR = {name for name in MEASURES if name.startswith(tuple(f"{each}_" for each in EXCHANGES))}
+ASKED_FOR = {name for name, spec in MEASURES.items() if spec.intervention}
 UNUSUAL = TRUST | AGREEMENT | MARGINS | ASKED_FOR
 WITH_MASKS = {name for name, spec in MEASURES.items() if spec.masks != "excluded"} - UNUSUAL
 WITHOUT_MASKS = {name for name, spec in MEASURES.items() if not spec.needs_masks} - UNUSUAL

@@ -155,7 +155,7 @@ def test_one_that_fails_is_left_out_and_this_is_said(returned, message):
 def test_one_that_changes_nothing_is_suspected_of_that():
     nothing = Intervention("nothing", lambda images, masks, donors, donor_masks: images)
     text = judge(audited("stripes", cued_scenes(), nothing)).text
-    assert "changes no probability: does it change the images?" in text
+    assert "all answers are the same with both: does it change the images?" in text
 
 
 def test_images_without_an_object_or_a_donor_are_not_given_to_it():

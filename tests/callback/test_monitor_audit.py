@@ -20,7 +20,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import Tensor
 from torch.utils.data import TensorDataset
 
-from cam_callbacks import Audit, CAMMonitor, Intervention, ProbeSet, RegressionTarget, ScoreCAM, Verdict
+from cam_callbacks import Audit, CAMMonitor, ProbeSet, RegressionTarget, ScoreCAM, Verdict
 
 
 @dataclass
@@ -388,81 +388,3 @@ def test_of_maps_that_do_nothing_is_said(tmp_path: Path) -> None:
     with infos() as told:
         run(tmp_path, True, samples(True), method=ScoreCAM("increase"), num_images=20)
     assert not [text for text in told if PLAIN_MEAN in text]
-
-
-def upper_part_of(images: Tensor, masks: Tensor, donors: Tensor, donor_masks: Tensor) -> Tensor:
-    changed = images.clone()
-    changed[:, :, : 3 * SIZE // 4] = donors[:, :, : 3 * SIZE // 4]
-    return changed
-
-
-def test_what_else_is_exchanged_is_logged_judged_and_kept(tmp_path: Path) -> None:
-    upper = Intervention("upper", upper_part_of, title="the upper edge")
-    said: list[Verdict] = []
-    wanted = Audit(num_images=AUDITED, interventions=["position", "detail", upper], on_alarm=said.append)
-    monitor = CAMMonitor("features", num_probes=4, audit=wanted, on_error="raise")
-    data = samples(True)
-    with own_warnings() as warned:
-        trainer = fit(tmp_path, monitor, ReadsOneThing(True), data, data, max_epochs=2)
-    logged = scalars(tmp_path)
-    assert {"cam/position_gap", "cam/detail_gap_low", "cam/upper_gap", "cam/upper_gap_by_class/0"} <= set(logged)
-    assert logged["cam/upper_gap"][-1][1] > 0.2
-    assert abs(logged["cam/position_gap"][-1][1]) < 0.05
-    assert [finding.gap for finding in monitor.verdict.findings if finding.state == "alarm"] == ["upper_gap"]
-    assert len(said) == 1
-    assert [text for text in warned if "ALARM" in text]
-    resumed = CAMMonitor("features", num_probes=4, audit=wanted)
-    resumed.load_state_dict(monitor.state_dict())
-    trainer.save_checkpoint(tmp_path / "kept.ckpt")
-    again = CAMMonitor("features", num_probes=4, audit=wanted, on_error="raise")
-    fit(tmp_path / "resumed", again, ReadsOneThing(True), data, data, max_epochs=3, ckpt_path=tmp_path / "kept.ckpt")
-    assert "upper_gap" in [finding.gap for finding in again.verdict.findings if finding.state == "alarm"]
-
-
-def test_a_wrong_exchange_ends_the_run_before_it_trains(tmp_path: Path) -> None:
-    wrong = Intervention("wrong", lambda images, masks, donors, donor_masks: images[:1])
-    monitor = CAMMonitor("features", num_probes=4, audit=Audit(num_images=20, interventions=[wrong]))
-    data = samples(True)
-    with pytest.raises(MisconfigurationException, match=r"Intervention\('wrong', ...\) must return images"):
-        fit(tmp_path, monitor, ReadsOneThing(True), data, data, num_sanity_val_steps=1, max_epochs=1)
-
-
-def test_the_check_of_an_exchange_leaves_the_images_of_the_user_alone(tmp_path: Path) -> None:
-    given = next(iter(samples(True)))
-    images, labels = given[0][:8].clone(), given[1][:8]
-    wipes = Intervention("wipes", lambda images, masks, donors, donor_masks: images.zero_())
-    probes = ProbeSet(images.clone(), labels)
-    monitor = CAMMonitor("features", probes=probes, audit=Audit(num_images=20, interventions=[wipes]))
-    data = samples(True)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        fit(tmp_path, monitor, ReadsOneThing(True), data, data, num_sanity_val_steps=1, max_epochs=1)
-    assert torch.equal(probes.images, images)
-
-
-class ReadsALevel(ReadsOneThing):
-    """Tells forty classes apart by how green the background is, or how blue the object."""
-
-    def forward(self, images: Tensor) -> Tensor:
-        maps = self.features(images).flatten(2)
-        level = maps[:, 1].amin(dim=1) if self.background else maps[:, 2].amax(dim=1)
-        return -((40 * level.unsqueeze(1) - torch.arange(40)) ** 2) * self.scale / 30
-
-
-@pytest.mark.parametrize("reads_background", [True, False])
-def test_of_more_classes_than_images_all_together_are_judged(tmp_path: Path, reads_background: bool) -> None:
-    labels = torch.arange(320) % 40
-    images, masks = torch.zeros(320, 3, SIZE, SIZE), torch.zeros(320, SIZE, SIZE, dtype=torch.bool)
-    masks[:, 4 : SIZE - 4, 4 : SIZE - 4] = True
-    images[:, 1] = (labels / 40).view(-1, 1, 1) + 0.001 * torch.rand(320, SIZE, SIZE)
-    images[:, 2] = torch.where(masks, (labels / 40).view(-1, 1, 1), 0)
-    images[:, 1][masks] = 1
-    data = loader(TensorDataset(images, labels, masks), batch_size=16)
-    monitor = CAMMonitor("features", num_probes=4, audit=Audit(num_images=64), on_error="raise")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        fit(tmp_path, monitor, ReadsALevel(reads_background), data, data, max_epochs=2)
-    assert monitor.verdict.state == ("alarm" if reads_background else "no alarm")
-    result = monitor.audit_result
-    assert result["bg_gap"].overall.count == 64
-    assert result.labels.bincount().unique().tolist() == [0, 4]

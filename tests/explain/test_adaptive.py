@@ -7,8 +7,8 @@ import torch
 import torchvision.models
 from passes import NEIGHBORS
 from PIL import Image
+from setting import Counted
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
 from torchvision.transforms import v2
 
 from cam_callbacks import ScoreCAM
@@ -207,23 +207,11 @@ def test_deciding_takes_as_many_calls_of_operators_for_many_images_as_for_one(we
 
     def calls_for(count):
         search = AdaptiveSearch(score, weighting, sides, tolerance=1e-4, max_passes=48)
-        with CountedOperators() as counted:
+        with Counted() as counted:
             search.weights(maps.repeat(count, 1, 1, 1), torch.ones(count, 40, dtype=bool), torch.zeros(count, 1))
-        return counted.calls
+        return counted.count
 
     assert calls_for(24) == calls_for(2)
-
-
-class CountedOperators(TorchDispatchMode):
-    """Counts the calls of torch's operators."""
-
-    def __init__(self):
-        super().__init__()
-        self.calls = 0
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        self.calls += 1
-        return function(*args, **(kwargs or {}))
 
 
 @pytest.mark.slow
