@@ -14,7 +14,7 @@ def scene(top, left, height, width, side=16):
     return image, mask
 
 
-def test_an_object_is_moved_by_whole_positions_and_what_it_leaves_is_inpainted():
+def test_an_object_moves_by_whole_positions_and_its_place_is_inpainted():
     image, mask = scene(2, 3, 4, 4)
     _, donor = scene(9, 10, 4, 4)
     found = placing.moved(image, mask, image, donor)

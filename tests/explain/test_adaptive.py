@@ -198,7 +198,7 @@ def test_settings_out_of_range_are_refused(arguments, message):
 
 
 @pytest.mark.parametrize("weighting", ["probability", "contrast"])
-def test_deciding_takes_as_many_calls_of_operators_for_many_images_as_for_one(weighting):
+def test_deciding_takes_as_many_operators_for_many_images_as_for_one(weighting):
     maps = torch.rand(1, 40, 5, 5, generator=torch.Generator().manual_seed(0))
     sides = 2 if weighting == "contrast" else 1
 

@@ -97,7 +97,7 @@ class AddsTheImage(TwoParts):
         return self.head(self.features(images) + images.mean(dim=(1, 2, 3), keepdim=True))
 
 
-def test_a_model_that_adds_what_it_kept_of_the_image_is_shown_one_after_the_other(images):
+def test_a_model_that_adds_what_it_kept_is_shown_one_after_the_other(images):
     torch.manual_seed(0)
     network = AddsTheImage(head_of(8)).eval()
     explanation = ReciproCAM()(network, images, "features", 2)

@@ -109,7 +109,7 @@ def test_what_is_not_judged_has_no_number_and_is_explained(page: Report, made: M
     assert state in page.one(".glossary .marked").text.lower()
 
 
-def test_a_background_that_cannot_be_tested_has_no_number_beside_another_finding(page: Report, made: Made) -> None:
+def test_an_untestable_background_has_no_number_beside_a_finding(page: Report, made: Made) -> None:
     found = {"state": "warning", "background": "not testable", "text": "Warning: answers seem to depend on the size."}
     made.audit(BIASED)["verdict"] |= found
     made.open(page, f"run={BIASED}")
