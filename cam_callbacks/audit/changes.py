@@ -60,13 +60,14 @@ class Exchange:
         return all(name in answers for name, _ in self.arms())
 
     def with_donors(self, kind: str, answers: Mapping[str, Tensor]) -> Tensor:
-        """Return (N, K) the answers with each donor of a kind, "same" or "other"; NaN for images that lack one."""
-        of_donors = [answers[name] for name, _ in self.arms() if name.startswith(f"{self.name}/{kind}/")]
-        return torch.where(self.known.unsqueeze(1), torch.stack(of_donors, dim=1), torch.nan)
+        """Return (R, N, K) what is read with each donor of a kind, "same" or "other"; NaN for images that lack one.
 
-    def gap(self, answers: Mapping[str, Tensor]) -> Tensor:
-        """Return (N, K) the answers with donors of the same class minus those with donors of another class."""
-        return self.with_donors("same", answers) - self.with_donors("other", answers)
+        Args:
+            kind: The kind.
+            answers: By change, (R, N) what is read out of the answers.
+        """
+        of_donors = [answers[name] for name, _ in self.arms() if name.startswith(f"{self.name}/{kind}/")]
+        return torch.stack(of_donors, dim=2).where(self.known.unsqueeze(1), torch.nan)
 
 
 def changes_without_donors(

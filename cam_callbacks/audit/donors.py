@@ -64,3 +64,19 @@ def choose_donors(labels: Tensor, usable: Tensor, fingerprint: str, count: int =
             other[image, place // len(own)] = members[giver][given[giver] % len(members[giver])]
             given[giver] += 1
     return Donors(same, other)
+
+
+def in_turn(takers: Tensor, givers: Tensor, count: int) -> Tensor:
+    """Return (n, `count`) donors for each of n images: others, of which all give about equally often; -1 for none.
+
+    Args:
+        takers: (n,) int64, the indices of images.
+        givers: (m,) int64, the indices of those that may give, in the order in which they take turns.
+        count: How many donors an image has.
+    """
+    found = torch.full((len(takers), count), -1)
+    for row, taker in enumerate(takers.tolist()):
+        others = givers[givers != taker]
+        if len(others) >= count:
+            found[row] = others[(row * count + torch.arange(count)) % len(others)]
+    return found

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from cam_callbacks.audit.measures import FORMS
 from cam_callbacks.audit.result import AuditResult
 from cam_callbacks.audit.statistics import Measure, standard_error, student_t_quantile, student_t_tail
 
@@ -17,18 +18,9 @@ _NUM_LOOKS = 5  # that are pooled: the model changes from look to look
 _WORST = -1.0  # what is assumed of one more image, that nobody has seen
 _POWER = 0.8
 _INDICES = ("looks", "images", "labels", "donors", "turns")
-_KEPT = (
-    "bg_gap",
-    "bg_gap_probability",
-    "bg_gap_larger_masks",
-    "bg_gap_smaller_masks",
-    "outline_gap",
-    "outline_gap_probability",
-    "ring_gap",
-    "ring_gap_probability",
-    "recolor_gap",
-    "blur_loss",
-)
+_GAPS = ("bg_gap", "outline_gap", "ring_gap")  # judged in all their forms
+_OTHERS = ("bg_gap_larger_masks", "bg_gap_smaller_masks", "recolor_gap", "blur_loss")
+_OF_BACKGROUND = {*_OTHERS, *(f"{gap}{ending}" for gap in _GAPS for ending in ("", "_probability", *FORMS))}
 
 
 @dataclass(frozen=True)
@@ -103,7 +95,7 @@ class Evidence:
         """
         last = Evidence.of(result)
         number = self.num_looks + 1
-        if self.values.keys() & set(_KEPT) != last.values.keys() & set(_KEPT):
+        if self.values.keys() & _OF_BACKGROUND != last.values.keys() & _OF_BACKGROUND:
             return replace(last, num_looks=number, looks=torch.full_like(last.looks, number))
         kept = self.looks > number - _NUM_LOOKS
         unknown = torch.full_like(self.looks, torch.nan, dtype=torch.float32)
@@ -174,11 +166,13 @@ class Evidence:
 
 def _kept(result: AuditResult) -> Iterator[str]:
     """Yield the names of the measures that are judged."""
-    yield from _KEPT
+    yield from _OTHERS
+    for gap in _GAPS:
+        yield from result.forms_of(gap)
     for each in result.further:
         for name in (each.gap, each.placebo):
             if name is not None:
-                yield from (name, f"{name}_probability")
+                yield from result.forms_of(name)
 
 
 _NOBODY = -2  # the identity of the image that nobody has seen

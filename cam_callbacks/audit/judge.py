@@ -17,11 +17,11 @@ from cam_callbacks.audit.result import FAIR_COST, MAX_COST, MIN_IMAGES, AuditRes
 from cam_callbacks.audit.statistics import wilson
 from cam_callbacks.audit.verdict import WORST_FIRST, Finding, HeatState, State, Verdict
 from cam_callbacks.audit.wording import verdict_text
+from cam_callbacks.audit.words import words_of
 
 _SUSPICION, _ALARM = 0.05, 0.01  # the chance of any false one in a run
 _SECOND_LEVEL = 0.025
 _WITHOUT_COLLAGE = ("recolor_gap",)  # what a collage breaks, a blur may break too; only a gap has two arms
-_PLACEBOS = {"bg_gap": "outline_gap", "bg_gap_probability": "outline_gap_probability"}
 _RING_THRESHOLD = 0.15
 _MIN_PER_CLASS = 10
 _LACK_OF_HEAT = 0.25  # of the object's area: how much less heat than on a flat map counts as away from it
@@ -87,8 +87,9 @@ def judge(result: AuditResult, previous: Verdict | None = None, threshold: float
     levels = _levels(evidence, share=0.5 if result.further else 1.0)
     cost = _collage_cost(result)
     is_fair = cost <= MAX_COST
-    judged = (result.gap_name, f"{result.gap_name}_probability") if is_fair else _WITHOUT_COLLAGE
-    suspects = _suspects(evidence, judged, threshold, levels)
+    judged = result.forms_of(result.gap_name) if is_fair else _WITHOUT_COLLAGE
+    placebos = dict(zip(result.forms_of("bg_gap"), result.forms_of("outline_gap"), strict=True))
+    suspects = _suspects(evidence, judged, threshold, placebos, levels)
     agree = bool(_agreeing_tests(evidence, suspects, threshold)) and _holds_at_other_masks(evidence, threshold)
     needs_second_test = result.mask_source == "estimated" or cost > FAIR_COST
     is_second = previous is not None and bool(previous.overall or previous.classes)
@@ -137,9 +138,11 @@ def _collage_cost(result: AuditResult) -> float:
     return result["collage_cost"].overall.value if "collage_cost" in result else 0.0
 
 
-def _suspects(evidence: Evidence, names: tuple[str, ...], threshold: float, levels: _Levels) -> _Suspects:
+def _suspects(
+    evidence: Evidence, names: tuple[str, ...], threshold: float, placebos: Mapping[str, str], levels: _Levels
+) -> _Suspects:
     """Find the groups in which one of the measures is above the threshold."""
-    p_values = _p_values(evidence, names, threshold, _PLACEBOS)
+    p_values = _p_values(evidence, names, threshold, placebos)
     weights = _weights(p_values)
     return _Suspects(*(_rejected(p_values, weights, level) for level in levels))
 
@@ -166,8 +169,10 @@ def _findings(
     for each in result.further:
         if each.cost > MAX_COST:
             continue
-        names = (each.gap, f"{each.gap}_probability")
-        placebos = {} if each.placebo is None else {names[0]: each.placebo, names[1]: f"{each.placebo}_probability"}
+        names = result.forms_of(each.gap)
+        placebos = {}
+        if each.placebo is not None:
+            placebos = dict(zip(names, result.forms_of(each.placebo), strict=True))
         of_groups = _p_values(evidence, names, threshold, placebos)
         p_values |= {(each.gap, group): p for group, p in of_groups.items()}
         weights |= {(each.gap, group): weight for group, weight in _weights(of_groups).items()}
@@ -249,11 +254,14 @@ def _weights(groups: Collection[_Group]) -> dict[_Group, int]:
 
 
 def _has_learned(result: AuditResult) -> bool:
-    """Return whether the accuracy is clearly above that of always answering the most frequent class."""
-    accuracy = result["accuracy"].overall
-    hits = round(accuracy.value * accuracy.count) if accuracy.count else 0
-    low, _ = wilson(hits, accuracy.count)
-    return low > float(result.labels.bincount().max() / len(result.labels))
+    """Return whether answers are clearly more often right than the best that does not look at the image."""
+    right = result.right.overall
+    hits = round(max(right.value, 0.0) * right.count) if right.count else 0
+    low, _ = wilson(hits, right.count)
+    words = words_of(result.task)
+    if words.may_be_negative:
+        low = right.low
+    return low > max(right.chance or 0.0, words.least)
 
 
 def _heat_states(result: AuditResult) -> dict[int, HeatState]:

@@ -31,6 +31,7 @@ class MeasureSpec:
             `"nowhere"`: only in `AuditResult`.
         has_interval: Whether the bounds of the interval over all images are logged.
         intervention: The intervention that has to be asked for; empty if it is always measured.
+        task: The only task in which it is measured; empty for several.
     """
 
     name: str
@@ -42,6 +43,7 @@ class MeasureSpec:
     per_class: Literal["logged", "table", "table of few", "nowhere"] = "nowhere"
     has_interval: bool = False
     intervention: str = ""
+    task: str = ""
 
     @property
     def needs_masks(self) -> bool:
@@ -115,6 +117,26 @@ def of_exchange(
         )
 
 
+@dataclass(frozen=True)
+class Form:
+    """A form of the gaps that a task has in place of that in probability.
+
+    Attributes:
+        title: What stands in place of "probability" in their titles.
+        definition: What they are.
+    """
+
+    title: str
+    definition: str
+
+
+FORMS = {
+    "_score": Form("IoU times score", "The gap in the largest IoU times score of the boxes of the class."),
+    "_cosine": Form("likeness", "The gap in the cosine to the mean of the own class."),
+}
+"""By what follows the name of a gap."""
+
+
 MEASURES: dict[str, MeasureSpec] = {
     spec.name: spec
     for spec in (
@@ -127,6 +149,35 @@ MEASURES: dict[str, MeasureSpec] = {
             per_class="table",
         ),
         MeasureSpec(
+            "iou",
+            title="Intersection over union",
+            definition="Of a segmentation: IoU of where the class is seen and where it is, of the largest object of "
+            "each image.",
+            chance="that of seeing the class everywhere",
+            source="",
+            per_class="table",
+            task="segmentation",
+        ),
+        MeasureSpec(
+            "recall",
+            title="Objects found",
+            definition="Of a detection: share of objects of which a box of their class has an IoU of 0.5 and a score "
+            "of 0.5 at least.",
+            chance="that of a box around the whole image",
+            source="",
+            per_class="table",
+            task="detection",
+        ),
+        MeasureSpec(
+            "skill",
+            title="Skill",
+            definition="Of a regression: 1 minus the error, divided by the mean error of always answering the median.",
+            chance="0",
+            source="",
+            per_class="table",
+            task="regression",
+        ),
+        MeasureSpec(
             "worst_group_accuracy",
             title="Accuracy of the worst group",
             definition="The lowest accuracy among the groups of images.",
@@ -137,7 +188,8 @@ MEASURES: dict[str, MeasureSpec] = {
             "bg_gap",
             title="Background gap",
             definition="Accuracy against a background of the same class minus accuracy against one of another class. "
-            "The main number: 0.3 means that 30 of 100 answers depend on the background.",
+            "The main number: 0.3 means that 30 of 100 answers depend on the background. Of a regression: the slope of "
+            "the answer on the number of the image whose background it is.",
             chance="0",
             source=_XIAO,
             masks="needed",
@@ -260,6 +312,16 @@ MEASURES: dict[str, MeasureSpec] = {
             chance="0",
             masks="needed",
             has_interval=True,
+        ),
+        MeasureSpec(
+            "leak",
+            title="Leak onto the background",
+            definition="Of a segmentation: how much more of the rest of the image is seen as the class of the object "
+            "if the background is of an image without it.",
+            chance="0",
+            masks="needed",
+            has_interval=True,
+            task="segmentation",
         ),
         MeasureSpec(
             "background_only",

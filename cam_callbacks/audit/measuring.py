@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from cam_callbacks._checks import check_positive
 from cam_callbacks.audit import attention
+from cam_callbacks.audit.changes import Exchange
 from cam_callbacks.audit.interventions import color_auc, mean_color, ring
 from cam_callbacks.audit.measures import MARGIN_GAP, OTHER_MASKS
 from cam_callbacks.audit.observations import Answers, Observations
-from cam_callbacks.audit.properties import data_properties
+from cam_callbacks.audit.properties import DataProperty, data_properties
+from cam_callbacks.audit.question import AuditTask, Question, most_frequent_share
 from cam_callbacks.audit.registry import Intervention
 from cam_callbacks.audit.result import AuditResult, Further
 from cam_callbacks.audit.statistics import measure
@@ -22,6 +25,9 @@ from cam_callbacks.explain.forwarding import ForwardFn
 from cam_callbacks.explain.model_outputs import Outputs
 from cam_callbacks.explain.network import TargetLayer
 from cam_callbacks.explain.portions import in_portions
+
+_KINDS = ("same", "other")
+_SHOWN, _LEAKED = 1, 2  # of the readings
 
 
 def audit_model(
@@ -35,14 +41,15 @@ def audit_model(
     outputs: Outputs = "auto",
     num_donors: int = 3,
     interventions: Sequence[str | Intervention] = (),
+    task: AuditTask | Literal["auto"] = "auto",
 ) -> AuditResult:
-    """Audit a classifier on labeled images, with their masks, or with estimated ones if they have none.
+    """Audit a model on labeled images, with their masks, or with estimated ones if they have none.
 
     It takes at most 7 + 8 `num_donors` forward passes per image, two to four for each of the interventions, and one
     forward and backward pass for the heatmaps.
 
     Args:
-        model: The classifier; it is left as it was.
+        model: The model; it is left as it was.
         probes: Images with labels; the numbers start to mean something at 30 or more of each class.
         target_layer: The layer of the heatmaps, as in `Method.__call__`.
         forward_fn: Called in place of the model, as in `Method.__call__`.
@@ -51,14 +58,17 @@ def audit_model(
         outputs: What the model returns, as in `Method`.
         num_donors: How many other images of each kind give their background to an image.
         interventions: What is exchanged besides the background, as in `Audit`.
+        task: What the model is trained to answer. `"auto"`: what the images' `annotations` say, several labels, numbers
+            or a class for each pixel, and without them one class for each image. `"detection"` and `"embedding"` have
+            to be said: they need `labels`, and a detection `masks` that are True within the object's box.
 
     Returns:
         The measures, and what they were made from.
 
     Raises:
         TypeError: `probes` is not a ProbeSet.
-        ValueError: The images have no labels or are all of one class, `num_donors` is not at least 1, or an
-            intervention is unknown, or fails; otherwise as `Method.__call__`.
+        ValueError: The images lack what the task needs, or are all of one class, `num_donors` is not at least 1, or
+            an intervention is unknown, or fails; otherwise as `Method.__call__`.
 
     Example::
 
@@ -68,7 +78,7 @@ def audit_model(
         print(result["bg_gap"].overall.value, judge(result).text)
     """
     check_positive("num_donors", num_donors)
-    observations = Observations(probes, num_donors, further=interventions)
+    observations = Observations(probes, num_donors, further=interventions, task=task)
     rows = torch.arange(len(probes))
     answers = observations.observe(model, rows, target_layer, forward_fn, multi_label, batch_size, outputs)
     return measures_of(observations, [answers])
@@ -84,16 +94,17 @@ def measures_of(observations: Observations, parts: Sequence[Answers]) -> AuditRe
     answers = _joined(parts)
     heatmaps = None if answers.layer_maps is None else upsample(answers.layer_maps, observations.images.shape[2:])
     values = _values(observations, answers, heatmaps)
-    judged = observations.exchanges[0]
-    are_given = observations.mask_source == "given"
-    swapped = [answers.probability[f"{judged.name}/{kind}/0"] for kind in ("same", "other")]
-    swapped = [torch.where(judged.known, probability, torch.nan) for probability in swapped]
+    judged, question = observations.exchanges[0], observations.question
+    shown = [answers.readings["nothing"], *(judged.with_donors(kind, answers.readings)[..., 0] for kind in _KINDS)]
     return AuditResult(
         measures={name: measure(each, observations.labels, chance, judged.donors) for name, each, chance in values},
+        task=question.task,
+        endings=question.endings,
         mask_source=observations.mask_source,
         labels=observations.labels,
+        truths=tuple(question.truths),
         class_names=observations.probes.class_names,
-        swap_probabilities=torch.stack([answers.probability["nothing"], *swapped], dim=1),
+        swap_answers=torch.stack([each[_SHOWN] for each in shown], dim=1),
         donors=judged.donors,
         image_ids=observations.probes.image_ids,
         heat_method=None if heatmaps is None else answers.heat_method,
@@ -102,8 +113,16 @@ def measures_of(observations: Observations, parts: Sequence[Answers]) -> AuditRe
         notes=(*observations.notes, *answers.notes, *_blank_maps(answers, heatmaps)),
         passes=answers.passes,
         further=tuple(_further(observations, answers)),
-        data=tuple(data_properties(observations.images, observations.labels, observations.masks, are_given)),
+        data=tuple(_data(observations)),
     )
+
+
+def _data(observations: Observations) -> list[DataProperty]:
+    """Return what simple properties give away of the classes, where images have one class each."""
+    if observations.question.task in ("multi-label", "regression"):
+        return []
+    are_given = observations.mask_source == "given"
+    return data_properties(observations.images, observations.labels, observations.masks, are_given)
 
 
 def _blank_maps(answers: Answers, heatmaps: Tensor | None) -> Iterator[str]:
@@ -118,10 +137,11 @@ def _further(observations: Observations, answers: Answers) -> Iterator[Further]:
     """Yield what else was exchanged, unless that has failed."""
     exchanges = {exchange.name: exchange for exchange in observations.exchanges}
     for each in observations.further:
-        if not all(exchanges[name].is_in(answers.correct) for name in (each.gap, each.placebo_gap) if name is not None):
+        if not all(
+            exchanges[name].is_in(answers.readings) for name in (each.gap, each.placebo_gap) if name is not None
+        ):
             continue
-        lost = answers.correct["nothing"].unsqueeze(1) - exchanges[each.gap].with_donors("same", answers.correct)
-        cost = float(lost.nanmean())
+        cost = float(_lost(exchanges[each.gap], answers).nanmean())
         lacks_masks = each.masks != "unused" and observations.mask_source != "given"
         title = each.title
         if observations.masks is None and each.title_without_masks:
@@ -129,10 +149,15 @@ def _further(observations: Observations, answers: Answers) -> Iterator[Further]:
         yield Further(title, each.gap, each.placebo_gap, cost, each.masks, lacks_masks, each.warns_only)
 
 
+def _lost(exchange: Exchange, answers: Answers) -> Tensor:
+    """Return (N, K) how much less right answers are with donors of the same class."""
+    return answers.right["nothing"].unsqueeze(1) - exchange.with_donors("same", answers.readings)[0]
+
+
 def _joined(parts: Sequence[Answers]) -> Answers:
     """Put the answers of all ranks together, in the order of the images."""
     order = torch.cat([part.rows for part in parts]).argsort()
-    changes = [name for name in parts[0].correct if all(name in part.correct for part in parts)]
+    changes = [name for name in parts[0].readings if all(name in part.readings for part in parts)]
     layer_maps = [part.layer_maps for part in parts if part.layer_maps is not None]
     notes = [note for part in parts for note in part.notes]
     if len({part.heat_method for part in parts}) > 1:
@@ -140,8 +165,7 @@ def _joined(parts: Sequence[Answers]) -> Answers:
         layer_maps = []
     return Answers(
         rows=torch.arange(len(order)),
-        correct={name: torch.cat([part.correct[name] for part in parts])[order] for name in changes},
-        probability={name: torch.cat([part.probability[name] for part in parts])[order] for name in changes},
+        readings={name: torch.cat([part.readings[name] for part in parts], dim=1)[:, order] for name in changes},
         layer_maps=torch.cat(layer_maps)[order] if len(layer_maps) == len(parts) else None,
         heat_method=parts[0].heat_method,
         notes=tuple(dict.fromkeys(notes)),
@@ -158,30 +182,34 @@ Values are NaN where it is not defined.
 
 def _values(observations: Observations, answers: Answers, heatmaps: Tensor | None) -> Iterator[_Value]:
     """Yield all measures, in the order in which they are shown."""
-    correct, masks, usable = answers.correct, observations.masks, observations.usable
-    whole, largest_class = correct["nothing"], _share_of_largest_class(observations.labels)
-    yield "accuracy", whole, largest_class
-    if observations.probes.groups is not None:
+    right, masks, usable, question = answers.right, observations.masks, observations.usable, observations.question
+    whole, chance = right["nothing"], question.chance
+    yield question.right, whole, chance
+    if observations.probes.groups is not None and question.right == "accuracy":
         yield _worst_group_accuracy(whole, observations.probes.groups, observations.labels)
     is_even = observations.is_even
     for exchange in observations.exchanges:
-        if not exchange.is_in(correct):
+        if not exchange.is_in(right):
             continue
+        same, other = (exchange.with_donors(kind, answers.readings) for kind in _KINDS)
+        gaps = question.gaps(same, other, exchange.donors)
         if exchange.name == MARGIN_GAP:
             for name, is_tried in zip(OTHER_MASKS, (is_even, ~is_even), strict=True):
-                yield name, torch.where(is_tried.unsqueeze(1), exchange.gap(correct), torch.nan), 0.0
+                yield name, torch.where(is_tried.unsqueeze(1), gaps[""], torch.nan), 0.0
             continue
-        for ending, values in (("", correct), ("_probability", answers.probability)):
-            yield f"{exchange.name}{ending}", exchange.gap(values), 0.0
+        for ending, gap in gaps.items():
+            yield f"{exchange.name}{ending}", gap, 0.0
     if masks is not None:
-        yield "collage_cost", whole.unsqueeze(1) - observations.exchanges[0].with_donors("same", correct), 0.0
-        yield "blur_loss", torch.where(usable, whole - correct["blurred"], torch.nan), 0.0
-        yield "background_only", torch.where(usable & is_even, correct["alone"], torch.nan), largest_class
-        yield "object_only", torch.where(usable & ~is_even, correct["alone"], torch.nan), largest_class
-    if "brighter" in correct:
+        yield "collage_cost", _lost(observations.exchanges[0], answers), 0.0
+        yield "blur_loss", torch.where(usable, whole - right["blurred"], torch.nan), 0.0
+        yield "background_only", torch.where(usable & is_even, right["alone"], torch.nan), chance
+        yield "object_only", torch.where(usable & ~is_even, right["alone"], torch.nan), chance
+    if question.task == "segmentation":
+        yield "leak", _leak(observations.exchanges[0], answers), 0.0
+    if "brighter" in right and question.is_counted:
         for change in ("roll", "gray"):
             # How many more right answers the change of color undoes than the placebo.
-            undone = (1 - correct[change]) - (1 - correct["brighter"])
+            undone = (1 - right[change]) - (1 - right["brighter"])
             yield f"color_sensitivity_{change}", torch.where(whole == 1, undone, torch.nan), 0.0
     # Without masks of the ring: what the label has no say in.
     inside = ~ring(observations.images.shape[2:]).expand(len(whole), *observations.images.shape[2:])
@@ -192,14 +220,19 @@ def _values(observations: Observations, answers: Answers, heatmaps: Tensor | Non
         yield "mask_agreement", observations.probes.mask_agreement.float(), None
 
 
+def _leak(exchange: Exchange, answers: Answers) -> Tensor:
+    """Return (N, K) how much more of the rest of the image is seen as the class before another class's background."""
+    return exchange.with_donors("other", answers.readings)[_LEAKED] - answers.readings["nothing"][_LEAKED].unsqueeze(1)
+
+
 def _heat_values(observations: Observations, answers: Answers, heatmaps: Tensor) -> Iterator[_Value]:
     """Yield the measures of where the heat of the true class lies."""
-    masks, usable = observations.masks, observations.usable
+    masks, usable = observations.masks, _shows_object(observations)
     known = heatmaps.flatten(1).amax(dim=1) > 0
     area_of_ring = float(ring(heatmaps.shape[1:]).float().mean())
     if area_of_ring > 0:
         yield "border_share", attention.border_share(heatmaps), area_of_ring
-    yield "delete_hot", torch.where(known, answers.correct["delete_hot"], torch.nan), None
+    yield "delete_hot", torch.where(known, answers.right["delete_hot"], torch.nan), None
     if masks is None:
         return
     heat, area = attention.heat_on_object(heatmaps, masks), attention.area_share(masks)
@@ -210,12 +243,18 @@ def _heat_values(observations: Observations, answers: Answers, heatmaps: Tensor)
     yield "pointing", torch.where(usable, attention.pointing(heatmaps, masks), torch.nan), area
 
 
+def _shows_object(observations: Observations) -> Tensor:
+    """Return (N,) which images have what they are asked about, at a place that is known."""
+    there = observations.usable & observations.question.is_there
+    return there if observations.masks is None else there & attention.is_informative(observations.masks)
+
+
 def _worst_group_accuracy(correct: Tensor, groups: Tensor, labels: Tensor) -> _Value:
     correct = correct.nan_to_num()  # no answer is a wrong one
     indices = sorted(set(groups.tolist()))
     worst = min(indices, key=lambda group: float(correct[groups == group].mean()))
     are_of_one_class = all(len(set(labels[groups == group].tolist())) == 1 for group in indices)
-    chance = 0.0 if are_of_one_class and _share_of_largest_class(labels) < 1 else None
+    chance = 0.0 if are_of_one_class and most_frequent_share(labels) < 1 else None
     return "worst_group_accuracy", torch.where(groups == worst, correct, torch.nan), chance
 
 
@@ -226,9 +265,22 @@ def _data_color_auc(observations: Observations, inside: Tensor, usable: Tensor) 
     values = torch.full((len(known),), torch.nan, dtype=torch.float32)
     if int(known.sum()) > 1:
         portions = in_portions(known.nonzero().flatten(), observations.images)
-        colors = [mean_color(observations.images[some], outside[some]) for some in portions]
-        values[known] = color_auc(torch.cat(colors), observations.labels[known])
+        colors = torch.cat([mean_color(observations.images[some], outside[some]) for some in portions])
+        values[known] = _told_by_color(colors, observations.question, known)
     return "data_color_auc", values, 0.5
+
+
+def _told_by_color(colors: Tensor, question: Question, known: Tensor) -> Tensor:
+    """Return (n,) how well colors (n, C) tell what each of the n images that are `known` (N,) is asked about."""
+    about = question.about[known]
+    values = torch.full((len(about),), torch.nan, dtype=torch.float32)
+    seen: list[Tensor] = []
+    for index in sorted(set(about.tolist())):
+        sides = question.sides(index)[known]
+        if not (seen and torch.equal(sides, seen[-1])):  # those of classes are the same for all
+            seen, of_all = [sides], color_auc(colors, sides)
+        values[about == index] = of_all[about == index]
+    return values
 
 
 def _of_classes(
@@ -238,14 +290,10 @@ def _of_classes(
     masks, labels = observations.masks, observations.labels
     if heatmaps is None or masks is None:
         return {}
-    known = observations.usable & (heatmaps.flatten(1).amax(dim=1) > 0)
+    known = _shows_object(observations) & (heatmaps.flatten(1).amax(dim=1) > 0)
     members = {index: known & (labels == index) for index in sorted(set(labels.tolist()))}
     return {
         index: distribution(heatmaps[of_class], masks[of_class])
         for index, of_class in members.items()
         if int(of_class.sum()) > 1
     }
-
-
-def _share_of_largest_class(labels: Tensor) -> float:
-    return float(labels.bincount().max() / len(labels))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -12,10 +13,12 @@ from torch import Tensor, nn
 from cam_callbacks.audit import attention, interventions
 from cam_callbacks.audit.asking import Asker
 from cam_callbacks.audit.changes import Exchange, changes_without_donors, like, where_they_fit
-from cam_callbacks.audit.donors import Donors, choose_donors
+from cam_callbacks.audit.donors import Donors
 from cam_callbacks.audit.foreground import with_estimated_masks
 from cam_callbacks.audit.inpainting import grown, shrunk
 from cam_callbacks.audit.measures import MARGIN_GAP
+from cam_callbacks.audit.question import AuditTask, Question
+from cam_callbacks.audit.questions import question_about
 from cam_callbacks.audit.registry import Intervention, InterventionError, checked, chosen
 from cam_callbacks.data.probes import MaskSource, ProbeSet
 from cam_callbacks.explain import progress
@@ -44,8 +47,7 @@ class Answers:
 
     Attributes:
         rows: (n,) int64, the indices of the images.
-        correct: By change, (n,) whether the answer is right; NaN if there is none.
-        probability: By change, (n,) probability of the true class; NaN without an answer.
+        readings: By change, (R, n) what is read out of the answers, how right they are first; NaN without an answer.
         layer_maps: (n, *spatial of the layer) heat of the true class, NaN for skipped images; None if no method of
             heatmaps applies, or if the maps are coarse.
         heat_method: The name of the method, or None.
@@ -54,12 +56,16 @@ class Answers:
     """
 
     rows: Tensor
-    correct: Mapping[str, Tensor]
-    probability: Mapping[str, Tensor]
+    readings: Mapping[str, Tensor]
     layer_maps: Tensor | None
     heat_method: str | None
     notes: tuple[str, ...]
     passes: int
+
+    @property
+    def right(self) -> dict[str, Tensor]:
+        """By change, (n,) how right answers are."""
+        return {name: each[0] for name, each in self.readings.items()}
 
 
 class Observations:
@@ -69,17 +75,18 @@ class Observations:
     what they have observed.
 
     Args:
-        probes: Images with labels of two classes or more, and masks if there are any.
+        probes: Images with labels of two classes or more, or with annotations, and masks if there are any.
         num_donors: How many images of each kind give their background to an image. None for what a look of a training
             affords: one, or two in the exchange that is judged if masks are not estimated.
         goes_by_masks: Whether estimated masks are used, as at the look before; None decides by how many there are.
         further: What is exchanged besides the background.
         goes_on: Whether an intervention that fails is noted and left out, and not an error.
+        task: What the model is trained to answer, as in `question_about`.
 
     Raises:
         TypeError: `probes` is not a ProbeSet.
-        ValueError: The images have no labels, or are all of one class; or they are not finite, or have more than three
-            dimensions.
+        ValueError: The images lack what the task needs, or are all of one class; or they are not finite, or have more
+            than three dimensions.
     """
 
     def __init__(
@@ -89,20 +96,16 @@ class Observations:
         goes_by_masks: bool | None = None,
         further: Sequence[str | Intervention] = (),
         goes_on: bool = False,
+        task: AuditTask | Literal["auto"] = "auto",
     ) -> None:
         if not isinstance(probes, ProbeSet):
             raise TypeError(f"probes={type(probes).__name__}(...) must be a ProbeSet(images, labels)")
-        if probes.labels is None:
-            raise ValueError("probes have no labels; the audit compares classes: give ProbeSet(images, labels)")
-        if len(set(probes.labels.tolist())) < 2:
-            raise ValueError(f"all {len(probes)} probes are of one class; the audit compares classes, two are needed")
+        self.question = question_about(probes, task)
         check_images(probes.images)
-        self.probes = with_estimated_masks(probes)
-        self.images, self.labels = probes.images.float(), probes.labels
-        self.masks, self.mask_source, self.notes = _masks(self.probes, goes_by_masks)
-        self.usable = torch.ones_like(self.labels, dtype=torch.bool)
-        if self.masks is not None:
-            self.usable = attention.is_informative(self.masks)
+        self.probes = with_estimated_masks(self.question.probes)
+        self.images, self.labels = probes.images.float(), self.question.about
+        self.masks, self.mask_source, self.notes = _masks(self.probes, self.question, goes_by_masks)
+        self.usable = self.question.usable(self.masks)
         self.is_even = _places_in_class(self.labels) % 2 == 0
         self.value_range = interventions.value_range(self.images)
         self.exchanges = self._exchanges(num_donors)
@@ -113,7 +116,7 @@ class Observations:
     def _exchanges(self, num_donors: int | None) -> list[Exchange]:
         """Return the exchanges that can be made; the verdict stands on the first."""
         count = num_donors or (1 if self.mask_source == "estimated" else 2)
-        donors = choose_donors(self.labels, self.usable, self.probes.fingerprint, count)
+        donors = self.question.donors(self.usable, count)
         of_others = donors.first(num_donors or 1)
         known = donors.known & self.usable
         if self.masks is None:
@@ -132,10 +135,17 @@ class Observations:
 
     def _possible(self, wanted: Sequence[Intervention]) -> list[Intervention]:
         """Return those interventions that can be made, and note the others."""
-        without_masks = [each.name for each in wanted if each.masks == "needed" and self.masks is None]
-        if without_masks:
-            self.notes = (*self.notes, f"Not measured, because it needs masks: {', '.join(without_masks)}")
-        return [each for each in wanted if each.name not in without_masks]
+        impossible = {
+            "it needs masks": [each for each in wanted if each.masks == "needed" and self.masks is None],
+            "the answer is the place of the object, which it moves": [
+                each for each in wanted if each.moves_object and self.question.asks_for_place
+            ],
+        }
+        for why, left_out in impossible.items():
+            if left_out:
+                names = ", ".join(each.name for each in left_out)
+                self.notes = (*self.notes, f"Not measured, because {why}: {names}")
+        return [each for each in wanted if not any(each in left_out for left_out in impossible.values())]
 
     def _exchanges_of(self, given: Intervention) -> Iterator[Exchange]:
         """Yield the exchange of an intervention, and that of its placebo."""
@@ -166,7 +176,7 @@ class Observations:
         """Run the model on some of the images, and on what they are changed into; the model is left as it was.
 
         Args:
-            model: The classifier.
+            model: The model.
             rows: (n,) int64, the indices of at least one image.
             target_layer: The layer of the heatmaps, as in `Method.__call__`.
             forward_fn: Called in place of the model, as in `Method.__call__`.
@@ -181,12 +191,12 @@ class Observations:
         progress.expect(len(rows) * (len(changes) + arms + 1))  # one more without the hottest half
         dtype = self.probes.images.dtype
         with isolated(model):
-            given = Options(batch_size, multi_label, outputs=outputs)
-            kind = output_kind(model, self.probes.images, forward_fn, given)
-            forward_fn = of_rows(forward_fn, rows)
-            options = replace(given, multi_label=kind.multi_label, outputs=kind.outputs)
-            network = Network(model, in_type(self.images[rows[:_FEW]], dtype), forward_fn, options)
-            asker = Asker(network, images, self.labels, rows, dtype)
+            options = Options(batch_size, multi_label or self.question.multi_label, outputs=outputs)
+            if self.question.reads_classes:
+                kind = output_kind(model, self.probes.images, forward_fn, options)
+                options = replace(options, multi_label=kind.multi_label, outputs=kind.outputs)
+            network = Network(model, in_type(self.images[:_FEW], dtype), forward_fn, options)
+            asker = Asker(network, images, self.question, rows, dtype)
             answers = {name: asker.about(change) for name, change in changes.items()}
             failed = []
             for exchange in self.exchanges:
@@ -198,10 +208,13 @@ class Observations:
                         raise
                     failed.append(f"Not measured: {error}")
             methods: list[GradCAM | CAM] = [
-                method(upsampling="none", multi_label=kind.multi_label, outputs=kind.outputs, batch_size=batch_size)
+                method(
+                    upsampling="none", multi_label=options.multi_label, outputs=options.outputs, batch_size=batch_size
+                )
                 for method in (GradCAM, CAM)
             ]
-            layer_maps, heat_method, notes = self._heat(methods, model, rows, target_layer, forward_fn)
+            own_fn = of_rows(forward_fn, rows)
+            layer_maps, heat_method, notes = self._heat(methods, model, rows, target_layer, own_fn)
             if layer_maps is None:
                 progress.advance(len(rows))
             else:
@@ -213,8 +226,7 @@ class Observations:
                 answers["delete_hot"] = asker.about_places(without_heat)
         return Answers(
             rows,
-            correct={name: correct for name, (correct, _) in answers.items()},
-            probability={name: probability for name, (_, probability) in answers.items()},
+            readings=answers,
             layer_maps=layer_maps,
             heat_method=heat_method,
             notes=(*failed, *notes),
@@ -229,12 +241,14 @@ class Observations:
         target_layer: TargetLayer,
         forward_fn: ForwardFn | None,
     ) -> tuple[Tensor | None, str | None, tuple[str, ...]]:
-        """Return the heat of the true classes by the first method that applies, unless its maps are coarse.
+        """Return the heat of what is true by the first method that applies, unless its maps are coarse.
 
         Returns:
             The heat (n, *spatial of the layer), the name of the method, and notes; without heat None, None, and notes
             that say why.
         """
+        if self.question.targets(rows[:1]) is None:
+            return None, None, ()
         reasons = []
         for method in methods:
             try:
@@ -272,18 +286,21 @@ class Observations:
             some = rows[places]
             images = in_type(self.images[some], self.probes.images.dtype)
             layer = parts[0].target_layer if parts and target_layer is None else target_layer
-            parts.append(method(model, images, layer, self.labels[some], forward_fn=of_rows(forward_fn, places)))
+            targets = self.question.targets(some)
+            parts.append(method(model, images, layer, targets, forward_fn=of_rows(forward_fn, places)))
         return torch.cat([part.layer_maps.cpu() for part in parts]), parts[0]
 
 
-def _masks(probes: ProbeSet, goes_by_masks: bool | None) -> tuple[Tensor | None, MaskSource, tuple[str, ...]]:
+def _masks(
+    probes: ProbeSet, question: Question, goes_by_masks: bool | None
+) -> tuple[Tensor | None, MaskSource, tuple[str, ...]]:
     """Return the masks, where they come from, and what there is to note about them."""
     masks, source = probes.masks, probes.mask_source
     informative = torch.zeros(0) if masks is None else attention.is_informative(masks)
     found, count = int(informative.sum()), len(informative)
     remedy = "give masks, or Audit(masks=...)"
     if goes_by_masks is None:
-        goes_by_masks = _are_enough(informative, probes.labels)
+        goes_by_masks = _are_enough(informative, question.about)
     if masks is None or (source == "estimated" and not goes_by_masks):
         if masks is not None:
             why = f"{_sought(probes)} was found in {f'only {found}' if found else 'none'} of {count} images"
@@ -295,7 +312,7 @@ def _masks(probes: ProbeSet, goes_by_masks: bool | None) -> tuple[Tensor | None,
             remedy += ", or pip install opencv-python-headless"
         note = f"No masks were given, and {'too few' if found else 'none'} could be estimated ({why})"
         return None, "none", (f"{note}: only the outer ring is swapped, a weak test; {remedy}",)
-    if found == count:
+    if found == count or (source == "given" and question.usable(masks).all()):
         return masks, source, ()
     if source == "estimated":
         note = f"{_sought(probes)} was found in only {found} of {count} images, the others are left out; {remedy}"
@@ -304,13 +321,13 @@ def _masks(probes: ProbeSet, goes_by_masks: bool | None) -> tuple[Tensor | None,
     return masks, source, (f"{empty} masks are empty and {count - found - empty} cover all: left out",)
 
 
-def _are_enough(informative: Tensor, labels: Tensor | None) -> bool:
+def _are_enough(informative: Tensor, labels: Tensor) -> bool:
     """Return whether foregrounds were found in enough images, and not in those of one class only."""
-    if labels is None or not len(informative):
+    if not len(informative):
         return False
     shares = [float(informative[labels == label].float().mean()) for label in set(labels.tolist())]
     of_classes = sum(share >= _MIN_SHARE_FOUND for share in shares)
-    return float(informative.float().mean()) >= _MIN_SHARE_FOUND and of_classes > 1
+    return float(informative.float().mean()) >= _MIN_SHARE_FOUND and of_classes >= min(2, len(shares))
 
 
 def _sought(probes: ProbeSet) -> str:

@@ -39,12 +39,14 @@ class Intervention:
         placebo: Called alike: does what the exchange does to an image besides exchanging. Its gap is subtracted from
             that of the exchange. None for none.
         warns_only: Whether it never gives an alarm, because it cannot help changing something else, too.
+        moves_object: Whether the object is at another place afterwards, so that it is left out where a place is asked
+            for, in segmentation and detection.
         masks: `"needed"`: it is left out without masks. `"optional"`: it uses them if there are any. `"unused"`: masks
             make no difference. The first two give a warning only, unless masks are given.
 
     Raises:
         ValueError: The name is not one, or ends in `_trace`, as those of placebos do; or `masks` is none of the three.
-        TypeError: `exchange` or `placebo` does not take four arguments, or `warns_only` is not a bool.
+        TypeError: `exchange` or `placebo` does not take four arguments, or `warns_only` or `moves_object` is not a bool.
 
     Example::
 
@@ -65,6 +67,7 @@ class Intervention:
     title_without_masks: str = ""
     placebo: ExchangeFn | None = None
     warns_only: bool = False
+    moves_object: bool = False
     masks: Literal["needed", "optional", "unused"] = "unused"
 
     def __post_init__(self) -> None:
@@ -73,6 +76,7 @@ class Intervention:
         if self.name.endswith("_trace"):
             raise ValueError(f"name={self.name!r} must not end in _trace, as the names of placebos do")
         check_bool("warns_only", self.warns_only)
+        check_bool("moves_object", self.moves_object)
         what = "a callable: images, masks, donors, donor_masks -> images"
         if self.exchange is None:
             raise TypeError(f"exchange=None must be {what}")
@@ -164,6 +168,7 @@ _BUILT_IN: dict[str, Intervention] = {
             title="the position of the object",
             placebo=placing.with_trace_of_move,
             warns_only=True,  # the place that the object leaves shows only if it moves far
+            moves_object=True,
             masks="needed",
         ),
         Intervention(
@@ -172,6 +177,7 @@ _BUILT_IN: dict[str, Intervention] = {
             title="the size of the object, or the scale of what is on it",
             placebo=placing.with_trace_of_size,
             warns_only=True,
+            moves_object=True,
             masks="needed",
         ),
         Intervention(

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import Tensor
 
 from cam_callbacks._checks import check_type
 from cam_callbacks.audit.donors import Donors
-from cam_callbacks.audit.measures import MEASURES, Masks, MeasureSpec, of_exchange
+from cam_callbacks.audit.measures import FORMS, MEASURES, Masks, MeasureSpec, of_exchange
 from cam_callbacks.audit.properties import DataProperty
+from cam_callbacks.audit.question import AuditTask
 from cam_callbacks.audit.statistics import Measure
+from cam_callbacks.audit.words import words_of
 from cam_callbacks.data.class_names import ClassNames
 from cam_callbacks.data.probes import MaskSource
 
@@ -58,10 +60,11 @@ class AuditResult:
         measures: The measures by name; `docs/audit.md` defines each. Those that could not be computed are not there.
         mask_source: Where the foregrounds come from: `"given"` with the images, `"estimated"` by GrabCut or by
             `Audit(masks=...)`, or `"none"`.
-        labels: (N,) int64, the classes of the images.
+        labels: (N,) int64, what each image was asked about: its class; one of several labels; one of the numbers of a
+            regression.
         class_names: Their names; empty if they are not known. Any list of names is accepted, or None.
-        swap_probabilities: (N, 3) probability of the true class: as the image is, on a background of the same class,
-            and on one of another class (without masks: ring); NaN without a donor.
+        swap_answers: (N, 3) the probability of what is true, or what stands in its place (`words_of`): as the image is,
+            on a background of the same class, and on one of another class (without masks: ring); NaN without a donor.
             The first donor of each kind is meant.
         donors: The images that gave backgrounds.
         image_ids: (N,) int64, which images they are: `ProbeSet.image_ids`.
@@ -72,13 +75,16 @@ class AuditResult:
         passes: Forward samples spent, without the heatmaps.
         further: What else was exchanged.
         data: What simple properties of the images give away of their classes, the most telling first.
+        task: What the model is trained to answer.
+        endings: What follows the name of a gap in each of its forms.
+        truths: What is true of each image, in a few words.
     """
 
     measures: Mapping[str, Measure]
     mask_source: MaskSource
     labels: Tensor
     class_names: ClassNames
-    swap_probabilities: Tensor
+    swap_answers: Tensor
     donors: Donors
     image_ids: Tensor
     heat_method: str | None = None
@@ -88,6 +94,9 @@ class AuditResult:
     passes: int = 0
     further: tuple[Further, ...] = ()
     data: tuple[DataProperty, ...] = ()
+    task: AuditTask = "single-label"
+    endings: tuple[str, ...] = ("", "_probability")
+    truths: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "class_names", ClassNames(self.class_names))
@@ -114,6 +123,11 @@ class AuditResult:
 
     def spec_of(self, name: str) -> MeasureSpec:
         """Return what is known of a measure; of one of a user's intervention, what is true of all of them."""
+        for ending, form in FORMS.items():
+            if name.endswith(ending):
+                spec = self.spec_of(f"{name.removesuffix(ending)}_probability")
+                title = spec.title.replace("probability", form.title)
+                return replace(spec, name=name, title=title, definition=form.definition)
         if name in MEASURES:
             return MEASURES[name]
         own = {
@@ -132,6 +146,8 @@ class AuditResult:
     def _why_missing(self, name: str) -> str:
         if name not in MEASURES:
             return f"no measure has this name; the nearest are {difflib.get_close_matches(name, MEASURES, 3, 0)}"
+        if MEASURES[name].task not in ("", self.task):
+            return f"it is of the task {MEASURES[name].task!r}, and this one is {self.task!r}"
         if MEASURES[name].intervention:
             return f"interventions=[{MEASURES[name].intervention!r}] asks for it; if it was, `notes` may say why"
         if MEASURES[name].needs_masks and self.mask_source == "none":
@@ -151,6 +167,15 @@ class AuditResult:
     def gap(self) -> Measure:
         """The gap that the verdict stands on."""
         return self[self.gap_name]
+
+    @property
+    def right(self) -> Measure:
+        """How right answers are: `"accuracy"`, or what the task has in its place."""
+        return self[words_of(self.task).right]
+
+    def forms_of(self, gap: str) -> tuple[str, ...]:
+        """Return the names of a gap in all of its forms: of right answers, and others that vary less."""
+        return tuple(f"{gap}{ending}" for ending in self.endings)
 
     def rows(self) -> list[dict[str, Any]]:
         """Return one row for each measure and class, e.g. for `pandas.DataFrame`; the class of all images is "all"."""

@@ -17,6 +17,8 @@ from cam_callbacks._checks import (
     errors_of,
 )
 from cam_callbacks.audit.mask_fn import MaskFn
+from cam_callbacks.audit.question import AuditTask
+from cam_callbacks.audit.questions import TASKS
 from cam_callbacks.audit.registry import Intervention, chosen
 from cam_callbacks.audit.verdict import Verdict
 
@@ -51,10 +53,13 @@ class Audit:
             `"size"` of the object, which need masks, the `"detail"` of the background (sharpness, blur, noise), or an
             `Intervention` of your own. All of them together are judged at half of the level, the background at the
             other half.
+        task: What the model is trained to answer, if that is not recognized: `"embedding"`, whose features are
+            compared, or `"detection"`, whose batches have an object's box as a mask, or as `boxes` (N, 4). Neither has
+            heatmaps. None for the task that is recognized.
 
     Raises:
-        ValueError: `num_images` or `threshold` is out of range, or `on_alarm` or an intervention is unknown, or two of
-            these have the same name.
+        ValueError: `num_images` or `threshold` is out of range, or `on_alarm`, `task` or an intervention is unknown, or
+            two of these have the same name.
         TypeError: `on_alarm` does not take a verdict, `foreground_values` is not a list of whole numbers,
             `randomization` is not a bool, `masks` does not take images, or `interventions` is not a list of them.
 
@@ -72,6 +77,7 @@ class Audit:
     randomization: bool = False
     masks: MaskFn | None = None
     interventions: Sequence[str | Intervention] = ()
+    task: AuditTask | None = None
 
     def __post_init__(self) -> None:
         values: Any = self.foreground_values
@@ -98,3 +104,5 @@ class Audit:
             raise TypeError(f"masks={self.masks.__name__} is a class; give {self.masks.__name__}(...), with brackets")
         check_callable("masks", self.masks, "a callable: images (N, C, H, W) -> masks (N, H, W)", takes=1)
         chosen(self.interventions)
+        if self.task is not None:
+            check_choice("task", self.task, TASKS[1:], "or None")

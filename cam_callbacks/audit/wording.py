@@ -11,6 +11,7 @@ from cam_callbacks.audit.result import MAX_COST, MIN_IMAGES, AuditResult
 from cam_callbacks.audit.statistics import Estimate
 from cam_callbacks.audit.verdict import WORST_FIRST, Verdict
 from cam_callbacks.audit.wording_further import DIGITS, finding_text, further_text, shown
+from cam_callbacks.audit.words import Words, words_of
 
 _MAX_CLASSES = 10  # that are listed
 _MAX_DIGITS = 4  # decimals
@@ -26,6 +27,10 @@ _EXCHANGED = {  # which intervention exchanges a property
 }
 _LARGE_SHARE, _SMALL_SHARE = 0.6, 0.25  # of the effect
 
+_NOT_LEARNED = {
+    "single-label": "**Nothing to judge yet**: the accuracy is not clearly above that of always answering the most "
+    "frequent class."
+}
 _MASKS = "masks of the object, or Audit(masks=...)"
 
 
@@ -45,7 +50,7 @@ def verdict_text(result: AuditResult, verdict: Verdict, is_alone: bool) -> str:
         _placebo(result),
         further_text(result),
         _pooled(result, verdict),
-        _power(verdict),
+        _power(result, verdict),
         _heat(result, verdict),
         _data_warning(result, verdict),
         _missing_images(result),
@@ -59,8 +64,9 @@ def verdict_text(result: AuditResult, verdict: Verdict, is_alone: bool) -> str:
 def _headline(result: AuditResult, verdict: Verdict, is_alone: bool) -> str:
     is_weak = result.mask_source == "none"
     what = "ring" if is_weak else "background"
+    words = words_of(result.task)
     names = [
-        *["all classes together"] * verdict.overall,
+        *[f"all {words.many} together"] * verdict.overall,
         *(result.class_names.name(index) for index in verdict.classes),
     ]
     who = ", ".join(names)
@@ -73,13 +79,18 @@ def _headline(result: AuditResult, verdict: Verdict, is_alone: bool) -> str:
         "warning": f"**Warning: answers seem to depend on {'what lies at the edge' if is_weak else 'the background'}** "
         f"(found in: {who}). {weakness}",
         "no alarm": _no_alarm(result, verdict, what),
-        "not testable": "**Not testable by swapping.** A background of the *same* class already costs too many right "
+        "not testable": f"**Not testable by swapping.** A background {_same(words)} already costs too many right "
         "answers, so the gap says nothing: the model may depend on its background, or may not take pasted images. "
         "Recoloring the background found nothing.",
         "too few images": f"**Too few images to say anything**: {result.gap.overall.count} of {MIN_IMAGES}.",
-        "not learned": "**Nothing to judge yet**: the accuracy is not clearly above that of always answering the most "
-        "frequent class.",
+        "not learned": _NOT_LEARNED.get(
+            result.task, f"**Nothing to judge yet**: {words.right_is} is not clearly above chance."
+        ),
     }[verdict.state]
+
+
+def _same(words: Words) -> str:
+    return words.of_same.replace("same", "*same*")
 
 
 def _headlines(result: AuditResult, verdict: Verdict, is_alone: bool) -> list[str]:
@@ -179,13 +190,16 @@ def _what_is_used(result: AuditResult, verdict: Verdict) -> str:
 
 
 def _numbers(result: AuditResult, verdict: Verdict) -> str:
-    gap, in_probability = result.gap, result.measures.get(f"{result.gap_name}_probability")
+    gap, words = result.gap, words_of(result.task)
+    in_probability = result.measures.get(result.forms_of(result.gap_name)[1]) if len(result.endings) > 1 else None
     arms = "ring" if result.mask_source == "none" else "background"
     made = ", masks estimated" if result.mask_source == "estimated" else ""
+    meaning = words.gap or (
+        f"{words.right_is} with {arms}s {words.of_same} minus {words.right_is} with those {words.of_other}"
+    )
     lines = [
-        f"`{result.gap_name}`: accuracy with {arms}s of the same class minus accuracy with those of another class (0: "
-        f"no dependence{made}), with 95% intervals: {shown(gap.overall)} over {gap.overall.count} images of this "
-        "look.",
+        f"`{result.gap_name}`: {meaning} (0: no dependence{made}), with 95% intervals: {shown(gap.overall)} over "
+        f"{gap.overall.count} images of this look.",
         "",
     ]
     worst_first = sorted(gap.per_class, key=lambda index: _descending(gap.per_class[index]))
@@ -193,22 +207,23 @@ def _numbers(result: AuditResult, verdict: Verdict) -> str:
         estimate = gap.per_class[index]
         line = f"- {result.class_names.name(index)}: {shown(estimate)}, {estimate.count} images"
         if index in verdict.classes and in_probability is not None:  # which may be where it was found
-            line += f"; in the probability of the true class {shown(in_probability.per_class[index])}"
+            line += f"; in {words.shown} {shown(in_probability.per_class[index])}"
         lines.append(line)
     if len(worst_first) > _MAX_CLASSES:
-        lines.append(f"- and {len(worst_first) - _MAX_CLASSES} classes with smaller gaps")
+        lines.append(f"- and {len(worst_first) - _MAX_CLASSES} {words.many} with smaller gaps")
     if in_probability is not None:
-        lines += ["", f"The same in the probability of the true class: {shown(in_probability.overall)}."]
+        lines += ["", f"The same in {words.shown}: {shown(in_probability.overall)}."]
     return "\n".join(lines)
 
 
 def _placebo(result: AuditResult) -> str:
     if "outline_gap" not in result:
         return ""
+    words = words_of(result.task)
     return (
         f"Placebo, `outline_gap`: each image keeps its own background, and only the place of the other image's object "
         f"is filled in. The gap is {shown(result['outline_gap'].overall)}; it should be near 0. Swapping itself, for "
-        f"a background of the same class, lowers the accuracy by {shown(result['collage_cost'].overall)} "
+        f"a background {words.of_same}, lowers {words.right_is} by {shown(result['collage_cost'].overall)} "
         "(`collage_cost`; above 0.2 swapping is not a fair test)."
     )
 
@@ -227,13 +242,14 @@ def _pooled(result: AuditResult, verdict: Verdict) -> str:
     return f"{said}."
 
 
-def _power(verdict: Verdict) -> str:
+def _power(result: AuditResult, verdict: Verdict) -> str:
     if math.isnan(verdict.detectable) or verdict.state == "alarm":
         return ""
+    words = words_of(result.task)
     with_more = verdict.threshold + (verdict.detectable - verdict.threshold) / 2
     return (
-        f"A look like this one suspects a gap of {verdict.detectable:.2f} in all classes together four times in five; "
-        f"a smaller one, or one in one class, may be missed. With four times as many images it would be "
+        f"A look like this one suspects a gap of {verdict.detectable:.2f} in all {words.many} together four times in "
+        f"five; a smaller one, or one in one {words.one}, may be missed. With four times as many images it would be "
         f"{with_more:.2f}."
     )
 
@@ -292,6 +308,7 @@ def _told_by(result: AuditResult, given: DataProperty) -> str:
 
 def _missing_images(result: AuditResult) -> str:
     """Say which classes have few numbers, and what would help: masks where these failed, images where there are few."""
+    one, many = words_of(result.task).one, words_of(result.task).many
     few = [index for index, estimate in result.gap.per_class.items() if estimate.count < MIN_IMAGES]
     lack_masks = [index for index in few if _lacks_masks(result, index)]
     lack_images = [index for index in few if index not in lack_masks]
@@ -300,15 +317,15 @@ def _missing_images(result: AuditResult) -> str:
         sizes = result.labels.bincount().tolist()
         listed = [f"{_class(result, index)}: {_masked(result, index)} of {sizes[index]}" for index in lack_masks]
         parts.append(
-            f"Few foregrounds: reliable numbers need {MIN_IMAGES} images of each class whose foreground is known "
+            f"Few foregrounds: reliable numbers need {MIN_IMAGES} images of each {one} whose foreground is known "
             f"({_listed(listed)}). Give {_MASKS}."
         )
     if lack_images:
         missing = {index: MIN_IMAGES - result.gap.per_class[index].count for index in lack_images}
         listed = [f"{_class(result, index)}: {number} more" for index, number in missing.items()]
         parts.append(
-            f"Few images: reliable numbers need {MIN_IMAGES} of each class ({_listed(listed)}). The audit used "
-            f"{len(result.labels)}; if the validation data has more of these classes, a larger Audit(num_images=...) "
+            f"Few images: reliable numbers need {MIN_IMAGES} of each {one} ({_listed(listed)}). The audit used "
+            f"{len(result.labels)}; if the validation data has more of these {many}, a larger Audit(num_images=...) "
             "takes them."
         )
     return "\n\n".join(parts)
@@ -331,11 +348,11 @@ def _masked(result: AuditResult, index: int) -> int:
 
 def _class(result: AuditResult, index: int) -> str:
     name = result.class_names.name(index)
-    return f"class {name}" if name == str(index) else name
+    return f"{words_of(result.task).one} {name}" if name == str(index) else name
 
 
 def _next_step(result: AuditResult, verdict: Verdict) -> str:
-    further = ""
+    further, words = "", words_of(result.task)
     if verdict.findings:
         titles = " and ".join(each.title for each in verdict.findings)
         further = f"ask why the classes differ in {titles}; collect or augment images in which they do not; "
@@ -348,8 +365,8 @@ def _next_step(result: AuditResult, verdict: Verdict) -> str:
         )
     if verdict.found:
         return (
-            f"{further}look at the picture of swapped backgrounds; ask how the images of these classes were collected; "
-            "collect or augment images whose background does not go with the class, and train again."
+            f"{further}look at the picture of swapped backgrounds; ask how the images of these {words.many} were "
+            f"collected; collect or augment images whose background does not go with the {words.one}, and train again."
         )
     if verdict.state == "not learned":
         return "train on; the next look, if there is one, is judged again."

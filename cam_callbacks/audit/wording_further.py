@@ -7,6 +7,7 @@ import math
 from cam_callbacks.audit.result import FAIR_COST, MAX_COST, AuditResult
 from cam_callbacks.audit.statistics import Estimate
 from cam_callbacks.audit.verdict import Finding
+from cam_callbacks.audit.words import words_of
 
 DIGITS = 2
 """Decimals of the numbers of a verdict."""
@@ -15,7 +16,10 @@ DIGITS = 2
 def finding_text(result: AuditResult, finding: Finding, is_alone: bool) -> str:
     """Say that answers depend on something else than the background."""
     (further,) = (each for each in result.further if each.gap == finding.gap)
-    names = [*["all classes together"] * finding.overall, *map(result.class_names.name, finding.classes)]
+    names = [
+        *[f"all {words_of(result.task).many} together"] * finding.overall,
+        *map(result.class_names.name, finding.classes),
+    ]
     weaknesses = [
         "no masks were given" * further.lacks_masks,
         "the exchange itself costs right answers" * (further.cost > FAIR_COST),
@@ -44,13 +48,17 @@ def further_text(result: AuditResult) -> str:
         cost = "what the exchange itself costs is not known"
         if not math.isnan(each.cost):
             cost = f"the exchange itself costs {max(each.cost, 0):.2f} of the right answers"
-        differences = result[f"{each.gap}_probability"]
+        differences = result[result.forms_of(each.gap)[-1]]
         if differences.overall.count and not differences.values.nan_to_num().any():
             cost += "; all answers are the same with both: does it change the images?"
         lines.append(f"{line}; {cost}{', too much to be judged' * (each.cost > MAX_COST)}")
     if not lines:
         return ""
-    head = "Also exchanged, each with an image of the same class and with one of another class (0: no dependence):"
+    words = words_of(result.task)
+    whose = "an image of the same class and with one of another class"
+    if words.of_other != "of another class":
+        whose = f"what is {words.of_same}, and with what is {words.of_other}"
+    head = f"Also exchanged, each with {whose} (0: no dependence):"
     return "\n".join([head, "", *lines])
 
 

@@ -8,14 +8,18 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from cam_callbacks.audit.drawing import as_asked, num_drawn_classes
 from cam_callbacks.audit.foreground import can_estimate, with_estimated_masks
 from cam_callbacks.audit.mask_fn import MaskFn, masks_by
+from cam_callbacks.audit.question import AuditTask
+from cam_callbacks.audit.questions import question_about
 from cam_callbacks.audit.registry import InterventionError, checked, intervention
 from cam_callbacks.callback import trainer as of_trainer
 from cam_callbacks.callback.audit_images import AuditImages, AuditSet
 from cam_callbacks.callback.audit_offers import Choice
 from cam_callbacks.callback.notices import IMAGES_LEFT_OUT
 from cam_callbacks.callback.stage import MonitorParts, Stage
+from cam_callbacks.callback.task import audited_task
 from cam_callbacks.data.batches import Samples
 from cam_callbacks.data.probes import ProbeSet
 
@@ -23,6 +27,7 @@ if TYPE_CHECKING:
     from pytorch_lightning import LightningModule, Trainer
 
 _IMAGES_CHECKED = 2
+_NO_LABELS = "no labels of two or more classes came with the images"
 _OF_MASKS = ("masks", "masks_estimated", "mask_agreement")
 
 Halves = tuple[ProbeSet | None, ProbeSet | None]
@@ -44,11 +49,16 @@ class AuditChoice(Stage):
 
     def begin(self, is_audited: bool) -> None:
         """Begin to draw images from the batches, if this evaluation is audited."""
-        task, trainer = self.memory.task, self.trainer
+        trainer = self.trainer
         self._watched.rest()
-        if is_audited and (task is None or task.kind == "single-label"):
+        if is_audited and self._may_be_audited:
             look = "of a test" if trainer.testing else f"at step {of_trainer.log_step(trainer)}"
             self._watched.begin(look, trainer.global_rank, self._classes, anew=trainer.testing)
+
+    def offer(self, samples: Samples, loader: int) -> None:
+        """Consider the samples of a batch of one of the loaders."""
+        task = self.memory.task
+        self._watched.offer(samples, loader, self.task, task is None or task.has_background)
 
     def check(self, probes: ProbeSet) -> None:
         """Call what the user gave on a few images of the sanity check: what is wrong with it ends the run there.
@@ -70,8 +80,8 @@ class AuditChoice(Stage):
         Raises:
             StepFailedError: Where it fails on any rank.
         """
-        watched, task = self._watched, self.memory.task
-        if task is not None and task.kind != "single-label":
+        watched = self._watched
+        if not self._may_be_audited:
             return None  # what is said of the task says so
         if not watched.is_synced:
             watched.sync(*self.agreed(of_trainer.broadcast, self.trainer, (watched.images, watched.are_all)))
@@ -79,7 +89,7 @@ class AuditChoice(Stage):
         choice = self.agreed(watched.choose, offers, self._classes)
         images = self.agreed(self._send, choice, self.agreed(watched.drawn, choice, self.trainer.global_rank))
         watched.rest()
-        drawn = self.agreed(_in_one_set, choice, images)
+        drawn = self.agreed(_in_one_set, choice, images, self.task)
         described = self.agreed(of_trainer.broadcast, self.trainer, self.agreed(self._describe, choice, drawn, errors))
         fixed, fresh = self.agreed(_halves, choice, drawn, described)
         found = self.agreed(AuditSet.of, fixed if watched.is_first else watched.images, fresh)
@@ -97,17 +107,27 @@ class AuditChoice(Stage):
         return found
 
     @property
+    def task(self) -> AuditTask | None:
+        """What the model is trained to answer, as far as it is known, and can be audited."""
+        return audited_task(self.settings.audit, self.memory.task)
+
+    @property
+    def _may_be_audited(self) -> bool:
+        return self.memory.task is None or self.task is not None
+
+    @property
     def _classes(self) -> int | None:
-        return None if self.memory.task is None else self.memory.task.outputs
+        if self.memory.task is None or self.task is None:
+            return None
+        return num_drawn_classes(self.task, self.memory.task.outputs)
 
     @property
     def _mask_fn(self) -> MaskFn | None:
         return None if self.settings.audit is None else self.settings.audit.masks
 
     def _check_masks(self, probes: ProbeSet) -> None:
-        task = self.memory.task
-        is_audited = task is None or task.kind == "single-label"
-        if self._mask_fn is None or probes.masks is not None or not is_audited or not self.trainer.is_global_zero:
+        needs_none = probes.masks is not None or self.task == "segmentation"
+        if self._mask_fn is None or needs_none or not self._may_be_audited or not self.trainer.is_global_zero:
             return
         try:
             masks_by(self._mask_fn, probes.images[:_IMAGES_CHECKED])
@@ -116,8 +136,7 @@ class AuditChoice(Stage):
 
     def _check_interventions(self, probes: ProbeSet) -> None:
         audit, two = self.settings.audit, probes.images[:_IMAGES_CHECKED].to(self.pl_module.device, torch.float32)
-        is_audited = self.memory.task is None or self.memory.task.kind == "single-label"
-        if audit is None or not is_audited or not self.trainer.is_global_zero:
+        if audit is None or not self._may_be_audited or not self.trainer.is_global_zero:
             return
         masks = torch.zeros(len(two), *two.shape[2:], dtype=torch.bool, device=two.device)
         middle = tuple(slice(side // 4, side - side // 4) for side in two.shape[2:])
@@ -146,15 +165,17 @@ class AuditChoice(Stage):
         self._say_what_is_missing(choice)
         if not self._watched.is_first:
             return None if drawn is None else self._like_those_that_stay(drawn)
-        if drawn is None or len({each.label for each in choice}) < 2:
-            reason = str(errors[0]) if errors else "no labels of two or more classes came with the images"
+        reason = _why_nothing_is_asked(drawn, self.task)
+        if drawn is None or reason is not None:
+            reason = str(errors[0]) if errors else reason
             self.notices.warn_once(f"CAMMonitor skips the audit: {reason}; pass audit=None to silence this warning")
             return None
         data, task = self.parts.data, self.memory.task
         found = data.described(drawn, self.trainer)
         if task is not None:
             found = data.with_fitting_names(found, task.outputs)
-        found = with_estimated_masks(found, self._mask_fn)
+        if self.task != "segmentation":  # whose labels are masks
+            found = with_estimated_masks(found, self._mask_fn)
         if found.masks is None and found.images.ndim == 4 and not can_estimate():
             self.notices.warn_once(
                 "CAMMonitor: no masks came with the images, and without OpenCV none are estimated: the audit swaps "
@@ -180,10 +201,23 @@ class AuditChoice(Stage):
             )
 
 
-def _in_one_set(choice: Choice, images: dict[bytes, Samples]) -> ProbeSet | None:
+def _in_one_set(choice: Choice, images: dict[bytes, Samples], task: AuditTask | None) -> ProbeSet | None:
     """Put the images chosen into one set; None where there are none."""
     found = [ProbeSet.of(images[each.digest]) for each in choice]
-    return ProbeSet.joined(found) if found else None
+    if not found:
+        return None
+    return ProbeSet.joined(found) if task is None else as_asked(ProbeSet.joined(found), task)
+
+
+def _why_nothing_is_asked(drawn: ProbeSet | None, task: AuditTask | None) -> str | None:
+    """Return why there is no question about images; None if there is one."""
+    if drawn is None:
+        return _NO_LABELS
+    try:
+        question_about(drawn, task or "auto")
+    except ValueError as error:
+        return _NO_LABELS if task in (None, "single-label") else str(error)
+    return None
 
 
 def _known_of(images: ProbeSet) -> dict[str, Any]:

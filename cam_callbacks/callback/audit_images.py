@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
 
+from cam_callbacks.audit.drawing import as_drawn
+from cam_callbacks.audit.question import AuditTask
 from cam_callbacks.callback.audit_offers import Choice, Kept, Offer, chosen, half
 from cam_callbacks.callback.kept_images import KeptImages
 from cam_callbacks.data.batches import Samples
@@ -93,12 +95,19 @@ class AuditImages(KeptImages):
         """Return whether an image of the next batch of a loader may be drawn. Call it once for each batch."""
         return any([each.wants_next(loader) for each in self._reservoirs])  # noqa: C419 - each draws its keys
 
-    def offer(self, samples: Samples, loader: int) -> None:
-        """Consider the samples of a batch of one of the loaders."""
-        if samples.labels is not None and self._reservoirs:
-            samples = replace(samples, labels=samples.labels.cpu())  # waits for the device: once
+    def offer(self, samples: Samples, loader: int, task: AuditTask | None = None, has_background: bool = True) -> None:
+        """Consider the samples of a batch of one of the loaders.
+
+        Args:
+            samples: The samples.
+            loader: Which of the loaders.
+            task: What the model is trained to answer; None for what the labels say.
+            has_background: Whether class 0 of a segmentation is the background.
+        """
+        drawn = as_drawn(samples, task, has_background) if self._reservoirs else None
+        if drawn is not None:
             for each in self._reservoirs:
-                each.offer(samples, loader)
+                each.offer(drawn, loader)
 
     def offered(self) -> Offer:
         """Return what this rank has drawn."""

@@ -21,6 +21,7 @@ from cam_callbacks.callback import trainer as of_trainer
 from cam_callbacks.callback.audit_images import AuditSet
 from cam_callbacks.callback.loggers import Media
 from cam_callbacks.callback.stage import MonitorParts, Stage
+from cam_callbacks.callback.task import audited_task
 from cam_callbacks.explain.forwarding import of_rows
 from cam_callbacks.explain.score_cam import ScoreCAM
 from cam_callbacks.explain.trust import measure_trust
@@ -68,6 +69,7 @@ class AuditStage(Stage):
             goes_by_masks=self._went_by_masks,
             further=self._audit.interventions,
             goes_on=True,
+            task=audited_task(self._audit, self.memory.task) or "auto",
         )
         share = self.agreed(self._observe_share, observations, snapshot)
         return self.agreed(self._join, images, observations, share, snapshot)

@@ -21,6 +21,8 @@ def contradiction(metrics: Mapping[str, Tensor], result: AuditResult, own: str) 
         result: The audit of the same validation.
         own: The first part of the names of what the monitor itself has logged.
     """
+    if result.task != "single-label":
+        return None
     accuracy, chance = result["accuracy"].overall, 1 / len(set(result.labels.tolist()))
     if not accuracy.count or not accuracy.high < chance:
         return None

@@ -191,13 +191,14 @@ class Evaluation(Stage):
             return
         samples = self._changes.as_the_model_saw_them(data.samples(batch, self.trainer))
         memory.probes.offer(samples, loader)
-        if memory.audit_images is not None:
-            memory.audit_images.offer(samples, loader)
+        if self._audited is not None:
+            self._audited.offer(samples, loader)
 
     def _settle_probes(self) -> ProbeSet:
         probes = self._probes.settle(self._errors)
         if self.trainer.sanity_checking:
-            self._heatmaps.check(probes)
+            if not self.memory.are_heatmaps_off:
+                self._heatmaps.check(probes)
             if self._audited is not None:
                 self._audited.check(probes)
         return probes

@@ -15,6 +15,7 @@ from cam_callbacks.callback.entry_point import only_network
 from cam_callbacks.callback.loggers import Media
 from cam_callbacks.callback.settings import DEFAULT_METHOD
 from cam_callbacks.callback.stage import NotUnderstoodError, Stage, StepFailedError
+from cam_callbacks.callback.task import audited_task
 from cam_callbacks.data.probes import ProbeSet
 from cam_callbacks.explain.diagnosis import Argument, failing_argument
 from cam_callbacks.explain.explanation import Explanation, shown_positions
@@ -138,8 +139,8 @@ class HeatmapStage(Stage):
             layer = snapshot.explanation.target_layer
             where = f"layer {layer!r}" if isinstance(layer, str) else f"layers {layer[0]!r} to {layer[-1]!r}"
             said += f" at {where}{f', {reason}' if reason else ''} (target_layer overrides it)"
-        if task is not None and task.kind != "single-label" and settings.audit is not None:
-            said += ". No audit, which needs one class for each image"
+        if task is not None and settings.audit is not None and audited_task(settings.audit, task) is None:
+            said += ". No audit, which needs labels"
         shape = snapshot.probes.images.shape
         if len(shape) > 3 and shape[1] > 3 and snapshot.probes.bands is None:
             said += f". Pictures show the first three of {shape[1]} channels (Figures(bands=(...)) shows others)"

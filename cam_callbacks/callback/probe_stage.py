@@ -83,8 +83,12 @@ class ProbeStage(Stage):
         Raises:
             StepFailedError: With `NotUnderstoodError` if it answers nothing that could be explained.
         """
-        explain = self.settings.explain
+        explain, audit = self.settings.explain, self.settings.audit
         if callable(explain):
+            return
+        if audit is not None and audit.task in ("detection", "embedding"):
+            self.memory.are_heatmaps_off = True
+            self.notices.inform_once(f"CAMMonitor: audits the {audit.task}, which has no heatmaps (Audit(task=...))")
             return
         try:
             found = self.agreed(self._recognized, probes)

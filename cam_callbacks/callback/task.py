@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from typing import Literal
 
@@ -10,6 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from cam_callbacks.audit.question import AuditTask
+from cam_callbacks.audit.segmentation import class_zero_is_background
+from cam_callbacks.audit.settings import Audit
 from cam_callbacks.data.probes import ProbeSet
 from cam_callbacks.explain.losses import Losses, losses_of
 from cam_callbacks.explain.targets import LargestSegment, RegressionTarget, SegmentationTarget, Targets
@@ -17,8 +19,13 @@ from cam_callbacks.explain.targets import LargestSegment, RegressionTarget, Segm
 TaskKind = Literal["single-label", "multi-label", "segmentation", "regression", "no labels"]
 Wanted = Literal["label", "prediction", "both"]
 
+_AUDITED: dict[str, AuditTask] = {
+    "single-label": "single-label",
+    "multi-label": "multi-label",
+    "segmentation": "segmentation",
+    "regression": "regression",
+}
 _MIN_FEATURES = 16  # fewer outputs are taken for features only where a loss, or views of the images, say so
-_BACKGROUND = re.compile(r"backg|\bbg\b|void|unlabel|none|other|ignore|^0$", re.IGNORECASE)  # in a name
 _SHIFTED = "if the step subtracts 1, let batch_fn do so, too"
 _ROUNDING = 1e-3
 _IGNORED_BYTE = 255  # the mark of images that are not to be counted, beside 0 and 1
@@ -110,6 +117,13 @@ class Task:
         return SegmentationTarget(largest, resized == largest)
 
 
+def audited_task(audit: Audit | None, task: Task | None) -> AuditTask | None:
+    """Return the task that is audited: as the user says, or as recognized; None if it is not known, or cannot be."""
+    if audit is not None and audit.task is not None:
+        return audit.task
+    return None if task is None else _AUDITED.get(task.kind)
+
+
 @dataclass(frozen=True)
 class BatchSigns:
     """What the batches say about the task, beside the labels.
@@ -143,8 +157,7 @@ def recognize(probes: ProbeSet, columns: Tensor, module: nn.Module, signs: Batch
             raise NothingToExplainError(f"{tuple(columns.shape)}, not (N, classes, *spatial)", are_numbers=False)
         if annotations is not None and not annotations.is_floating_point() and annotations.dtype != torch.bool:
             _check_that_pixels_fit(annotations, max(2, columns.shape[1]))
-            names = probes.class_names
-            has_background = not names or bool(_BACKGROUND.search(names.name(0)))
+            has_background = class_zero_is_background(probes.class_names)
             return Task("segmentation", max(2, columns.shape[1]), False, tuple(columns.shape[2:]), has_background)
         is_image = columns.shape[1:] == probes.images.shape[1:]
         what = "images, as an autoencoder does" if is_image else "maps, but no pixel labels came with the images"

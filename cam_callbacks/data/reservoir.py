@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Container, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import inf
 from random import Random
 from typing import NamedTuple
@@ -27,12 +27,14 @@ class Form(NamedTuple):
     dtype: torch.dtype
     has_masks: bool
     has_groups: bool
+    annotations: tuple[int, ...] | None = None
 
     @classmethod
     def of(cls, samples: Samples | ProbeSet) -> Form:
         """Return that of images; estimated masks were not with them."""
         has_masks = samples.masks is not None and not getattr(samples, "masks_estimated", False)
-        return cls(tuple(samples.images.shape[1:]), samples.images.dtype, has_masks, samples.groups is not None)
+        given = None if samples.annotations is None else tuple(samples.annotations.shape[1:])
+        return cls(tuple(samples.images.shape[1:]), samples.images.dtype, has_masks, samples.groups is not None, given)
 
     def difference(self, other: Form) -> str:
         """Say how images of this form differ from those of another."""
@@ -40,6 +42,8 @@ class Form(NamedTuple):
             return "of another size"
         if self.dtype != other.dtype:
             return "of another type"
+        if self.annotations != other.annotations:
+            return "with labels of another kind"
         part = "masks" if self.has_masks != other.has_masks else "groups"
         return f"with {part}" if getattr(self, f"has_{part}") else f"without {part}"
 
@@ -202,7 +206,7 @@ class _OfOneForm:
         self.seen, self.is_whole = 0, True
 
     def add(self, candidate: Candidate, image: Samples) -> None:
-        self.images[candidate.digest] = replace(image, annotations=None)
+        self.images[candidate.digest] = image
         self.choice.add(candidate)
         gone = self.images.keys() - {each.digest for each in self.choice.chosen}
         for digest in gone:

@@ -12,6 +12,7 @@ from torch import Tensor
 from cam_callbacks import tags
 from cam_callbacks.audit.interventions import before, ring, with_ring_of, without_object
 from cam_callbacks.audit.result import AuditResult
+from cam_callbacks.audit.words import words_of
 from cam_callbacks.data.normalization import as_floats
 from cam_callbacks.data.probes import ProbeSet
 from cam_callbacks.explain.explanation import Explanation, Upsampling, coarse_note, scaled
@@ -289,11 +290,11 @@ def swaps_picture(audited: AuditSnapshot) -> Picture | None:
     if len(shown) == 0:
         return None
     masks = None if result.mask_source == "none" else images.masks
-    total = int((~result.swap_probabilities.isnan()).all(dim=1).sum())
+    total = int((~result.swap_answers.isnan()).all(dim=1).sum())
     title = [
         Line(f"{len(shown)} of the {total} images; those that lose most first"),
         Line(f"above each: whose {'ring' if masks is None else 'background'} it has,", MUTED),
-        Line("and the probability of the true class", MUTED),
+        Line(f"and {words_of(result.task).shown}", MUTED),
     ]
     if masks is not None and images.images.ndim == 4:
         title.append(Line(f"green: the {'estimated ' * (result.mask_source == 'estimated')}mask", MUTED))
@@ -302,11 +303,19 @@ def swaps_picture(audited: AuditSnapshot) -> Picture | None:
     trios = zip(*(to_pictures(version, images.normalization, images.bands) for version in versions), strict=True)
     cells = []
     for index, (plain, same, other) in zip(shown.tolist(), trios, strict=True):
-        names = ("itself", "own class", "other class")
-        headings = [f"{name} {float(p):.2f}" for name, p in zip(names, result.swap_probabilities[index], strict=True)]
-        label = Line(f"true: {shown_name(images.class_names, int(result.labels[index]))}")
+        names = ("itself", *words_of(result.task).donors)
+        headings = [f"{name} {float(p):.2f}" for name, p in zip(names, result.swap_answers[index], strict=True)]
+        label = Line(f"true: {_truth(result, index)}")
         cells.append(Cell([_with_mask(plain, images, index), same, other], [label], headings))
     return grid(cells, size=_SWAP_SIDE, title=title)
+
+
+def _truth(result: AuditResult, index: int) -> str:
+    """Return what is true of an image, in letters that can be drawn."""
+    label, truth = int(result.labels[index]), result.truths[index]
+    if result.task == "regression":
+        return truth
+    return truth.replace(result.class_names.name(label), shown_name(result.class_names, label))
 
 
 def _exchanged(images: Tensor, masks: Tensor | None, result: AuditResult, shown: Tensor) -> list[Tensor]:
@@ -357,7 +366,9 @@ def most_affected(result: AuditResult, count: int) -> Tensor:
     Returns:
         (n,) int64, n at most `count`: first the worst image of each class, then the second worst of each, and so on.
     """
-    lost = result.swap_probabilities[:, 1] - result.swap_probabilities[:, 2]
+    lost = result.swap_answers[:, 1] - result.swap_answers[:, 2]
+    if result.task == "regression":
+        lost = lost.where(lost.isnan(), result.gap.values)
     known = (~lost.isnan()).nonzero().flatten().tolist()
     worst_first = sorted(known, key=lambda index: -float(lost[index]))
     seen: Counter[int] = Counter()

@@ -19,7 +19,8 @@ AGREEMENT = {"mask_agreement"}
 MARGINS = {"bg_gap_larger_masks", "bg_gap_smaller_masks"}
 EXCHANGES = ("position", "size", "detail")
 ASKED_FOR = {name for name, spec in MEASURES.items() if spec.intervention}
-UNUSUAL = TRUST | AGREEMENT | MARGINS | ASKED_FOR
+OF_A_TASK = {name for name, spec in MEASURES.items() if spec.task}
+UNUSUAL = TRUST | AGREEMENT | MARGINS | ASKED_FOR | OF_A_TASK
 WITH_MASKS = {name for name, spec in MEASURES.items() if spec.masks != "excluded"} - UNUSUAL
 WITHOUT_MASKS = {name for name, spec in MEASURES.items() if not spec.needs_masks} - UNUSUAL
 

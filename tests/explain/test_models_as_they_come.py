@@ -129,7 +129,7 @@ def test_rows_are_right_in_an_audit(small_cnn, blobs):
     result = audit_model(
         model, ProbeSet(images, labels), "features", forward_fn=lambda model, x, rows: model(x) + answers[rows]
     )
-    torch.testing.assert_close(result.swap_probabilities.nan_to_num(1.0), torch.ones(8, 3))
+    torch.testing.assert_close(result.swap_answers.nan_to_num(1.0), torch.ones(8, 3))
 
 
 def test_a_third_argument_with_a_default_is_left_alone(small_cnn, blobs):

@@ -1,0 +1,134 @@
+"""The question of a regression: how large is this number?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from cam_callbacks.audit.classes import only_known
+from cam_callbacks.audit.donors import Donors
+from cam_callbacks.audit.question import AuditTask, Question, Readings, generator_of
+from cam_callbacks.data.probes import ProbeSet
+from cam_callbacks.explain.model_outputs import OutputReader
+from cam_callbacks.explain.targets import RegressionTarget, Targets
+
+_LEAST_DIFFERENCE = 0.1  # of the range of most numbers: donors that differ by less tell nothing
+_MOST = (0.05, 0.95)  # quantiles
+
+
+class Numbers(Question):
+    """Each image is asked for one of its numbers.
+
+    Donors of one kind have nearly the same number; those of the other kind have one that half of the images lie
+    between. The gap is the slope of the answer on the donor's number, at the same object: 0, the background is not
+    used; 1, it decides.
+
+    How right an answer is, the skill: 1 minus its error, divided by the mean error of always answering the median.
+
+    Args:
+        probes: Images with `annotations` (N, outputs) floating point.
+
+    Raises:
+        ValueError: There are none, or all images have the same numbers.
+    """
+
+    task: ClassVar[AuditTask] = "regression"
+    right: ClassVar[str] = "skill"
+    endings: ClassVar[tuple[str, ...]] = ("",)
+    is_counted: ClassVar[bool] = False
+    reads_classes: ClassVar[bool] = False
+
+    def __init__(self, probes: ProbeSet) -> None:
+        numbers = probes.annotations
+        if numbers is None or not numbers.is_floating_point():
+            raise ValueError("probes have no numbers; give ProbeSet(images, annotations=...), (N, outputs)")
+        self._numbers = numbers.float()
+        low, high = self._numbers.nanquantile(torch.tensor(_MOST), dim=0)
+        differing = (high > low).nonzero().flatten()
+        if not len(differing):
+            raise ValueError(f"all {len(probes)} probes have the same numbers; the audit compares different ones")
+        turns = torch.arange(len(numbers))[torch.randperm(len(numbers), generator=generator_of(probes))]
+        super().__init__(probes, differing[turns % len(differing)])
+        self.truth = self._numbers.gather(1, self.about.unsqueeze(1)).squeeze(1)
+        self.is_asked = torch.isfinite(self.truth)
+        middle = self._numbers.nanmedian(dim=0).values
+        self._mean_error = (self._numbers - middle).abs().nanmean(dim=0)[self.about]
+        self._least = _LEAST_DIFFERENCE * (high - low)[self.about]
+
+    @property
+    def truths(self) -> list[str]:
+        """The number."""
+        return [f"{number:.3g}" for number in self.truth.tolist()]
+
+    @property
+    def chance(self) -> float:
+        """That of the median."""
+        return 0.0
+
+    def donors(self, usable: Tensor, count: int) -> Donors:
+        """Choose images with nearly the same number, and such that half of the images lie between."""
+        same, other = (torch.full((len(self.about), count), -1) for _ in range(2))
+        for index in sorted(set(self.about.tolist())):
+            numbers = self._numbers[:, index]
+            known = (usable & torch.isfinite(numbers)).nonzero().flatten()
+            order = known[numbers[known].argsort(stable=True)]
+            if len(order) <= 2 * count:
+                continue
+            asked = self.about[order] == index
+            same[order[asked]] = _neighbors(order, count)[asked]
+            shifts = len(order) // 2 + torch.arange(count) - count // 2
+            places = (torch.arange(len(order)).unsqueeze(1) + shifts) % len(order)
+            other[order[asked]] = order[places][asked]
+        return Donors(same, other)
+
+    def read(self, output: Any, rows: Tensor, outputs: OutputReader) -> Readings:
+        """Return the skill of the answers, at least -1, and the numbers themselves.
+
+        Raises:
+            ValueError: The model does not return as many numbers.
+        """
+        found = outputs.columns(output).detach().float()
+        rows, count = rows.cpu(), self._numbers.shape[1]
+        if found.ndim != 2 or found.shape[1] != count:
+            raise ValueError(f"the model returned {tuple(found.shape)}; of an image {count} numbers are known")
+        about, truth, mean_error = (each[rows].to(found.device) for each in (self.about, self.truth, self._mean_error))
+        answer = found.gather(1, about.unsqueeze(1)).squeeze(1)
+        skill = 1 - (answer - truth).abs() / mean_error
+        return only_known(torch.stack([skill.clamp_min(-1), answer]), answer.unsqueeze(1))
+
+    def gaps(self, same: Readings, other: Readings, donors: Donors) -> Mapping[str, Tensor]:
+        """Return the slope (N, K) of the answer on the donor's number, within [-1, 1]."""
+        numbers = [self._number_of(each[:, : same.shape[2]]) for each in (donors.same, donors.other)]
+        step = numbers[1] - numbers[0]
+        step = step.where(step.abs() >= self._least.unsqueeze(1), torch.nan)
+        return {"": ((other[1] - same[1]) / step).clamp(-1, 1)}
+
+    def _number_of(self, images: Tensor) -> Tensor:
+        """Return the numbers of donors (N, K): those that the images which they give to are asked for."""
+        numbers = self._numbers[images.clamp_min(0), self.about.unsqueeze(1)]
+        return numbers.where(images >= 0, torch.nan)
+
+    def targets(self, rows: Tensor) -> Targets:
+        """Return the number that each image is asked for."""
+        targets: Sequence[RegressionTarget] = [RegressionTarget(index) for index in self.about[rows].tolist()]
+        return targets
+
+    def sides(self, index: int) -> Tensor:
+        """Return which images have a number above the median."""
+        numbers = self._numbers[:, index]
+        return (numbers > numbers.nanmedian()).long()
+
+
+def _neighbors(order: Tensor, count: int) -> Tensor:
+    """Return (n, `count`) others that are near in an order (n,), of which each is given as often as the others."""
+    size = count + 1
+    starts = range(0, len(order) - len(order) % size, size)
+    found = torch.empty(len(order), count, dtype=torch.long)
+    for start in starts:
+        stop = len(order) if start == starts[-1] else start + size
+        block = order[start:stop]
+        found[start:stop] = torch.stack([block.roll(turn + 1) for turn in range(count)], dim=1)
+    return found

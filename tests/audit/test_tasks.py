@@ -1,0 +1,363 @@
+"""Each task has a question, whose gap is that of networks which use the background as much as they are built to."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from tasks import (
+    SIDE,
+    SaysBoxes,
+    SaysFeatures,
+    SaysLabels,
+    SaysNumbers,
+    SaysWhere,
+    classed,
+    labeled,
+    numbered,
+    segmented,
+)
+from torch import nn
+
+from cam_callbacks import audit_model, judge
+from cam_callbacks.audit.detection import iou_of_boxes
+from cam_callbacks.audit.donors import in_turn
+from cam_callbacks.audit.questions import question_about
+from cam_callbacks.data.probes import ProbeSet
+
+CASES = {
+    "multi-label": (labeled, SaysLabels, "accuracy"),
+    "regression": (numbered, SaysNumbers, "skill"),
+    "segmentation": (segmented, SaysWhere, "iou"),
+    "detection": (classed, SaysBoxes, "recall"),
+    "embedding": (classed, SaysFeatures, "accuracy"),
+}
+STATED = ("detection", "embedding")
+
+
+def audited(task, reads, **settings):
+    scenes, network, _ = CASES[task]
+    return audit_model(network(reads), scenes(), task=task if task in STATED else "auto", **settings)
+
+
+def of(result, name, index=None):
+    return result[name].overall if index is None else result[name].per_class[index]
+
+
+@pytest.mark.parametrize("task", CASES)
+class TestEachTask:
+    def test_a_network_that_reads_the_background_is_found(self, task):
+        result = audited(task, 1.0)
+        assert result.task == task
+        first = judge(result)
+        second = judge(result, first)
+        assert [first.state, second.state] == ["suspicion", "alarm"]
+        assert result.right.overall.value == pytest.approx(1, abs=0.1)
+
+    def test_a_network_that_reads_the_object_is_not(self, task):
+        result = audited(task, 0.0)
+        assert of(result, "bg_gap").value == pytest.approx(0, abs=0.02)
+        first = judge(result)
+        assert [first.state, judge(result, first).state] == ["no alarm", "no alarm"]
+        assert of(result, "collage_cost").value == pytest.approx(0, abs=0.05)
+
+    def test_right_answers_are_measured_under_the_name_of_the_task(self, task):
+        result = audited(task, 0.0)
+        name = CASES[task][2]
+        assert result.right is result[name]
+        assert of(result, name).value > 0.9
+        assert of(result, name).chance < 0.7
+
+    def test_a_network_that_answers_all_alike_has_learned_nothing(self, task):
+        scenes, network, _ = CASES[task]
+        images = torch.zeros(1, 3, SIDE, SIDE)
+
+        class Alike(network):
+            def forward(self, given):
+                return super().forward(images.expand_as(given))
+
+        result = audit_model(Alike(0.0), scenes(), task=task)
+        assert judge(result).state == "not learned"
+
+    def test_it_is_the_same_each_time_and_on_several_ranks(self, task):
+        from cam_callbacks.audit.measuring import measures_of
+        from cam_callbacks.audit.observations import Observations
+
+        scenes, network, _ = CASES[task]
+        observations = Observations(scenes(), task=task)
+        model = network(0.5)
+        whole = measures_of(observations, [observations.observe(model, torch.arange(96))])
+        shares = [observations.observe(model, torch.arange(96)[rank::2]) for rank in (0, 1)]
+        parts = measures_of(observations, shares)
+        for name, measured in whole.measures.items():
+            torch.testing.assert_close(measured.values, parts[name].values, equal_nan=True)
+
+    def test_the_rest_of_it_is_measured_too(self, task):
+        result = audited(task, 1.0, interventions=["detail"])
+        assert {"outline_gap", "recolor_gap", "blur_loss", "background_only", "data_color_auc"} <= set(result)
+        assert of(result, "recolor_gap").value == pytest.approx(of(result, "bg_gap").value, abs=0.1)
+        assert of(result, "detail_gap").value == pytest.approx(0, abs=0.05)
+        assert [result.spec_of(name).name for name in result] == list(result)
+        assert "Also exchanged" in judge(result).text
+
+
+class TestSeveralLabels:
+    def test_each_label_is_judged_by_itself(self):
+        result = audited("multi-label", 1.0)
+        gaps = [of(result, "bg_gap", label).value for label in range(3)]
+        assert gaps == pytest.approx([1, 0, 0], abs=0.02)
+        first = judge(result)
+        assert 0 in first.classes
+        assert not {1, 2} & set(first.classes)
+        assert "ruler" in first.text.split("\n")[0]
+
+    def test_labels_and_what_is_true_of_them_come_as_often(self):
+        question = question_about(labeled())
+        counts = torch.zeros(3, 2)
+        for label, is_there in zip(question.about.tolist(), question.is_there.tolist(), strict=True):
+            counts[label, int(is_there)] += 1
+        assert counts.min() >= 14
+        assert question.chance == pytest.approx(0.5, abs=0.1)
+
+    def test_images_without_any_object_are_asked_too(self):
+        probes = labeled()
+        empty = ~probes.masks.flatten(1).any(dim=1)
+        assert empty.any()
+        result = audit_model(SaysLabels(1.0), probes)
+        assert not result["bg_gap"].values[empty & (result.labels == 0)].isnan().any()
+        assert result["heat_on_object"].values[empty].isnan().all()
+        assert not [note for note in result.notes if "empty" in note]
+
+    def test_donors_agree_in_the_label_or_do_not(self):
+        probes = labeled()
+        question = question_about(probes)
+        donors = question.donors(question.usable(probes.masks), 2)
+        for row, label in enumerate(question.about.tolist()):
+            own = probes.annotations[row, label]
+            assert (probes.annotations[donors.same[row], label] == own).all()
+            assert (probes.annotations[donors.other[row], label] != own).all()
+            assert row not in donors.same[row]
+            assert len(set(donors.same[row].tolist())) == 2
+
+    def test_a_label_that_all_images_have_is_not_asked_about(self):
+        probes = labeled()
+        probes.annotations[:, 1] = True
+        assert 1 not in question_about(probes).about
+
+    def test_without_such_a_label_there_is_nothing_to_compare(self):
+        probes = replace(labeled(), annotations=torch.ones(96, 3, dtype=torch.bool))
+        with pytest.raises(ValueError, match="no label is there in 2 of the 96 images and missing in 2"):
+            audit_model(SaysLabels(0.0), probes)
+
+    def test_the_model_has_to_have_all_labels(self):
+        with pytest.raises(ValueError, match=r"labels contains \[2\], but the model has 2 classes"):
+            audit_model(nn.Sequential(nn.Flatten(), nn.Linear(3 * SIDE**2, 2)), labeled())
+
+
+class TestNumbers:
+    @pytest.mark.parametrize("reads", [0.0, 0.25, 0.6, 1.0])
+    def test_the_gap_is_the_slope_on_the_number_of_the_background(self, reads):
+        result = audited("regression", reads)
+        assert of(result, "bg_gap", 0).value == pytest.approx(reads, abs=0.03)
+        assert of(result, "bg_gap", 1).value == pytest.approx(0, abs=0.03)
+        assert result.endings == ("",)
+
+    def test_it_does_not_hang_on_the_unit(self):
+        probes = numbered()
+
+        class Scaled(SaysNumbers):
+            def forward(self, images):
+                return 1000 * super().forward(images) - 50
+
+        scaled = replace(probes, annotations=1000 * probes.annotations - 50)
+        found, wanted = audit_model(Scaled(0.6), scaled), audited("regression", 0.6)
+        for name in ("bg_gap", "skill"):  # which image is asked for which number differs
+            assert of(found, name).value == pytest.approx(of(wanted, name).value, abs=0.03)
+
+    def test_the_skill_of_always_answering_the_median_is_0(self):
+        probes = numbered()
+        medians = probes.annotations.median(dim=0).values
+
+        class Median(SaysNumbers):
+            def forward(self, images):
+                return medians.expand(len(images), 2)
+
+        assert of(audit_model(Median(0.0), probes), "skill").value == pytest.approx(0, abs=0.02)
+
+    def test_donors_are_near_or_half_of_the_images_away(self):
+        probes = numbered()
+        question = question_about(probes)
+        donors = question.donors(torch.ones(96, dtype=torch.bool), 2)
+        numbers = probes.annotations.gather(1, question.about.unsqueeze(1))
+        of_same, of_other = (
+            probes.annotations[each, question.about.unsqueeze(1)] for each in (donors.same, donors.other)
+        )
+        assert (of_same - numbers).abs().max() < 0.15
+        assert (of_other - numbers).abs().min() > 0.3
+        assert (donors.same != torch.arange(96).unsqueeze(1)).all()
+
+    def test_numbers_of_which_most_are_equal_are_counted_out(self):
+        probes = numbered()
+        probes.annotations[:70] = 0.5
+        result = audit_model(SaysNumbers(1.0), probes)
+        assert of(result, "bg_gap").skipped > 10
+        assert of(result, "bg_gap").count + of(result, "bg_gap").skipped == 96
+
+    def test_equal_numbers_are_nothing_to_compare(self):
+        with pytest.raises(ValueError, match="all 96 probes have the same numbers"):
+            audit_model(SaysNumbers(0.0), replace(numbered(), annotations=torch.ones(96, 2)))
+
+    def test_the_model_has_to_return_as_many(self):
+        with pytest.raises(ValueError, match="of an image 2 numbers are known"):
+            audit_model(nn.Sequential(nn.Flatten(), nn.Linear(3 * SIDE**2, 3)), numbered())
+
+
+class TestSegments:
+    def test_iou_is_that_of_the_pixels_that_are_known(self):
+        result = audited("segmentation", 0.0)
+        assert of(result, "iou").value == pytest.approx(1, abs=0.01)
+        assert of(result, "iou").chance == pytest.approx(36 / (SIDE * (SIDE - 1)), abs=0.01)
+
+    def test_what_is_seen_on_the_pasted_background_is_a_leak(self):
+        class Leaks(SaysWhere):
+            def forward(self, images):
+                logits = super().forward(images)
+                around = self.features(images)[:, 1]
+                logits[:, 1] += 20 * (around > 0.5) * (~self.seen(images)[0])
+                return logits
+
+        result = audit_model(Leaks(0.0), segmented())
+        assert of(result, "leak", 1).value == pytest.approx(1, abs=0.1)
+        assert of(result, "leak", 2).value == pytest.approx(0, abs=0.01)
+        assert of(result, "bg_gap", 1).value > 0.5
+
+    def test_donors_of_another_class_have_nothing_of_the_own_one(self):
+        probes = segmented()
+        probes.annotations[::3, 1, 0] = 2  # a pixel
+        question = question_about(probes)
+        donors = question.donors(question.usable(question.probes.masks), 1)
+        for row, label in enumerate(question.about.tolist()):
+            assert not (probes.annotations[donors.other[row, 0]] == label).any()
+
+    def test_a_smaller_answer_is_read_at_the_size_of_the_image(self):
+        class Small(SaysWhere):
+            def forward(self, images):
+                return nn.functional.avg_pool2d(super().forward(images), 2)
+
+        assert of(audit_model(Small(0.0), segmented()), "iou").value > 0.7
+
+    def test_one_channel_is_the_logit_of_class_1(self):
+        probes = segmented()
+        ones = replace(probes, annotations=probes.annotations.clamp(0, 1), class_names=("a", "b"))
+        with pytest.raises(ValueError, match="the objects of the probes are of one class"):
+            audit_model(SaysWhere(0.0), ones)
+
+    def test_images_without_an_object_are_left_out(self):
+        probes = segmented()
+        probes.annotations[:5] = 0
+        result = audit_model(SaysWhere(0.0), probes)
+        assert result["iou"].overall.skipped == 5
+        assert result["bg_gap"].values[:5].isnan().all()
+
+
+@pytest.mark.parametrize("task", ["segmentation", "detection"])
+def test_what_moves_objects_is_left_out_where_their_place_is_asked_for(task):
+    result = audited(task, 0.0, interventions=["position", "size", "detail"])
+    assert [each.gap for each in result.further] == ["detail_gap"]
+    (note,) = [note for note in result.notes if "Not measured" in note]
+    assert note.endswith("which it moves: position, size")
+
+
+class TestBoxes:
+    def test_iou_of_boxes(self):
+        boxes = torch.tensor([[0.0, 0.0, 2.0, 2.0], [1.0, 1.0, 3.0, 3.0], [5.0, 5.0, 6.0, 6.0]])
+        torch.testing.assert_close(iou_of_boxes(boxes[:1], boxes), torch.tensor([[1.0, 1 / 7, 0.0]]))
+
+    def test_the_score_is_the_largest_iou_times_score(self):
+        result = audited("detection", 0.0)
+        torch.testing.assert_close(result.swap_answers[:, 0], torch.full((96,), 0.9))
+        assert of(result, "bg_gap_score").value == pytest.approx(0, abs=0.01)
+
+    def test_nothing_found_is_not_right(self):
+        class Blind(SaysBoxes):
+            def forward(self, images):
+                return [{name: each[:0] for name, each in found.items()} for found in super().forward(images)]
+
+        result = audit_model(Blind(0.0), classed(), task="detection")
+        assert of(result, "recall").value == 0
+        assert judge(result).state == "not learned"
+
+    def test_what_is_no_box_is_said(self):
+        with pytest.raises(
+            TypeError, match=r"a detector returns for each image a mapping with boxes, scores and labels"
+        ):
+            audit_model(SaysFeatures(0.0), classed(), task="detection")
+
+    def test_masks_are_needed(self):
+        with pytest.raises(ValueError, match="a detection needs ProbeSet"):
+            audit_model(SaysBoxes(0.0), replace(classed(), masks=None), task="detection")
+
+    def test_a_detector_of_torchvision(self):
+        detection = pytest.importorskip("torchvision.models.detection", reason="needs torchvision")
+        model = detection.ssdlite320_mobilenet_v3_large(weights=None, weights_backbone=None, num_classes=3).eval()
+        given = classed(8)
+        result = audit_model(model, given, task="detection", num_donors=1)
+        assert of(result, "recall").count == 8
+
+
+class TestFeatures:
+    def test_likeness_is_to_the_mean_of_the_other_images_of_the_class(self):
+        torch.manual_seed(0)
+        features = torch.randn(96, 5)
+        probes = classed()
+
+        def looked_up(_model, images, rows):
+            return features[rows]
+
+        result = audit_model(nn.Identity(), probes, forward_fn=looked_up, task="embedding", num_donors=1)
+        directions = nn.functional.normalize(features, dim=1)
+        row = 7
+        donor = int(result.donors.same[row, 0])
+        others = [
+            other for other in range(96) if probes.labels[other] == probes.labels[row] and other not in (row, donor)
+        ]
+        mean = nn.functional.normalize(directions[others].sum(dim=0), dim=0)
+        assert float(result.swap_answers[row, 0]) == pytest.approx(float(directions[row] @ mean), abs=1e-5)
+
+    def test_by_chance_as_many_are_nearest_as_there_are_classes(self):
+        torch.manual_seed(0)
+        features = torch.randn(960, 64)
+        given = classed(960)
+        result = audit_model(
+            nn.Identity(), given, forward_fn=lambda _, __, rows: features[rows], task="embedding", num_donors=1
+        )
+        assert of(result, "accuracy").low < 0.5 < of(result, "accuracy").high + 0.05
+        assert judge(result).state == "not learned"
+
+
+def test_a_task_that_does_not_exist_is_named():
+    with pytest.raises(ValueError, match="task='segment' is unknown"):
+        audit_model(SaysWhere(0.0), segmented(), task="segment")
+
+
+def test_what_a_task_needs_is_said():
+    for task, message in (
+        ("multi-label", "probes have no labels"),
+        ("regression", "probes have no numbers"),
+        ("segmentation", "probes have no class of each pixel"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            audit_model(SaysFeatures(0.0), classed(), task=task)
+
+
+def test_donors_take_turns():
+    takers, givers = torch.arange(6), torch.tensor([0, 1, 2, 9])
+    found = in_turn(takers, givers, 2)
+    assert all(len(set(row)) == 2 for row in found.tolist())
+    assert all(taker not in row for taker, row in enumerate(found.tolist()))
+    assert (in_turn(takers, givers[:1], 1)[1:] == 0).all()
+    assert in_turn(takers[:1], givers[:1], 1).tolist() == [[-1]]
+
+
+def test_labels_that_are_whole_numbers_are_classes_unless_the_task_says_otherwise():
+    probes = ProbeSet(torch.rand(40, 3, 8, 8), torch.arange(40) % 4)
+    assert question_about(probes).task == "single-label"
