@@ -19,7 +19,8 @@ from faults import FAULTS, ON_TWO_RANKS, PASSES_THROUGH  # noqa: E402
 from model_zoo import METHODS, ZOO, Entry  # noqa: E402
 from strangers import PROJECTS  # noqa: E402
 
-from cam_callbacks.audit.measures import MEASURES, MeasureSpec  # noqa: E402
+from cam_callbacks.audit.measure_spec import MeasureSpec  # noqa: E402
+from cam_callbacks.audit.measures import MEASURES  # noqa: E402
 
 MADE = "<!-- `make pages` makes this {}; change {} instead -->"
 END = "<!-- end of the table -->"

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cam_callbacks.audit.measures import FORMS
+from cam_callbacks.audit.measure_spec import FORMS
 from cam_callbacks.audit.result import AuditResult
 from cam_callbacks.audit.statistics import Measure, standard_error, student_t_quantile, student_t_tail
 

@@ -46,7 +46,8 @@ class Intervention:
 
     Raises:
         ValueError: The name is not one, or ends in `_trace`, as those of placebos do; or `masks` is none of the three.
-        TypeError: `exchange` or `placebo` does not take four arguments, or `warns_only` or `moves_object` is not a bool.
+        TypeError: `exchange` or `placebo` does not take four arguments, or `warns_only` or `moves_object` is not a
+            bool.
 
     Example::
 

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from cam_callbacks._checks import check_type
 from cam_callbacks.audit.donors import Donors
-from cam_callbacks.audit.measures import FORMS, MEASURES, Masks, MeasureSpec, of_exchange
+from cam_callbacks.audit.measure_spec import FORMS, Masks, MeasureSpec, of_exchange
+from cam_callbacks.audit.measures import MEASURES
 from cam_callbacks.audit.properties import DataProperty
 from cam_callbacks.audit.question import AuditTask
 from cam_callbacks.audit.statistics import Measure
@@ -100,6 +101,8 @@ class AuditResult:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "class_names", ClassNames(self.class_names))
+        if not self.truths:
+            object.__setattr__(self, "truths", tuple(map(self.class_names.name, self.labels.tolist())))
 
     def __getitem__(self, name: str) -> Measure:
         """Return a measure by its name.

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from cam_callbacks._version import __version__
 from cam_callbacks.audit.attention import heat_by_chance, heat_on_object
-from cam_callbacks.audit.measures import MeasureSpec
+from cam_callbacks.audit.measure_spec import MeasureSpec
 from cam_callbacks.audit.statistics import Estimate, Measure
 from cam_callbacks.data.probes import ProbeSet
 from cam_callbacks.explain.explanation import Explanation, coarse_note, min_max, scaled

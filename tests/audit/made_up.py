@@ -17,7 +17,11 @@ def result(differences: Tensor, labels: Tensor, masks: str = "given", accuracy: 
     count = len(labels)
     correct = (torch.arange(count) < accuracy * count).float()
     gap = {"given": "bg_gap", "estimated": "bg_gap", "none": "ring_gap"}[masks]
-    measures = {"accuracy": measure(correct, labels), gap: measure(differences, labels, 0.0), **more}
+    measures = {
+        "accuracy": measure(correct, labels, float(labels.bincount().max() / count)),
+        gap: measure(differences, labels, 0.0),
+        **more,
+    }
     donors = torch.arange(count).unsqueeze(1)  # every image has others
     ids = torch.arange(count) + 10_000 * next(NUMBERS)
     return AuditResult(measures, masks, labels, ("cat", "dog"), torch.zeros(count, 3), Donors(donors, donors), ids)

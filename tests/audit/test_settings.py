@@ -39,6 +39,7 @@ def test_the_defaults_are_those_of_the_documentation():
         "randomization": False,
         "masks": None,
         "interventions": (),
+        "task": None,
     }
 
 

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tasks import (
+from task_scenes import (
     SIDE,
     SaysBoxes,
     SaysFeatures,
@@ -358,6 +358,6 @@ def test_donors_take_turns():
     assert in_turn(takers[:1], givers[:1], 1).tolist() == [[-1]]
 
 
-def test_labels_that_are_whole_numbers_are_classes_unless_the_task_says_otherwise():
+def test_labels_are_classes_unless_the_task_says_otherwise():
     probes = ProbeSet(torch.rand(40, 3, 8, 8), torch.arange(40) % 4)
     assert question_about(probes).task == "single-label"
