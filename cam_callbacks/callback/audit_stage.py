@@ -97,7 +97,9 @@ class AuditStage(Stage):
         # Several layers that a method has chosen are those that it reads, not those of a map by Grad-CAM.
         reads_several = self.settings.target_layer is None and is_list(self.memory.layer)
         rows = self.rows_of_rank(len(observations.probes))
-        probe_rows = self.rows_of_rank(0 if snapshot is None else len(snapshot.probes))
+        # Measures of the probes' heatmaps are of those of classes.
+        has_trust = snapshot is not None and snapshot.explanation.logits is not None
+        probe_rows = self.rows_of_rank(len(snapshot.probes) if snapshot is not None and has_trust else 0)
         answers, trust = None, {}
         if len(rows):
             answers = observations.observe(
@@ -131,10 +133,8 @@ class AuditStage(Stage):
         verdict = judge(result, self.memory.previous_verdict if is_fitting else None, self._audit.threshold)
         if is_fitting:
             self.memory.previous_verdict = verdict
-        if snapshot is None:
-            return AuditSnapshot(images.images, result, verdict, {}, result.passes, images.is_fixed)
-        passes = result.passes + _PASSES_OF_FAITHFULNESS * len(snapshot.probes)
-        trust = _joined_trust(shares, snapshot)
+        trust = {} if snapshot is None else _joined_trust(shares, snapshot)
+        passes = result.passes + _PASSES_OF_FAITHFULNESS * sum(len(each.probe_rows) for each in shares)
         return AuditSnapshot(images.images, result, verdict, trust, passes, images.is_fixed)
 
     def _scalars(self, found: AuditSnapshot) -> dict[str, float]:
@@ -184,10 +184,9 @@ def _what_is_said_of(verdict: Verdict | None) -> tuple[Any, ...]:
 
 def _joined_trust(shares: Sequence[AuditShare], snapshot: Snapshot) -> dict[str, Measure]:
     """Return the measures of the probes' heatmaps, by name."""
-    assert snapshot.explanation.targets is not None
+    targets = snapshot.explanation.targets
     order = torch.cat([share.probe_rows for share in shares]).argsort()
     parts = [share.trust for share in shares if share.trust]
-    return {
-        name: measure(torch.cat([part[name] for part in parts])[order], snapshot.explanation.targets)
-        for name in parts[0]
-    }
+    if targets is None or not parts:
+        return {}
+    return {name: measure(torch.cat([part[name] for part in parts])[order], targets) for name in parts[0]}

@@ -1,0 +1,194 @@
+"""In training, the audit asks what the model is trained to answer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import LightningModule
+from lightning_runs import fit, infos, loader, own_warnings, scalars
+from task_scenes import (
+    SaysBoxes,
+    SaysFeatures,
+    SaysLabels,
+    SaysNumbers,
+    SaysWhere,
+    classed,
+    labeled,
+    numbered,
+    segmented,
+)
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from cam_callbacks import Audit, CAMMonitor, ProbeSet
+
+NUM_IMAGES = 64
+
+
+class Rows(Dataset):
+    """Images with what is known of each, by name."""
+
+    def __init__(self, **columns: Tensor) -> None:
+        self.columns = columns
+
+    def __len__(self) -> int:
+        return len(self.columns["image"])
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        return {name: column[index] for name, column in self.columns.items()}
+
+
+class Unchanged(LightningModule):
+    """A network whose weights the training leaves as they are."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> Any:
+        return self.network(images)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        return sum((0 * each.sum() for each in self.parameters()), torch.zeros(()))
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self(batch["image"])
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.SGD(self.parameters(), lr=0.0)
+
+
+def boxes_of(masks: Tensor) -> Tensor:
+    found = []
+    for mask in masks:
+        places = mask.nonzero().flip(1)  # x, y
+        found.append(torch.cat([places.amin(dim=0), places.amax(dim=0) + 1]).float())
+    return torch.stack(found)
+
+
+def rows_of(task: str) -> Rows:
+    if task == "segmentation":
+        given = segmented(160)
+        return Rows(image=given.images, mask=given.annotations.long())
+    if task in ("detection", "embedding"):
+        given = classed(160)
+        where = {"boxes": boxes_of(given.masks)} if task == "detection" else {"mask": given.masks}
+        return Rows(image=given.images, label=given.labels, **where)
+    given = labeled(160) if task == "multi-label" else numbered(160)
+    labels = given.annotations.float() * (3 if task == "regression" else 1)
+    return Rows(image=given.images, label=labels, mask=given.masks)
+
+
+class SaysThreeTimes(SaysNumbers):
+    def forward(self, images: Tensor) -> Tensor:
+        return 3 * super().forward(images)
+
+
+NETWORKS = {
+    "multi-label": SaysLabels,
+    "regression": SaysThreeTimes,
+    "segmentation": SaysWhere,
+    "detection": SaysBoxes,
+    "embedding": SaysFeatures,
+}
+
+
+def monitored(folder: Path, task: str, reads: float, **settings: Any) -> CAMMonitor:
+    stated = task if task in ("detection", "embedding") else None
+    monitor = CAMMonitor(
+        "network.features" if stated is None else None,
+        num_probes=4,
+        audit=Audit(num_images=NUM_IMAGES, task=stated),
+        on_error="raise",
+        **settings,
+    )
+    data = loader(rows_of(task), batch_size=16)
+    fit(folder, monitor, Unchanged(NETWORKS[task](reads)), data, data, max_epochs=2)
+    return monitor
+
+
+@pytest.mark.parametrize("task", NETWORKS)
+def test_each_task_is_recognized_or_stated_audited_and_judged(tmp_path: Path, task: str) -> None:
+    with own_warnings() as warned:
+        monitor = monitored(tmp_path, task, 1.0)
+    assert monitor.audit_result.task == task
+    assert monitor.verdict.state == "alarm"
+    logged = scalars(tmp_path)
+    assert len(logged["cam/bg_gap"]) == 2
+    assert logged["cam/alarm"][-1][1] == 1
+    assert [text for text in warned if "ALARM" in text]
+    assert len(monitor.audit_result.labels) == NUM_IMAGES
+
+
+@pytest.mark.parametrize("task", NETWORKS)
+def test_a_network_that_does_not_use_the_background_gives_no_alarm(tmp_path: Path, task: str) -> None:
+    monitor = monitored(tmp_path, task, 0.0)
+    assert monitor.verdict.state == "no alarm"
+    assert abs(scalars(tmp_path)["cam/bg_gap"][-1][1]) < 0.05
+
+
+@pytest.mark.parametrize("task", ["multi-label", "regression"])
+def test_half_of_the_images_stay_and_a_resumed_run_goes_on(tmp_path: Path, task: str) -> None:
+    monitor = monitored(tmp_path / "first", task, 1.0)
+    assert monitor.verdict.evidence.num_looks == 2
+    count = len(monitor.verdict.evidence.images.unique())
+    assert NUM_IMAGES < count < 2 * NUM_IMAGES
+    state = monitor.state_dict()
+    resumed = CAMMonitor("network.features", num_probes=4, audit=Audit(num_images=NUM_IMAGES), on_error="raise")
+    resumed.load_state_dict(state)
+    data = loader(rows_of(task), batch_size=16)
+    fit(tmp_path / "second", resumed, Unchanged(NETWORKS[task](1.0)), data, data)
+    assert resumed.verdict.state == "alarm"
+    assert resumed.verdict.evidence.num_looks == 3
+
+
+def test_images_of_which_labels_are_not_known_are_left_out(tmp_path: Path) -> None:
+    rows = rows_of("multi-label")
+    rows.columns["label"][:100, 1] = torch.nan
+    monitor = CAMMonitor("network.features", num_probes=4, audit=Audit(num_images=NUM_IMAGES), on_error="raise")
+    data = loader(rows, batch_size=16)
+    fit(tmp_path, monitor, Unchanged(SaysLabels(1.0)), data, data)
+    known = ProbeSet(rows.columns["image"][100:]).image_ids
+    assert set(monitor.audit_result.image_ids.tolist()) <= set(known.tolist())
+
+
+def test_whole_numbers_of_a_regression_are_numbers(tmp_path: Path) -> None:
+    given = numbered(160)
+    counts = (20 * given.annotations[:, 0]).round()
+
+    class Counts(Unchanged):
+        def __init__(self) -> None:
+            super().__init__(SaysNumbers(0.6))
+            self.loss = nn.MSELoss()
+
+        def forward(self, images: Tensor) -> Tensor:
+            return 20 * self.network(images)[:, :1]
+
+    data = loader(Rows(image=given.images, label=counts.long(), mask=given.masks), batch_size=16)
+    monitor = CAMMonitor("network.features", num_probes=4, audit=Audit(num_images=NUM_IMAGES), on_error="raise")
+    fit(tmp_path, monitor, Counts(), data, data, max_epochs=2)
+    assert monitor.audit_result.task == "regression"
+    assert monitor.audit_result["bg_gap"].overall.value == pytest.approx(0.6, abs=0.05)
+
+
+def test_what_has_no_heatmaps_is_audited_without_them(tmp_path: Path) -> None:
+    with infos() as said, own_warnings() as warned:
+        monitored(tmp_path, "embedding", 0.0)
+    assert [text for text in said if "audits the embedding, which has no heatmaps" in text]
+    assert not [text for text in warned if "shows nothing" in text]
+    assert "cam/bg_gap" in scalars(tmp_path)
+    assert "cam/passes" not in scalars(tmp_path)
+
+
+def test_one_label_that_all_images_have_is_nothing_to_audit(tmp_path: Path) -> None:
+    rows = rows_of("multi-label")
+    rows.columns["label"][:] = torch.tensor([1.0, 1.0, 0.0])
+    monitor = CAMMonitor("network.features", num_probes=4, audit=Audit(num_images=NUM_IMAGES))
+    data = loader(rows, batch_size=16)
+    with own_warnings() as warned:
+        fit(tmp_path, monitor, Unchanged(SaysLabels(1.0)), data, data)
+    assert [text for text in warned if "skips the audit: no label is there in 2" in text]
+    assert monitor.audit_result is None
