@@ -1,5 +1,6 @@
 """Each task has a question, whose gap is that of networks which use the background as much as they are built to."""
 
+import warnings
 from dataclasses import replace
 
 import pytest
@@ -276,6 +277,11 @@ class TestBoxes:
         result = audited("detection", 0.0)
         torch.testing.assert_close(result.swap_answers[:, 0], torch.full((96,), 0.9))
         assert of(result, "bg_gap_score").value == pytest.approx(0, abs=0.01)
+
+    def test_images_of_a_detector_do_not_influence_each_other(self):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            audited("detection", 0.0)
 
     def test_nothing_found_is_not_right(self):
         class Blind(SaysBoxes):
