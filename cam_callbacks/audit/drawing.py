@@ -27,7 +27,8 @@ def as_drawn(samples: Samples, task: AuditTask | None, has_background: bool = Tr
     """Return samples with one class each, by which an audit is balanced; those of a class below 0 are passed over.
 
     Of an image with several labels it is one of these, or one more class if it has none; images of which some labels
-    are not known are passed over. Of a segmentation it is the class of most pixels. Numbers are drawn at random.
+    are not known are passed over. Of a segmentation it is the class of most pixels, of objects if there are any.
+    Numbers are drawn at random.
 
     Args:
         samples: As they were read.
@@ -51,7 +52,8 @@ def as_drawn(samples: Samples, task: AuditTask | None, has_background: bool = Tr
     if task == "multi-label" and given is not None and given.ndim == 2:
         return _drawn_by(samples, _one_of(given.cpu()), given, "multi-label")
     if task == "segmentation" and given is not None and not given.is_floating_point() and given.ndim > 2:
-        return _drawn_by(samples, largest_classes(given.cpu(), has_background), given, "dense")
+        classes = largest_classes(given.cpu(), has_background)
+        return _drawn_by(samples, classes.clamp_min(0 if has_background else _NO_CLASS), given, "dense")
     return None
 
 

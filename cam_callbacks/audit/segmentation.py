@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cam_callbacks.audit.attention import is_informative
+from cam_callbacks.audit.attention import area_share, is_informative
 from cam_callbacks.audit.classes import checked_classes, only_known
 from cam_callbacks.audit.donors import Donors, in_turn
 from cam_callbacks.audit.question import AuditTask, Question, Readings, generator_of
@@ -28,14 +28,14 @@ class Segments(Question):
     How right an answer is: the intersection over union (IoU) of where it sees the class, and where the class is; pixels
     without a label do not count. It may also be asked for the mean probability of the class on the object.
 
-    Donors are images of the same class, and images that have nothing of the class.
+    Donors are images of the same class, and images that have nothing of the class; these may have no object at all.
 
     Args:
         probes: Images with `annotations` (N, *spatial) whole numbers: the class of each pixel, negative where it is not
             known. Class 0 is the background, and no object, unless classes have names and its name says otherwise.
 
     Raises:
-        ValueError: There are none, or the objects are of one class.
+        ValueError: There are none, or no class is there in two images and missing in another.
     """
 
     task: ClassVar[AuditTask] = "segmentation"
@@ -55,8 +55,10 @@ class Segments(Question):
         objects = self._pixels == about.view(-1, *[1] * (pixels.ndim - 1))
         super().__init__(replace(probes, masks=objects, masks_estimated=False), about.clamp_min(0))
         self.is_asked = (about >= 0) & is_informative(objects)
-        if len(set(self.about[self.is_asked].tolist())) < 2:
-            raise ValueError("the objects of the probes are of one class; the audit compares classes, two are needed")
+        if not any(len(self._with(label)) > 1 and len(self._without(label)) for label in self.about.unique().tolist()):  # type: ignore[no-untyped-call]
+            raise ValueError(
+                f"no class is the object of 2 of the {len(probes)} images and missing in another, which the audit needs"
+            )
 
     @property
     def chance(self) -> Tensor:
@@ -70,14 +72,22 @@ class Segments(Question):
         """Choose images of the same class, and such that have nothing of it."""
         generator = generator_of(self.probes)
         same, other = (torch.full((len(self.about), count), -1) for _ in range(2))
-        for label in sorted(set(self.about[usable].tolist())):
-            takers = (usable & (self.about == label)).nonzero().flatten()
-            is_without = ~(self._pixels == label).flatten(1).any(dim=1)
-            for found, may_give in ((same, self.about == label), (other, is_without)):
-                givers = (usable & may_give).nonzero().flatten()
+        for label in sorted(set(self.about[self.is_asked].tolist())):
+            takers = self._with(label)
+            for found, givers in ((same, takers), (other, self._without(label))):
                 givers = givers[torch.randperm(len(givers), generator=generator)]
                 found[takers] = in_turn(takers, givers, count)
         return Donors(same, other)
+
+    def _with(self, label: int) -> Tensor:
+        """Return (n,) the images whose object is of a class."""
+        return (self.is_asked & (self.about == label)).nonzero().flatten()
+
+    def _without(self, label: int) -> Tensor:
+        """Return (n,) the images that have nothing of a class, and a background to give."""
+        assert self.probes.masks is not None
+        has_background = area_share(self.probes.masks) < 1
+        return (has_background & ~(self._pixels == label).flatten(1).any(dim=1)).nonzero().flatten()
 
     def read(self, output: Any, rows: Tensor, outputs: OutputReader) -> Readings:
         """Return the IoU, the mean probability of the class on the object, and the share of the rest seen as the class.

@@ -246,10 +246,24 @@ class TestSegments:
 
         assert of(audit_model(Small(0.0), segmented()), "iou").value > 0.7
 
-    def test_one_channel_is_the_logit_of_class_1(self):
+    def test_a_single_class_is_compared_with_images_without_it(self):
+        class SeesOne(SaysWhere):
+            def forward(self, images):
+                where, sign = self.seen(images)
+                return torch.where(where & (sign > 0).view(-1, 1, 1), 5.0, -5.0).unsqueeze(1)  # the logit of class 1
+
         probes = segmented()
-        ones = replace(probes, annotations=probes.annotations.clamp(0, 1), class_names=("a", "b"))
-        with pytest.raises(ValueError, match="the objects of the probes are of one class"):
+        ones = replace(probes, annotations=(probes.annotations == 2).short(), class_names=("background", "dog"))
+        ones.images[::2, 0] = 0  # no cats either
+        for reads, gap in ((1.0, 1.0), (0.0, 0.0)):
+            result = audit_model(SeesOne(reads), ones)
+            assert of(result, "bg_gap").value == pytest.approx(gap, abs=0.02)
+            assert of(result, "bg_gap").count == 48
+
+    def test_a_class_that_all_images_have_is_nothing_to_compare(self):
+        probes = segmented()
+        ones = replace(probes, annotations=probes.annotations.clamp(0, 1), class_names=("background", "animal"))
+        with pytest.raises(ValueError, match="no class is the object of 2 of the 96 images and missing in another"):
             audit_model(SaysWhere(0.0), ones)
 
     def test_images_without_an_object_are_left_out(self):

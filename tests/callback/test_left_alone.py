@@ -181,7 +181,7 @@ def test_without_labels_that_fit_the_prediction_is_explained(
         "no labels that are understood (batch_fn gives them), 3 classes; explains the predicted class of each image at"
         in line
     )
-    assert line.endswith(". No audit, which needs one class for each image")
+    assert line.endswith(". No audit, which needs labels")
     assert monitor.verdict is None
     assert not warned
 

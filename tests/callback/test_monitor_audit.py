@@ -239,7 +239,7 @@ def test_without_two_classes_nothing_is_audited_and_this_is_said_once(
         fit(tmp_path, monitor, WithoutLabels(True), data, data, max_epochs=2)
     assert monitor.verdict is None
     assert monitor.explanation is not None
-    says = "skips the audit: no labels of two or more classes" if labels else "No audit, which needs one class for each"
+    says = "skips the audit: no labels of two or more classes" if labels else "No audit, which needs labels"
     assert len([text for text in [*warned, *told] if says in text]) == 1
 
 

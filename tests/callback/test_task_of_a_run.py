@@ -68,7 +68,7 @@ def test_a_run_says_its_task_once_and_explains_it(tmp_path: Path, name: str, san
         fit(tmp_path, monitor, module, data, data, max_epochs=2, num_sanity_val_steps=sanity_steps)
     (line,) = but_what_looks_cost(told)
     assert line.startswith(f"CAMMonitor: {says}")
-    assert line.endswith(". No audit, which needs one class for each image")
+    assert "No audit" not in line
     assert not warned
     explanation = monitor.explanation
     assert explanation is not None
