@@ -26,8 +26,8 @@ class Exchange:
     Attributes:
         name: The name of the gap that is measured with it.
         kept: (N, *spatial) bool, what the images keep.
-        known: (N,) bool, which images have all donors.
-        donors: The donors.
+        known: (n,) bool, which of the first n images have all donors.
+        donors: The donors of these.
         exchange: Called as `exchange(images, kept, donors, kept_of_donors)` with n images and their n donors.
         prepare: Called as `prepare(donors, kept_of_donors)`: what is done to a donor first, whoever it gives to; None
             for nothing.

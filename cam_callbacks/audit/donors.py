@@ -29,8 +29,8 @@ class Donors:
         """Return the first so many of each kind."""
         return Donors(self.same[:, :count], self.other[:, :count])
 
-    def of(self, rows: Tensor) -> Donors:
-        """Return the donors of the images at `rows`, indices or a bool for each image."""
+    def of(self, rows: Tensor | slice) -> Donors:
+        """Return the donors of the images at `rows`, a slice, indices, or a bool for each image."""
         return Donors(self.same[rows], self.other[rows])
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,6 +18,8 @@ from cam_callbacks.audit.statistics import Measure, standard_error, student_t_qu
 _NUM_LOOKS = 5  # that are pooled: the model changes from look to look
 _WORST = -1.0  # what is assumed of one more image, that nobody has seen
 _POWER = 0.8
+_TAIL = 0.025
+_PRIOR = 2  # images without a gap that are imagined of each class
 _INDICES = ("looks", "images", "labels", "donors", "turns")
 _GAPS = ("bg_gap", "outline_gap", "ring_gap")  # judged in all their forms
 _OTHERS = ("bg_gap_larger_masks", "bg_gap_smaller_masks", "recolor_gap", "blur_loss")
@@ -38,6 +41,12 @@ class Pooled:
     mean: float
     error: float
     freedom: int
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """The 95% interval of the mean, within [-1, 1]."""
+        half = student_t_quantile(_TAIL, self.freedom) * self.error
+        return max(self.observed - half, -1.0), min(self.observed + half, 1.0)
 
     def p_value(self, threshold: float) -> float:
         """Return how probable such a mean, or a larger one, is at most if the true one is not above the threshold."""
@@ -62,6 +71,10 @@ class Evidence:
         labels: (M,) int64, its class.
         donors: (2, M) int64, which images gave a background of the same class, and of another one; -1 for none.
         turns: (M,) int64, how many answers to the image at the look come before.
+        confirms: (M,) bool, whether an answer tells of its class alone: where classes are followed, only those to
+            images that were drawn since, so that what made a class suspect does not count for it; else all.
+        followed: Where there are too many classes to have images of all: those that were followed, with the number of
+            the look that made them suspect; None where all classes are judged.
         values: By measure, (M,) float32; NaN where it is not defined, or was not measured with these donors.
     """
 
@@ -71,7 +84,9 @@ class Evidence:
     labels: Tensor
     donors: Tensor
     turns: Tensor
+    confirms: Tensor
     values: Mapping[str, Tensor]
+    followed: Mapping[int, int] | None = None
 
     @classmethod
     def of(cls, result: AuditResult) -> Evidence:
@@ -81,11 +96,13 @@ class Evidence:
         return cls(
             1,
             torch.ones(same.numel(), dtype=torch.long),
-            result.image_ids.repeat_interleave(times),
+            result.image_ids[: len(same)].repeat_interleave(times),
             result.labels.repeat_interleave(times),
             torch.stack([same.flatten(), other.flatten()]),
             torch.arange(times).repeat(len(same)),
+            torch.full((same.numel(),), not result.is_screened),
             {name: _by_donor(result[name], times).flatten() for name in _kept(result) if name in result},
+            {} if result.is_screened else None,
         )
 
     def followed_by(self, result: AuditResult) -> Evidence:
@@ -97,6 +114,11 @@ class Evidence:
         number = self.num_looks + 1
         if self.values.keys() & _OF_BACKGROUND != last.values.keys() & _OF_BACKGROUND:
             return replace(last, num_looks=number, looks=torch.full_like(last.looks, number))
+        confirms, followed = last.confirms, last.followed
+        if followed is not None and self.followed is not None:
+            followed = self.followed
+            is_followed = torch.isin(last.labels, torch.tensor(list(followed), dtype=torch.long))
+            confirms = is_followed & ~torch.isin(last.images, self.images)
         kept = self.looks > number - _NUM_LOOKS
         unknown = torch.full_like(self.looks, torch.nan, dtype=torch.float32)
         before = {name: self.values.get(name, unknown) for name in last.values}
@@ -107,8 +129,34 @@ class Evidence:
             torch.cat([self.labels[kept], last.labels]),
             torch.cat([self.donors[:, kept], last.donors], dim=1),
             torch.cat([self.turns[kept], last.turns]),
+            torch.cat([self.confirms[kept], confirms]),
             {name: torch.cat([before[name][kept], values]) for name, values in last.values.items()},
+            followed,
         )
+
+    def following(self, classes: Iterable[int]) -> Evidence:
+        """Return the same evidence, after which these classes are followed, too."""
+        assert self.followed is not None
+        return replace(self, followed={**dict.fromkeys(classes, self.num_looks), **self.followed})
+
+    def seen(self) -> Counter[int]:
+        """Return how many images of each class there were."""
+        pairs = zip(self.images.tolist(), self.labels.tolist(), strict=True)
+        return Counter(label for _, label in set(pairs))
+
+    def scores(self, name: str) -> dict[int, float]:
+        """Return how suspect each class is by all that was seen of it: a mean, nearer to 0 the fewer images there are.
+
+        It tells which classes are worth more images, and nothing else.
+        """
+        values = self.values[name].double()
+        known = ~values.isnan()
+        found = {}
+        for label in set(self.labels[known].tolist()):
+            members = known & (self.labels == label)
+            count = len(self.images[members].unique())  # type: ignore[no-untyped-call]
+            found[label] = float(values[members].mean()) * count / (count + _PRIOR)
+        return found
 
     def count(self, name: str, label: int | None = None) -> int:
         """Return how many images have a measure, of a class or of all."""
@@ -116,7 +164,9 @@ class Evidence:
 
     def _known(self, name: str, label: int | None) -> Tensor:
         known = ~self.values[name].isnan()
-        return known if label is None else known & (self.labels == label)
+        if label is not None:
+            return known & self.confirms & (self.labels == label)
+        return known if self.followed is None else known & ~self.confirms
 
     def pooled(self, name: str, label: int | None = None, minus: str | None = None) -> Pooled:
         """Pool a measure over the looks: each image counts once, by the mean of its answers.
@@ -150,7 +200,11 @@ class Evidence:
 
     def state_dict(self) -> dict[str, Any]:
         """Return the evidence as primitives."""
-        parts = {name: getattr(self, name).tolist() for name in _INDICES}
+        parts: dict[str, Any] = {name: getattr(self, name).tolist() for name in _INDICES}
+        parts |= {
+            "confirms": self.confirms.tolist(),
+            "followed": None if self.followed is None else dict(self.followed),
+        }
         values = {
             name: [None if value != value else value for value in each.tolist()] for name, each in self.values.items()
         }
@@ -161,7 +215,11 @@ class Evidence:
         """Make evidence from its `state_dict`."""
         parts = {name: torch.tensor(state[name], dtype=torch.long) for name in _INDICES}
         values = {name: _with_nan(each) for name, each in state["values"].items()}
-        return cls(state["num_looks"], **parts, values=values)
+        confirms = torch.tensor(state.get("confirms", [True] * len(parts["looks"])), dtype=torch.bool)
+        followed = state.get("followed")
+        if followed is not None:
+            followed = {int(label): look for label, look in followed.items()}  # the keys of JSON are strings
+        return cls(state["num_looks"], **parts, confirms=confirms, values=values, followed=followed)
 
 
 def _kept(result: AuditResult) -> Iterator[str]:

@@ -24,6 +24,7 @@ _SECOND_LEVEL = 0.025
 _WITHOUT_COLLAGE = ("recolor_gap",)  # what a collage breaks, a blur may break too; only a gap has two arms
 _RING_THRESHOLD = 0.15
 _MIN_PER_CLASS = 10
+_FOLLOWED = 8  # classes at a time
 _LACK_OF_HEAT = 0.25  # of the object's area: how much less heat than on a flat map counts as away from it
 _TAIL = 0.025
 _ROUNDING = 1e-4
@@ -57,6 +58,9 @@ def judge(result: AuditResult, previous: Verdict | None = None, threshold: float
     procedure over classes and interventions. No second test is asked for; an exchange that itself costs more than 0.2
     is not judged, and one that costs more than 0.1, or lacks masks that are given, gives a warning only; so do those of
     position and size, which change more than they say.
+
+    Of many classes (`result.is_screened`) single ones are followed: the eight that look worst get more images at the
+    next look, and are judged by these alone, each against all that were ever followed.
 
     Where swapping itself costs the model more than 0.2 of its accuracy, it is not a fair test, and only the gap of
     recolored backgrounds is judged. Where it costs more than 0.1, or where masks are estimated, an alarm needs a second
@@ -101,6 +105,9 @@ def judge(result: AuditResult, previous: Verdict | None = None, threshold: float
         elif is_second and suspects.certain and (agree or not needs_second_test):
             state = "alarm"
     said = suspects.certain if state == "alarm" else suspects.found
+    if evidence.followed is not None:
+        followed = _to_follow(evidence, judged[-1], suspects)
+        verdict = replace(verdict, followed=followed, evidence=evidence.following(followed))
     found = replace(
         verdict,
         state=state,
@@ -147,12 +154,22 @@ def _suspects(
     return _Suspects(*(_rejected(p_values, weights, level) for level in levels))
 
 
+def _to_follow(evidence: Evidence, name: str, suspects: _Suspects) -> tuple[int, ...]:
+    """Return the classes of which the next look shall have more images: those that look worst, and are not found."""
+    scores = {label: score for label, score in evidence.scores(name).items() if label not in suspects.found}
+    return tuple(sorted(sorted(scores, key=lambda label: -scores[label])[:_FOLLOWED]))
+
+
 def _p_values(
     evidence: Evidence, names: tuple[str, ...], threshold: float, placebos: Mapping[str, str]
 ) -> dict[_Group, float]:
     """Return the p-value of each group: that one of the measures is above the threshold in it."""
     p_values: dict[_Group, float] = {}
-    for group in (None, *sorted(set(evidence.labels.tolist()))):
+    groups = set(evidence.labels.tolist())
+    if evidence.followed is not None:  # all that ever were count, tested or not
+        groups = set(evidence.followed)
+        p_values = dict.fromkeys(groups, 1.0)
+    for group in (None, *sorted(groups)):
         tests = [_p_value(evidence, name, group, threshold, placebos) for name in names if name in evidence.values]
         known = [p for p in tests if p is not None]
         if known:

@@ -15,7 +15,7 @@ from cam_callbacks.audit.interventions import color_auc, mean_color, ring
 from cam_callbacks.audit.measures import MARGIN_GAP, OTHER_MASKS
 from cam_callbacks.audit.observations import Answers, Observations
 from cam_callbacks.audit.properties import DataProperty, data_properties
-from cam_callbacks.audit.question import AuditTask, Question, most_frequent_share
+from cam_callbacks.audit.question import AuditTask, most_frequent_share
 from cam_callbacks.audit.registry import Intervention
 from cam_callbacks.audit.result import AuditResult, Further
 from cam_callbacks.audit.statistics import measure
@@ -102,7 +102,7 @@ def measures_of(observations: Observations, parts: Sequence[Answers]) -> AuditRe
         endings=question.endings,
         mask_source=observations.mask_source,
         labels=observations.labels,
-        truths=tuple(question.truths),
+        truths=tuple(question.truths[observations.asked]),
         class_names=observations.probes.class_names,
         swap_answers=torch.stack([each[_SHOWN] for each in shown], dim=1),
         donors=judged.donors,
@@ -121,8 +121,9 @@ def _data(observations: Observations) -> list[DataProperty]:
     """Return what simple properties give away of the classes, where images have one class each."""
     if observations.question.task in ("multi-label", "regression"):
         return []
-    are_given = observations.mask_source == "given"
-    return data_properties(observations.images, observations.labels, observations.masks, are_given)
+    are_given, asked = observations.mask_source == "given", observations.asked
+    masks = None if observations.masks is None else observations.masks[asked]
+    return data_properties(observations.images[asked], observations.labels, masks, are_given)
 
 
 def _blank_maps(answers: Answers, heatmaps: Tensor | None) -> Iterator[str]:
@@ -184,9 +185,10 @@ def _values(observations: Observations, answers: Answers, heatmaps: Tensor | Non
     """Yield all measures, in the order in which they are shown."""
     right, masks, usable, question = answers.right, observations.masks, observations.usable, observations.question
     whole, chance = right["nothing"], question.chance
+    chance = chance[observations.asked] if isinstance(chance, Tensor) else chance
     yield question.right, whole, chance
     if observations.probes.groups is not None and question.right == "accuracy":
-        yield _worst_group_accuracy(whole, observations.probes.groups, observations.labels)
+        yield _worst_group_accuracy(whole, observations.probes.groups[observations.asked], observations.labels)
     is_even = observations.is_even
     for exchange in observations.exchanges:
         if not exchange.is_in(right):
@@ -213,11 +215,11 @@ def _values(observations: Observations, answers: Answers, heatmaps: Tensor | Non
             yield f"color_sensitivity_{change}", torch.where(whole == 1, undone, torch.nan), 0.0
     # Without masks of the ring: what the label has no say in.
     inside = ~ring(observations.images.shape[2:]).expand(len(whole), *observations.images.shape[2:])
-    yield _data_color_auc(observations, inside if masks is None else masks, usable)
+    yield _data_color_auc(observations, inside if masks is None else masks[observations.asked], usable)
     if heatmaps is not None:
         yield from _heat_values(observations, answers, heatmaps)
     if observations.probes.mask_agreement is not None:
-        yield "mask_agreement", observations.probes.mask_agreement.float(), None
+        yield "mask_agreement", observations.probes.mask_agreement[observations.asked].float(), None
 
 
 def _leak(exchange: Exchange, answers: Answers) -> Tensor:
@@ -227,7 +229,7 @@ def _leak(exchange: Exchange, answers: Answers) -> Tensor:
 
 def _heat_values(observations: Observations, answers: Answers, heatmaps: Tensor) -> Iterator[_Value]:
     """Yield the measures of where the heat of the true class lies."""
-    masks, usable = observations.masks, _shows_object(observations)
+    masks, usable = observations.own_masks, _shows_object(observations)
     known = heatmaps.flatten(1).amax(dim=1) > 0
     area_of_ring = float(ring(heatmaps.shape[1:]).float().mean())
     if area_of_ring > 0:
@@ -245,8 +247,9 @@ def _heat_values(observations: Observations, answers: Answers, heatmaps: Tensor)
 
 def _shows_object(observations: Observations) -> Tensor:
     """Return (N,) which images have what they are asked about, at a place that is known."""
-    there = observations.usable & observations.question.is_there
-    return there if observations.masks is None else there & attention.is_informative(observations.masks)
+    there = observations.usable & observations.question.is_there[observations.asked]
+    masks = observations.own_masks
+    return there if masks is None else there & attention.is_informative(masks)
 
 
 def _worst_group_accuracy(correct: Tensor, groups: Tensor, labels: Tensor) -> _Value:
@@ -266,17 +269,17 @@ def _data_color_auc(observations: Observations, inside: Tensor, usable: Tensor) 
     if int(known.sum()) > 1:
         portions = in_portions(known.nonzero().flatten(), observations.images)
         colors = torch.cat([mean_color(observations.images[some], outside[some]) for some in portions])
-        values[known] = _told_by_color(colors, observations.question, known)
+        values[known] = _told_by_color(colors, observations, known)
     return "data_color_auc", values, 0.5
 
 
-def _told_by_color(colors: Tensor, question: Question, known: Tensor) -> Tensor:
+def _told_by_color(colors: Tensor, observations: Observations, known: Tensor) -> Tensor:
     """Return (n,) how well colors (n, C) tell what each of the n images that are `known` (N,) is asked about."""
-    about = question.about[known]
+    about = observations.labels[known]
     values = torch.full((len(about),), torch.nan, dtype=torch.float32)
     seen: list[Tensor] = []
     for index in sorted(set(about.tolist())):
-        sides = question.sides(index)[known]
+        sides = observations.question.sides(index)[observations.asked][known]
         if not (seen and torch.equal(sides, seen[-1])):  # those of classes are the same for all
             seen, of_all = [sides], color_auc(colors, sides)
         values[about == index] = of_all[about == index]
@@ -287,7 +290,7 @@ def _of_classes(
     observations: Observations, heatmaps: Tensor | None, distribution: Callable[[Tensor, Tensor], Tensor]
 ) -> dict[int, Tensor]:
     """Return a distribution of heat and masks for each class with two images or more whose heat is known."""
-    masks, labels = observations.masks, observations.labels
+    masks, labels = observations.own_masks, observations.labels
     if heatmaps is None or masks is None:
         return {}
     known = _shows_object(observations) & (heatmaps.flatten(1).amax(dim=1) > 0)

@@ -82,6 +82,8 @@ class Observations:
         further: What is exchanged besides the background.
         goes_on: Whether an intervention that fails is noted and left out, and not an error.
         task: What the model is trained to answer, as in `question_about`.
+        num_asked: How many of the images, the first ones, the model is asked about; the others only give backgrounds.
+            None for all.
 
     Raises:
         TypeError: `probes` is not a ProbeSet.
@@ -97,26 +99,34 @@ class Observations:
         further: Sequence[str | Intervention] = (),
         goes_on: bool = False,
         task: AuditTask | Literal["auto"] = "auto",
+        num_asked: int | None = None,
     ) -> None:
         if not isinstance(probes, ProbeSet):
             raise TypeError(f"probes={type(probes).__name__}(...) must be a ProbeSet(images, labels)")
         self.question = question_about(probes, task)
         check_images(probes.images)
         self.probes = with_estimated_masks(self.question.probes)
-        self.images, self.labels = probes.images.float(), self.question.about
+        self.asked = slice(0, num_asked or len(probes))
+        self.images, self.labels = probes.images.float(), self.question.about[self.asked]
         self.masks, self.mask_source, self.notes = _masks(self.probes, self.question, goes_by_masks)
-        self.usable = self.question.usable(self.masks)
+        may_give = self.question.usable(self.masks)
+        self.usable = may_give[self.asked]
         self.is_even = _places_in_class(self.labels) % 2 == 0
         self.value_range = interventions.value_range(self.images)
-        self.exchanges = self._exchanges(num_donors)
+        self.exchanges = self._exchanges(num_donors, may_give)
         self._goes_on = goes_on
         self.further = self._possible(chosen(further))
         self.exchanges += [exchange for each in self.further for exchange in self._exchanges_of(each)]
 
-    def _exchanges(self, num_donors: int | None) -> list[Exchange]:
+    @property
+    def own_masks(self) -> Tensor | None:
+        """The masks of the images that the model is asked about; None if there are none."""
+        return None if self.masks is None else self.masks[self.asked]
+
+    def _exchanges(self, num_donors: int | None, may_give: Tensor) -> list[Exchange]:
         """Return the exchanges that can be made; the verdict stands on the first."""
         count = num_donors or (1 if self.mask_source == "estimated" else 2)
-        donors = self.question.donors(self.usable, count)
+        donors = self.question.donors(may_give, count).of(self.asked)
         of_others = donors.first(num_donors or 1)
         known = donors.known & self.usable
         if self.masks is None:
@@ -160,7 +170,8 @@ class Observations:
         """Return the exchange with larger masks in every second image, and with smaller ones in the others."""
         assert self.masks is not None
         larger, smaller = (change(self.masks, _OTHER_MARGIN) for change in (grown, shrunk))
-        kept = torch.where(like(self.is_even, self.masks), larger, smaller)
+        is_even = _places_in_class(self.question.about) % 2 == 0
+        kept = torch.where(like(is_even, self.masks), larger, smaller)
         return Exchange(MARGIN_GAP, kept, known, donors, _before_background, interventions.without_object)
 
     def observe(

@@ -68,7 +68,8 @@ class AuditResult:
             on a background of the same class, and on one of another class (without masks: ring); NaN without a donor.
             The first donor of each kind is meant.
         donors: The images that gave backgrounds.
-        image_ids: (N,) int64, which images they are: `ProbeSet.image_ids`.
+        image_ids: (M,) int64, which images they are: `ProbeSet.image_ids`. If more than N, the others only gave
+            backgrounds.
         heat_method: The name of the method that made the heatmaps, or None if no method applies or the maps are coarse.
         heat_chance_distribution: By class, (200,) means of `heat_on_object` with the masks of other images.
         heat_shifted_distribution: By class, (200,) means of `heat_on_object` with masks that are shifted at random.
@@ -79,6 +80,7 @@ class AuditResult:
         task: What the model is trained to answer.
         endings: What follows the name of a gap in each of its forms.
         truths: What is true of each image, in a few words.
+        is_screened: Whether there are too many classes to judge all of them at once, so that some are followed.
     """
 
     measures: Mapping[str, Measure]
@@ -98,6 +100,7 @@ class AuditResult:
     task: AuditTask = "single-label"
     endings: tuple[str, ...] = ("", "_probability")
     truths: tuple[str, ...] = ()
+    is_screened: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "class_names", ClassNames(self.class_names))

@@ -58,6 +58,7 @@ class Verdict:
         evidence: What the last looks have found, for the next verdict; None before anything is learned.
         findings: What else answers depend on.
         background: The state of the background alone.
+        followed: Where there are too many classes to have images of all: those that get more at the next look.
     """
 
     state: State
@@ -71,6 +72,7 @@ class Verdict:
     evidence: Evidence | None = field(default=None, compare=False, repr=False)
     findings: tuple[Finding, ...] = ()
     background: State | None = None
+    followed: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if self.background is None:
@@ -86,7 +88,12 @@ class Verdict:
         evidence = None if self.evidence is None else self.evidence.state_dict()
         detectable = None if math.isnan(self.detectable) else self.detectable
         findings = [{**vars(each), "classes": list(each.classes)} for each in self.findings]
-        parts = {"classes": list(self.classes), "heat": dict(self.heat), "findings": findings}
+        parts = {
+            "classes": list(self.classes),
+            "followed": list(self.followed),
+            "heat": dict(self.heat),
+            "findings": findings,
+        }
         return {**vars(self), **parts, "detectable": detectable, "evidence": evidence}
 
     @classmethod
@@ -96,5 +103,6 @@ class Verdict:
         detectable = math.nan if state["detectable"] is None else state["detectable"]
         evidence = None if state["evidence"] is None else Evidence.from_state_dict(state["evidence"])
         findings = tuple(Finding(**{**each, "classes": tuple(each["classes"])}) for each in state.get("findings", ()))
-        parts = {"classes": tuple(state["classes"]), "heat": heat, "findings": findings}
+        classes = {name: tuple(state.get(name, ())) for name in ("classes", "followed")}
+        parts = {**classes, "heat": heat, "findings": findings}
         return cls(**{**state, **parts, "detectable": detectable, "evidence": evidence})

@@ -16,7 +16,7 @@ from cam_callbacks.audit.questions import question_about
 from cam_callbacks.audit.registry import InterventionError, checked, intervention
 from cam_callbacks.callback import trainer as of_trainer
 from cam_callbacks.callback.audit_images import AuditImages, AuditSet
-from cam_callbacks.callback.audit_offers import Choice
+from cam_callbacks.callback.audit_offers import NOTHING_KNOWN, Choice, Draw, half
 from cam_callbacks.callback.notices import IMAGES_LEFT_OUT
 from cam_callbacks.callback.stage import MonitorParts, Stage
 from cam_callbacks.callback.task import audited_task
@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from pytorch_lightning import LightningModule, Trainer
 
 _IMAGES_CHECKED = 2
+_OF_CLASSES = ("single-label", "segmentation", "detection", "embedding")
+_FEWEST = 4  # images of a class at a look, or classes are followed
+_SHARE_FOLLOWED = 0.75  # of the images that are drawn anew
 _NO_LABELS = "no labels of two or more classes came with the images"
 _OF_MASKS = ("masks", "masks_estimated", "mask_agreement")
 
@@ -53,7 +56,7 @@ class AuditChoice(Stage):
         self._watched.rest()
         if is_audited and self._may_be_audited:
             look = "of a test" if trainer.testing else f"at step {of_trainer.log_step(trainer)}"
-            self._watched.begin(look, trainer.global_rank, self._classes, anew=trainer.testing)
+            self._watched.begin(look, trainer.global_rank, self._classes, trainer.testing, self._draw)
 
     def offer(self, samples: Samples, loader: int) -> None:
         """Consider the samples of a batch of one of the loaders."""
@@ -92,13 +95,15 @@ class AuditChoice(Stage):
         drawn = self.agreed(_in_one_set, choice, images, self.task)
         described = self.agreed(of_trainer.broadcast, self.trainer, self.agreed(self._describe, choice, drawn, errors))
         fixed, fresh = self.agreed(_halves, choice, drawn, described)
-        found = self.agreed(AuditSet.of, fixed if watched.is_first else watched.images, fresh)
+        stay = fixed if watched.is_first else watched.images
+        found = self.agreed(AuditSet.of, stay, fresh, watched.count, watched.draw.followed)
         if found is None:
             return None
         if self.memory.are_heatmaps_off and found.images.masks is None and found.images.images.ndim > 4:
             # The ring would be cut out of dimensions that may be no positions, such as the frames of a video.
             self.notices.inform_once("CAMMonitor skips the audit: it is not known where the positions are; give masks")
             return None
+        found = replace(found, is_screened=self.is_screened)
         if fixed is not None and not self.trainer.testing and not watched.keep(fixed, choice.are_all):
             self.memory.previous_verdict = None
             self.notices.warn_once(
@@ -120,6 +125,22 @@ class AuditChoice(Stage):
         if self.memory.task is None or self.task is None:
             return None
         return num_drawn_classes(self.task, self.memory.task.outputs)
+
+    @property
+    def is_screened(self) -> bool:
+        """Whether there are too many classes for each to have a few images at a look, so that some are followed."""
+        classes, count = self._classes, self._watched.count
+        return classes is not None and self.task in _OF_CLASSES and classes * _FEWEST > count
+
+    @property
+    def _draw(self) -> Draw:
+        """What the last look of this training says of the images of the next."""
+        before = self.memory.previous_verdict
+        if not self.is_screened or not of_trainer.is_fitting(self.trainer) or before is None or before.evidence is None:
+            return NOTHING_KNOWN
+        fresh = self._watched.count - half(self._watched.count)
+        quota = int(_SHARE_FOLLOWED * fresh) // max(len(before.followed), 1)
+        return Draw(before.evidence.seen(), dict.fromkeys(before.followed, quota))
 
     @property
     def _mask_fn(self) -> MaskFn | None:

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from cam_callbacks.audit.drawing import as_drawn
 from cam_callbacks.audit.question import AuditTask
-from cam_callbacks.callback.audit_offers import Choice, Kept, Offer, chosen, half
+from cam_callbacks.callback.audit_offers import NOTHING_KNOWN, Choice, Draw, Kept, Offer, chosen, half, room
 from cam_callbacks.callback.kept_images import KeptImages
 from cam_callbacks.data.batches import Samples
 from cam_callbacks.data.probes import ProbeSet
 from cam_callbacks.data.reservoir import Form, Reservoir, digest_of
+
+_NONE: Mapping[int, int] = MappingProxyType({})
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,23 +27,66 @@ class AuditSet:
     """The images of one audit.
 
     Attributes:
-        images: N images, sorted by class.
-        is_fixed: (N,) bool, whether an image is of the half that all looks share.
+        images: The images; first those that are asked about, sorted by class, then those that only give backgrounds.
+        is_fixed: Of each, whether it is of the half that all looks share.
+        num_asked: How many are asked about.
+        is_screened: Whether there are too many classes to judge all of them, so that some are followed.
     """
 
     images: ProbeSet
     is_fixed: Tensor
+    num_asked: int
+    is_screened: bool = False
 
     @classmethod
-    def of(cls, fixed: ProbeSet | None, fresh: ProbeSet | None) -> AuditSet | None:
-        """Put both halves together; None where both are missing."""
+    def of(
+        cls, fixed: ProbeSet | None, fresh: ProbeSet | None, count: int, followed: Mapping[int, int] = _NONE
+    ) -> AuditSet | None:
+        """Put both halves together; None where both are missing.
+
+        Args:
+            fixed: The half that stays.
+            fresh: The half that was drawn for this look.
+            count: How many images are asked about at most.
+            followed: How many images of some classes are asked about before all others, in the half that is fresh.
+        """
         parts = [part for part in (fixed, fresh) if part is not None]
         if not parts:
             return None
-        images = ProbeSet.joined(parts)
-        assert images.labels is not None
-        order = images.labels.argsort(stable=True)
-        return cls(images.subset(order), order < (0 if fixed is None else len(fixed)))
+        images, num_fixed = ProbeSet.joined(parts), 0 if fixed is None else len(fixed)
+        labels = images.labels
+        assert labels is not None
+        asked = torch.arange(num_fixed)
+        if fresh is not None:
+            asked = _asked(labels[:num_fixed], half(count), {})
+            asked = torch.cat([asked, num_fixed + _asked(labels[num_fixed:], count - len(asked), followed)])
+        asked = asked[:count]
+        asked = asked[labels[asked].argsort(stable=True)]
+        order = torch.cat([asked, _partners(labels, asked)])
+        return cls(images.subset(order), order < num_fixed, len(asked))
+
+
+def _asked(labels: Tensor, count: int, followed: Mapping[int, int]) -> Tensor:
+    """Return which images (n,) are asked about, n at most `count`: those of followed classes, then classes in turn."""
+    turns: Counter[int] = Counter()
+    keys = []
+    for row, label in enumerate(labels.tolist()):
+        is_followed = turns[label] < followed.get(label, 0)
+        keys.append((not is_followed, turns[label], row))
+        turns[label] += 1
+    return torch.tensor([row for *_, row in sorted(keys)[:count]], dtype=torch.long)
+
+
+def _partners(labels: Tensor, asked: Tensor) -> Tensor:
+    """Return the images that give a background to those that are alone of their class among those asked about."""
+    sizes = Counter(labels[asked].tolist())
+    rest = set(range(len(labels))) - set(asked.tolist())
+    found: dict[int, int] = {}
+    for row in sorted(rest):
+        label = int(labels[row])
+        if sizes[label] == 1:
+            found.setdefault(label, row)
+    return torch.tensor(sorted(found.values()), dtype=torch.long)
 
 
 class AuditImages(KeptImages):
@@ -63,8 +110,9 @@ class AuditImages(KeptImages):
         self._is_anew = False
         self._reservoirs: tuple[Reservoir, ...] = ()  # at the first look one for each half, then one for the fresh half
         self._kept: Kept | None = None
+        self.draw = NOTHING_KNOWN
 
-    def begin(self, look: str, rank: int, classes: int | None, anew: bool) -> None:
+    def begin(self, look: str, rank: int, classes: int | None, anew: bool, draw: Draw = NOTHING_KNOWN) -> None:
         """Begin to draw images.
 
         Args:
@@ -72,20 +120,24 @@ class AuditImages(KeptImages):
             rank: This process.
             classes: How many classes the model has; None if it is not known.
             anew: Draw all of them, and keep none, as for each test: its images are not those of the validation.
+            draw: What earlier looks say of the half that is drawn anew.
         """
+        self.draw = draw
         self._is_anew, self.is_first = anew, anew or self.images is None
         self._reservoirs = ()
         known: dict[str, Any] = {"rank": rank, "classes": classes}
         if self.images is None or anew:  # as `is_first`
             self._reservoirs = (
-                Reservoir(half(self.count), "fixed", **known),
-                Reservoir(self.count, f"look {look}", **known),
+                Reservoir(room(half(self.count), classes), "fixed", **known),
+                Reservoir(room(self.count, classes), f"look {look}", **known),
             )
-        elif not self.are_all and len(self.images) < self.count:
+        elif not self.are_all and len(self.images) < room(self.count, classes):
             kept = self.kept
             assert kept is not None
-            known |= {"form": Form.of(self.images), "taken": kept.classes, "excluded": kept.digests}
-            self._reservoirs = (Reservoir(self.count - len(self.images), f"look {look}", **known),)
+            known |= {"form": Form.of(self.images), "excluded": kept.digests}
+            known |= {"taken": draw.seen or kept.classes, "followed": draw.followed}
+            fresh = self.count - min(len(self.images), half(self.count))
+            self._reservoirs = (Reservoir(room(fresh, classes), f"look {look}", **known),)
 
     def rest(self) -> None:
         """Draw none, where this evaluation is not audited."""
@@ -118,7 +170,7 @@ class AuditImages(KeptImages):
 
     def choose(self, offers: Sequence[Offer], classes: int | None) -> Choice:
         """Choose from what all ranks offer, in their order; each of them comes to the same choice."""
-        return chosen(offers, self.count, None if self.is_first else self.kept, classes)
+        return chosen(offers, self.count, None if self.is_first else self.kept, classes, self.draw)
 
     def drawn(self, choice: Choice, rank: int) -> dict[bytes, Samples]:
         """Return those of the images chosen that this rank holds, by digest."""
@@ -130,7 +182,7 @@ class AuditImages(KeptImages):
     def __len__(self) -> int:
         """Return how many there are now, or would be drawn now on this rank."""
         kept = 0 if self.images is None or self.is_first else len(self.images)
-        return kept + (len(self._reservoirs[-1]) if self._reservoirs else 0)
+        return min(kept + (len(self._reservoirs[-1]) if self._reservoirs else 0), self.count)
 
     @property
     def kept(self) -> Kept | None:

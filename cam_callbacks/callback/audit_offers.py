@@ -9,6 +9,24 @@ from dataclasses import dataclass, field
 from cam_callbacks.data.balancing import Candidate, balanced
 from cam_callbacks.data.reservoir import Form, Found
 
+_OF_A_CLASS = 2  # images, to be compared
+
+
+@dataclass(frozen=True)
+class Draw:
+    """What earlier looks say of the images that are drawn anew.
+
+    Attributes:
+        seen: How many images of each class there were.
+        followed: How many images of some classes are drawn before all others.
+    """
+
+    seen: Mapping[int, int] = field(default_factory=dict)
+    followed: Mapping[int, int] = field(default_factory=dict)
+
+
+NOTHING_KNOWN = Draw()
+
 
 @dataclass(frozen=True)
 class Offer:
@@ -70,14 +88,17 @@ class Choice:
         yield from sorted([*self.fixed, *self.fresh], key=lambda each: (each.label, each.digest))
 
 
-def chosen(offers: Sequence[Offer], count: int, kept: Kept | None, classes: int | None) -> Choice:
+def chosen(
+    offers: Sequence[Offer], count: int, kept: Kept | None, classes: int | None, draw: Draw = NOTHING_KNOWN
+) -> Choice:
     """Choose from what all ranks offer; each of them comes to the same choice.
 
     Args:
         offers: Of all ranks, in their order.
-        count: How many images an audit has.
+        count: How many images an audit asks about.
         kept: The half that stays, where it is known already.
         classes: How many classes the model has; None if it is not known.
+        draw: What earlier looks say of the half that is drawn anew.
     """
     seen: Counter[Form] = Counter()
     left_out: Counter[str] = Counter()
@@ -92,6 +113,7 @@ def chosen(offers: Sequence[Offer], count: int, kept: Kept | None, classes: int 
     fresh = [offer.fresh[form] for offer in offers if form in offer.fresh]
     labels = {each.label for found in (*fixed, *fresh) for each in found.candidates}
     unknown = {label for label in labels if classes is not None and label >= classes}
+    many = len(labels) if classes is None else classes
 
     may_stay, all_fresh = (
         [each for found in part for each in found.candidates if each.label not in unknown] for part in (fixed, fresh)
@@ -101,12 +123,21 @@ def chosen(offers: Sequence[Offer], count: int, kept: Kept | None, classes: int 
     if kept is None:
         everything = balanced(all_fresh, len(all_fresh), {})
         are_all = 0 < len(everything) <= count and all(found.is_whole for found in fresh)
-        stay = everything if are_all else balanced(may_stay, half(count), {})
+        stay = everything if are_all else balanced(may_stay, room(half(count), many), {})
         kept = Kept.of(stay)
     others = [each for each in all_fresh if each.digest not in kept.digests]
-    anew = balanced(others, max(count - sum(kept.classes.values()), 0), kept.classes)
+    asked = min(sum(kept.classes.values()), count if are_all else half(count))
+    anew = balanced(others, room(count - asked, many), draw.seen or kept.classes, draw.followed)
     unknown = unknown.union(*(offer.unknown_labels for offer in offers))
     return Choice(form, stay, anew, are_all, unknown, left_out)
+
+
+def room(count: int, classes: int | None) -> int:
+    """Return how many images are drawn to ask about `count`: twice as many, if classes have less than two of these.
+
+    The second image of a class then only gives its background.
+    """
+    return count if classes is not None and _OF_A_CLASS * classes <= count else _OF_A_CLASS * count
 
 
 def half(count: int) -> int:

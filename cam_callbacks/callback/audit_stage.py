@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -70,6 +71,7 @@ class AuditStage(Stage):
             further=self._audit.interventions,
             goes_on=True,
             task=audited_task(self._audit, self.memory.task) or "auto",
+            num_asked=images.num_asked,
         )
         share = self.agreed(self._observe_share, observations, snapshot)
         return self.agreed(self._join, images, observations, share, snapshot)
@@ -96,7 +98,7 @@ class AuditStage(Stage):
         method, forward_fn = self.memory.method, self.forward_fn
         # Several layers that a method has chosen are those that it reads, not those of a map by Grad-CAM.
         reads_several = self.settings.target_layer is None and is_list(self.memory.layer)
-        rows = self.rows_of_rank(len(observations.probes))
+        rows = self.rows_of_rank(len(observations.labels))
         # Measures of the probes' heatmaps are of those of classes.
         has_trust = snapshot is not None and snapshot.explanation.logits is not None
         probe_rows = self.rows_of_rank(len(snapshot.probes) if snapshot is not None and has_trust else 0)
@@ -128,6 +130,7 @@ class AuditStage(Stage):
         """Join the shares of all ranks, and judge, on all of them."""
         shares = self.gather(share)
         result = measures_of(observations, [each.answers for each in shares if each.answers is not None])
+        result = replace(result, is_screened=images.is_screened)
         # Outside of a fit the weights are those of the last look: finding the same again would tell nothing.
         is_fitting = of_trainer.is_fitting(self.trainer)
         verdict = judge(result, self.memory.previous_verdict if is_fitting else None, self._audit.threshold)

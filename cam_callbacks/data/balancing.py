@@ -1,7 +1,7 @@
 """A balanced choice among images of which only a random key, the class and the source are known.
 
 Classes have equal shares. Of more classes than there is room for, some take part and others not: a class of which a
-single image is chosen has nothing to be compared with.
+single image is chosen has nothing to be compared with. Some classes may be followed: they come first.
 """
 
 from __future__ import annotations
@@ -12,9 +12,11 @@ from dataclasses import dataclass
 from functools import lru_cache
 from math import inf
 from random import Random
+from types import MappingProxyType
 
-_TOGETHER = 4  # images of a class that takes part
+_TOGETHER = 2  # images of a class that takes part
 _FEW_CLASSES = 8  # all of which take part
+_NONE: Mapping[int, int] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -60,13 +62,15 @@ def class_key(stream: str, label: int) -> float:
     return Random(f"{stream}, class {label}").random()
 
 
-def balanced(candidates: Iterable[Candidate], count: int, taken: Mapping[int, int]) -> list[Candidate]:
+def balanced(
+    candidates: Iterable[Candidate], count: int, taken: Mapping[int, int], followed: Mapping[int, int] = _NONE
+) -> list[Candidate]:
     """Choose at most `count`, the best first, balanced over classes and sources.
 
     Each group gives its image of the smallest key, then each gives the next, until there are enough. In the last round
     those go first of whose class the fewest are taken, then those of the smallest keys. But of more classes than have
-    room for four images each, only so many take part: those of which none is taken, then those of the smallest class
-    keys. They are eight at least.
+    room for two images each, only so many take part: those of which the fewest are taken, then those of the smallest
+    class keys. They are eight at least.
 
     The best of several sets of candidates are among the best of each: the choice can be made part by part.
 
@@ -74,11 +78,14 @@ def balanced(candidates: Iterable[Candidate], count: int, taken: Mapping[int, in
         candidates: What to choose from.
         count: How many to choose.
         taken: How many images of each class are taken already; of the others none.
+        followed: How many images of some classes are chosen before all others.
     """
-    return [each.candidate for each in _in_order(candidates, count, taken)[:count]]
+    return [each.candidate for each in _in_order(candidates, count, taken, followed)[:count]]
 
 
-def _in_order(candidates: Iterable[Candidate], count: int, taken: Mapping[int, int]) -> list[_InTurn]:
+def _in_order(
+    candidates: Iterable[Candidate], count: int, taken: Mapping[int, int], followed: Mapping[int, int]
+) -> list[_InTurn]:
     turns: Counter[tuple[int, int]] = Counter()
     known: set[bytes] = set()
     found: list[tuple[int, Candidate]] = []
@@ -90,13 +97,15 @@ def _in_order(candidates: Iterable[Candidate], count: int, taken: Mapping[int, i
     of_class: Counter[int] = Counter()
     in_turn = []
     for turn, each in sorted(found, key=lambda pair: (pair[0], pair[1].key)):
-        order = _order(turn, of_class[each.label], taken.get(each.label, 0), each.class_key, count)
+        order = _order(
+            turn, of_class[each.label], taken.get(each.label, 0), each.class_key, count, followed.get(each.label, 0)
+        )
         in_turn.append(_InTurn(each, order))
         of_class[each.label] += 1
     return sorted(in_turn, key=lambda each: (each.order, each.candidate.key))
 
 
-def _order(turn: int, of_class: int, taken: int, key: float, count: int) -> _Order:
+def _order(turn: int, of_class: int, taken: int, key: float, count: int, quota: int) -> _Order:
     """Return when an image is chosen.
 
     Args:
@@ -105,12 +114,15 @@ def _order(turn: int, of_class: int, taken: int, key: float, count: int) -> _Ord
         taken: How many of its class are taken already.
         key: That of its class.
         count: How many are chosen.
+        quota: How many of its class are chosen first of all.
     """
+    if of_class < quota:
+        return -1, of_class, 0.0, 0
     together = max(1, min(_TOGETHER, count // _FEW_CLASSES))
     if together == 1:
         return turn, taken, 0.0, 0
     if of_class < together:
-        return 0, min(taken, 1), key, of_class
+        return 0, taken, key, of_class
     return 1 + turn, taken, 0.0, 0
 
 
@@ -121,13 +133,14 @@ class BalancedChoice:
         count: How many to choose.
         taken: How many images of each class are taken already.
         stream: What the class keys of the candidates follow from.
+        followed: As in `balanced`.
 
     Attributes:
         chosen: Those that are chosen now, the best first.
     """
 
-    def __init__(self, count: int, taken: Mapping[int, int], stream: str) -> None:
-        self.count, self._taken, self._stream = count, taken, stream
+    def __init__(self, count: int, taken: Mapping[int, int], stream: str, followed: Mapping[int, int] = _NONE) -> None:
+        self.count, self._taken, self._stream, self._followed = count, taken, stream, followed
         self.chosen: list[Candidate] = []
         self._last: _InTurn | None = None  # the worst that is chosen, once there are enough
         self._sizes: Counter[tuple[int, int]] = Counter()
@@ -136,7 +149,7 @@ class BalancedChoice:
 
     def add(self, candidate: Candidate) -> None:
         """Choose among those that are chosen and this one."""
-        found = _in_order([*self.chosen, candidate], self.count, self._taken)[: self.count]
+        found = _in_order([*self.chosen, candidate], self.count, self._taken, self._followed)[: self.count]
         self.chosen = [each.candidate for each in found]
         self._last = found[-1] if len(found) == self.count else None
         self._sizes = Counter(each.group for each in self.chosen)
@@ -149,8 +162,8 @@ class BalancedChoice:
         largest = self._largest.get((label, source), 0.0)
         turn = self._sizes[label, source]
         before = sum(min(turn, size) for (other, _), size in self._sizes.items() if other == label)  # at least
-        taken, key = self._taken.get(label, 0), class_key(self._stream, label)
-        mine, last = _order(turn, before, taken, key, self.count), self._last.order
+        taken, key, quota = self._taken.get(label, 0), class_key(self._stream, label), self._followed.get(label, 0)
+        mine, last = _order(turn, before, taken, key, self.count, quota), self._last.order
         if mine == last:
             return max(largest, self._last.candidate.key)
         return inf if mine < last else largest
@@ -178,6 +191,8 @@ class BalancedChoice:
             taken, stream = self._taken, self._stream
             self._turns = sorted(
                 range(classes),
-                key=lambda label: _order(0, 0, taken.get(label, 0), class_key(stream, label), self.count),
+                key=lambda label: _order(
+                    0, 0, taken.get(label, 0), class_key(stream, label), self.count, self._followed.get(label, 0)
+                ),
             )
         return self._turns

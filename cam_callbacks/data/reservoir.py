@@ -77,6 +77,7 @@ class Reservoir:
         classes: How many classes there are, so that larger labels are passed over; None if it is not known.
         form: The form of the images that are wanted; None for that of most.
         taken: How many images of each class are taken already, for the balance.
+        followed: How many images of some classes are drawn before all others.
         excluded: Digests of images that are not wanted.
 
     Attributes:
@@ -93,11 +94,12 @@ class Reservoir:
         classes: int | None = None,
         form: Form | None = None,
         taken: Mapping[int, int] | None = None,
+        followed: Mapping[int, int] | None = None,
         excluded: Container[bytes] = (),
     ) -> None:
         self.count, self.unknown_labels, self.left_out = count, set[int](), Counter[str]()
         self._stream, self._rank, self._classes, self._form = stream, rank, classes, form
-        self._taken, self._excluded = {} if taken is None else taken, excluded
+        self._taken, self._followed, self._excluded = taken or {}, followed or {}, excluded
         self._kept: dict[Form, _OfOneForm] = {}
         self._batches: Counter[int] = Counter()  # of each source, so far
         self._sizes: dict[int, int] = {}  # of the last batch of each source that was read
@@ -171,7 +173,7 @@ class Reservoir:
         """Return what is kept of a form; None if it is not wanted."""
         is_wanted = form == self._form if self._form is not None else len(self._kept) < _MAX_FORMS
         if form not in self._kept and is_wanted:
-            self._kept[form] = _OfOneForm(BalancedChoice(self.count, self._taken, self._stream))
+            self._kept[form] = _OfOneForm(BalancedChoice(self.count, self._taken, self._stream, self._followed))
         return self._kept.get(form)
 
     def _take(self, kept: _OfOneForm, samples: Samples, row: int, described: tuple[float, int, int]) -> None:

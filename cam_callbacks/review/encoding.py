@@ -232,7 +232,7 @@ def _audit(audited: AuditSnapshot) -> AuditJson:
         gap=result.gap_name,
         threshold=verdict.threshold,
         masks=result.mask_source,
-        images=len(audited.images),
+        images=len(result.labels),
         notes=list(result.notes),
         measures={name: _measure(result.spec_of(name), measured, labels) for name, measured in measures.items()},
     )
