@@ -105,7 +105,7 @@ def _ruler(generator: torch.Generator) -> Tensor:
     first = int(_uniform(0, 4, generator))
     number = (ROWS - first) // 3
     length = torch.where(number % 5 == 0, 6, 4)
-    return (((ROWS - first) % 3 == 0) & (COLUMNS < length)).float()
+    return (((ROWS - first) % 3 == 0) & (length > COLUMNS)).float()
 
 
 def _distance_from_a_place(generator: torch.Generator) -> Tensor:
