@@ -13,7 +13,7 @@ from pytorch_lightning.loggers import TensorBoardLogger
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from cam_callbacks import CAMMonitor
+from cam_callbacks import CAMMonitor, GradCAM
 
 sys.path.append(str(Path(__file__).parents[1]))
 from quiet_lightning import quiet_lightning
@@ -87,7 +87,7 @@ def main() -> None:
     train = Scenes(args.num_images, args.clean, seed=2 * args.seed)
     val = Scenes(args.num_images // 4, args.clean, seed=2 * args.seed + 1)
     shutil.rmtree(args.logs / name, ignore_errors=True)
-    monitor = CAMMonitor(num_probes=8)
+    monitor = CAMMonitor(method=GradCAM())
     trainer = pl.Trainer(
         max_epochs=args.epochs,
         logger=TensorBoardLogger(save_dir=args.logs, name="", version=name),

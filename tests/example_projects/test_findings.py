@@ -10,7 +10,7 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 EPOCHS = 2
-OPTIONS = ("--epochs", EPOCHS, "--num-images", 768, "--batch-size", 8)
+OPTIONS = ("--epochs", EPOCHS, "--num-images", 640, "--batch-size", 8)
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 EPOCHS = 2
-OPTIONS = ("--epochs", EPOCHS, "--num-images", 384, "--batch-size", 4)
+OPTIONS = ("--epochs", EPOCHS, "--num-images", 320, "--batch-size", 4)
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +45,7 @@ def test_the_class_of_each_pixel_is_that_of_the_one_object(data):
     assert item["mask"].unique().tolist() == [0, data.TRAY]
     assert scenes[0]["mask"].unique().tolist() == [0, data.PLATE]
     share = (scenes.masks > 0).float().mean(dim=(1, 2))
-    assert 0.04 < share.min()
+    assert share.min() > 0.04
     assert share.max() < 0.2
     assert item["image"][:, item["mask"] > 0].mean() > 0.8
 
