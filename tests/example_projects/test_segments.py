@@ -9,7 +9,7 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 EPOCHS = 2
-OPTIONS = ("--epochs", EPOCHS, "--num-images", 320, "--batch-size", 4)
+OPTIONS = ("--epochs", EPOCHS, "--num-images", 384, "--batch-size", 4)
 
 
 @pytest.fixture(scope="module")
