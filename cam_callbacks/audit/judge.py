@@ -24,7 +24,8 @@ _SECOND_LEVEL = 0.025
 _WITHOUT_COLLAGE = ("recolor_gap",)  # what a collage breaks, a blur may break too; only a gap has two arms
 _RING_THRESHOLD = 0.15
 _MIN_PER_CLASS = 10
-_FOLLOWED = 8  # classes at a time
+_FOLLOWED = 8  # classes at a time, at most
+_WORTH = 0.25  # of the largest score, to be followed
 _LACK_OF_HEAT = 0.25  # of the object's area: how much less heat than on a flat map counts as away from it
 _TAIL = 0.025
 _ROUNDING = 1e-4
@@ -59,8 +60,8 @@ def judge(result: AuditResult, previous: Verdict | None = None, threshold: float
     is not judged, and one that costs more than 0.1, or lacks masks that are given, gives a warning only; so do those of
     position and size, which change more than they say.
 
-    Of many classes (`result.is_screened`) single ones are followed: the eight that look worst get more images at the
-    next look, and are judged by these alone, each against all that were ever followed.
+    Of many classes (`result.is_screened`) single ones are followed: those that look worst, eight at most, get more
+    images at the next look, and are judged by these alone, each against all that were ever followed.
 
     Where swapping itself costs the model more than 0.2 of its accuracy, it is not a fair test, and only the gap of
     recolored backgrounds is judged. Where it costs more than 0.1, or where masks are estimated, an alarm needs a second
@@ -155,9 +156,11 @@ def _suspects(
 
 
 def _to_follow(evidence: Evidence, name: str, suspects: _Suspects) -> tuple[int, ...]:
-    """Return the classes of which the next look shall have more images: those that look worst, and are not found."""
-    scores = {label: score for label, score in evidence.scores(name).items() if label not in suspects.found}
-    return tuple(sorted(sorted(scores, key=lambda label: -scores[label])[:_FOLLOWED]))
+    """Return the classes of which the next look shall have more images: those that look worst, unless they are certain."""
+    scores = {label: score for label, score in evidence.scores(name).items() if label not in suspects.certain}
+    least = _WORTH * max(scores.values(), default=0.0)
+    worst_first = sorted(scores, key=lambda label: -scores[label])[:_FOLLOWED]
+    return tuple(sorted(label for label in worst_first if scores[label] >= least))
 
 
 def _p_values(

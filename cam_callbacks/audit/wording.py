@@ -172,7 +172,9 @@ def _what_is_used(result: AuditResult, verdict: Verdict) -> str:
         return ""
     gap, recolored = result.gap, result["recolor_gap"]
     pairs = [(gap.overall, recolored.overall)] * verdict.overall
-    pairs += [(gap.per_class[index], recolored.per_class[index]) for index in verdict.classes]
+    pairs += [(gap.per_class[index], recolored.per_class[index]) for index in verdict.classes if index in gap.per_class]
+    if not pairs:
+        return ""
     share = sum(color.value / whole.value if whole.value > 0 else 0.0 for whole, color in pairs) / len(pairs)
     if share > _LARGE_SHARE:
         return "Changing only the background's *color* accounts for most of the effect: the model uses its color."

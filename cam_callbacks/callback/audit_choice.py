@@ -16,7 +16,7 @@ from cam_callbacks.audit.questions import question_about
 from cam_callbacks.audit.registry import InterventionError, checked, intervention
 from cam_callbacks.callback import trainer as of_trainer
 from cam_callbacks.callback.audit_images import AuditImages, AuditSet
-from cam_callbacks.callback.audit_offers import NOTHING_KNOWN, Choice, Draw, half
+from cam_callbacks.callback.audit_offers import NOTHING_KNOWN, Choice, Draw, are_many, num_stay
 from cam_callbacks.callback.notices import IMAGES_LEFT_OUT
 from cam_callbacks.callback.stage import MonitorParts, Stage
 from cam_callbacks.callback.task import audited_task
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
 _IMAGES_CHECKED = 2
 _OF_CLASSES = ("single-label", "segmentation", "detection", "embedding")
-_FEWEST = 4  # images of a class at a look, or classes are followed
 _SHARE_FOLLOWED = 0.75  # of the images that are drawn anew
 _NO_LABELS = "no labels of two or more classes came with the images"
 _OF_MASKS = ("masks", "masks_estimated", "mask_agreement")
@@ -96,7 +95,7 @@ class AuditChoice(Stage):
         described = self.agreed(of_trainer.broadcast, self.trainer, self.agreed(self._describe, choice, drawn, errors))
         fixed, fresh = self.agreed(_halves, choice, drawn, described)
         stay = fixed if watched.is_first else watched.images
-        found = self.agreed(AuditSet.of, stay, fresh, watched.count, watched.draw.followed)
+        found = self.agreed(AuditSet.of, stay, fresh, watched.count, self._classes, watched.draw.followed)
         if found is None:
             return None
         if self.memory.are_heatmaps_off and found.images.masks is None and found.images.images.ndim > 4:
@@ -129,8 +128,7 @@ class AuditChoice(Stage):
     @property
     def is_screened(self) -> bool:
         """Whether there are too many classes for each to have a few images at a look, so that some are followed."""
-        classes, count = self._classes, self._watched.count
-        return classes is not None and self.task in _OF_CLASSES and classes * _FEWEST > count
+        return self.task in _OF_CLASSES and are_many(self._classes, self._watched.count)
 
     @property
     def _draw(self) -> Draw:
@@ -138,7 +136,7 @@ class AuditChoice(Stage):
         before = self.memory.previous_verdict
         if not self.is_screened or not of_trainer.is_fitting(self.trainer) or before is None or before.evidence is None:
             return NOTHING_KNOWN
-        fresh = self._watched.count - half(self._watched.count)
+        fresh = self._watched.count - num_stay(self._watched.count, self._classes)
         quota = int(_SHARE_FOLLOWED * fresh) // max(len(before.followed), 1)
         return Draw(before.evidence.seen(), dict.fromkeys(before.followed, quota))
 

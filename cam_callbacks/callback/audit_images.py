@@ -13,7 +13,7 @@ from torch import Tensor
 
 from cam_callbacks.audit.drawing import as_drawn
 from cam_callbacks.audit.question import AuditTask
-from cam_callbacks.callback.audit_offers import NOTHING_KNOWN, Choice, Draw, Kept, Offer, chosen, half, room
+from cam_callbacks.callback.audit_offers import NOTHING_KNOWN, Choice, Draw, Kept, Offer, chosen, num_stay, room
 from cam_callbacks.callback.kept_images import KeptImages
 from cam_callbacks.data.batches import Samples
 from cam_callbacks.data.probes import ProbeSet
@@ -40,7 +40,12 @@ class AuditSet:
 
     @classmethod
     def of(
-        cls, fixed: ProbeSet | None, fresh: ProbeSet | None, count: int, followed: Mapping[int, int] = _NONE
+        cls,
+        fixed: ProbeSet | None,
+        fresh: ProbeSet | None,
+        count: int,
+        classes: int | None = None,
+        followed: Mapping[int, int] = _NONE,
     ) -> AuditSet | None:
         """Put both halves together; None where both are missing.
 
@@ -48,6 +53,7 @@ class AuditSet:
             fixed: The half that stays.
             fresh: The half that was drawn for this look.
             count: How many images are asked about at most.
+            classes: How many classes the model has; None if it is not known.
             followed: How many images of some classes are asked about before all others, in the half that is fresh.
         """
         parts = [part for part in (fixed, fresh) if part is not None]
@@ -58,7 +64,7 @@ class AuditSet:
         assert labels is not None
         asked = torch.arange(num_fixed)
         if fresh is not None:
-            asked = _asked(labels[:num_fixed], half(count), {})
+            asked = _asked(labels[:num_fixed], num_stay(count, classes), {})
             asked = torch.cat([asked, num_fixed + _asked(labels[num_fixed:], count - len(asked), followed)])
         asked = asked[:count]
         asked = asked[labels[asked].argsort(stable=True)]
@@ -128,7 +134,7 @@ class AuditImages(KeptImages):
         known: dict[str, Any] = {"rank": rank, "classes": classes}
         if self.images is None or anew:  # as `is_first`
             self._reservoirs = (
-                Reservoir(room(half(self.count), classes), "fixed", **known),
+                Reservoir(room(num_stay(self.count, None), classes), "fixed", **known),
                 Reservoir(room(self.count, classes), f"look {look}", **known),
             )
         elif not self.are_all and len(self.images) < room(self.count, classes):
@@ -136,7 +142,7 @@ class AuditImages(KeptImages):
             assert kept is not None
             known |= {"form": Form.of(self.images), "excluded": kept.digests}
             known |= {"taken": draw.seen or kept.classes, "followed": draw.followed}
-            fresh = self.count - min(len(self.images), half(self.count))
+            fresh = self.count - min(len(self.images), num_stay(self.count, classes))
             self._reservoirs = (Reservoir(room(fresh, classes), f"look {look}", **known),)
 
     def rest(self) -> None:

@@ -10,6 +10,7 @@ from cam_callbacks.data.balancing import Candidate, balanced
 from cam_callbacks.data.reservoir import Form, Found
 
 _OF_A_CLASS = 2  # images, to be compared
+_FEW = 4  # images of a class at a look
 
 
 @dataclass(frozen=True)
@@ -123,10 +124,10 @@ def chosen(
     if kept is None:
         everything = balanced(all_fresh, len(all_fresh), {})
         are_all = 0 < len(everything) <= count and all(found.is_whole for found in fresh)
-        stay = everything if are_all else balanced(may_stay, room(half(count), many), {})
+        stay = everything if are_all else balanced(may_stay, room(num_stay(count, many), many), {})
         kept = Kept.of(stay)
     others = [each for each in all_fresh if each.digest not in kept.digests]
-    asked = min(sum(kept.classes.values()), count if are_all else half(count))
+    asked = min(sum(kept.classes.values()), count if are_all else num_stay(count, many))
     anew = balanced(others, room(count - asked, many), draw.seen or kept.classes, draw.followed)
     unknown = unknown.union(*(offer.unknown_labels for offer in offers))
     return Choice(form, stay, anew, are_all, unknown, left_out)
@@ -140,6 +141,11 @@ def room(count: int, classes: int | None) -> int:
     return count if classes is not None and _OF_A_CLASS * classes <= count else _OF_A_CLASS * count
 
 
-def half(count: int) -> int:
-    """Return how many of the images stay."""
-    return (count + 1) // 2
+def are_many(classes: int | None, count: int) -> bool:
+    """Return whether there are too many classes for each to have a few of the images that are asked about."""
+    return classes is not None and classes * _FEW > count
+
+
+def num_stay(count: int, classes: int | None) -> int:
+    """Return how many of the images stay: half of them, or of many classes a quarter."""
+    return (count + 3) // 4 if are_many(classes, count) else (count + 1) // 2
