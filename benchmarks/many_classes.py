@@ -28,7 +28,7 @@ from cam_callbacks.audit.statistics import wilson
 
 SIDE, GLYPH, CELL = 32, 5, 3
 BIASED, AGREEMENT = 5, 0.95
-LOOKS, WARM_UP = 5, 5
+LOOKS, WARM_UP = 5, 8
 OUT = Path(__file__).parents[1] / "build" / "many_classes.jsonl"
 Run = dict[str, Any]
 
@@ -80,10 +80,11 @@ def draw(classes: int, biased: int, seed: int, count: int, own_tint: float = AGR
         masks[row, top : top + side, left : left + side] = True
     hue = torch.rand(count, generator=chance)
     is_own = (labels < biased) & (torch.rand(count, generator=chance) < own_tint)
-    hue = torch.where(is_own, (labels + 0.06 * torch.randn(count, generator=chance)) / max(biased, 1), hue)
+    hue = torch.where(is_own, (labels + 0.03 * torch.randn(count, generator=chance)) / max(biased, 1), hue)
     angles = 2 * torch.pi * (hue.unsqueeze(1) - torch.arange(3) / 3)
     blotches = F.interpolate(torch.randn(count, 1, 5, 5, generator=chance), size=(SIDE, SIDE), mode="bicubic")
-    ground = 0.3 * angles.cos()[:, :, None, None] + 0.1 * blotches
+    strength = torch.where(is_own, 0.4, 0.15).view(-1, 1, 1, 1)  # no other ground has such a tint
+    ground = strength * angles.cos()[:, :, None, None] + 0.1 * blotches
     light = (0.4 + 0.2 * torch.rand(count, 1, 1, 1, generator=chance)).expand_as(ground)
     glyph = torch.where(ink.unsqueeze(1), light, -light)
     images = torch.where(masks.unsqueeze(1), glyph, ground) + 0.25 * torch.randn(count, 3, SIDE, SIDE, generator=chance)

@@ -38,16 +38,17 @@ class Classes(Question):
         return choose_donors(self.about, usable, self.probes.fingerprint, count)
 
     def read(self, output: Any, rows: Tensor, outputs: OutputReader) -> Readings:
-        """Return whether answers are right, and the probability of the true class.
+        """Return whether answers are right, the probability of the true class, and the class that is answered.
 
         Raises:
             ValueError: The model does not have a class.
         """
         probabilities = outputs.class_scores(output).probabilities
         labels = checked_classes(self.about[rows.cpu()], probabilities).to(probabilities.device)
-        correct = (probabilities.argmax(dim=1) == labels).float()
+        answered = probabilities.argmax(dim=1)
+        correct = (answered == labels).float()
         probability = probabilities.gather(1, labels.unsqueeze(1)).squeeze(1)
-        return only_known(torch.stack([correct, probability]), probabilities)
+        return only_known(torch.stack([correct, probability, answered.float()]), probabilities)
 
 
 def checked_classes(labels: Tensor, scores: Tensor) -> Tensor:

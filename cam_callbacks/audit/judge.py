@@ -26,6 +26,7 @@ _RING_THRESHOLD = 0.15
 _MIN_PER_CLASS = 10
 _FOLLOWED = 8  # classes at a time, at most
 _WORTH = 0.25  # of the largest score, to be followed
+_LEAST = 1e-3  # of a score
 _LACK_OF_HEAT = 0.25  # of the object's area: how much less heat than on a flat map counts as away from it
 _TAIL = 0.025
 _ROUNDING = 1e-4
@@ -156,11 +157,11 @@ def _suspects(
 
 
 def _to_follow(evidence: Evidence, name: str, suspects: _Suspects) -> tuple[int, ...]:
-    """Return the classes of which the next look shall have more images: those that look worst, unless they are certain."""
+    """Return the classes that get more images at the next look: those that look worst, unless they are certain."""
     scores = {label: score for label, score in evidence.scores(name).items() if label not in suspects.certain}
     least = _WORTH * max(scores.values(), default=0.0)
     worst_first = sorted(scores, key=lambda label: -scores[label])[:_FOLLOWED]
-    return tuple(sorted(label for label in worst_first if scores[label] >= least))
+    return tuple(sorted(label for label in worst_first if scores[label] >= max(least, _LEAST)))
 
 
 def _p_values(

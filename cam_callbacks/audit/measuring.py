@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import Literal
 
@@ -17,7 +18,7 @@ from cam_callbacks.audit.observations import Answers, Observations
 from cam_callbacks.audit.properties import DataProperty, data_properties
 from cam_callbacks.audit.question import AuditTask, most_frequent_share
 from cam_callbacks.audit.registry import Intervention
-from cam_callbacks.audit.result import AuditResult, Further
+from cam_callbacks.audit.result import AuditResult, Confusion, Further
 from cam_callbacks.audit.statistics import measure
 from cam_callbacks.data.probes import ProbeSet
 from cam_callbacks.explain.explanation import upsample
@@ -27,7 +28,7 @@ from cam_callbacks.explain.network import TargetLayer
 from cam_callbacks.explain.portions import in_portions
 
 _KINDS = ("same", "other")
-_SHOWN, _LEAKED = 1, 2  # of the readings
+_SHOWN, _LEAKED, _ANSWERED = 1, 2, 2  # of the readings
 
 
 def audit_model(
@@ -114,6 +115,7 @@ def measures_of(observations: Observations, parts: Sequence[Answers]) -> AuditRe
         passes=answers.passes,
         further=tuple(_further(observations, answers)),
         data=tuple(_data(observations)),
+        confusions=_confusions(observations, answers),
     )
 
 
@@ -124,6 +126,23 @@ def _data(observations: Observations) -> list[DataProperty]:
     are_given, asked = observations.mask_source == "given", observations.asked
     masks = None if observations.masks is None else observations.masks[asked]
     return data_properties(observations.images[asked], observations.labels, masks, are_given)
+
+
+def _confusions(observations: Observations, answers: Answers) -> dict[int, Confusion]:
+    """Return what each class is most often answered as if the background is one of another class."""
+    if observations.question.task != "single-label":
+        return {}
+    judged = observations.exchanges[0]
+    same, other = (judged.with_donors(kind, answers.readings)[..., 0] for kind in _KINDS)
+    givers = observations.question.about[judged.donors.other[:, 0].clamp_min(0)]
+    pairs: dict[int, Counter[tuple[int, int]]] = {}
+    for row in ((same[0] == 1) & (other[0] == 0)).nonzero().flatten().tolist():
+        counts = pairs.setdefault(int(observations.labels[row]), Counter())
+        counts[int(other[_ANSWERED, row]), int(givers[row])] += 1
+    return {
+        label: Confusion(*counts.most_common(1)[0][0], counts.most_common(1)[0][1], counts.total())
+        for label, counts in pairs.items()
+    }
 
 
 def _blank_maps(answers: Answers, heatmaps: Tensor | None) -> Iterator[str]:

@@ -51,6 +51,23 @@ class Further:
     warns_only: bool
 
 
+@dataclass(frozen=True)
+class Confusion:
+    """What the images of a class are most often answered as if their background is one of another class.
+
+    Attributes:
+        answer: The class that is answered.
+        background: The class whose background it is.
+        count: How many answers become that.
+        changed: Of how many answers that are right before a background of the same class, and wrong before another.
+    """
+
+    answer: int
+    background: int
+    count: int
+    changed: int
+
+
 @dataclass(frozen=True, eq=False)
 class AuditResult:
     """The numbers of one look.
@@ -80,6 +97,8 @@ class AuditResult:
         task: What the model is trained to answer.
         endings: What follows the name of a gap in each of its forms.
         truths: What is true of each image, in a few words.
+        confusions: By class, what its images are answered as before the backgrounds of which other class; of one class
+            for each image only.
         is_screened: Whether there are too many classes to judge all of them at once, so that some are followed.
     """
 
@@ -100,6 +119,7 @@ class AuditResult:
     task: AuditTask = "single-label"
     endings: tuple[str, ...] = ("", "_probability")
     truths: tuple[str, ...] = ()
+    confusions: Mapping[int, Confusion] = field(default_factory=dict)
     is_screened: bool = False
 
     def __post_init__(self) -> None:

@@ -51,13 +51,18 @@ class Segments(Question):
                 "probes have no class of each pixel; give ProbeSet(images, annotations=...), (N, *spatial)"
             )
         self._pixels = pixels.long()
-        about = largest_classes(self._pixels, class_zero_is_background(probes.class_names))
+        has_background = class_zero_is_background(probes.class_names)
+        about = largest_classes(self._pixels, has_background)
         objects = self._pixels == about.view(-1, *[1] * (pixels.ndim - 1))
         super().__init__(replace(probes, masks=objects, masks_estimated=False), about.clamp_min(0))
         self.is_asked = (about >= 0) & is_informative(objects)
         if not any(len(self._with(label)) > 1 and len(self._without(label)) for label in self.about.unique().tolist()):  # type: ignore[no-untyped-call]
+            hint = (
+                "" if has_background else f". {probes.class_names.name(0)!r} is taken for an object, not for background"
+            )
             raise ValueError(
                 f"no class is the object of 2 of the {len(probes)} images and missing in another, which the audit needs"
+                f"{hint}"
             )
 
     @property

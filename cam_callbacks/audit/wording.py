@@ -10,6 +10,7 @@ from cam_callbacks.audit.properties import DataProperty
 from cam_callbacks.audit.result import MAX_COST, MIN_IMAGES, AuditResult
 from cam_callbacks.audit.statistics import Estimate
 from cam_callbacks.audit.verdict import WORST_FIRST, Verdict
+from cam_callbacks.audit.wording_followed import confusion_text, followed_lines
 from cam_callbacks.audit.wording_further import DIGITS, finding_text, further_text, shown
 from cam_callbacks.audit.words import Words, words_of
 
@@ -27,10 +28,6 @@ _EXCHANGED = {  # which intervention exchanges a property
 }
 _LARGE_SHARE, _SMALL_SHARE = 0.6, 0.25  # of the effect
 
-_NOT_LEARNED = {
-    "single-label": "**Nothing to judge yet**: the accuracy is not clearly above that of always answering the most "
-    "frequent class."
-}
 _MASKS = "masks of the object, or Audit(masks=...)"
 
 
@@ -83,9 +80,7 @@ def _headline(result: AuditResult, verdict: Verdict, is_alone: bool) -> str:
         "answers, so the gap says nothing: the model may depend on its background, or may not take pasted images. "
         "Recoloring the background found nothing.",
         "too few images": f"**Too few images to say anything**: {result.gap.overall.count} of {MIN_IMAGES}.",
-        "not learned": _NOT_LEARNED.get(
-            result.task, f"**Nothing to judge yet**: {words.right_is} is not clearly above chance."
-        ),
+        "not learned": f"**Nothing to judge yet**: {words.right_is} is not clearly above {words.chance}.",
     }[verdict.state]
 
 
@@ -204,10 +199,13 @@ def _numbers(result: AuditResult, verdict: Verdict) -> str:
         f"{gap.overall.count} images of this look.",
         "",
     ]
+    if result.is_screened:
+        return "\n".join([*lines, *followed_lines(result, verdict)])
     worst_first = sorted(gap.per_class, key=lambda index: _descending(gap.per_class[index]))
     for index in worst_first[:_MAX_CLASSES]:
         estimate = gap.per_class[index]
         line = f"- {result.class_names.name(index)}: {shown(estimate)}, {estimate.count} images"
+        line += confusion_text(result, index) if index in verdict.classes else ""
         if index in verdict.classes and in_probability is not None:  # which may be where it was found
             line += f"; in {words.shown} {shown(in_probability.per_class[index])}"
         lines.append(line)
@@ -261,8 +259,8 @@ def _heat(result: AuditResult, verdict: Verdict) -> str:
         return ""
     heat, over_area = result["heat_on_object"].per_class, result["heat_over_area"].per_class
     lines = [
-        f"Heat by {result.heat_method} of the true class, which the pictures may show by another method (evidence, not "
-        "proof):",
+        f"Heat by {result.heat_method} of the true {words_of(result.task).one}, which the pictures may show by another "
+        "method (evidence, not proof: heat shows where, not which):",
         "",
     ]
     for index in list(verdict.heat)[:_MAX_CLASSES]:
@@ -310,6 +308,8 @@ def _told_by(result: AuditResult, given: DataProperty) -> str:
 
 def _missing_images(result: AuditResult) -> str:
     """Say which classes have few numbers, and what would help: masks where these failed, images where there are few."""
+    if result.is_screened:
+        return ""
     one, many = words_of(result.task).one, words_of(result.task).many
     few = [index for index, estimate in result.gap.per_class.items() if estimate.count < MIN_IMAGES]
     lack_masks = [index for index in few if _lacks_masks(result, index)]

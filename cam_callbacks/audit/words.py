@@ -12,6 +12,7 @@ class Words:
     Attributes:
         right: The name of the measure of right answers.
         right_is: That measure in words, within a sentence.
+        chance: What it has to be above.
         one: What images are asked about.
         many: Several of them.
         of_same: Whose background, or what else is exchanged, goes with what is true: "of the same class".
@@ -25,6 +26,7 @@ class Words:
 
     right: str = "accuracy"
     right_is: str = "accuracy"
+    chance: str = "that of always answering the most frequent class"
     one: str = "class"
     many: str = "classes"
     of_same: str = "of the same class"
@@ -39,16 +41,18 @@ class Words:
 _WORDS = {
     "single-label": Words(),
     "multi-label": Words(
+        chance="that of always answering what is more frequent",
         one="label",
         many="labels",
         of_same="of images that agree in the label",
         of_other="of images that do not",
         shown="the probability of what is true",
-        donors=("agrees", "does not"),
+        donors=("same truth", "other truth"),
     ),
     "regression": Words(
         right="skill",
         right_is="skill",
+        chance="0, that of always answering the median",
         one="number",
         many="numbers",
         of_same="of an image with nearly the same number",
@@ -61,15 +65,24 @@ _WORDS = {
     "segmentation": Words(
         right="iou",
         right_is="IoU",
+        chance="that of seeing the class everywhere, and 0.1",
         of_other="of an image without it",
         shown="the mean probability on the object",
         donors=("own class", "without it"),
         least=0.1,
     ),
     "detection": Words(
-        right="recall", right_is="the share of objects found", shown="the largest IoU times score", least=0.1
+        right="recall",
+        right_is="the share of objects found",
+        chance="0.1",
+        shown="the largest IoU times score",
+        least=0.1,
     ),
-    "embedding": Words(right_is="the share of images nearest to their class", shown="the cosine to the true class"),
+    "embedding": Words(
+        right_is="the share of images nearest to their class",
+        chance="the share of the largest class",
+        shown="the cosine to the true class",
+    ),
 }
 
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 _IMAGES_CHECKED = 2
 _OF_CLASSES = ("single-label", "segmentation", "detection", "embedding")
-_SHARE_FOLLOWED = 0.75  # of the images that are drawn anew
+_SHARE_FOLLOWED = 0.85  # of the images that are drawn anew
 _NO_LABELS = "no labels of two or more classes came with the images"
 _OF_MASKS = ("masks", "masks_estimated", "mask_agreement")
 

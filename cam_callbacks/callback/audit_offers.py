@@ -10,6 +10,7 @@ from cam_callbacks.data.balancing import Candidate, balanced
 from cam_callbacks.data.reservoir import Form, Found
 
 _OF_A_CLASS = 2  # images, to be compared
+_MANY = 16  # classes at least
 _FEW = 4  # images of a class at a look
 
 
@@ -138,12 +139,13 @@ def room(count: int, classes: int | None) -> int:
 
     The second image of a class then only gives its background.
     """
-    return count if classes is not None and _OF_A_CLASS * classes <= count else _OF_A_CLASS * count
+    is_enough = classes is not None and (not are_many(classes, count) or _OF_A_CLASS * classes <= count)
+    return count if is_enough else _OF_A_CLASS * count
 
 
 def are_many(classes: int | None, count: int) -> bool:
     """Return whether there are too many classes for each to have a few of the images that are asked about."""
-    return classes is not None and classes * _FEW > count
+    return classes is not None and classes >= _MANY and classes * _FEW > count
 
 
 def num_stay(count: int, classes: int | None) -> int:

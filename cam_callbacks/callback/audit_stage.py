@@ -138,7 +138,7 @@ class AuditStage(Stage):
             self.memory.previous_verdict = verdict
         trust = {} if snapshot is None else _joined_trust(shares, snapshot)
         passes = result.passes + _PASSES_OF_FAITHFULNESS * sum(len(each.probe_rows) for each in shares)
-        return AuditSnapshot(images.images, result, verdict, trust, passes, images.is_fixed)
+        return AuditSnapshot(observations.probes, result, verdict, trust, passes, images.is_fixed)
 
     def _scalars(self, found: AuditSnapshot) -> dict[str, float]:
         return found.scalars() | {tags.AUDIT_SECONDS: time.perf_counter() - self._began}

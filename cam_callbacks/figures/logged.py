@@ -286,13 +286,13 @@ def swaps_picture(audited: AuditSnapshot) -> Picture | None:
         The picture; None if nothing could be swapped.
     """
     images, result = audited.images, audited.result
-    shown = most_affected(result, _MAX_SWAPS)
+    shown = most_affected(result, _MAX_SWAPS, audited.verdict.classes)
     if len(shown) == 0:
         return None
     masks = None if result.mask_source == "none" else images.masks
     total = int((~result.swap_answers.isnan()).all(dim=1).sum())
     title = [
-        Line(f"{len(shown)} of the {total} images; those that lose most first"),
+        Line(f"{len(shown)} of the {total} images; of each {words_of(result.task).one} those that lose most"),
         Line(f"above each: whose {'ring' if masks is None else 'background'} it has,", MUTED),
         Line(f"and {words_of(result.task).shown}", MUTED),
     ]
@@ -360,8 +360,13 @@ def _rounded_up(value: float) -> float:
     return math.ceil(value / unit) * unit
 
 
-def most_affected(result: AuditResult, count: int) -> Tensor:
+def most_affected(result: AuditResult, count: int, found: Sequence[int] = ()) -> Tensor:
     """Choose the images whose true class loses most on another class's background.
+
+    Args:
+        result: The numbers.
+        count: How many.
+        found: The classes of which the verdict found a dependence: they come before the others.
 
     Returns:
         (n,) int64, n at most `count`: first the worst image of each class, then the second worst of each, and so on.
@@ -377,4 +382,7 @@ def most_affected(result: AuditResult, count: int) -> Tensor:
         label = int(result.labels[index])
         ranks[index] = seen[label]
         seen[label] += 1
-    return torch.tensor(sorted(worst_first, key=lambda index: ranks[index])[:count], dtype=torch.long)
+    first = [index for index in worst_first if int(result.labels[index]) in found]
+    rest = [index for index in worst_first if int(result.labels[index]) not in found]
+    ordered = [index for part in (first, rest) for index in sorted(part, key=lambda index: ranks[index])]
+    return torch.tensor(ordered[:count], dtype=torch.long)

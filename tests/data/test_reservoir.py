@@ -60,6 +60,9 @@ class TestWhatIsDrawn:
             for taken in ({}, {0: 3, 2: 5}):
                 found = draw(labels, count, classes=classes, taken=taken)
                 assert candidates(found) == balanced(everything, count, taken)
+                followed = {0: 3, 3: 2}
+                found = draw(labels, count, classes=classes, taken=taken, followed=followed)
+                assert candidates(found) == balanced(everything, count, taken, followed)
 
     def test_the_best_of_all_are_among_the_best_of_each_part(self) -> None:
         labels = PASSES["by chance"]
@@ -73,17 +76,30 @@ class TestWhatIsDrawn:
         shares = {name: Counter(each.label for each in candidates(draw(PASSES[name], 30))) for name in PASSES}
         assert shares["sorted"] == {0: 10, 1: 10, 2: 10}
         assert shares["a rare class, late"] == {0: 13, 1: 13, 2: 4}
-        assert shares["many classes"].most_common() == [(label, 3) for label, _ in shares["many classes"].most_common()]
+        assert set(shares["many classes"].values()) == {2}
 
     def test_of_many_classes_some_take_part_others_at_another_look(self) -> None:
         labels = [index % 100 for index in range(1000)]
         shares = [Counter(each.label for each in candidates(draw(labels, 64, stream))) for stream in "ab"]
         for share in shares:
-            assert set(share.values()) == {4}
-            assert len(share) == 16
-        assert len(shares[0].keys() & shares[1].keys()) < 10
-        taken = dict.fromkeys(shares[0], 4)
+            assert set(share.values()) == {2}
+            assert len(share) == 32
+        assert len(shares[0].keys() & shares[1].keys()) < 20
+        taken = dict.fromkeys(shares[0], 2)
         assert not shares[0].keys() & {each.label for each in candidates(draw(labels, 64, "b", taken=taken))}
+
+    def test_classes_that_are_followed_come_first(self) -> None:
+        labels = [index % 100 for index in range(1000)]
+        followed = {3: 8, 50: 5}
+        share = Counter(each.label for each in candidates(draw(labels, 64, followed=followed)))
+        assert [share[label] for label in followed] == [8, 5]
+        assert len(share) == 2 + (64 - 13 + 1) // 2
+
+    def test_of_the_others_those_come_first_of_which_the_fewest_were_seen(self) -> None:
+        labels = [index % 100 for index in range(1000)]
+        seen = {label: label % 5 for label in range(100)}
+        share = Counter(each.label for each in candidates(draw(labels, 40, taken=seen)))
+        assert {label % 5 for label in share} == {0}
 
     def test_batches_of_classes_that_do_not_take_part_need_not_be_read(self) -> None:
         labels = [index % 100 for index in range(6000)]
