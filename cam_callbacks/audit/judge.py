@@ -108,7 +108,7 @@ def judge(result: AuditResult, previous: Verdict | None = None, threshold: float
             state = "alarm"
     said = suspects.certain if state == "alarm" else suspects.found
     if evidence.followed is not None:
-        followed = _to_follow(evidence, judged[-1], suspects)
+        followed = _to_follow(evidence, [name for name in judged if name in evidence.values][-1], suspects)
         verdict = replace(verdict, followed=followed, evidence=evidence.following(followed))
     found = replace(
         verdict,
