@@ -69,6 +69,8 @@ def choose_donors(labels: Tensor, usable: Tensor, fingerprint: str, count: int =
 def in_turn(takers: Tensor, givers: Tensor, count: int) -> Tensor:
     """Return (n, `count`) donors for each of n images: others, of which all give about equally often; -1 for none.
 
+    Where there are fewer others, some give more than once.
+
     Args:
         takers: (n,) int64, the indices of images.
         givers: (m,) int64, the indices of those that may give, in the order in which they take turns.
@@ -77,6 +79,6 @@ def in_turn(takers: Tensor, givers: Tensor, count: int) -> Tensor:
     found = torch.full((len(takers), count), -1)
     for row, taker in enumerate(takers.tolist()):
         others = givers[givers != taker]
-        if len(others) >= count:
+        if len(others):
             found[row] = others[(row * count + torch.arange(count)) % len(others)]
     return found

@@ -123,9 +123,10 @@ def _data(observations: Observations) -> list[DataProperty]:
     """Return what simple properties give away of the classes, where images have one class each."""
     if observations.question.task in ("multi-label", "regression"):
         return []
-    are_given, asked = observations.mask_source == "given", observations.asked
-    masks = None if observations.masks is None else observations.masks[asked]
-    return data_properties(observations.images[asked], observations.labels, masks, are_given)
+    are_given, asked = observations.mask_source == "given", observations.question.is_asked[observations.asked]
+    rows, masks = asked.nonzero().flatten(), observations.own_masks
+    masks = None if masks is None else masks[rows]
+    return data_properties(observations.images[rows], observations.labels[rows], masks, are_given)
 
 
 def _confusions(observations: Observations, answers: Answers) -> dict[int, Confusion]:

@@ -109,7 +109,7 @@ class Observations:
         self.asked = slice(0, num_asked or len(probes))
         self.images, self.labels = probes.images.float(), self.question.about[self.asked]
         self.masks, self.mask_source, self.notes = _masks(self.probes, self.question, goes_by_masks)
-        may_give = self.question.usable(self.masks)
+        may_give = self.question.usable(self.masks, self.mask_source == "given")
         self.usable = may_give[self.asked]
         self.is_even = _places_in_class(self.labels) % 2 == 0
         self.value_range = interventions.value_range(self.images)
@@ -308,6 +308,8 @@ def _masks(
     """Return the masks, where they come from, and what there is to note about them."""
     masks, source = probes.masks, probes.mask_source
     informative = torch.zeros(0) if masks is None else attention.is_informative(masks)
+    if source == "given" and question.usable(masks, are_given=True)[question.is_asked].all():
+        return masks, source, ()
     found, count = int(informative.sum()), len(informative)
     remedy = "give masks, or Audit(masks=...)"
     if goes_by_masks is None:
@@ -323,7 +325,7 @@ def _masks(
             remedy += ", or pip install opencv-python-headless"
         note = f"No masks were given, and {'too few' if found else 'none'} could be estimated ({why})"
         return None, "none", (f"{note}: only the outer ring is swapped, a weak test; {remedy}",)
-    if found == count or (source == "given" and question.usable(masks).all()):
+    if found == count:
         return masks, source, ()
     if source == "estimated":
         note = f"{_sought(probes)} was found in only {found} of {count} images, the others are left out; {remedy}"

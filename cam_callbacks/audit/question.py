@@ -89,8 +89,13 @@ class Question(ABC):
         """Find out what has to be known of the images as they are; `ask` reads something out of the answers to all."""
         return
 
-    def usable(self, masks: Tensor | None) -> Tensor:
-        """Return (N,) which images have a background that can be exchanged."""
+    def usable(self, masks: Tensor | None, are_given: bool) -> Tensor:
+        """Return (N,) which images have a background that can be exchanged.
+
+        Args:
+            masks: (N, *spatial) bool; None if there are none.
+            are_given: Whether they are true, and not estimated.
+        """
         return self.is_asked if masks is None else self.is_asked & is_informative(masks)
 
     def targets(self, rows: Tensor) -> Targets:

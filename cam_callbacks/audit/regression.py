@@ -55,6 +55,7 @@ class Numbers(Question):
         self.truth = self._numbers.gather(1, self.about.unsqueeze(1)).squeeze(1)
         self.is_asked = torch.isfinite(self.truth)
         middle = self._numbers.nanmedian(dim=0).values
+        self._middle = middle[self.about]
         self._mean_error = (self._numbers - middle).abs().nanmean(dim=0)[self.about]
         self._least = _LEAST_DIFFERENCE * (high - low)[self.about]
 
@@ -64,9 +65,17 @@ class Numbers(Question):
         return [f"{number:.3g}" for number in self.truth.tolist()]
 
     @property
-    def chance(self) -> float:
-        """That of the median."""
-        return 0.0
+    def chance(self) -> Tensor:
+        """That of always answering the median: 0, or more if some numbers are so far off that it is cut off at -1."""
+        return self._skill(self._middle)
+
+    def _skill(self, answers: Tensor, rows: Tensor | None = None) -> Tensor:
+        """Return (n,) how right answers are to the images at `rows` (n,), all if None."""
+        truth, mean_error = self.truth.to(answers.device), self._mean_error.to(answers.device)
+        if rows is not None:
+            rows = rows.to(answers.device)
+            truth, mean_error = truth[rows], mean_error[rows]
+        return (1 - (answers - truth).abs() / mean_error).clamp_min(-1)
 
     def donors(self, usable: Tensor, count: int) -> Donors:
         """Choose images with nearly the same number, and such that half of the images lie between."""
@@ -94,21 +103,19 @@ class Numbers(Question):
         rows, count = rows.cpu(), self._numbers.shape[1]
         if found.ndim != 2 or found.shape[1] != count:
             raise ValueError(f"the model returned {tuple(found.shape)}; of an image {count} numbers are known")
-        about, truth, mean_error = (each[rows].to(found.device) for each in (self.about, self.truth, self._mean_error))
-        answer = found.gather(1, about.unsqueeze(1)).squeeze(1)
-        skill = 1 - (answer - truth).abs() / mean_error
-        return only_known(torch.stack([skill.clamp_min(-1), answer]), answer.unsqueeze(1))
+        answer = found.gather(1, self.about[rows].to(found.device).unsqueeze(1)).squeeze(1)
+        return only_known(torch.stack([self._skill(answer, rows), answer]), answer.unsqueeze(1))
 
     def gaps(self, same: Readings, other: Readings, donors: Donors) -> Mapping[str, Tensor]:
         """Return the slope (N, K) of the answer on the donor's number, within [-1, 1]."""
         numbers = [self._number_of(each[:, : same.shape[2]]) for each in (donors.same, donors.other)]
         step = numbers[1] - numbers[0]
-        step = step.where(step.abs() >= self._least.unsqueeze(1), torch.nan)
+        step = step.where(step.abs() >= self._least[: len(step)].unsqueeze(1), torch.nan)
         return {"": ((other[1] - same[1]) / step).clamp(-1, 1)}
 
     def _number_of(self, images: Tensor) -> Tensor:
         """Return the numbers of donors (N, K): those that the images which they give to are asked for."""
-        numbers = self._numbers[images.clamp_min(0), self.about.unsqueeze(1)]
+        numbers = self._numbers[images.clamp_min(0), self.about[: len(images)].unsqueeze(1)]
         return numbers.where(images >= 0, torch.nan)
 
     def targets(self, rows: Tensor) -> Targets:

@@ -18,7 +18,7 @@ from cam_callbacks.data.probes import ProbeSet
 from cam_callbacks.explain.model_outputs import OutputReader
 from cam_callbacks.explain.targets import SegmentationTarget, Targets
 
-_BACKGROUND = re.compile(r"backg|\bbg\b|void|unlabel|none|other|ignore|^0$", re.IGNORECASE)  # in a name
+_BACKGROUND = re.compile(r"backg|\bbg\b|\bvoid\b|unlabel|\bnone\b|\bother\b|\bignore|^0$", re.IGNORECASE)  # in a name
 _INTERPOLATED = {1: "linear", 2: "bilinear", 3: "trilinear"}
 
 
@@ -89,10 +89,16 @@ class Segments(Question):
         return (self.is_asked & (self.about == label)).nonzero().flatten()
 
     def _without(self, label: int) -> Tensor:
-        """Return (n,) the images that have nothing of a class, and a background to give."""
+        """Return (n,) the images that have nothing of a class, and a background to give.
+
+        If there are any with another object, it is these: its place is inpainted, like those of the class.
+        """
         assert self.probes.masks is not None
-        has_background = area_share(self.probes.masks) < 1
-        return (has_background & ~(self._pixels == label).flatten(1).any(dim=1)).nonzero().flatten()
+        is_without = ~(self._pixels == label).flatten(1).any(dim=1)
+        others = (is_without & self.is_asked).nonzero().flatten()
+        if len(others) > 1:
+            return others
+        return (is_without & (area_share(self.probes.masks) < 1)).nonzero().flatten()
 
     def read(self, output: Any, rows: Tensor, outputs: OutputReader) -> Readings:
         """Return the IoU, the mean probability of the class on the object, and the share of the rest seen as the class.

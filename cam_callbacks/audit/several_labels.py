@@ -8,7 +8,6 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from cam_callbacks.audit.attention import area_share
 from cam_callbacks.audit.classes import checked_classes, only_known
 from cam_callbacks.audit.donors import Donors, in_turn
 from cam_callbacks.audit.question import AuditTask, Question, Readings, generator_of
@@ -59,9 +58,12 @@ class SeveralLabels(Question):
         labels = {label for label, _ in sides}
         return sum(max(sides[label, True], sides[label, False]) for label in labels) / len(self.about)
 
-    def usable(self, masks: Tensor | None) -> Tensor:
-        """Return those that are not all object: an image without objects is all background."""
-        return self.is_asked if masks is None else area_share(masks) < 1
+    def usable(self, masks: Tensor | None, are_given: bool) -> Tensor:
+        """Return those with an object and a background; an image that is known to have no object is all background."""
+        usable = super().usable(masks, are_given)
+        if masks is None or not are_given:
+            return usable
+        return usable | (~masks.flatten(1).any(dim=1) & ~self._marks.any(dim=1))
 
     def donors(self, usable: Tensor, count: int) -> Donors:
         """Choose images that agree in the label, and such that do not."""

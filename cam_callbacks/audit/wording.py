@@ -79,9 +79,13 @@ def _headline(result: AuditResult, verdict: Verdict, is_alone: bool) -> str:
         "not testable": f"**Not testable by swapping.** A background {_same(words)} already costs too many right "
         "answers, so the gap says nothing: the model may depend on its background, or may not take pasted images. "
         "Recoloring the background found nothing.",
-        "too few images": f"**Too few images to say anything**: {result.gap.overall.count} of {MIN_IMAGES}.",
+        "too few images": f"**Too few images to say anything**: {_num_judged(result, verdict)} of {MIN_IMAGES}.",
         "not learned": f"**Nothing to judge yet**: {words.right_is} is not clearly above {words.chance}.",
     }[verdict.state]
+
+
+def _num_judged(result: AuditResult, verdict: Verdict) -> int:
+    return result.gap.overall.count if verdict.evidence is None else verdict.evidence.count(result.gap_name)
 
 
 def _same(words: Words) -> str:
@@ -201,7 +205,8 @@ def _numbers(result: AuditResult, verdict: Verdict) -> str:
     ]
     if result.is_screened:
         return "\n".join([*lines, *followed_lines(result, verdict)])
-    worst_first = sorted(gap.per_class, key=lambda index: _descending(gap.per_class[index]))
+    asked = [index for index, estimate in result.right.per_class.items() if estimate.count]
+    worst_first = sorted(asked, key=lambda index: _descending(gap.per_class[index]))
     for index in worst_first[:_MAX_CLASSES]:
         estimate = gap.per_class[index]
         line = f"- {result.class_names.name(index)}: {shown(estimate)}, {estimate.count} images"
@@ -311,7 +316,8 @@ def _missing_images(result: AuditResult) -> str:
     if result.is_screened:
         return ""
     one, many = words_of(result.task).one, words_of(result.task).many
-    few = [index for index, estimate in result.gap.per_class.items() if estimate.count < MIN_IMAGES]
+    asked = [index for index, estimate in result.right.per_class.items() if estimate.count]
+    few = [index for index in asked if result.gap.per_class[index].count < MIN_IMAGES]
     lack_masks = [index for index in few if _lacks_masks(result, index)]
     lack_images = [index for index in few if index not in lack_masks]
     parts = []

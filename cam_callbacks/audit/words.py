@@ -52,7 +52,7 @@ _WORDS = {
     "regression": Words(
         right="skill",
         right_is="skill",
-        chance="0, that of always answering the median",
+        chance="that of always answering the median",
         one="number",
         many="numbers",
         of_same="of an image with nearly the same number",

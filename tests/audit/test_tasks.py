@@ -131,7 +131,7 @@ class TestSeveralLabels:
     def test_donors_agree_in_the_label_or_do_not(self):
         probes = labeled()
         question = question_about(probes)
-        donors = question.donors(question.usable(probes.masks), 2)
+        donors = question.donors(question.usable(probes.masks, True), 2)
         for row, label in enumerate(question.about.tolist()):
             own = probes.annotations[row, label]
             assert (probes.annotations[donors.same[row], label] == own).all()
@@ -152,6 +152,16 @@ class TestSeveralLabels:
     def test_the_model_has_to_have_all_labels(self):
         with pytest.raises(ValueError, match=r"labels contains \[2\], but the model has 2 classes"):
             audit_model(nn.Sequential(nn.Flatten(), nn.Linear(3 * SIDE**2, 2)), labeled())
+
+    def test_images_whose_object_was_not_found_are_left_out(self):
+        probes = labeled()
+        masks = probes.masks.clone()
+        masks[::2] = False
+        for given in (replace(probes, masks=masks), replace(probes, masks=masks, masks_estimated=True)):
+            result = audit_model(SaysLabels(0.0), given)
+            assert of(result, "bg_gap").value == pytest.approx(0, abs=0.02)
+            asked = ~result["bg_gap"].values.isnan()
+            assert not (asked[::2] & probes.annotations[::2].any(dim=1)).any()
 
 
 class TestNumbers:
@@ -183,6 +193,17 @@ class TestNumbers:
                 return medians.expand(len(images), 2)
 
         assert of(audit_model(Median(0.0), probes), "skill").value == pytest.approx(0, abs=0.02)
+
+    def test_far_numbers_do_not_make_the_median_skilled(self):
+        torch.manual_seed(0)
+        probes = replace(numbered(400), annotations=torch.randn(400, 2).mul(1.5).exp())
+        medians = probes.annotations.median(dim=0).values
+        result = audit_model(
+            nn.Identity(), probes, forward_fn=lambda _, images: medians.expand(len(images), 2), num_donors=1
+        )
+        assert of(result, "skill").value == pytest.approx(of(result, "skill").chance)
+        assert of(result, "skill").chance > 0.05
+        assert judge(result).state == "not learned"
 
     def test_donors_are_near_or_half_of_the_images_away(self):
         probes = numbered()
@@ -235,7 +256,7 @@ class TestSegments:
         probes = segmented()
         probes.annotations[::3, 1, 0] = 2  # a pixel
         question = question_about(probes)
-        donors = question.donors(question.usable(question.probes.masks), 1)
+        donors = question.donors(question.usable(question.probes.masks, True), 1)
         for row, label in enumerate(question.about.tolist()):
             assert not (probes.annotations[donors.other[row, 0]] == label).any()
 
@@ -342,6 +363,22 @@ class TestFeatures:
         ]
         mean = nn.functional.normalize(directions[others].sum(dim=0), dim=0)
         assert float(result.swap_answers[row, 0]) == pytest.approx(float(directions[row] @ mean), abs=1e-5)
+
+    def test_backgrounds_that_say_nothing_make_no_gap_however_few_images(self):
+        torch.manual_seed(0)
+        backgrounds = torch.randn(48, 32)
+        objects = torch.randn(12, 32)
+        probes = replace(classed(48), labels=torch.arange(48) % 12)
+        probes.images[:] = torch.arange(48.0).view(-1, 1, 1, 1)  # each pixel says whose it is
+
+        def mixed(_model, images, rows):
+            giver = images[:, 0, 0, 0].round().long().clamp(0, 47)
+            return objects[probes.labels[rows.cpu()]] + 1.5 * backgrounds[giver]
+
+        result = audit_model(nn.Identity(), probes, forward_fn=mixed, task="embedding", num_donors=1)
+        assert of(result, "bg_gap").low < 0 < of(result, "bg_gap").high
+        assert of(result, "bg_gap_cosine").low < 0.02
+        assert of(result, "accuracy").count == 48
 
     def test_by_chance_as_many_are_nearest_as_there_are_classes(self):
         torch.manual_seed(0)
