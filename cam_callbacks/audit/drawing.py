@@ -38,8 +38,11 @@ def as_drawn(samples: Samples, task: AuditTask | None, has_background: bool = Tr
     Returns:
         On the CPU as far as classes go; None if the labels are not of this task.
     """
-    task = task or _TASK_OF.get(samples.label_kind, "single-label" if samples.labels is not None else None)
     given, labels = samples.annotations, samples.labels
+    if task is None:
+        task = _TASK_OF.get(samples.label_kind, "single-label" if labels is not None else None)
+        if samples.label_kind == "class" and given is not None and given.ndim == 2:
+            task = "multi-label"  # rows that mark one label each may be of images that could have several
     if task in ("single-label", "detection", "embedding"):
         return None if labels is None else replace(samples, labels=labels.cpu(), annotations=None)
     if task == "regression":
@@ -63,9 +66,11 @@ def num_drawn_classes(task: AuditTask, outputs: int) -> int:
 
 
 def as_asked(drawn: ProbeSet, task: AuditTask) -> ProbeSet:
-    """Return images that were drawn before it was known that their classes are numbers."""
+    """Return images that were drawn before it was known that their classes are numbers, or exclude each other."""
     if task == "regression" and drawn.annotations is None and drawn.labels is not None:
         return replace(drawn, annotations=drawn.labels.float().unsqueeze(1))
+    if task in ("single-label", "detection", "embedding"):
+        return replace(drawn, annotations=None)
     return drawn
 
 

@@ -42,10 +42,9 @@ class Pooled:
     error: float
     freedom: int
 
-    @property
-    def interval(self) -> tuple[float, float]:
-        """The 95% interval of the mean, within [-1, 1]."""
-        half = student_t_quantile(_TAIL, self.freedom) * self.error
+    def interval(self, number: int = 1) -> tuple[float, float]:
+        """Return the interval of the mean, within [-1, 1], of which 95% hold for so many means at once."""
+        half = student_t_quantile(_TAIL / number, self.freedom) * self.error
         return max(self.observed - half, -1.0), min(self.observed + half, 1.0)
 
     def p_value(self, threshold: float) -> float:
@@ -71,10 +70,11 @@ class Evidence:
         labels: (M,) int64, its class.
         donors: (2, M) int64, which images gave a background of the same class, and of another one; -1 for none.
         turns: (M,) int64, how many answers to the image at the look come before.
-        confirms: (M,) bool, whether an answer tells of its class alone: where classes are followed, only those to
-            images that were drawn since, so that what made a class suspect does not count for it; else all.
-        followed: Where there are too many classes to have images of all: those that were followed, with the number of
-            the look that made them suspect; None where all classes are judged.
+        drawn_for: (M,) bool, whether the image was drawn because its class was followed: such answers count for their
+            class alone, and others for all classes together.
+        task: What the model is trained to answer.
+        followed: Where there are too many classes to have images of all: those that were followed, each with the images
+            that made it suspect, which do not count for it; None where all classes are judged.
         values: By measure, (M,) float32; NaN where it is not defined, or was not measured with these donors.
     """
 
@@ -84,9 +84,10 @@ class Evidence:
     labels: Tensor
     donors: Tensor
     turns: Tensor
-    confirms: Tensor
+    drawn_for: Tensor
+    task: str
     values: Mapping[str, Tensor]
-    followed: Mapping[int, int] | None = None
+    followed: Mapping[int, Sequence[int]] | None = None
 
     @classmethod
     def of(cls, result: AuditResult) -> Evidence:
@@ -100,9 +101,12 @@ class Evidence:
             result.labels.repeat_interleave(times),
             torch.stack([same.flatten(), other.flatten()]),
             torch.arange(times).repeat(len(same)),
-            torch.full((same.numel(),), not result.is_screened),
+            torch.zeros(same.numel(), dtype=torch.bool)
+            if result.drawn_for is None
+            else result.drawn_for.repeat_interleave(times),
+            result.task,
             {name: _by_donor(result[name], times).flatten() for name in _kept(result) if name in result},
-            {} if result.is_screened else None,
+            None if result.drawn_for is None else {},
         )
 
     def followed_by(self, result: AuditResult) -> Evidence:
@@ -112,13 +116,9 @@ class Evidence:
         """
         last = Evidence.of(result)
         number = self.num_looks + 1
-        if self.values.keys() & _OF_BACKGROUND != last.values.keys() & _OF_BACKGROUND:
+        is_alike = self.task == last.task and (self.followed is None) == (last.followed is None)
+        if not is_alike or self.values.keys() & _OF_BACKGROUND != last.values.keys() & _OF_BACKGROUND:
             return replace(last, num_looks=number, looks=torch.full_like(last.looks, number))
-        confirms, followed = last.confirms, last.followed
-        if followed is not None and self.followed is not None:
-            followed = self.followed
-            is_followed = torch.isin(last.labels, torch.tensor(list(followed), dtype=torch.long))
-            confirms = is_followed & ~torch.isin(last.images, self.images)
         kept = self.looks > number - _NUM_LOOKS
         unknown = torch.full_like(self.looks, torch.nan, dtype=torch.float32)
         before = {name: self.values.get(name, unknown) for name in last.values}
@@ -129,15 +129,17 @@ class Evidence:
             torch.cat([self.labels[kept], last.labels]),
             torch.cat([self.donors[:, kept], last.donors], dim=1),
             torch.cat([self.turns[kept], last.turns]),
-            torch.cat([self.confirms[kept], confirms]),
+            torch.cat([self.drawn_for[kept], last.drawn_for]),
+            self.task,
             {name: torch.cat([before[name][kept], values]) for name, values in last.values.items()},
-            followed,
+            self.followed,
         )
 
     def following(self, classes: Iterable[int]) -> Evidence:
         """Return the same evidence, after which these classes are followed, too."""
         assert self.followed is not None
-        return replace(self, followed={**dict.fromkeys(classes, self.num_looks), **self.followed})
+        seen = {label: self.images[self.labels == label].unique().tolist() for label in classes}  # type: ignore[no-untyped-call]
+        return replace(self, followed={**seen, **self.followed})
 
     def seen(self) -> Counter[int]:
         """Return how many images of each class there were."""
@@ -164,9 +166,12 @@ class Evidence:
 
     def _known(self, name: str, label: int | None) -> Tensor:
         known = ~self.values[name].isnan()
-        if label is not None:
-            return known & self.confirms & (self.labels == label)
-        return known if self.followed is None else known & ~self.confirms
+        if label is None:
+            return known & ~self.drawn_for
+        known = known & (self.labels == label)
+        if self.followed is None:
+            return known
+        return known & self.drawn_for & ~torch.isin(self.images, torch.tensor(self.followed.get(label, ())))
 
     def pooled(self, name: str, label: int | None = None, minus: str | None = None) -> Pooled:
         """Pool a measure over the looks: each image counts once, by the mean of its answers.
@@ -201,10 +206,8 @@ class Evidence:
     def state_dict(self) -> dict[str, Any]:
         """Return the evidence as primitives."""
         parts: dict[str, Any] = {name: getattr(self, name).tolist() for name in _INDICES}
-        parts |= {
-            "confirms": self.confirms.tolist(),
-            "followed": None if self.followed is None else dict(self.followed),
-        }
+        followed = None if self.followed is None else {label: list(ids) for label, ids in self.followed.items()}
+        parts |= {"drawn_for": self.drawn_for.tolist(), "followed": followed, "task": self.task}
         values = {
             name: [None if value != value else value for value in each.tolist()] for name, each in self.values.items()
         }
@@ -215,11 +218,12 @@ class Evidence:
         """Make evidence from its `state_dict`."""
         parts = {name: torch.tensor(state[name], dtype=torch.long) for name in _INDICES}
         values = {name: _with_nan(each) for name, each in state["values"].items()}
-        confirms = torch.tensor(state.get("confirms", [True] * len(parts["looks"])), dtype=torch.bool)
+        drawn_for = torch.tensor(state.get("drawn_for", [False] * len(parts["looks"])), dtype=torch.bool)
+        task: str = state.get("task", "single-label")
         followed = state.get("followed")
         if followed is not None:
-            followed = {int(label): look for label, look in followed.items()}  # the keys of JSON are strings
-        return cls(state["num_looks"], **parts, confirms=confirms, values=values, followed=followed)
+            followed = {int(label): ids for label, ids in followed.items()}  # the keys of JSON are strings
+        return cls(state["num_looks"], **parts, drawn_for=drawn_for, task=task, values=values, followed=followed)
 
 
 def _kept(result: AuditResult) -> Iterator[str]:

@@ -61,7 +61,7 @@ def judge(result: AuditResult, previous: Verdict | None = None, threshold: float
     is not judged, and one that costs more than 0.1, or lacks masks that are given, gives a warning only; so do those of
     position and size, which change more than they say.
 
-    Of many classes (`result.is_screened`) single ones are followed: those that look worst, eight at most, get more
+    Of many classes (`result.drawn_for`) single ones are followed: those that look worst, eight at most, get more
     images at the next look, and are judged by these alone, each against all that were ever followed.
 
     Where swapping itself costs the model more than 0.2 of its accuracy, it is not a fair test, and only the gap of
@@ -84,12 +84,17 @@ def judge(result: AuditResult, previous: Verdict | None = None, threshold: float
     is_weak, smallest = result.mask_source == "none", threshold
     threshold = max(threshold, _RING_THRESHOLD) if is_weak else threshold
     before = None if previous is None else previous.evidence
+    if not result.right.overall.count:
+        few = Verdict("too few images", (), False, {}, "", threshold, evidence=before)
+        return _said(result, few, previous)
     if not _has_learned(result):
         return _said(result, Verdict("not learned", (), False, {}, "", threshold, evidence=before), previous)
     evidence = Evidence.of(result) if before is None else before.followed_by(result)
     verdict = Verdict("no alarm", (), False, _heat_states(result), "", threshold, evidence=evidence)
+    forms = [name for name in result.forms_of(result.gap_name) if name in evidence.values]
     if evidence.count(result.gap_name) < MIN_IMAGES:
-        return _said(result, replace(verdict, state="too few images"), previous)
+        few = _following(replace(verdict, state="too few images"), forms[-1], frozenset())
+        return _said(result, few, previous)
     levels = _levels(evidence, share=0.5 if result.further else 1.0)
     cost = _collage_cost(result)
     is_fair = cost <= MAX_COST
@@ -107,11 +112,8 @@ def judge(result: AuditResult, previous: Verdict | None = None, threshold: float
         elif is_second and suspects.certain and (agree or not needs_second_test):
             state = "alarm"
     said = suspects.certain if state == "alarm" else suspects.found
-    if evidence.followed is not None:
-        followed = _to_follow(evidence, [name for name in judged if name in evidence.values][-1], suspects)
-        verdict = replace(verdict, followed=followed, evidence=evidence.following(followed))
     found = replace(
-        verdict,
+        _following(verdict, forms[-1], suspects.certain),
         state=state,
         classes=tuple(sorted(group for group in said if group is not None)),
         overall=None in said,
@@ -156,12 +158,22 @@ def _suspects(
     return _Suspects(*(_rejected(p_values, weights, level) for level in levels))
 
 
-def _to_follow(evidence: Evidence, name: str, suspects: _Suspects) -> tuple[int, ...]:
-    """Return the classes that get more images at the next look: those that look worst, unless they are certain."""
-    scores = {label: score for label, score in evidence.scores(name).items() if label not in suspects.certain}
+def _following(verdict: Verdict, name: str, certain: frozenset[_Group]) -> Verdict:
+    """Choose the classes that get more images at the next look: those that look worst, unless they are certain.
+
+    Args:
+        verdict: What was found.
+        name: The measure by which classes look bad.
+        certain: The classes that need no more images.
+    """
+    evidence = verdict.evidence
+    if evidence is None or evidence.followed is None:
+        return verdict
+    scores = {label: score for label, score in evidence.scores(name).items() if label not in certain}
     least = _WORTH * max(scores.values(), default=0.0)
     worst_first = sorted(scores, key=lambda label: -scores[label])[:_FOLLOWED]
-    return tuple(sorted(label for label in worst_first if scores[label] >= max(least, _LEAST)))
+    followed = tuple(sorted(label for label in worst_first if scores[label] >= max(least, _LEAST)))
+    return replace(verdict, followed=followed, evidence=evidence.following(followed))
 
 
 def _p_values(

@@ -43,4 +43,11 @@ def _task_of(probes: ProbeSet) -> AuditTask:
         return "single-label"
     if given.dtype == torch.bool:
         return "multi-label"
-    return "regression" if given.is_floating_point() else "segmentation"
+    if not given.is_floating_point():
+        return "segmentation"
+    if given.shape[1] > 1 and bool(((given == 0) | (given == 1)).all()):
+        raise ValueError(
+            "annotations are 0.0 and 1.0 only: if they mark labels, give them as bool; if they are numbers, say "
+            "task='regression'"
+        )
+    return "regression"

@@ -45,7 +45,7 @@ class Numbers(Question):
         numbers = probes.annotations
         if numbers is None or not numbers.is_floating_point():
             raise ValueError("probes have no numbers; give ProbeSet(images, annotations=...), (N, outputs)")
-        self._numbers = numbers.float()
+        self._numbers = numbers.float().where(torch.isfinite(numbers), torch.nan)
         low, high = self._numbers.nanquantile(torch.tensor(_MOST), dim=0)
         differing = (high > low).nonzero().flatten()
         if not len(differing):

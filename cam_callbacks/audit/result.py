@@ -99,7 +99,8 @@ class AuditResult:
         truths: What is true of each image, in a few words.
         confusions: By class, what its images are answered as before the backgrounds of which other class; of one class
             for each image only.
-        is_screened: Whether there are too many classes to judge all of them at once, so that some are followed.
+        drawn_for: (N,) bool, where there are too many classes to judge all of them at once: which images were drawn
+            because their class is followed; else None.
     """
 
     measures: Mapping[str, Measure]
@@ -120,7 +121,7 @@ class AuditResult:
     endings: tuple[str, ...] = ("", "_probability")
     truths: tuple[str, ...] = ()
     confusions: Mapping[int, Confusion] = field(default_factory=dict)
-    is_screened: bool = False
+    drawn_for: Tensor | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "class_names", ClassNames(self.class_names))

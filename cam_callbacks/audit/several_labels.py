@@ -85,6 +85,8 @@ class SeveralLabels(Question):
             ValueError: The model does not have a label.
         """
         scores = outputs.class_scores(output).probabilities
+        if self._marks.shape[1] == 1 and scores.shape[1] == 2:
+            scores = scores[:, 1:]  # a single logit is that of the label, and was read as one of two classes
         rows = rows.cpu()
         labels = checked_classes(self.about[rows], scores).to(scores.device)
         is_there = self.is_there[rows].to(scores.device)

@@ -118,6 +118,11 @@ def _not_tested(result: AuditResult) -> str:
 
 
 def _no_alarm(result: AuditResult, verdict: Verdict, what: str) -> str:
+    if result.gap.overall.high < -verdict.threshold:
+        return (
+            f"**No alarm, but a dependence on the {what}**: the gap is clearly below 0, so that answers go against it, "
+            "as those of a contrast do."
+        )
     if not result.gap.overall.low > verdict.threshold:
         return f"**No alarm.** No dependence on the {what} clearly above {verdict.threshold:g} was found."
     if "outline_gap" in result and result["outline_gap"].overall.low > 0:
@@ -203,7 +208,7 @@ def _numbers(result: AuditResult, verdict: Verdict) -> str:
         f"{gap.overall.count} images of this look.",
         "",
     ]
-    if result.is_screened:
+    if result.drawn_for is not None:
         return "\n".join([*lines, *followed_lines(result, verdict)])
     asked = [index for index, estimate in result.right.per_class.items() if estimate.count]
     worst_first = sorted(asked, key=lambda index: _descending(gap.per_class[index]))
@@ -313,7 +318,7 @@ def _told_by(result: AuditResult, given: DataProperty) -> str:
 
 def _missing_images(result: AuditResult) -> str:
     """Say which classes have few numbers, and what would help: masks where these failed, images where there are few."""
-    if result.is_screened:
+    if result.drawn_for is not None:
         return ""
     one, many = words_of(result.task).one, words_of(result.task).many
     asked = [index for index, estimate in result.right.per_class.items() if estimate.count]

@@ -18,16 +18,18 @@ def followed_lines(result: AuditResult, verdict: Verdict) -> list[str]:
     """
     evidence, many = verdict.evidence, words_of(result.task).many
     if evidence is None or not evidence.followed:
-        return [f"There are many {many}: single ones are followed from the next look on, those that look worst."]
+        return [f"There are many {many}; as soon as single ones look bad, they are followed."]
     name = result.gap_name
     known = {label: evidence.pooled(name, label) for label in evidence.followed if evidence.count(name, label)}
     lines = [
-        f"There are many {many}. {len(evidence.followed)} looked worst at some look and were followed; they are judged "
-        f"by images that were drawn since, so that what made them suspect does not count. `{name}` of these images:",
-        "",
+        f"There are many {many}. Those that looked worst at some look, {len(evidence.followed)} so far, were followed; "
+        "they are judged by images that were drawn since, so that what made them suspect does not count.",
     ]
+    if not known:
+        return [*lines, "No such images have come yet."]
+    lines += [f"`{name}` of these images, with intervals of which 95% hold for all of them at once:", ""]
     for label in sorted(known, key=lambda each: -known[each].observed)[:_MAX_CLASSES]:
-        low, high = known[label].interval
+        low, high = known[label].interval(len(evidence.followed))
         said = f"{known[label].observed:.2f} [{low:.2f}, {high:.2f}], {evidence.count(name, label)} images"
         lines.append(f"- {result.class_names.name(label)}: {said}{confusion_text(result, label)}")
     if len(known) > _MAX_CLASSES:

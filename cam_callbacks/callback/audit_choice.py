@@ -48,10 +48,12 @@ class AuditChoice(Stage):
     def __init__(self, parts: MonitorParts, trainer: Trainer, pl_module: LightningModule, watched: AuditImages) -> None:
         super().__init__(parts, trainer, pl_module)
         self._watched = watched
+        self._drawn_as: AuditTask | None = None  # as far as it was known before the first batch
 
     def begin(self, is_audited: bool) -> None:
         """Begin to draw images from the batches, if this evaluation is audited."""
         trainer = self.trainer
+        self._drawn_as = self.task
         self._watched.rest()
         if is_audited and self._may_be_audited:
             look = "of a test" if trainer.testing else f"at step {of_trainer.log_step(trainer)}"
@@ -88,21 +90,24 @@ class AuditChoice(Stage):
         if not watched.is_synced:
             watched.sync(*self.agreed(of_trainer.broadcast, self.trainer, (watched.images, watched.are_all)))
         offers = self.agreed(of_trainer.gather_from_all, self.trainer, self.agreed(watched.offered))
-        choice = self.agreed(watched.choose, offers, self._classes)
+        classes = self._classes if self._drawn_as == self.task else None
+        choice = self.agreed(watched.choose, offers, classes)
         images = self.agreed(self._send, choice, self.agreed(watched.drawn, choice, self.trainer.global_rank))
         watched.rest()
         drawn = self.agreed(_in_one_set, choice, images, self.task)
         described = self.agreed(of_trainer.broadcast, self.trainer, self.agreed(self._describe, choice, drawn, errors))
         fixed, fresh = self.agreed(_halves, choice, drawn, described)
         stay = fixed if watched.is_first else watched.images
-        found = self.agreed(AuditSet.of, stay, fresh, watched.count, self._classes, watched.draw.followed)
+        classes = len({each.label for each in choice}) if self.trainer.testing else watched.classes
+        if watched.are_all or choice.are_all or self.task not in _OF_CLASSES:
+            classes = None  # there are no other images to follow any with
+        found = self.agreed(AuditSet.of, stay, fresh, watched.count, classes, watched.draw.followed)
         if found is None:
             return None
         if self.memory.are_heatmaps_off and found.images.masks is None and found.images.images.ndim > 4:
             # The ring would be cut out of dimensions that may be no positions, such as the frames of a video.
             self.notices.inform_once("CAMMonitor skips the audit: it is not known where the positions are; give masks")
             return None
-        found = replace(found, is_screened=self.is_screened)
         if fixed is not None and not self.trainer.testing and not watched.keep(fixed, choice.are_all):
             self.memory.previous_verdict = None
             self.notices.warn_once(
@@ -128,7 +133,8 @@ class AuditChoice(Stage):
     @property
     def is_screened(self) -> bool:
         """Whether there are too many classes for each to have a few images at a look, so that some are followed."""
-        return self.task in _OF_CLASSES and are_many(self._classes, self._watched.count)
+        watched = self._watched
+        return self.task in _OF_CLASSES and not watched.are_all and are_many(watched.classes, watched.count)
 
     @property
     def _draw(self) -> Draw:
@@ -136,7 +142,7 @@ class AuditChoice(Stage):
         before = self.memory.previous_verdict
         if not self.is_screened or not of_trainer.is_fitting(self.trainer) or before is None or before.evidence is None:
             return NOTHING_KNOWN
-        fresh = self._watched.count - num_stay(self._watched.count, self._classes)
+        fresh = self._watched.count - num_stay(self._watched.count, self._watched.classes)
         quota = int(_SHARE_FOLLOWED * fresh) // max(len(before.followed), 1)
         return Draw(before.evidence.seen(), dict.fromkeys(before.followed, quota))
 
@@ -184,17 +190,17 @@ class AuditChoice(Stage):
         self._say_what_is_missing(choice)
         if not self._watched.is_first:
             return None if drawn is None else self._like_those_that_stay(drawn)
-        reason = _why_nothing_is_asked(drawn, self.task)
-        if drawn is None or reason is not None:
+        data, task = self.parts.data, self.memory.task
+        found = None if drawn is None else data.described(drawn, self.trainer)
+        if found is not None and task is not None:
+            found = data.with_fitting_names(found, task.outputs)
+        if found is not None and self.task != "segmentation":  # whose labels are masks
+            found = with_estimated_masks(found, self._mask_fn)
+        reason = _why_nothing_is_asked(found, self.task)
+        if found is None or reason is not None:
             reason = str(errors[0]) if errors else reason
             self.notices.warn_once(f"CAMMonitor skips the audit: {reason}; pass audit=None to silence this warning")
             return None
-        data, task = self.parts.data, self.memory.task
-        found = data.described(drawn, self.trainer)
-        if task is not None:
-            found = data.with_fitting_names(found, task.outputs)
-        if self.task != "segmentation":  # whose labels are masks
-            found = with_estimated_masks(found, self._mask_fn)
         if found.masks is None and found.images.ndim == 4 and not can_estimate():
             self.notices.warn_once(
                 "CAMMonitor: no masks came with the images, and without OpenCV none are estimated: the audit swaps "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
 
@@ -13,8 +13,19 @@ from torch import Tensor
 
 from cam_callbacks.audit.drawing import as_drawn
 from cam_callbacks.audit.question import AuditTask
-from cam_callbacks.callback.audit_offers import NOTHING_KNOWN, Choice, Draw, Kept, Offer, chosen, num_stay, room
+from cam_callbacks.callback.audit_offers import (
+    NOTHING_KNOWN,
+    Choice,
+    Draw,
+    Kept,
+    Offer,
+    are_many,
+    chosen,
+    num_stay,
+    room,
+)
 from cam_callbacks.callback.kept_images import KeptImages
+from cam_callbacks.data.balancing import class_key
 from cam_callbacks.data.batches import Samples
 from cam_callbacks.data.probes import ProbeSet
 from cam_callbacks.data.reservoir import Form, Reservoir, digest_of
@@ -30,13 +41,14 @@ class AuditSet:
         images: The images; first those that are asked about, sorted by class, then those that only give backgrounds.
         is_fixed: Of each, whether it is of the half that all looks share.
         num_asked: How many are asked about.
-        is_screened: Whether there are too many classes to judge all of them, so that some are followed.
+        drawn_for: (n,) bool, of those asked about, which were drawn because their class is followed; None where all
+            classes are judged.
     """
 
     images: ProbeSet
     is_fixed: Tensor
     num_asked: int
-    is_screened: bool = False
+    drawn_for: Tensor | None = None
 
     @classmethod
     def of(
@@ -64,21 +76,31 @@ class AuditSet:
         assert labels is not None
         asked = torch.arange(num_fixed)
         if fresh is not None:
-            asked = _asked(labels[:num_fixed], num_stay(count, classes), {})
-            asked = torch.cat([asked, num_fixed + _asked(labels[num_fixed:], count - len(asked), followed)])
+            asked = torch.arange(0)
+            if fixed is not None:
+                asked = _asked(fixed, num_stay(count, classes), {})
+            asked = torch.cat([asked, num_fixed + _asked(fresh, count - len(asked), followed)])
         asked = asked[:count]
         asked = asked[labels[asked].argsort(stable=True)]
         order = torch.cat([asked, _partners(labels, asked)])
-        return cls(images.subset(order), order < num_fixed, len(asked))
+        drawn_for = None
+        if are_many(classes, count):
+            is_followed = torch.isin(labels[asked], torch.tensor(list(followed), dtype=torch.long))
+            drawn_for = is_followed & (asked >= num_fixed)
+        return cls(images.subset(order), order < num_fixed, len(asked), drawn_for)
 
 
-def _asked(labels: Tensor, count: int, followed: Mapping[int, int]) -> Tensor:
-    """Return which images (n,) are asked about, n at most `count`: those of followed classes, then classes in turn."""
+def _asked(images: ProbeSet, count: int, followed: Mapping[int, int]) -> Tensor:
+    """Return which images (n,) are asked about, n at most `count`: those of followed classes, then classes in turn.
+
+    The order of classes is that of a hash, so that none comes first at each look.
+    """
     turns: Counter[int] = Counter()
     keys = []
-    for row, label in enumerate(labels.tolist()):
+    assert images.labels is not None
+    for row, label in enumerate(images.labels.tolist()):
         is_followed = turns[label] < followed.get(label, 0)
-        keys.append((not is_followed, turns[label], row))
+        keys.append((not is_followed, turns[label], class_key(images.fingerprint, label), row))
         turns[label] += 1
     return torch.tensor([row for *_, row in sorted(keys)[:count]], dtype=torch.long)
 
@@ -107,6 +129,7 @@ class AuditImages(KeptImages):
     Attributes:
         is_first: Whether those that stay are not known yet, or not wanted, so that all are drawn.
         are_all: Whether the images that stay are all that there are.
+        classes: How many classes there were images of at the first look; None before it.
     """
 
     def __init__(self, count: int) -> None:
@@ -117,6 +140,7 @@ class AuditImages(KeptImages):
         self._reservoirs: tuple[Reservoir, ...] = ()  # at the first look one for each half, then one for the fresh half
         self._kept: Kept | None = None
         self.draw = NOTHING_KNOWN
+        self.classes: int | None = None
 
     def begin(self, look: str, rank: int, classes: int | None, anew: bool, draw: Draw = NOTHING_KNOWN) -> None:
         """Begin to draw images.
@@ -128,7 +152,7 @@ class AuditImages(KeptImages):
             anew: Draw all of them, and keep none, as for each test: its images are not those of the validation.
             draw: What earlier looks say of the half that is drawn anew.
         """
-        self.draw = draw
+        self.draw = replace(draw, classes=None if anew else self.classes)
         self._is_anew, self.is_first = anew, anew or self.images is None
         self._reservoirs = ()
         known: dict[str, Any] = {"rank": rank, "classes": classes}
@@ -137,13 +161,13 @@ class AuditImages(KeptImages):
                 Reservoir(room(num_stay(self.count, None), classes), "fixed", **known),
                 Reservoir(room(self.count, classes), f"look {look}", **known),
             )
-        elif not self.are_all and len(self.images) < room(self.count, classes):
+        elif not self.are_all:
             kept = self.kept
             assert kept is not None
             known |= {"form": Form.of(self.images), "excluded": kept.digests}
             known |= {"taken": draw.seen or kept.classes, "followed": draw.followed}
-            fresh = self.count - min(len(self.images), num_stay(self.count, classes))
-            self._reservoirs = (Reservoir(room(fresh, classes), f"look {look}", **known),)
+            fresh = self.count - min(len(self.images), num_stay(self.count, self.classes))
+            self._reservoirs = (Reservoir(room(fresh, self.classes), f"look {look}", **known),)
 
     def rest(self) -> None:
         """Draw none, where this evaluation is not audited."""
@@ -176,7 +200,10 @@ class AuditImages(KeptImages):
 
     def choose(self, offers: Sequence[Offer], classes: int | None) -> Choice:
         """Choose from what all ranks offer, in their order; each of them comes to the same choice."""
-        return chosen(offers, self.count, None if self.is_first else self.kept, classes, self.draw)
+        choice = chosen(offers, self.count, None if self.is_first else self.kept, classes, self.draw)
+        if self.is_first and not self._is_anew:
+            self.classes = len({each.label for each in choice})
+        return choice
 
     def drawn(self, choice: Choice, rank: int) -> dict[bytes, Samples]:
         """Return those of the images chosen that this rank holds, by digest."""
@@ -216,12 +243,12 @@ class AuditImages(KeptImages):
 
     def state_dict(self, room: int) -> dict[str, Any]:
         """Return tensors and primitives; with the half that stays if it fits into `room` bytes, else without."""
-        return super().state_dict(room) | {"are_all": self.are_all}
+        return super().state_dict(room) | {"are_all": self.are_all, "classes": self.classes}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on with the half that stayed in an earlier run, unless another number is wanted."""
         before = self.images
         super().load_state_dict(state)
-        self._kept = None
+        self._kept, self.classes = None, state.get("classes")
         if self.images is not before:
             self.are_all = state.get("are_all", False)

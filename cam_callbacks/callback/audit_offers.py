@@ -21,10 +21,12 @@ class Draw:
     Attributes:
         seen: How many images of each class there were.
         followed: How many images of some classes are drawn before all others.
+        classes: How many classes there were images of; None if that is not known.
     """
 
     seen: Mapping[int, int] = field(default_factory=dict)
     followed: Mapping[int, int] = field(default_factory=dict)
+    classes: int | None = None
 
 
 NOTHING_KNOWN = Draw()
@@ -115,7 +117,7 @@ def chosen(
     fresh = [offer.fresh[form] for offer in offers if form in offer.fresh]
     labels = {each.label for found in (*fixed, *fresh) for each in found.candidates}
     unknown = {label for label in labels if classes is not None and label >= classes}
-    many = len(labels) if classes is None else classes
+    many = len(labels) if draw.classes is None else draw.classes
 
     may_stay, all_fresh = (
         [each for found in part for each in found.candidates if each.label not in unknown] for part in (fixed, fresh)

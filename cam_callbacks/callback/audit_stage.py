@@ -130,7 +130,7 @@ class AuditStage(Stage):
         """Join the shares of all ranks, and judge, on all of them."""
         shares = self.gather(share)
         result = measures_of(observations, [each.answers for each in shares if each.answers is not None])
-        result = replace(result, is_screened=images.is_screened)
+        result = replace(result, drawn_for=images.drawn_for)
         # Outside of a fit the weights are those of the last look: finding the same again would tell nothing.
         is_fitting = of_trainer.is_fitting(self.trainer)
         verdict = judge(result, self.memory.previous_verdict if is_fitting else None, self._audit.threshold)

@@ -169,7 +169,8 @@ class Evaluation(Stage):
         if not has_bar(self.trainer):
             count = 0 if self.memory.audit_images is None else len(self.memory.audit_images)
             audited = f", then audits {count} images" if count else ""
-            self.notices.inform_once(f"CAMMonitor: explains {len(probes)} probes{audited}", "what is done")
+            explains = "explains no probes" if self.memory.are_heatmaps_off else f"explains {len(probes)} probes"
+            self.notices.inform_once(f"CAMMonitor: {explains}{audited}", "what is done")
 
     def _say_what_it_took(self) -> None:
         """Add the time of this look to that of the others, and say once what the first has taken."""

@@ -43,7 +43,8 @@ class Network:
         ids = 1000 * self.number + torch.arange(len(labels))
         ids[:STAY] = -1 - torch.arange(STAY)
         self.number += 1
-        self.verdict = judge(replace(found, is_screened=True, image_ids=ids), self.verdict)
+        drawn_for = torch.isin(labels, torch.tensor(followed, dtype=torch.long)) & (torch.arange(len(labels)) >= STAY)
+        self.verdict = judge(replace(found, drawn_for=drawn_for, image_ids=ids), self.verdict)
         return self.verdict
 
 
@@ -80,24 +81,24 @@ def test_what_made_a_class_suspect_does_not_count_for_it():
         if label == 3 and look == 2 and image >= 0
     }
     assert evidence.count("bg_gap", 3) == len(drawn_since)
-    assert evidence.followed[3] == 1
+    assert set(evidence.followed[3]) == set(first.evidence.images[first.evidence.labels == 3].tolist())
 
 
 def test_all_classes_together_are_judged_by_the_images_that_were_not_drawn_for_one():
     network = Network(dict.fromkeys(range(0, 100, 20), 1.0), 1)
     for _ in range(3):
         evidence = network.look().evidence
-    others = ~evidence.confirms
+    others = ~evidence.drawn_for
     assert evidence.count("bg_gap") == len(set(evidence.images[others].tolist()))
     assert evidence.pooled("bg_gap").observed == pytest.approx(0.05, abs=0.06)
 
 
 def test_nothing_is_followed_where_nothing_looks_bad():
     labels = torch.arange(128) % 64
-    found = replace(result(torch.zeros(128), labels), is_screened=True)
+    found = replace(result(torch.zeros(128), labels), drawn_for=torch.zeros(128, dtype=torch.bool))
     verdict = judge(found)
     assert verdict.followed == ()
-    assert "single ones are followed from the next look on" in verdict.text
+    assert "as soon as single ones look bad, they are followed" in verdict.text
 
 
 def test_a_checkpoint_holds_which_classes_are_followed():
@@ -107,10 +108,19 @@ def test_a_checkpoint_holds_which_classes_are_followed():
     again = Verdict.from_state_dict(verdict.state_dict())
     assert again.followed == verdict.followed
     assert again.evidence.followed == verdict.evidence.followed
-    assert torch.equal(again.evidence.confirms, verdict.evidence.confirms)
+    assert torch.equal(again.evidence.drawn_for, verdict.evidence.drawn_for)
     old = verdict.evidence.state_dict()
-    del old["confirms"], old["followed"]
-    assert Evidence.from_state_dict(old).confirms.all()
+    del old["drawn_for"], old["followed"], old["task"]
+    assert not Evidence.from_state_dict(old).drawn_for.any()
+
+
+def test_evidence_of_another_kind_is_forgotten():
+    labels = torch.arange(2).repeat_interleave(40)
+    before = judge(result(torch.ones(80), labels))
+    for other in ({"drawn_for": torch.zeros(80, dtype=torch.bool)}, {"task": "embedding"}):
+        after = judge(replace(result(torch.ones(80), labels), **other), before)
+        assert after.evidence.count("bg_gap") == 80
+    assert judge(result(torch.ones(80), labels), before).evidence.count("bg_gap") == 160
 
 
 def test_the_verdict_names_them_with_intervals_of_the_images_since():
@@ -135,7 +145,7 @@ def test_what_a_class_is_answered_as_is_said_if_it_is_clear():
 
 def test_how_suspect_a_class_is_counts_how_much_was_seen_of_it():
     labels = torch.tensor([0, 1, 1, 1, 1, 2])
-    evidence = Evidence.of(replace(result(torch.tensor([1.0, 1, 1, 1, 1, 0]), labels), is_screened=True))
+    evidence = Evidence.of(result(torch.tensor([1.0, 1, 1, 1, 1, 0]), labels))
     scores = evidence.scores("bg_gap")
     assert scores[1] > scores[0] > scores[2] == 0
     assert evidence.seen() == Counter({0: 1, 1: 4, 2: 1})

@@ -102,6 +102,15 @@ class TestEachTask:
 
 
 class TestSeveralLabels:
+    def test_a_single_logit_is_that_of_the_label(self):
+        class SaysOne(SaysLabels):
+            def forward(self, images):
+                return super().forward(images)[:, :1]
+
+        probes = labeled()
+        result = audit_model(SaysOne(1.0), replace(probes, annotations=probes.annotations[:, :1]))
+        assert of(result, "accuracy").value == of(result, "bg_gap").value == 1
+
     def test_each_label_is_judged_by_itself(self):
         result = audited("multi-label", 1.0)
         gaps = [of(result, "bg_gap", label).value for label in range(3)]
@@ -224,9 +233,24 @@ class TestNumbers:
         assert of(result, "bg_gap").skipped > 10
         assert of(result, "bg_gap").count + of(result, "bg_gap").skipped == 96
 
+    def test_answers_that_go_against_the_background_are_named(self):
+        probes = numbered()
+        result = audit_model(SaysNumbers(-0.8), probes)
+        assert of(result, "bg_gap", 0).value == pytest.approx(-0.8, abs=0.03)
+        first = judge(result)
+        assert first.state == "no alarm"
+        assert "a dependence on the background" in first.text.split("\n")[0]
+
+    def test_what_is_not_finite_is_not_asked_for(self):
+        probes = numbered()
+        probes.annotations[3, 0], probes.annotations[5, 1] = torch.inf, torch.nan
+        result = audit_model(SaysNumbers(0.6), probes)
+        assert of(result, "bg_gap", 0).value == pytest.approx(0.6, abs=0.05)
+        assert of(result, "skill").value < 1
+
     def test_equal_numbers_are_nothing_to_compare(self):
         with pytest.raises(ValueError, match="all 96 probes have the same numbers"):
-            audit_model(SaysNumbers(0.0), replace(numbered(), annotations=torch.ones(96, 2)))
+            audit_model(SaysNumbers(0.0), replace(numbered(), annotations=torch.full((96, 2), 0.5)))
 
     def test_the_model_has_to_return_as_many(self):
         with pytest.raises(ValueError, match="of an image 2 numbers are known"):
@@ -334,7 +358,7 @@ class TestBoxes:
             audit_model(SaysFeatures(0.0), classed(), task="detection")
 
     def test_masks_are_needed(self):
-        with pytest.raises(ValueError, match="a detection needs ProbeSet"):
+        with pytest.raises(ValueError, match="a detection needs images"):
             audit_model(SaysBoxes(0.0), replace(classed(), masks=None), task="detection")
 
     def test_a_detector_of_torchvision(self):
@@ -394,6 +418,14 @@ class TestFeatures:
 def test_a_task_that_does_not_exist_is_named():
     with pytest.raises(ValueError, match="task='segment' is unknown"):
         audit_model(SaysWhere(0.0), segmented(), task="segment")
+
+
+def test_marks_that_are_numbers_have_to_be_told_apart():
+    probes = labeled()
+    marks = replace(probes, annotations=probes.annotations.float())
+    with pytest.raises(ValueError, match="give them as bool"):
+        audit_model(SaysLabels(0.0), marks)
+    assert audit_model(SaysLabels(0.0), marks, task="regression").task == "regression"
 
 
 def test_what_a_task_needs_is_said():
