@@ -45,8 +45,8 @@ class Boxes(Question):
         super().__init__(probes, check_labels(probes))
         if probes.masks is None or probes.images.ndim != 4:
             raise ValueError(
-                "a detection needs images (N, C, H, W) and where the object is: masks (N, H, W), True within its box, or "
-                "in a batch boxes (N, 4)"
+                "a detection needs images (N, C, H, W) and where the object is: masks (N, H, W), True within its box, "
+                "or in a batch boxes (N, 4)"
             )
         self._boxes = torch.stack([_box_of(mask) for mask in probes.masks])
         self.is_asked = probes.masks.flatten(1).any(dim=1)

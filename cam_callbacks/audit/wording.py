@@ -6,10 +6,10 @@ import math
 from collections.abc import Iterable
 
 from cam_callbacks.audit.measures import OTHER_MASKS, SECOND_TESTS
-from cam_callbacks.audit.properties import DataProperty
 from cam_callbacks.audit.result import MAX_COST, MIN_IMAGES, AuditResult
 from cam_callbacks.audit.statistics import Estimate
 from cam_callbacks.audit.verdict import WORST_FIRST, Verdict
+from cam_callbacks.audit.wording_data import class_in_words, data_warning
 from cam_callbacks.audit.wording_followed import confusion_text, followed_lines
 from cam_callbacks.audit.wording_further import DIGITS, finding_text, further_text, shown
 from cam_callbacks.audit.words import Words, words_of
@@ -17,15 +17,6 @@ from cam_callbacks.audit.words import Words, words_of
 _MAX_CLASSES = 10  # that are listed
 _MAX_DIGITS = 4  # decimals
 _SECOND_TESTS = dict(zip(SECOND_TESTS, ("recoloring the background", "blurring it"), strict=True))
-_DATA_WARNING = 0.85  # AUC
-_MAX_PROPERTIES = 5
-_EXCHANGED = {  # which intervention exchanges a property
-    "size": "size",
-    "horizontal position": "position",
-    "vertical position": "position",
-    "sharpness": "detail",
-    "contrast": "detail",
-}
 _LARGE_SHARE, _SMALL_SHARE = 0.6, 0.25  # of the effect
 
 _MASKS = "masks of the object, or Audit(masks=...)"
@@ -49,7 +40,7 @@ def verdict_text(result: AuditResult, verdict: Verdict, is_alone: bool) -> str:
         _pooled(result, verdict),
         _power(result, verdict),
         _heat(result, verdict),
-        _data_warning(result, verdict),
+        data_warning(result, verdict),
         _missing_images(result),
         *(f"Note: {note}" for note in result.notes),
         _not_tested(result),
@@ -286,36 +277,6 @@ def _heat(result: AuditResult, verdict: Verdict) -> str:
     return "\n".join(lines)
 
 
-def _data_warning(result: AuditResult, verdict: Verdict) -> str:
-    """Say what tells the classes apart by itself, whatever the model does with it."""
-    telling = []
-    auc = result.measures.get("data_color_auc")
-    if auc is not None and auc.overall.value >= _DATA_WARNING:
-        where = "in the outer ring" if result.mask_source == "none" else "outside the object"
-        telling.append(f"the mean color {where} alone tells the classes apart, AUC {shown(auc.overall)}")
-    used = {finding.gap for finding in verdict.findings}
-    found = [each for each in result.data if each.gives_away]
-    found.sort(key=lambda each: f"{_EXCHANGED.get(each.name)}_gap" not in used)  # those of which more is known first
-    telling += [_told_by(result, each) for each in found[:_MAX_PROPERTIES]]
-    if not telling:
-        return ""
-    more = len(found) - _MAX_PROPERTIES
-    rest = f" AuditResult.data has {more} more." if more > 0 else ""
-    return f"**Data warning** (not about the model): {'; '.join(telling)}.{rest} Ask whoever collected the images why."
-
-
-def _told_by(result: AuditResult, given: DataProperty) -> str:
-    """Say that a property tells a class from the others, and how to test whether the model uses it."""
-    said = (
-        f"{_class(result, given.label)} is told from the rest by the {given.name} of the {given.where} alone, AUC "
-        f"{given.auc:.2f} (by chance {given.chance:.2f})"
-    )
-    name = _EXCHANGED.get(given.name)
-    if name is None or f"{name}_gap" in result:
-        return said
-    return f"{said}; interventions=[{name!r}] tests whether the model uses it"
-
-
 def _missing_images(result: AuditResult) -> str:
     """Say which classes have few numbers, and what would help: masks where these failed, images where there are few."""
     if result.drawn_for is not None:
@@ -328,14 +289,16 @@ def _missing_images(result: AuditResult) -> str:
     parts = []
     if lack_masks:
         sizes = result.labels.bincount().tolist()
-        listed = [f"{_class(result, index)}: {_masked(result, index)} of {sizes[index]}" for index in lack_masks]
+        listed = [
+            f"{class_in_words(result, index)}: {_masked(result, index)} of {sizes[index]}" for index in lack_masks
+        ]
         parts.append(
             f"Few foregrounds: reliable numbers need {MIN_IMAGES} images of each {one} whose foreground is known "
             f"({_listed(listed)}). Give {_MASKS}."
         )
     if lack_images:
         missing = {index: MIN_IMAGES - result.gap.per_class[index].count for index in lack_images}
-        listed = [f"{_class(result, index)}: {number} more" for index, number in missing.items()]
+        listed = [f"{class_in_words(result, index)}: {number} more" for index, number in missing.items()]
         parts.append(
             f"Few images: reliable numbers need {MIN_IMAGES} of each {one} ({_listed(listed)}). The audit used "
             f"{len(result.labels)}; if the validation data has more of these {many}, a larger Audit(num_images=...) "
@@ -357,11 +320,6 @@ def _lacks_masks(result: AuditResult, index: int) -> bool:
 def _masked(result: AuditResult, index: int) -> int:
     """Return of how many images of a class the background could be swapped."""
     return int((result.donors.known & (result.labels == index)).sum())
-
-
-def _class(result: AuditResult, index: int) -> str:
-    name = result.class_names.name(index)
-    return f"{words_of(result.task).one} {name}" if name == str(index) else name
 
 
 def _next_step(result: AuditResult, verdict: Verdict) -> str:

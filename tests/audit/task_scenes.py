@@ -6,6 +6,7 @@
 import torch
 from torch import Tensor, nn
 
+from cam_callbacks import audit_model
 from cam_callbacks.data.probes import ProbeSet
 
 SIDE = 24
@@ -154,3 +155,22 @@ class SaysFeatures(_Sees):
     def forward(self, images: Tensor) -> Tensor:
         _, sign = self.seen(images)
         return torch.stack([sign.clamp_min(0), (-sign).clamp_min(0), torch.full_like(sign, 0.1)], dim=1)
+
+
+CASES = {
+    "multi-label": (labeled, SaysLabels, "accuracy"),
+    "regression": (numbered, SaysNumbers, "skill"),
+    "segmentation": (segmented, SaysWhere, "iou"),
+    "detection": (classed, SaysBoxes, "recall"),
+    "embedding": (classed, SaysFeatures, "accuracy"),
+}
+STATED = ("detection", "embedding")
+
+
+def audited(task, reads, **settings):
+    scenes, network, _ = CASES[task]
+    return audit_model(network(reads), scenes(), task=task if task in STATED else "auto", **settings)
+
+
+def of(result, name, index=None):
+    return result[name].overall if index is None else result[name].per_class[index]

@@ -84,7 +84,7 @@ def test_what_made_a_class_suspect_does_not_count_for_it():
     assert set(evidence.followed[3]) == set(first.evidence.images[first.evidence.labels == 3].tolist())
 
 
-def test_all_classes_together_are_judged_by_the_images_that_were_not_drawn_for_one():
+def test_all_together_are_judged_by_images_that_were_drawn_for_none():
     network = Network(dict.fromkeys(range(0, 100, 20), 1.0), 1)
     for _ in range(3):
         evidence = network.look().evidence
