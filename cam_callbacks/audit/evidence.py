@@ -171,7 +171,11 @@ class Evidence:
         known = known & (self.labels == label)
         if self.followed is None:
             return known
-        return known & self.drawn_for & ~torch.isin(self.images, torch.tensor(self.followed.get(label, ())))
+        return (
+            known
+            & self.drawn_for
+            & ~torch.isin(self.images, torch.tensor(self.followed.get(label, ()), dtype=torch.long))
+        )
 
     def pooled(self, name: str, label: int | None = None, minus: str | None = None) -> Pooled:
         """Pool a measure over the looks: each image counts once, by the mean of its answers.

@@ -173,6 +173,8 @@ class AuditResult:
     def _why_missing(self, name: str) -> str:
         if name not in MEASURES:
             return f"no measure has this name; the nearest are {difflib.get_close_matches(name, MEASURES, 3, 0)}"
+        if name == "accuracy":
+            return f"right answers of the task {self.task!r} are measured as {words_of(self.task).right!r}"
         if MEASURES[name].task not in ("", self.task):
             return f"it is of the task {MEASURES[name].task!r}, and this one is {self.task!r}"
         if MEASURES[name].intervention:

@@ -35,7 +35,7 @@ class Audit:
 
     Args:
         num_images: How many images the audit uses, drawn from the whole validation and balanced over the classes; allow
-            at least 30 per class. Half of them are the same at all looks.
+            at least 30 per class. Half of them, or of many classes a quarter, are the same at all looks.
         threshold: The value that a gap has to exceed, with confidence, to be suspect, at least 0 and below 1, as in
             `cam_callbacks.judge`.
         on_alarm: What to do in case of an alarm. `"warn"`: warn when the verdict changes. `"stop"`: stop the training

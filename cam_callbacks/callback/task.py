@@ -19,12 +19,6 @@ from cam_callbacks.explain.targets import LargestSegment, RegressionTarget, Segm
 TaskKind = Literal["single-label", "multi-label", "segmentation", "regression", "no labels"]
 Wanted = Literal["label", "prediction", "both"]
 
-_AUDITED: dict[str, AuditTask] = {
-    "single-label": "single-label",
-    "multi-label": "multi-label",
-    "segmentation": "segmentation",
-    "regression": "regression",
-}
 _MIN_FEATURES = 16  # fewer outputs are taken for features only where a loss, or views of the images, say so
 _SHIFTED = "if the step subtracts 1, let batch_fn do so, too"
 _ROUNDING = 1e-3
@@ -121,7 +115,7 @@ def audited_task(audit: Audit | None, task: Task | None) -> AuditTask | None:
     """Return the task that is audited: as the user says, or as recognized; None if it is not known, or cannot be."""
     if audit is not None and audit.task is not None:
         return audit.task
-    return None if task is None else _AUDITED.get(task.kind)
+    return None if task is None or task.kind == "no labels" else task.kind
 
 
 @dataclass(frozen=True)

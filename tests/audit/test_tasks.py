@@ -50,6 +50,15 @@ class TestEachTask:
         assert of(result, name).value > 0.9
         assert of(result, name).chance < 0.7
 
+    def test_what_is_not_measured_is_explained(self, task):
+        result = audited(task, 0.0)
+        other = "iou" if task != "segmentation" else "skill"
+        with pytest.raises(KeyError, match=f"it is of the task .*, and this one is '{task}'"):
+            result[other]
+        if result.right is not result.measures.get("accuracy"):
+            with pytest.raises(KeyError, match=f"are measured as '{CASES[task][2]}'"):
+                result["accuracy"]
+
     def test_a_network_that_answers_all_alike_has_learned_nothing(self, task):
         scenes, network, _ = CASES[task]
         images = torch.zeros(1, 3, SIDE, SIDE)

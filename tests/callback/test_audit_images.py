@@ -13,7 +13,8 @@ from lightning_runs import Squares, TinyModule, fit, loader, own_warnings, quiet
 from processes import run_script
 from torch import Tensor
 
-from cam_callbacks import Audit, CAMMonitor, GradCAM
+from cam_callbacks import Audit, CAMMonitor, GradCAM, ProbeSet
+from cam_callbacks.callback.audit_images import AuditSet
 
 COUNT = 10
 
@@ -243,3 +244,41 @@ def test_all_ranks_audit_the_same_images_drawn_from_all_of_their_batches(tmp_pat
     assert of_rank[:2] == [{0, 1}, {0, 1}]
     anew = first[2]["images"][~first[2]["is_fixed"]]
     assert {int((images == image).flatten(1).all(dim=1).nonzero()) % 2 for image in anew} == {0}
+
+
+def _of(labels: list[int]) -> ProbeSet:
+    count = len(labels)
+    return ProbeSet(torch.rand(count, 3, 4, 4), torch.tensor(labels))
+
+
+def test_of_many_classes_single_images_have_partners_that_are_not_asked_about() -> None:
+    fixed, fresh = _of([label for label in range(8) for _ in range(2)]), _of([20, 20, 30, 30, 30, 40, 40, 50, 50])
+    found = AuditSet.of(fixed, fresh, 12, classes=40, followed={30: 3})
+    assert found is not None
+    labels = found.images.labels
+    assert labels is not None
+    asked, partners = labels[: found.num_asked].tolist(), labels[found.num_asked :].tolist()
+    assert len(asked) == 12
+    assert asked == sorted(asked)
+    assert asked.count(30) == 3
+    assert sum(label < 8 for label in asked) == 3  # a quarter stays
+    assert sorted(partners) == sorted(label for label in asked if asked.count(label) == 1)
+    assert found.drawn_for is not None
+    assert [label for label, is_drawn in zip(asked, found.drawn_for.tolist(), strict=True) if is_drawn] == [30] * 3
+
+
+def test_of_few_classes_all_images_are_asked_about() -> None:
+    found = AuditSet.of(_of([0, 0, 1]), _of([0, 1, 1]), 6, classes=2)
+    assert found is not None
+    assert found.num_asked == len(found.images) == 6
+    assert found.drawn_for is None
+
+
+def test_which_classes_are_asked_about_first_hangs_on_the_images_alone() -> None:
+    draws = []
+    for _ in range(4):
+        found = AuditSet.of(None, _of([label for label in range(60) for _ in range(2)]), 20, classes=60)
+        assert found is not None
+        assert found.images.labels is not None
+        draws.append(set(found.images.labels[: found.num_asked].tolist()))
+    assert len(set().union(*draws)) > 30  # not the first ones each time
