@@ -50,6 +50,8 @@ def test_a_command_is_understood(
     monkeypatch.setattr(sys, "argv", [str(script), *arguments])
     # As Python does for a script; the modules beside it have the same names in several projects.
     monkeypatch.setattr(sys, "path", [str(script.parent), *sys.path])
+    for file in script.parent.glob("*.py"):
+        monkeypatch.delitem(sys.modules, file.stem, raising=False)
     before = set(sys.modules)
     request.addfinalizer(
         lambda: [sys.modules.pop(name) for name in set(sys.modules) - before if _is_beside(name, script)]

@@ -283,6 +283,13 @@ class TestFeatures:
         assert of(result, "bg_gap_cosine").low < 0.02
         assert of(result, "accuracy").count == 48
 
+    def test_a_class_needs_three_images(self):
+        probes = classed(40)
+        few = replace(probes, labels=torch.arange(40) % 20)
+        result = audit_model(SaysFeatures(0.0), few, task="embedding", num_donors=1)
+        assert of(result, "accuracy").count == 0
+        assert judge(result).state == "too few images"
+
     def test_by_chance_as_many_are_nearest_as_there_are_classes(self):
         torch.manual_seed(0)
         features = torch.randn(960, 64)
