@@ -251,7 +251,7 @@ def _of(labels: list[int]) -> ProbeSet:
     return ProbeSet(torch.rand(count, 3, 4, 4), torch.tensor(labels))
 
 
-def test_of_many_classes_single_images_have_partners_that_are_not_asked_about() -> None:
+def test_of_many_classes_single_images_have_partners_not_asked_about() -> None:
     fixed, fresh = _of([label for label in range(8) for _ in range(2)]), _of([20, 20, 30, 30, 30, 40, 40, 50, 50])
     found = AuditSet.of(fixed, fresh, 12, classes=40, followed={30: 3})
     assert found is not None
