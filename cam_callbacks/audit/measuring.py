@@ -104,7 +104,7 @@ def measures_of(observations: Observations, parts: Sequence[Answers]) -> AuditRe
         mask_source=observations.mask_source,
         labels=observations.labels,
         truths=tuple(question.truths[observations.asked]),
-        class_names=observations.probes.class_names,
+        class_names=question.names,
         swap_answers=torch.stack([each[_SHOWN] for each in shown], dim=1),
         donors=judged.donors,
         image_ids=observations.probes.image_ids,

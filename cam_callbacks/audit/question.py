@@ -11,6 +11,7 @@ from torch import Tensor
 
 from cam_callbacks.audit.attention import is_informative
 from cam_callbacks.audit.donors import Donors
+from cam_callbacks.data.class_names import ClassNames
 from cam_callbacks.data.probes import ProbeSet
 from cam_callbacks.explain.model_outputs import OutputReader
 from cam_callbacks.explain.targets import Targets
@@ -57,9 +58,14 @@ class Question(ABC):
         self.is_asked = self.is_there
 
     @property
+    def names(self) -> ClassNames:
+        """The names of what images are asked about; empty if they are not known."""
+        return self.probes.class_names
+
+    @property
     def truths(self) -> list[str]:
         """What is true of each image, in a few words."""
-        return [self.probes.class_names.name(index) for index in self.about.tolist()]
+        return [self.names.name(index) for index in self.about.tolist()]
 
     @property
     @abstractmethod

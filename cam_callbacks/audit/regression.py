@@ -11,6 +11,7 @@ from torch import Tensor
 from cam_callbacks.audit.classes import only_known
 from cam_callbacks.audit.donors import Donors
 from cam_callbacks.audit.question import AuditTask, Question, Readings, generator_of
+from cam_callbacks.data.class_names import ClassNames
 from cam_callbacks.data.probes import ProbeSet
 from cam_callbacks.explain.model_outputs import OutputReader
 from cam_callbacks.explain.targets import RegressionTarget, Targets
@@ -58,6 +59,12 @@ class Numbers(Question):
         self._middle = middle[self.about]
         self._mean_error = (self._numbers - middle).abs().nanmean(dim=0)[self.about]
         self._least = _LEAST_DIFFERENCE * (high - low)[self.about]
+
+    @property
+    def names(self) -> ClassNames:
+        """Those that are given, else "number 0", and so on; of a single one "the number"."""
+        count = self._numbers.shape[1]
+        return super().names or ClassNames(["the number"] if count == 1 else [f"number {i}" for i in range(count)])
 
     @property
     def truths(self) -> list[str]:

@@ -88,19 +88,19 @@ class AuditChoice(Stage):
         if not self._may_be_audited:
             return None  # what is said of the task says so
         if not watched.is_synced:
-            watched.sync(*self.agreed(of_trainer.broadcast, self.trainer, (watched.images, watched.are_all)))
+            what_stays = (watched.images, watched.are_all, watched.classes)
+            watched.sync(*self.agreed(of_trainer.broadcast, self.trainer, what_stays))
         offers = self.agreed(of_trainer.gather_from_all, self.trainer, self.agreed(watched.offered))
-        classes = self._classes if self._drawn_as == self.task else None
-        choice = self.agreed(watched.choose, offers, classes)
+        outputs = self._classes if self._drawn_as == self.task else None
+        choice = self.agreed(watched.choose, offers, outputs)
         images = self.agreed(self._send, choice, self.agreed(watched.drawn, choice, self.trainer.global_rank))
         watched.rest()
         drawn = self.agreed(_in_one_set, choice, images, self.task)
         described = self.agreed(of_trainer.broadcast, self.trainer, self.agreed(self._describe, choice, drawn, errors))
         fixed, fresh = self.agreed(_halves, choice, drawn, described)
         stay = fixed if watched.is_first else watched.images
-        classes = len({each.label for each in choice}) if self.trainer.testing else watched.classes
-        if watched.are_all or choice.are_all or self.task not in _OF_CLASSES:
-            classes = None  # there are no other images to follow any with
+        has_more = self.task in _OF_CLASSES and not (watched.are_all or choice.are_all)  # to follow classes with
+        classes = choice.classes if has_more else None
         found = self.agreed(AuditSet.of, stay, fresh, watched.count, classes, watched.draw.followed)
         if found is None:
             return None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
@@ -129,7 +129,7 @@ class AuditImages(KeptImages):
     Attributes:
         is_first: Whether those that stay are not known yet, or not wanted, so that all are drawn.
         are_all: Whether the images that stay are all that there are.
-        classes: How many classes there were images of at the first look; None before it.
+        classes: Of how many classes there were images at the first look; None before it.
     """
 
     def __init__(self, count: int) -> None:
@@ -152,7 +152,7 @@ class AuditImages(KeptImages):
             anew: Draw all of them, and keep none, as for each test: its images are not those of the validation.
             draw: What earlier looks say of the half that is drawn anew.
         """
-        self.draw = replace(draw, classes=None if anew else self.classes)
+        self.draw = draw
         self._is_anew, self.is_first = anew, anew or self.images is None
         self._reservoirs = ()
         known: dict[str, Any] = {"rank": rank, "classes": classes}
@@ -200,9 +200,10 @@ class AuditImages(KeptImages):
 
     def choose(self, offers: Sequence[Offer], classes: int | None) -> Choice:
         """Choose from what all ranks offer, in their order; each of them comes to the same choice."""
-        choice = chosen(offers, self.count, None if self.is_first else self.kept, classes, self.draw)
-        if self.is_first and not self._is_anew:
-            self.classes = len({each.label for each in choice})
+        seen = None if self.is_first else self.classes
+        choice = chosen(offers, self.count, None if self.is_first else self.kept, classes, self.draw, seen)
+        if not self._is_anew:
+            self.classes = choice.classes
         return choice
 
     def drawn(self, choice: Choice, rank: int) -> dict[bytes, Samples]:
@@ -235,8 +236,9 @@ class AuditImages(KeptImages):
         self._kept, self.are_all = None, are_all
         return super().keep(images)
 
-    def sync(self, images: ProbeSet | None, are_all: bool) -> None:
+    def sync(self, images: ProbeSet | None, are_all: bool, classes: int | None) -> None:
         """Take what stays from the first rank."""
+        self.classes = classes
         if images is not None:
             self.keep(images, are_all)
             self.is_first = self._is_anew

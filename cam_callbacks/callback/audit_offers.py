@@ -21,12 +21,10 @@ class Draw:
     Attributes:
         seen: How many images of each class there were.
         followed: How many images of some classes are drawn before all others.
-        classes: How many classes there were images of; None if that is not known.
     """
 
     seen: Mapping[int, int] = field(default_factory=dict)
     followed: Mapping[int, int] = field(default_factory=dict)
-    classes: int | None = None
 
 
 NOTHING_KNOWN = Draw()
@@ -78,6 +76,7 @@ class Choice:
         are_all: Whether these are all images that there are, so that all stay.
         unknown_labels: Labels that no class has.
         left_out: How many images were left out, by reason.
+        classes: Of how many classes there are images.
     """
 
     form: Form | None
@@ -86,6 +85,7 @@ class Choice:
     are_all: bool
     unknown_labels: set[int]
     left_out: Counter[str]
+    classes: int
 
     def __iter__(self) -> Iterator[Candidate]:
         """Yield all of them, by class, and then in an order that depends on their content alone."""
@@ -93,7 +93,12 @@ class Choice:
 
 
 def chosen(
-    offers: Sequence[Offer], count: int, kept: Kept | None, classes: int | None, draw: Draw = NOTHING_KNOWN
+    offers: Sequence[Offer],
+    count: int,
+    kept: Kept | None,
+    classes: int | None,
+    draw: Draw = NOTHING_KNOWN,
+    seen_classes: int | None = None,
 ) -> Choice:
     """Choose from what all ranks offer; each of them comes to the same choice.
 
@@ -103,6 +108,7 @@ def chosen(
         kept: The half that stays, where it is known already.
         classes: How many classes the model has; None if it is not known.
         draw: What earlier looks say of the half that is drawn anew.
+        seen_classes: Of how many classes there are images; None to count them.
     """
     seen: Counter[Form] = Counter()
     left_out: Counter[str] = Counter()
@@ -117,7 +123,7 @@ def chosen(
     fresh = [offer.fresh[form] for offer in offers if form in offer.fresh]
     labels = {each.label for found in (*fixed, *fresh) for each in found.candidates}
     unknown = {label for label in labels if classes is not None and label >= classes}
-    many = len(labels) if draw.classes is None else draw.classes
+    many = seen_classes or len(labels - unknown)
 
     may_stay, all_fresh = (
         [each for found in part for each in found.candidates if each.label not in unknown] for part in (fixed, fresh)
@@ -133,7 +139,7 @@ def chosen(
     asked = min(sum(kept.classes.values()), count if are_all else num_stay(count, many))
     anew = balanced(others, room(count - asked, many), draw.seen or kept.classes, draw.followed)
     unknown = unknown.union(*(offer.unknown_labels for offer in offers))
-    return Choice(form, stay, anew, are_all, unknown, left_out)
+    return Choice(form, stay, anew, are_all, unknown, left_out, many)
 
 
 def room(count: int, classes: int | None) -> int:

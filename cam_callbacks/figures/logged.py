@@ -292,7 +292,7 @@ def swaps_picture(audited: AuditSnapshot) -> Picture | None:
     masks = None if result.mask_source == "none" else images.masks
     total = int((~result.swap_answers.isnan()).all(dim=1).sum())
     title = [
-        Line(f"{len(shown)} of the {total} images; of each {words_of(result.task).one} those that lose most"),
+        Line(f"{len(shown)} of the {total} images; of each {words_of(result.task).one} those that change most"),
         Line(f"above each: whose {'ring' if masks is None else 'background'} it has,", MUTED),
         Line(f"and {words_of(result.task).shown}", MUTED),
     ]
