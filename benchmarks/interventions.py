@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from bias_data import ELSEWHERE
 from bias_detection import epochs_of
-from setting import lines_of, run_each, table
+from setting import lines_of, run_missing, table
 
 from cam_callbacks import Verdict, __version__, audit_model, judge
 from cam_callbacks.audit.statistics import wilson
@@ -49,10 +49,7 @@ def main() -> None:
         for kinds, agreement in ((clean, 0.5), (planted, AGREEMENTS[seed % len(AGREEMENTS)]))
         for kind in kinds
     ]
-    done = {(run["kind"], run["agreement"], run["seed"]) for run in lines_of(args.out)}
-    missing = [each for each in wanted if each not in done]
-    for number, run in enumerate(run_each(run_of, missing, args.processes, args.out), 1):
-        print(f"{number} of {len(missing)}: {run['kind']}, {run['agreement']:g}, {run['seconds']:.0f} s", flush=True)
+    run_missing(run_of, wanted, ("kind", "agreement", "seed"), args)
     print_tables(lines_of(args.out))
 
 

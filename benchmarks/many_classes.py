@@ -19,7 +19,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from lightning.pytorch import Callback, LightningModule, Trainer
-from setting import lines_of, run_each, table
+from setting import lines_of, run_missing, table
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -48,11 +48,7 @@ def main() -> None:
         args.out = args.out.with_stem(f"{args.out.stem}_short")
     wanted = [(args.classes, BIASED, seed) for seed in range(args.rounds)]
     wanted += [(args.classes, 0, seed) for seed in range(args.clean)]
-    done = {(run["classes"], run["biased"], run["seed"]) for run in lines_of(args.out)}
-    missing = [each for each in wanted if each not in done]
-    for number, run in enumerate(run_each(run_of, missing, args.processes, args.out), 1):
-        named = run["looks"][-1]["named"]
-        print(f"{number} of {len(missing)}: {run['biased']} biased, {named}, {run['seconds']:.0f} s", flush=True)
+    run_missing(run_of, wanted, ("classes", "biased", "seed"), args)
     print_tables(lines_of(args.out))
 
 

@@ -80,6 +80,24 @@ def run_each(
             yield done.result()
 
 
+def run_missing(
+    work: Callable[..., Line], wanted: Sequence[tuple[Any, ...]], keys: Sequence[str], args: argparse.Namespace
+) -> None:
+    """Call `work` with those arguments of which the file has no line, and say which is done.
+
+    Args:
+        work: Trains and audits one network.
+        wanted: The arguments of each.
+        keys: What they are called in a line.
+        args: With `out`, the file, and `processes`, how many are trained at the same time.
+    """
+    done = {tuple(run[key] for key in keys) for run in lines_of(args.out)}
+    missing = [each for each in wanted if each not in done]
+    for number, run in enumerate(run_each(work, missing, args.processes, args.out), 1):
+        what = ", ".join(f"{run[key]:g}" if isinstance(run[key], float) else str(run[key]) for key in keys)
+        print(f"{number} of {len(missing)}: {what}; {run['seconds']:.0f} s", flush=True)
+
+
 def lines_of(path: Path) -> list[Line]:
     """The lines of a file of JSON; none if there is no file."""
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []

@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from setting import lines_of, run_each, table
+from setting import lines_of, run_missing, table
 from task_data import SIDE, TASKS, Scenes, draw
 from torch import Tensor, nn
 
@@ -51,10 +51,7 @@ def main() -> None:
         tasks, args.rounds = ("multi-label", "regression"), 1
         args.out = args.out.with_stem(f"{args.out.stem}_short")
     wanted = [(task, AGREEMENTS[seed % len(AGREEMENTS)], seed) for seed in range(args.rounds) for task in tasks]
-    done = {(run["task"], run["agreement"], run["seed"]) for run in lines_of(args.out)}
-    missing = [each for each in wanted if each not in done]
-    for number, run in enumerate(run_each(run_of, missing, args.processes, args.out), 1):
-        print(f"{number} of {len(missing)}: {run['task']}, {run['agreement']:g}, {run['seconds']:.0f} s", flush=True)
+    run_missing(run_of, wanted, ("task", "agreement", "seed"), args)
     print_tables(lines_of(args.out))
 
 

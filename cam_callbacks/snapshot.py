@@ -109,7 +109,7 @@ class AuditSnapshot:
         verdict: What they mean.
         trust: Faithfulness measures of the probes' heatmaps, by name.
         passes: Forward samples spent on all of it, without the audit's own heatmaps.
-        is_fixed: (N,) bool, whether an image is of those that all looks share; the others were drawn for this one.
+        is_fixed: Of each image, whether it is of those that all looks share; the others were drawn for this one.
     """
 
     images: ProbeSet

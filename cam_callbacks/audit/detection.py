@@ -32,11 +32,10 @@ class Boxes(Question):
             True within the object's box.
 
     Raises:
-        ValueError: There are no labels, or of one class only, or no masks, or images do not have two dimensions.
+        ValueError: There are no labels or no masks, all objects are of one class, or the images are not (N, C, H, W).
     """
 
     task: ClassVar[AuditTask] = "detection"
-    right: ClassVar[str] = "recall"
     endings: ClassVar[tuple[str, ...]] = ("", "_score")
     asks_for_place: ClassVar[bool] = True
     reads_classes: ClassVar[bool] = False

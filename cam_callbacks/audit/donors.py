@@ -66,16 +66,18 @@ def choose_donors(labels: Tensor, usable: Tensor, fingerprint: str, count: int =
     return Donors(same, other)
 
 
-def in_turn(takers: Tensor, givers: Tensor, count: int) -> Tensor:
-    """Return (n, `count`) donors for each of n images: others, of which all give about equally often; -1 for none.
+def in_turn(takers: Tensor, givers: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    """Return (n, `count`) donors for each of n images: others, each of which gives about equally often; -1 for none.
 
     Where there are fewer others, some give more than once.
 
     Args:
         takers: (n,) int64, the indices of images.
-        givers: (m,) int64, the indices of those that may give, in the order in which they take turns.
+        givers: (m,) int64, the indices of those that may give.
         count: How many donors an image has.
+        generator: Draws the order in which they take turns.
     """
+    givers = givers[torch.randperm(len(givers), generator=generator)]
     found = torch.full((len(takers), count), -1)
     for row, taker in enumerate(takers.tolist()):
         others = givers[givers != taker]

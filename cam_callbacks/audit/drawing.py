@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from random import Random
 
 import torch
 from torch import Tensor
@@ -20,7 +21,6 @@ _TASK_OF: dict[str | None, AuditTask] = {
     "class": "single-label",
     "soft": "single-label",
 }
-_MULTIPLIER = 2654435761  # of a hash by multiplication (Knuth)
 
 
 def as_drawn(samples: Samples, task: AuditTask | None, has_background: bool = True) -> Samples | None:
@@ -85,13 +85,5 @@ def _one_of(rows: Tensor) -> Tensor:
         if row.isnan().any():
             continue
         marked = (row == 1).nonzero().flatten().tolist()
-        found[place] = marked[_mixed(marked) % len(marked)] if marked else len(row)
+        found[place] = Random(f"labels {marked}").choice(marked) if marked else len(row)
     return found
-
-
-def _mixed(numbers: list[int]) -> int:
-    """Return a number that hangs on all of the numbers in no simple way."""
-    found = len(numbers)
-    for each in numbers:
-        found = (found * 31 + each + 1) * _MULTIPLIER % 2**32
-    return found >> 7

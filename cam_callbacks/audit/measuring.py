@@ -20,6 +20,7 @@ from cam_callbacks.audit.question import AuditTask, most_frequent_share
 from cam_callbacks.audit.registry import Intervention
 from cam_callbacks.audit.result import AuditResult, Confusion, Further
 from cam_callbacks.audit.statistics import measure
+from cam_callbacks.audit.words import words_of
 from cam_callbacks.data.probes import ProbeSet
 from cam_callbacks.explain.explanation import upsample
 from cam_callbacks.explain.forwarding import ForwardFn
@@ -206,8 +207,9 @@ def _values(observations: Observations, answers: Answers, heatmaps: Tensor | Non
     right, masks, usable, question = answers.right, observations.masks, observations.usable, observations.question
     whole, chance = right["nothing"], question.chance
     chance = chance[observations.asked] if isinstance(chance, Tensor) else chance
-    yield question.right, whole, chance
-    if observations.probes.groups is not None and question.right == "accuracy":
+    name = words_of(question.task).right
+    yield name, whole, chance
+    if observations.probes.groups is not None and name == "accuracy":
         yield _worst_group_accuracy(whole, observations.probes.groups[observations.asked], observations.labels)
     is_even = observations.is_even
     for exchange in observations.exchanges:

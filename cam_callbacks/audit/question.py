@@ -20,7 +20,7 @@ AuditTask = Literal["single-label", "multi-label", "regression", "segmentation",
 """What a model is trained to answer, as far as it can be audited."""
 
 Readings: TypeAlias = Tensor
-"""(R, n) float32, what is read out of the answers to n images, in R ways; NaN where there is no answer."""
+"""(R, n) float32: R numbers read from the answer to each of n images; NaN where there is no answer."""
 
 Read: TypeAlias = Callable[[Any, Tensor, OutputReader], Readings]
 
@@ -30,7 +30,6 @@ class Question(ABC):
 
     Attributes:
         task: The task.
-        right: The name of the measure of right answers.
         endings: What follows the name of a gap in each of its forms: nothing, the gap in right answers; the others vary
             less.
         is_counted: Whether an answer is right or wrong, and nothing between.
@@ -45,7 +44,6 @@ class Question(ABC):
     """
 
     task: ClassVar[AuditTask]
-    right: ClassVar[str] = "accuracy"
     endings: ClassVar[tuple[str, ...]] = ("", "_probability")
     is_counted: ClassVar[bool] = True
     asks_for_place: ClassVar[bool] = False
@@ -70,11 +68,11 @@ class Question(ABC):
     @property
     @abstractmethod
     def chance(self) -> Tensor | float:
-        """What the best answer gets right that does not look at the image, (N,) or the mean of it."""
+        """How right the best answer is that ignores the image: of each image, (N,), or the mean of all."""
 
     @abstractmethod
     def donors(self, usable: Tensor, count: int) -> Donors:
-        """Choose donors: such whose background speaks for the right answer, and such whose background does not.
+        """Choose donors whose background goes with the right answer, and donors whose background does not.
 
         Args:
             usable: (N,) bool, which images have a background to give.
@@ -83,7 +81,7 @@ class Question(ABC):
 
     @abstractmethod
     def read(self, output: Any, rows: Tensor, outputs: OutputReader) -> Readings:
-        """Read how right the answers are, first, and what else the gaps are made from.
+        """Read how right the answers are, and after that the other numbers that gaps are made from.
 
         Args:
             output: What the model returned for n images.
@@ -92,7 +90,7 @@ class Question(ABC):
         """
 
     def prepare(self, ask: Callable[[Read], Readings]) -> None:
-        """Find out what has to be known of the images as they are; `ask` reads something out of the answers to all."""
+        """Find out what has to be known of the unchanged images; `ask` reads something from the answers to all."""
         return
 
     def usable(self, masks: Tensor | None, are_given: bool) -> Tensor:
@@ -105,11 +103,11 @@ class Question(ABC):
         return self.is_asked if masks is None else self.is_asked & is_informative(masks)
 
     def targets(self, rows: Tensor) -> Targets:
-        """Return whose heat is looked at, of the images at `rows` (n,); None if no heatmap is about the answer."""
+        """Return what heatmaps of the images at `rows` (n,) explain; None if no heatmap is about the answer."""
         return self.about[rows]
 
     def sides(self, index: int) -> Tensor:
-        """Return (N,) the groups that data of all images may give away, where images are asked about `index`."""
+        """Return (N,) int64, the groups that simple properties of the images may tell apart; `index` as in `about`."""
         return self.about
 
     def gaps(self, same: Readings, other: Readings, donors: Donors) -> Mapping[str, Tensor]:
@@ -123,15 +121,15 @@ def generator_of(probes: ProbeSet) -> torch.Generator:
 
 
 def most_frequent_share(labels: Tensor) -> float:
-    """Return the share of the class that most of the labels (N,) are of."""
+    """Return the share of the most frequent of the labels (N,)."""
     return float(labels.bincount().max() / len(labels))
 
 
 def check_labels(probes: ProbeSet) -> Tensor:
-    """Return the classes (N,) of images of two classes at least.
+    """Return the labels (N,) of images of at least two classes.
 
     Raises:
-        ValueError: They have none, or all have the same one.
+        ValueError: There are no labels, or all images are of one class.
     """
     if probes.labels is None:
         raise ValueError("probes have no labels; the audit compares classes: give ProbeSet(images, labels)")

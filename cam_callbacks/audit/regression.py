@@ -23,9 +23,8 @@ _MOST = (0.05, 0.95)  # quantiles
 class Numbers(Question):
     """Each image is asked for one of its numbers.
 
-    Donors of one kind have nearly the same number; those of the other kind have one that half of the images lie
-    between. The gap is the slope of the answer on the donor's number, at the same object: 0, the background is not
-    used; 1, it decides.
+    One kind of donors has nearly the same number; the other kind is half of all images away. The gap is the slope of
+    the answer on the donor's number, at the same object: 0, the background is not used; 1, it decides.
 
     How right an answer is, the skill: 1 minus its error, divided by the mean error of always answering the median.
 
@@ -37,7 +36,6 @@ class Numbers(Question):
     """
 
     task: ClassVar[AuditTask] = "regression"
-    right: ClassVar[str] = "skill"
     endings: ClassVar[tuple[str, ...]] = ("",)
     is_counted: ClassVar[bool] = False
     reads_classes: ClassVar[bool] = False
@@ -51,7 +49,7 @@ class Numbers(Question):
         differing = (high > low).nonzero().flatten()
         if not len(differing):
             raise ValueError(f"all {len(probes)} probes have the same numbers; the audit compares different ones")
-        turns = torch.arange(len(numbers))[torch.randperm(len(numbers), generator=generator_of(probes))]
+        turns = torch.randperm(len(numbers), generator=generator_of(probes))
         super().__init__(probes, differing[turns % len(differing)])
         self.truth = self._numbers.gather(1, self.about.unsqueeze(1)).squeeze(1)
         self.is_asked = torch.isfinite(self.truth)
@@ -85,7 +83,7 @@ class Numbers(Question):
         return (1 - (answers - truth).abs() / mean_error).clamp_min(-1)
 
     def donors(self, usable: Tensor, count: int) -> Donors:
-        """Choose images with nearly the same number, and such that half of the images lie between."""
+        """Choose images with nearly the same number, and images half of all images away."""
         same, other = (torch.full((len(self.about), count), -1) for _ in range(2))
         for index in sorted(set(self.about.tolist())):
             numbers = self._numbers[:, index]

@@ -39,7 +39,6 @@ class Segments(Question):
     """
 
     task: ClassVar[AuditTask] = "segmentation"
-    right: ClassVar[str] = "iou"
     is_counted: ClassVar[bool] = False
     asks_for_place: ClassVar[bool] = True
     reads_classes: ClassVar[bool] = False
@@ -74,14 +73,13 @@ class Segments(Question):
         return share.where(self.is_asked, torch.nan)
 
     def donors(self, usable: Tensor, count: int) -> Donors:
-        """Choose images of the same class, and such that have nothing of it."""
+        """Choose images of the same class, and images that have nothing of it."""
         generator = generator_of(self.probes)
         same, other = (torch.full((len(self.about), count), -1) for _ in range(2))
         for label in sorted(set(self.about[self.is_asked].tolist())):
             takers = self._with(label)
             for found, givers in ((same, takers), (other, self._without(label))):
-                givers = givers[torch.randperm(len(givers), generator=generator)]
-                found[takers] = in_turn(takers, givers, count)
+                found[takers] = in_turn(takers, givers, count, generator)
         return Donors(same, other)
 
     def _with(self, label: int) -> Tensor:

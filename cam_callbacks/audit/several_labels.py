@@ -1,4 +1,4 @@
-"""The question of a classifier of several labels: has the image this label?"""
+"""The question of a classifier of several labels: does the image have this label?"""
 
 from __future__ import annotations
 
@@ -18,11 +18,10 @@ _FEWEST = 2  # images with a label, and without it
 
 
 class SeveralLabels(Question):
-    """Each image is asked about one label, which it has or not; right is an answer that says so.
+    """Each image is asked about one label, which it has or does not have; an answer that says so is right.
 
-    Donors of both kinds have the label, or not: a background of an image that agrees in the label, and of one that does
-    not. So the gap is how much more often the label is seen before a background that goes with it, whether it is there
-    or not.
+    One kind of donors agrees with the image in this label, the other does not. So the gap is how much more often the
+    label is seen before a background that goes with it, whether it is there or not.
 
     Labels take turns, and so do images with and without each: rare labels come as often as frequent ones, as far as
     images go.
@@ -66,7 +65,7 @@ class SeveralLabels(Question):
         return usable | (~masks.flatten(1).any(dim=1) & ~self._marks.any(dim=1))
 
     def donors(self, usable: Tensor, count: int) -> Donors:
-        """Choose images that agree in the label, and such that do not."""
+        """Choose images that agree in the label, and images that do not."""
         generator = generator_of(self.probes)
         same, other = (torch.full((len(self.about), count), -1) for _ in range(2))
         for label in sorted(set(self.about.tolist())):
@@ -74,8 +73,7 @@ class SeveralLabels(Question):
                 takers = ((self.about == label) & (self.is_there == is_there)).nonzero().flatten()
                 for found, side in ((same, is_there), (other, not is_there)):
                     givers = (usable & (self._marks[:, label] == side)).nonzero().flatten()
-                    givers = givers[torch.randperm(len(givers), generator=generator)]
-                    found[takers] = in_turn(takers, givers, count)
+                    found[takers] = in_turn(takers, givers, count, generator)
         return Donors(same, other)
 
     def read(self, output: Any, rows: Tensor, outputs: OutputReader) -> Readings:

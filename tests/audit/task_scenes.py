@@ -47,15 +47,21 @@ def labeled(count: int = 96, agreement: float = 1.0) -> ProbeSet:
     return ProbeSet(_images(torch.ones(count), around, masks, 2), None, masks, names, annotations=marks)
 
 
-class SaysLabels(nn.Module):
-    """Sees each label in its band of rows; the first one, as far as it `reads` that, in what surrounds the objects."""
+class _Reads(nn.Module):
+    """Its features are the channels of the images, as many as it needs."""
+
+    channels = 2
 
     def __init__(self, reads: float) -> None:
         super().__init__()
-        self.features = nn.Conv2d(3, 2, 1, bias=False)
+        self.features = nn.Conv2d(3, self.channels, 1, bias=False)
         self.reads = reads
         with torch.no_grad():
-            self.features.weight.copy_(torch.eye(3)[:2].view(2, 3, 1, 1))
+            self.features.weight.copy_(torch.eye(3)[: self.channels].view(self.channels, 3, 1, 1))
+
+
+class SaysLabels(_Reads):
+    """Sees each label in its band of rows; the first one, as far as it `reads` that, in what surrounds the objects."""
 
     def forward(self, images: Tensor) -> Tensor:
         found = self.features(images)
@@ -75,15 +81,10 @@ def numbered(count: int = 96) -> ProbeSet:
     return ProbeSet(images, None, masks, annotations=numbers)
 
 
-class SaysNumbers(nn.Module):
+class SaysNumbers(_Reads):
     """Reads numbers from the object; the first one, as far as it `reads` that, from what surrounds it."""
 
-    def __init__(self, reads: float) -> None:
-        super().__init__()
-        self.features = nn.Conv2d(3, 3, 1, bias=False)
-        self.reads = reads
-        with torch.no_grad():
-            self.features.weight.copy_(torch.eye(3).view(3, 3, 1, 1))
+    channels = 3
 
     def forward(self, images: Tensor) -> Tensor:
         sums = self.features(images).sum(dim=(2, 3)) / torch.tensor([36.0, SIDE**2 - 36.0, 36.0])
@@ -107,14 +108,7 @@ def segmented(count: int = 96) -> ProbeSet:
     return ProbeSet(given.images, None, None, given.class_names, annotations=pixels)
 
 
-class _Sees(nn.Module):
-    def __init__(self, reads: float) -> None:
-        super().__init__()
-        self.features = nn.Conv2d(3, 2, 1, bias=False)
-        self.reads = reads
-        with torch.no_grad():
-            self.features.weight.copy_(torch.eye(3)[:2].view(2, 3, 1, 1))
-
+class _Sees(_Reads):
     def seen(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Return (N, SIDE, SIDE) where the object is, and (N,) a number below 0 for class 1, above for class 2."""
         found = self.features(images)

@@ -14,7 +14,7 @@ from processes import run_script
 from torch import Tensor
 
 from cam_callbacks import Audit, CAMMonitor, GradCAM, ProbeSet
-from cam_callbacks.callback.audit_images import AuditSet
+from cam_callbacks.callback.audit_images import AuditImages, AuditSet
 
 COUNT = 10
 
@@ -282,3 +282,15 @@ def test_which_classes_are_asked_about_first_hangs_on_the_images_alone() -> None
         assert found.images.labels is not None
         draws.append(set(found.images.labels[: found.num_asked].tolist()))
     assert len(set().union(*draws)) > 30  # not the first ones each time
+
+
+def test_a_rank_that_has_no_state_counts_the_classes_as_the_first_does() -> None:
+    first, other = AuditImages(8), AuditImages(8)
+    first.keep(_of([0, 0, 1, 1]))
+    first.classes = 40
+    other.sync(first.images, first.are_all, first.classes)
+    for rank, each in enumerate((first, other)):
+        each.begin("a", rank, 40, anew=False)
+    offers = [first.offered(), other.offered()]
+    assert first.choose(offers, 40) == other.choose(offers, 40)
+    assert other.classes == 40
