@@ -38,7 +38,9 @@ class Classes(Question):
         return choose_donors(self.about, usable, self.probes.fingerprint, count)
 
     def read(self, output: Any, rows: Tensor, outputs: OutputReader) -> Readings:
-        """Return whether answers are right, the probability of the true class, and the class that is answered.
+        """Return whether answers are right, the probability of the true class, the class that is answered, its rival.
+
+        The rival is the most probable class that is not the true one.
 
         Raises:
             ValueError: The model does not have a class.
@@ -48,7 +50,8 @@ class Classes(Question):
         answered = probabilities.argmax(dim=1)
         correct = (answered == labels).float()
         probability = probabilities.gather(1, labels.unsqueeze(1)).squeeze(1)
-        return only_known(torch.stack([correct, probability, answered.float()]), probabilities)
+        rival = probabilities.scatter(1, labels.unsqueeze(1), -1).argmax(dim=1)
+        return only_known(torch.stack([correct, probability, answered.float(), rival.float()]), probabilities)
 
 
 def checked_classes(labels: Tensor, scores: Tensor) -> Tensor:

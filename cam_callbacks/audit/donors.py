@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -64,6 +65,35 @@ def choose_donors(labels: Tensor, usable: Tensor, fingerprint: str, count: int =
             other[image, place // len(own)] = members[giver][given[giver] % len(members[giver])]
             given[giver] += 1
     return Donors(same, other)
+
+
+def with_rivals(
+    donors: Donors, labels: Tensor, usable: Tensor, rivals: Mapping[int, Sequence[int]], fingerprint: str
+) -> Donors:
+    """Replace half of the donors of another class by images of the rivals of some classes, where there are any.
+
+    To an image that has two donors one is a rival, and the other is any class; of those that have one donor, every
+    second has a rival's. The rivals' images give in turn.
+
+    Args:
+        donors: What was chosen without regard to rivals.
+        labels: (N,) the classes.
+        usable: (N,) bool, which images have a background to give.
+        rivals: By class, the classes that are hard to tell from it.
+        fingerprint: Hexadecimal digits that identify the images; they seed the choice.
+    """
+    generator = torch.Generator().manual_seed(int(fingerprint[:15], 16))
+    other = donors.other.clone()
+    for label, classes in rivals.items():
+        others = torch.tensor([each for each in classes if each != label], dtype=torch.long)
+        givers = (torch.isin(labels, others) & usable).nonzero().flatten()
+        givers = givers[torch.randperm(len(givers), generator=generator)]
+        takers = ((labels == label) & donors.known).nonzero().flatten()
+        places = torch.cartesian_prod(torch.arange(len(takers)), torch.arange(other.shape[1])).view(-1, 2)
+        half = places[places.sum(dim=1) % 2 == 0]
+        if len(givers):
+            other[takers[half[:, 0]], half[:, 1]] = givers[torch.arange(len(half)) % len(givers)]
+    return Donors(donors.same, other)
 
 
 def in_turn(takers: Tensor, givers: Tensor, count: int, generator: torch.Generator) -> Tensor:

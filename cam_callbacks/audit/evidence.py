@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -75,6 +75,7 @@ class Evidence:
         task: What the model is trained to answer.
         followed: Where there are too many classes to have images of all: those that were followed, each with the images
             that made it suspect, which do not count for it; None where all classes are judged.
+        rivals: By class, those that the model last took its images for, beside it: `AuditResult.rivals`.
         values: By measure, (M,) float32; NaN where it is not defined, or was not measured with these donors.
     """
 
@@ -88,6 +89,7 @@ class Evidence:
     task: str
     values: Mapping[str, Tensor]
     followed: Mapping[int, Sequence[int]] | None = None
+    rivals: Mapping[int, Sequence[int]] = field(default_factory=dict)
 
     @classmethod
     def of(cls, result: AuditResult) -> Evidence:
@@ -107,6 +109,7 @@ class Evidence:
             result.task,
             {name: _by_donor(result[name], times).flatten() for name in _kept(result) if name in result},
             None if result.drawn_for is None else {},
+            {} if result.drawn_for is None else result.rivals,
         )
 
     def followed_by(self, result: AuditResult) -> Evidence:
@@ -133,6 +136,7 @@ class Evidence:
             self.task,
             {name: torch.cat([before[name][kept], values]) for name, values in last.values.items()},
             self.followed,
+            {**self.rivals, **last.rivals},
         )
 
     def following(self, classes: Iterable[int]) -> Evidence:
@@ -211,7 +215,8 @@ class Evidence:
         """Return the evidence as primitives."""
         parts: dict[str, Any] = {name: getattr(self, name).tolist() for name in _INDICES}
         followed = None if self.followed is None else {label: list(ids) for label, ids in self.followed.items()}
-        parts |= {"drawn_for": self.drawn_for.tolist(), "followed": followed, "task": self.task}
+        rivals = {label: list(others) for label, others in self.rivals.items()}
+        parts |= {"drawn_for": self.drawn_for.tolist(), "followed": followed, "rivals": rivals, "task": self.task}
         values = {
             name: [None if value != value else value for value in each.tolist()] for name, each in self.values.items()
         }
@@ -224,10 +229,16 @@ class Evidence:
         values = {name: _with_nan(each) for name, each in state["values"].items()}
         drawn_for = torch.tensor(state.get("drawn_for", [False] * len(parts["looks"])), dtype=torch.bool)
         task: str = state.get("task", "single-label")
-        followed = state.get("followed")
-        if followed is not None:
-            followed = {int(label): ids for label, ids in followed.items()}  # the keys of JSON are strings
-        return cls(state["num_looks"], **parts, drawn_for=drawn_for, task=task, values=values, followed=followed)
+        followed = None if state.get("followed") is None else _by_class(state["followed"])
+        return cls(
+            state["num_looks"],
+            **parts,
+            drawn_for=drawn_for,
+            task=task,
+            values=values,
+            followed=followed,
+            rivals=_by_class(state.get("rivals", {})),
+        )
 
 
 def _kept(result: AuditResult) -> Iterator[str]:
@@ -254,6 +265,11 @@ def _by_donor(measured: Measure, count: int) -> Tensor:
     if measured.by_donor is None:
         return measured.values.unsqueeze(1).expand(-1, count)
     return F.pad(measured.by_donor, (0, count - measured.by_donor.shape[1]), value=torch.nan)
+
+
+def _by_class(given: Mapping[Any, Sequence[int]]) -> dict[int, Sequence[int]]:
+    """Return what is known by class, whose numbers are strings where they were keys of JSON."""
+    return {int(label): each for label, each in given.items()}
 
 
 def _with_nan(values: Sequence[float | None]) -> Tensor:

@@ -29,7 +29,8 @@ from cam_callbacks.explain.network import TargetLayer
 from cam_callbacks.explain.portions import in_portions
 
 _KINDS = ("same", "other")
-_SHOWN, _LEAKED, _ANSWERED = 1, 2, 2  # of the readings
+_SHOWN, _LEAKED, _ANSWERED, _RIVAL = 1, 2, 2, 3  # of the readings
+_MOST_RIVALS = 2  # of a class
 
 
 def audit_model(
@@ -117,6 +118,7 @@ def measures_of(observations: Observations, parts: Sequence[Answers]) -> AuditRe
         further=tuple(_further(observations, answers)),
         data=tuple(_data(observations)),
         confusions=_confusions(observations, answers),
+        rivals=_rivals(observations, answers),
     )
 
 
@@ -145,6 +147,17 @@ def _confusions(observations: Observations, answers: Answers) -> dict[int, Confu
         label: Confusion(*counts.most_common(1)[0][0], counts.most_common(1)[0][1], counts.total())
         for label, counts in pairs.items()
     }
+
+
+def _rivals(observations: Observations, answers: Answers) -> dict[int, tuple[int, ...]]:
+    """Return the classes that are most often the most probable ones beside the true one, by class."""
+    if observations.question.task != "single-label":
+        return {}
+    of_images = answers.readings["nothing"][_RIVAL]
+    counts: dict[int, Counter[int]] = {}
+    for row in (~of_images.isnan()).nonzero().flatten().tolist():
+        counts.setdefault(int(observations.labels[row]), Counter())[int(of_images[row])] += 1
+    return {label: tuple(rival for rival, _ in each.most_common(_MOST_RIVALS)) for label, each in counts.items()}
 
 
 def _blank_maps(answers: Answers, heatmaps: Tensor | None) -> Iterator[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from types import MappingProxyType
 from typing import Literal
 
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from cam_callbacks.audit import attention, interventions
 from cam_callbacks.audit.asking import Asker
 from cam_callbacks.audit.changes import Exchange, changes_without_donors, like, where_they_fit
-from cam_callbacks.audit.donors import Donors
+from cam_callbacks.audit.donors import Donors, with_rivals
 from cam_callbacks.audit.foreground import with_estimated_masks
 from cam_callbacks.audit.inpainting import grown, shrunk
 from cam_callbacks.audit.measures import MARGIN_GAP
@@ -35,6 +36,7 @@ from cam_callbacks.explain.runner import Options, check_images, device_and_dtype
 from cam_callbacks.explain.sharding import share
 from cam_callbacks.explain.trust import hottest_half
 
+_NONE: Mapping[int, Sequence[int]] = MappingProxyType({})
 _NO_RING = "These images have no ring to swap: that takes a side of at least 8 positions"
 _FEW = 4  # images, from which it is found out how the model takes a batch
 _OTHER_MARGIN = 0.03  # of the side
@@ -84,6 +86,8 @@ class Observations:
         task: What the model is trained to answer, as in `question_about`.
         num_asked: How many of the images, the first ones, the model is asked about; the others only give backgrounds.
             None for all.
+        rivals: By class, those that are hard to tell from it: their images give half of the backgrounds of another
+            class. Of the other classes all others give in turn.
 
     Raises:
         TypeError: `probes` is not a ProbeSet.
@@ -100,6 +104,7 @@ class Observations:
         goes_on: bool = False,
         task: AuditTask | Literal["auto"] = "auto",
         num_asked: int | None = None,
+        rivals: Mapping[int, Sequence[int]] = _NONE,
     ) -> None:
         if not isinstance(probes, ProbeSet):
             raise TypeError(f"probes={type(probes).__name__}(...) must be a ProbeSet(images, labels)")
@@ -113,7 +118,7 @@ class Observations:
         self.usable = may_give[self.asked]
         self.is_even = _places_in_class(self.labels) % 2 == 0
         self.value_range = interventions.value_range(self.images)
-        self.exchanges = self._exchanges(num_donors, may_give)
+        self.exchanges = self._exchanges(num_donors, may_give, rivals)
         self._goes_on = goes_on
         self.further = self._possible(chosen(further))
         self.exchanges += [exchange for each in self.further for exchange in self._exchanges_of(each)]
@@ -123,10 +128,13 @@ class Observations:
         """The masks of the images that the model is asked about; None if there are none."""
         return None if self.masks is None else self.masks[self.asked]
 
-    def _exchanges(self, num_donors: int | None, may_give: Tensor) -> list[Exchange]:
+    def _exchanges(
+        self, num_donors: int | None, may_give: Tensor, rivals: Mapping[int, Sequence[int]]
+    ) -> list[Exchange]:
         """Return the exchanges that can be made; the verdict stands on the first."""
         count = num_donors or (1 if self.mask_source == "estimated" else 2)
-        donors = self.question.donors(may_give, count).of(self.asked)
+        chosen = self.question.donors(may_give, count)
+        donors = with_rivals(chosen, self.question.about, may_give, rivals, self.probes.fingerprint).of(self.asked)
         of_others = donors.first(num_donors or 1)
         known = donors.known & self.usable
         if self.masks is None:

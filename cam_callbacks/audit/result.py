@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -99,6 +99,8 @@ class AuditResult:
         truths: What is true of each image, in a few words.
         confusions: By class, what its images are answered as before the backgrounds of which other class; of one class
             for each image only.
+        rivals: By class, at most two others, which are most often the most probable beside it for images as they are,
+            the most frequent first; of one class for each image only.
         drawn_for: (N,) bool, where there are too many classes to judge all of them at once: which images were drawn
             because their class is followed; else None.
     """
@@ -121,6 +123,7 @@ class AuditResult:
     endings: tuple[str, ...] = ("", "_probability")
     truths: tuple[str, ...] = ()
     confusions: Mapping[int, Confusion] = field(default_factory=dict)
+    rivals: Mapping[int, Sequence[int]] = field(default_factory=dict)
     drawn_for: Tensor | None = None
 
     def __post_init__(self) -> None:

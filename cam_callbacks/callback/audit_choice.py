@@ -101,7 +101,7 @@ class AuditChoice(Stage):
         stay = fixed if watched.is_first else watched.images
         has_more = self.task in _OF_CLASSES and not (watched.are_all or choice.are_all)  # to follow classes with
         classes = choice.classes if has_more else None
-        found = self.agreed(AuditSet.of, stay, fresh, watched.count, classes, watched.draw.followed)
+        found = self.agreed(AuditSet.of, stay, fresh, watched.count, classes, watched.draw)
         if found is None:
             return None
         if self.memory.are_heatmaps_off and found.images.masks is None and found.images.images.ndim > 4:
@@ -144,7 +144,12 @@ class AuditChoice(Stage):
             return NOTHING_KNOWN
         fresh = self._watched.count - num_stay(self._watched.count, self._watched.classes)
         quota = int(_SHARE_FOLLOWED * fresh) // max(len(before.followed), 1)
-        return Draw(before.evidence.seen(), dict.fromkeys(before.followed, quota))
+        rivals = before.evidence.rivals
+        return Draw(
+            before.evidence.seen(),
+            dict.fromkeys(before.followed, quota),
+            {label: rivals[label] for label in before.followed if label in rivals},
+        )
 
     @property
     def _mask_fn(self) -> MaskFn | None:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from types import MappingProxyType
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -30,8 +29,6 @@ from cam_callbacks.data.batches import Samples
 from cam_callbacks.data.probes import ProbeSet
 from cam_callbacks.data.reservoir import Form, Reservoir, digest_of
 
-_NONE: Mapping[int, int] = MappingProxyType({})
-
 
 @dataclass(frozen=True, eq=False)
 class AuditSet:
@@ -43,12 +40,14 @@ class AuditSet:
         num_asked: How many are asked about.
         drawn_for: (n,) bool, of those asked about, which were drawn because their class is followed; None where all
             classes are judged.
+        rivals: By class, those whose images give half of its backgrounds of another class.
     """
 
     images: ProbeSet
     is_fixed: Tensor
     num_asked: int
     drawn_for: Tensor | None = None
+    rivals: Mapping[int, Sequence[int]] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -57,7 +56,7 @@ class AuditSet:
         fresh: ProbeSet | None,
         count: int,
         classes: int | None = None,
-        followed: Mapping[int, int] = _NONE,
+        draw: Draw = NOTHING_KNOWN,
     ) -> AuditSet | None:
         """Put both halves together; None where both are missing.
 
@@ -66,7 +65,7 @@ class AuditSet:
             fresh: The half that was drawn for this look.
             count: How many images are asked about at most.
             classes: How many classes the model has; None if it is not known.
-            followed: How many images of some classes are asked about before all others, in the half that is fresh.
+            draw: As which the half that is fresh was drawn.
         """
         parts = [part for part in (fixed, fresh) if part is not None]
         if not parts:
@@ -78,43 +77,47 @@ class AuditSet:
         if fresh is not None:
             asked = torch.arange(0)
             if fixed is not None:
-                asked = _asked(fixed, num_stay(count, classes), {})
-            asked = torch.cat([asked, num_fixed + _asked(fresh, count - len(asked), followed)])
+                asked = _asked(fixed, num_stay(count, classes), NOTHING_KNOWN)
+            asked = torch.cat([asked, num_fixed + _asked(fresh, count - len(asked), draw)])
         asked = asked[:count]
         asked = asked[labels[asked].argsort(stable=True)]
-        order = torch.cat([asked, _partners(labels, asked)])
+        order = torch.cat([asked, _partners(labels, asked, draw)])
         drawn_for = None
         if are_many(classes, count):
-            is_followed = torch.isin(labels[asked], torch.tensor(list(followed), dtype=torch.long))
+            is_followed = torch.isin(labels[asked], torch.tensor(list(draw.followed), dtype=torch.long))
             drawn_for = is_followed & (asked >= num_fixed)
-        return cls(images.subset(order), order < num_fixed, len(asked), drawn_for)
+        return cls(images.subset(order), order < num_fixed, len(asked), drawn_for, draw.rivals)
 
 
-def _asked(images: ProbeSet, count: int, followed: Mapping[int, int]) -> Tensor:
+def _asked(images: ProbeSet, count: int, draw: Draw) -> Tensor:
     """Return which images (n,) are asked about, n at most `count`: those of followed classes, then classes in turn.
 
-    The order of classes is that of a hash, so that none comes first at each look.
+    The order of classes is that of a hash, so that none comes first at each look. Those that were drawn only to give
+    their background come last.
     """
     turns: Counter[int] = Counter()
     keys = []
     assert images.labels is not None
     for row, label in enumerate(images.labels.tolist()):
-        is_followed = turns[label] < followed.get(label, 0)
-        keys.append((not is_followed, turns[label], class_key(images.fingerprint, label), row))
+        is_followed, only_gives = (turns[label] < first.get(label, 0) for first in (draw.followed, draw.giving))
+        keys.append((only_gives, not is_followed, turns[label], class_key(images.fingerprint, label), row))
         turns[label] += 1
     return torch.tensor([row for *_, row in sorted(keys)[:count]], dtype=torch.long)
 
 
-def _partners(labels: Tensor, asked: Tensor) -> Tensor:
-    """Return the images that give a background to those that are alone of their class among those asked about."""
+def _partners(labels: Tensor, asked: Tensor, draw: Draw) -> Tensor:
+    """Return the images that only give their background.
+
+    One goes to each image that is alone of its class among those asked about; those of rivals to what is followed.
+    """
     sizes = Counter(labels[asked].tolist())
-    rest = set(range(len(labels))) - set(asked.tolist())
-    found: dict[int, int] = {}
-    for row in sorted(rest):
-        label = int(labels[row])
-        if sizes[label] == 1:
-            found.setdefault(label, row)
-    return torch.tensor(sorted(found.values()), dtype=torch.long)
+    wanted = Counter({label: 1 for label, size in sizes.items() if size == 1}) | Counter(draw.giving)
+    found = []
+    for row in sorted(set(range(len(labels))) - set(asked.tolist())):
+        if wanted[int(labels[row])]:
+            wanted[int(labels[row])] -= 1
+            found.append(row)
+    return torch.tensor(found, dtype=torch.long)
 
 
 class AuditImages(KeptImages):
@@ -165,9 +168,9 @@ class AuditImages(KeptImages):
             kept = self.kept
             assert kept is not None
             known |= {"form": Form.of(self.images), "excluded": kept.digests}
-            known |= {"taken": draw.seen or kept.classes, "followed": draw.followed}
+            known |= {"taken": draw.seen or kept.classes, "followed": draw.first}
             fresh = self.count - min(len(self.images), num_stay(self.count, self.classes))
-            self._reservoirs = (Reservoir(room(fresh, self.classes), f"look {look}", **known),)
+            self._reservoirs = (Reservoir(draw.room(fresh, self.classes), f"look {look}", **known),)
 
     def rest(self) -> None:
         """Draw none, where this evaluation is not audited."""

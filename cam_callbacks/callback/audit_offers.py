@@ -12,6 +12,7 @@ from cam_callbacks.data.reservoir import Form, Found
 _OF_A_CLASS = 2  # images, to be compared
 _MANY = 16  # classes at least
 _FEW = 4  # images of a class at a look
+_OF_A_RIVAL = 2  # images, that give their background
 
 
 @dataclass(frozen=True)
@@ -21,10 +22,27 @@ class Draw:
     Attributes:
         seen: How many images of each class there were.
         followed: How many images of some classes are drawn before all others.
+        rivals: By class that is followed, those that the model takes its images for, beside it.
     """
 
     seen: Mapping[int, int] = field(default_factory=dict)
     followed: Mapping[int, int] = field(default_factory=dict)
+    rivals: Mapping[int, Sequence[int]] = field(default_factory=dict)
+
+    @property
+    def giving(self) -> dict[int, int]:
+        """How many images of rivals are drawn that only give their background."""
+        classes = {rival for label in self.rivals for rival in self.rivals[label]}
+        return dict.fromkeys(sorted(classes - set(self.followed)), _OF_A_RIVAL)
+
+    @property
+    def first(self) -> dict[int, int]:
+        """How many images of some classes are drawn before all others, those that only give included."""
+        return {**self.followed, **self.giving}
+
+    def room(self, count: int, classes: int | None) -> int:
+        """Return how many images are drawn to ask about `count`, those that only give included."""
+        return room(count, classes) + sum(self.giving.values())
 
 
 NOTHING_KNOWN = Draw()
@@ -137,7 +155,7 @@ def chosen(
         kept = Kept.of(stay)
     others = [each for each in all_fresh if each.digest not in kept.digests]
     asked = min(sum(kept.classes.values()), count if are_all else num_stay(count, many))
-    anew = balanced(others, room(count - asked, many), draw.seen or kept.classes, draw.followed)
+    anew = balanced(others, draw.room(count - asked, many), draw.seen or kept.classes, draw.first)
     unknown = unknown.union(*(offer.unknown_labels for offer in offers))
     return Choice(form, stay, anew, are_all, unknown, left_out, many)
 

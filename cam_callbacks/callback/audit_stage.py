@@ -72,6 +72,7 @@ class AuditStage(Stage):
             goes_on=True,
             task=audited_task(self._audit, self.memory.task) or "auto",
             num_asked=images.num_asked,
+            rivals=images.rivals,
         )
         share = self.agreed(self._observe_share, observations, snapshot)
         return self.agreed(self._join, images, observations, share, snapshot)

@@ -1,8 +1,9 @@
 """Who gives a background to whom."""
 
+import pytest
 import torch
 
-from cam_callbacks.audit.donors import choose_donors
+from cam_callbacks.audit.donors import choose_donors, with_rivals
 
 LABELS = torch.arange(40) % 4
 USABLE = torch.ones(40, dtype=torch.bool)
@@ -46,3 +47,30 @@ def test_are_missing_for_single_images_and_for_unusable_ones():
     donors = choose_donors(labels, usable, "ab" * 32)
     assert donors.known.tolist() == [True, True, False, False]
     assert 2 not in [*donors.same.flatten().tolist(), *donors.other.flatten().tolist()]
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_half_of_the_other_backgrounds_are_those_of_rivals(count):
+    labels, usable = torch.arange(400) % 20, torch.ones(400, dtype=torch.bool)
+    usable[:20] = False
+    donors = choose_donors(labels, usable, "ab" * 32, count)
+    found = with_rivals(donors, labels, usable, {3: [7, 9], 5: [5], 6: [77]}, "ab" * 32)
+    assert torch.equal(found.same, donors.same)
+    members = (labels == 3) & usable
+    of_rivals = torch.isin(labels[found.other[members]], torch.tensor([7, 9]))
+    assert int(of_rivals.sum()) >= members.sum() * count // 2
+    assert (~of_rivals).float().mean() > 0.3
+    if count > 1:
+        assert of_rivals.any(dim=1).all()  # each image has both kinds
+    givers = found.other[members][of_rivals]
+    assert givers.bincount().max() <= 2  # they give in turn
+    assert usable[givers].all()
+    assert torch.equal(found.other[labels != 3], donors.other[labels != 3])  # its own class, and one of no image
+
+
+def test_an_image_without_donors_has_none_of_a_rival():
+    labels, usable = torch.tensor([0, 1, 1, 2, 2]), torch.ones(5, dtype=torch.bool)
+    donors = choose_donors(labels, usable, "ab" * 32)
+    found = with_rivals(donors, labels, usable, {0: [1], 1: [2]}, "ab" * 32)
+    assert found.known.tolist() == donors.known.tolist()
+    assert torch.equal(found.other[0], donors.other[0])

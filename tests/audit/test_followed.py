@@ -39,7 +39,7 @@ class Network:
         chances = torch.rand(2, len(labels), generator=self.draw)
         same = (chances[0] > 0.1).float()
         other = (chances[1] > 0.1).float() * (torch.rand(len(labels), generator=self.draw) > depends)
-        found = result(same - other, labels)
+        found = replace(result(same - other, labels), rivals={0: [1, 2]} if self.number else {0: [9], 40: [3]})
         ids = 1000 * self.number + torch.arange(len(labels))
         ids[:STAY] = -1 - torch.arange(STAY)
         self.number += 1
@@ -109,8 +109,9 @@ def test_a_checkpoint_holds_which_classes_are_followed():
     assert again.followed == verdict.followed
     assert again.evidence.followed == verdict.evidence.followed
     assert torch.equal(again.evidence.drawn_for, verdict.evidence.drawn_for)
+    assert again.evidence.rivals == verdict.evidence.rivals == {0: [1, 2], 40: [3]}
     old = verdict.evidence.state_dict()
-    del old["drawn_for"], old["followed"], old["task"]
+    del old["drawn_for"], old["followed"], old["rivals"], old["task"]
     assert not Evidence.from_state_dict(old).drawn_for.any()
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from cam_callbacks import Audit, CAMMonitor, GradCAM, ProbeSet
 from cam_callbacks.callback.audit_images import AuditImages, AuditSet
+from cam_callbacks.callback.audit_offers import Draw
 
 COUNT = 10
 
@@ -253,7 +254,7 @@ def _of(labels: list[int]) -> ProbeSet:
 
 def test_of_many_classes_single_images_have_partners_not_asked_about() -> None:
     fixed, fresh = _of([label for label in range(8) for _ in range(2)]), _of([20, 20, 30, 30, 30, 40, 40, 50, 50])
-    found = AuditSet.of(fixed, fresh, 12, classes=40, followed={30: 3})
+    found = AuditSet.of(fixed, fresh, 12, classes=40, draw=Draw(followed={30: 3}))
     assert found is not None
     labels = found.images.labels
     assert labels is not None
@@ -265,6 +266,27 @@ def test_of_many_classes_single_images_have_partners_not_asked_about() -> None:
     assert sorted(partners) == sorted(label for label in asked if asked.count(label) == 1)
     assert found.drawn_for is not None
     assert [label for label, is_drawn in zip(asked, found.drawn_for.tolist(), strict=True) if is_drawn] == [30] * 3
+
+
+def test_images_of_a_rival_give_their_background_and_are_not_asked_about() -> None:
+    fixed, fresh = _of([label for label in range(8) for _ in range(2)]), _of([20, 20, 30, 30, 30, 40, 40, 50, 50, 50])
+    draw = Draw(followed={30: 3}, rivals={30: [50, 40]})
+    assert draw.giving == {40: 2, 50: 2}
+    found = AuditSet.of(fixed, fresh, 8, classes=40, draw=draw)
+    assert found is not None
+    assert found.images.labels is not None
+    asked, partners = found.images.labels[: found.num_asked].tolist(), found.images.labels[found.num_asked :].tolist()
+    assert asked.count(30) == 3
+    assert 40 not in asked
+    assert partners.count(40) == partners.count(50) == 2
+    assert found.rivals == {30: [50, 40]}
+
+
+def test_a_rival_that_is_followed_itself_is_asked_about() -> None:
+    draw = Draw(followed={30: 2, 40: 2}, rivals={30: [40, 50], 40: [30]})
+    assert draw.giving == {50: 2}
+    assert draw.first == {30: 2, 40: 2, 50: 2}
+    assert draw.room(20, 100) == 42
 
 
 def test_of_few_classes_all_images_are_asked_about() -> None:

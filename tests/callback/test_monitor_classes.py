@@ -47,3 +47,10 @@ def test_of_more_classes_than_images_all_together_are_judged(tmp_path: Path, rea
     assert evidence is not None
     assert (len(evidence.followed) > 0) == reads_background
     assert bool(result.drawn_for.any()) == reads_background
+    if reads_background:  # of the two donors of each image of a class that is followed, one is of a class like it
+        all_labels = monitor.audit_images.labels
+        own = result.labels[result.drawn_for].unsqueeze(1)
+        steps = (all_labels[result.donors.other[result.drawn_for]] - own).abs()
+        assert own.shape[0] > 10
+        assert ((steps <= 2).sum(dim=1) >= 1).float().mean() > 0.9
+        assert (steps.amax(dim=1) > 2).float().mean() > 0.5
