@@ -25,7 +25,7 @@ class Boxes(Question):
     object's box of 0.5 at least. It may also be asked for the largest IoU times score of all boxes of the class.
 
     The model returns what torchvision's detectors do: for each image a mapping with `boxes` (M, 4), left, top, right
-    and bottom in pixels, `scores` (M,) and `labels` (M,).
+    and bottom in pixels, `scores` (M,) and `labels` (M,), as tensors, arrays or lists.
 
     Args:
         probes: Images (N, C, H, W) with labels of two classes or more, as the model counts them, and masks that are
@@ -71,8 +71,8 @@ class Boxes(Question):
         readings = [self._read_one(found, row) for found, row in zip(parts, rows.tolist(), strict=True)]
         return torch.tensor(readings, dtype=torch.float32).T.to(rows.device)
 
-    def _read_one(self, found: Mapping[str, Tensor], row: int) -> tuple[float, float]:
-        boxes, scores, labels = (found[key].detach().float().cpu() for key in _KEYS)
+    def _read_one(self, found: Mapping[str, Any], row: int) -> tuple[float, float]:
+        boxes, scores, labels = (torch.as_tensor(found[key]).detach().float().cpu() for key in _KEYS)
         own = labels == int(self.about[row])
         if not own.any():
             return 0.0, 0.0
@@ -103,7 +103,7 @@ def _box_of(mask: Tensor) -> Tensor:
     return torch.tensor([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1]).float()
 
 
-def _checked(output: Any, count: int) -> Sequence[Mapping[str, Tensor]]:
+def _checked(output: Any, count: int) -> Sequence[Mapping[str, Any]]:
     """Return what was found in each of so many images."""
     is_list = isinstance(output, (list, tuple)) and len(output) == count
     if not is_list or not all(isinstance(each, Mapping) and all(key in each for key in _KEYS) for each in output):
@@ -112,5 +112,5 @@ def _checked(output: Any, count: int) -> Sequence[Mapping[str, Tensor]]:
             f"{type(output).__name__}. Give forward_fn, a callable (model, images) -> [{{'boxes': (M, 4), 'scores': "
             "(M,), 'labels': (M,)}, ...]"
         )
-    found: Sequence[Mapping[str, Tensor]] = output
+    found: Sequence[Mapping[str, Any]] = output
     return found

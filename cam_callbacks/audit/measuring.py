@@ -113,7 +113,12 @@ def measures_of(observations: Observations, parts: Sequence[Answers]) -> AuditRe
         heat_method=None if heatmaps is None else answers.heat_method,
         heat_chance_distribution=_of_classes(observations, heatmaps, attention.mean_heat_by_chance),
         heat_shifted_distribution=_of_classes(observations, heatmaps, attention.mean_heat_on_shifted),
-        notes=(*observations.notes, *answers.notes, *_blank_maps(answers, heatmaps)),
+        notes=(
+            *observations.notes,
+            *answers.notes,
+            *_blank_maps(answers, heatmaps),
+            *question.remarks(answers.readings["nothing"], answers.rows),
+        ),
         passes=answers.passes,
         further=tuple(_further(observations, answers)),
         data=tuple(_data(observations)),

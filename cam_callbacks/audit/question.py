@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, ClassVar, Literal, TypeAlias
 
 import torch
@@ -105,6 +105,10 @@ class Question(ABC):
     def targets(self, rows: Tensor) -> Targets:
         """Return what heatmaps of the images at `rows` (n,) explain; None if no heatmap is about the answer."""
         return self.about[rows]
+
+    def remarks(self, readings: Readings, rows: Tensor) -> Iterator[str]:
+        """Yield what is strange about the answers to the unchanged images at `rows` (n,), if anything is."""
+        yield from ()
 
     def sides(self, index: int) -> Tensor:
         """Return (N,) int64, the groups that simple properties of the images may tell apart; `index` as in `about`."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -18,6 +18,7 @@ from cam_callbacks.explain.targets import RegressionTarget, Targets
 
 _LEAST_DIFFERENCE = 0.1  # of the range of most numbers: donors that differ by less tell nothing
 _MOST = (0.05, 0.95)  # quantiles
+_TO_BE_STRANGE, _FOLLOWS = 10, 0.7  # images; a correlation
 
 
 class Numbers(Question):
@@ -127,6 +128,19 @@ class Numbers(Question):
         """Return the number that each image is asked for."""
         targets: Sequence[RegressionTarget] = [RegressionTarget(index) for index in self.about[rows].tolist()]
         return targets
+
+    def remarks(self, readings: Readings, rows: Tensor) -> Iterator[str]:
+        """Say so if answers follow the numbers, but are no better than their median: they are in other units."""
+        skill, answers = readings[:2].double()
+        for index in sorted(set(self.about.tolist())):
+            own = (self.about[rows] == index) & skill.isfinite()
+            pair = torch.stack([answers[own], self.truth[rows][own].double()])
+            if own.sum() >= _TO_BE_STRANGE and skill[own].mean() <= 0 and pair.corrcoef()[0, 1].abs() > _FOLLOWS:
+                yield (
+                    f"The answers follow {self.names.name(index)} (correlation {pair.corrcoef()[0, 1]:.2f}), but are "
+                    "far from it: if they are in other units, give forward_fn, which returns them in those of the "
+                    "labels"
+                )
 
     def sides(self, index: int) -> Tensor:
         """Return which images have a number above the median."""

@@ -184,6 +184,20 @@ class TestNumbers:
         for name in ("bg_gap", "skill"):  # which image is asked for which number differs
             assert of(found, name).value == pytest.approx(of(wanted, name).value, abs=0.03)
 
+    def test_answers_in_other_units_than_the_labels_are_explained(self):
+        class InCentimeters(SaysNumbers):
+            def forward(self, images):
+                return 100 * super().forward(images)
+
+        result = audit_model(InCentimeters(0.0), numbered())
+        assert judge(result).state == "not learned"
+        assert sum("in other units" in note for note in result.notes) == 2  # of each number
+        assert "in other units" in judge(result).text
+        for reads in (0.0, 1.0):
+            assert not any("units" in note for note in audited("regression", reads).notes)
+        noise = audit_model(nn.Identity(), numbered(), forward_fn=lambda _, images: torch.rand(len(images), 2) * 9)
+        assert not any("units" in note for note in noise.notes)
+
     def test_the_skill_of_always_answering_the_median_is_0(self):
         probes = numbered()
         medians = probes.annotations.median(dim=0).values

@@ -75,6 +75,22 @@ class TestSegments:
         assert result["bg_gap"].values[:5].isnan().all()
 
 
+@pytest.mark.parametrize("kind", ["arrays", "lists", "whole numbers"])
+def test_boxes_may_come_in_other_containers_than_tensors(kind):
+    class Says(SaysBoxes):
+        def forward(self, images):
+            return [{key: converted(key, value) for key, value in each.items()} for each in super().forward(images)]
+
+    def converted(key, value):
+        if kind == "whole numbers":
+            return value.round().long() if key == "boxes" else value
+        return value.numpy() if kind == "arrays" else value.tolist()
+
+    result = audit_model(Says(1.0), classed(), task="detection")
+    for name in ("recall", "bg_gap", "bg_gap_score"):
+        assert of(result, name).value == pytest.approx(of(audited("detection", 1.0), name).value)
+
+
 @pytest.mark.parametrize("task", ["segmentation", "detection"])
 def test_what_moves_objects_is_left_out_where_their_place_is_asked_for(task):
     result = audited(task, 0.0, interventions=["position", "size", "detail"])
