@@ -147,9 +147,9 @@ class BalancedChoice:
         self._largest: dict[tuple[int, int], float] = {}  # key of each group
         self._turns: list[int] = []
 
-    def add(self, candidate: Candidate) -> None:
-        """Choose among those that are chosen and this one."""
-        found = _in_order([*self.chosen, candidate], self.count, self._taken, self._followed)[: self.count]
+    def add(self, candidates: Iterable[Candidate]) -> None:
+        """Choose among those that are chosen and these."""
+        found = _in_order([*self.chosen, *candidates], self.count, self._taken, self._followed)[: self.count]
         self.chosen = [each.candidate for each in found]
         self._last = found[-1] if len(found) == self.count else None
         self._sizes = Counter(each.group for each in self.chosen)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Container, Mapping
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import inf
 from random import Random
@@ -18,6 +18,7 @@ from cam_callbacks.data.batches import Samples
 from cam_callbacks.data.probes import ProbeSet
 
 _MAX_FORMS = 4  # of images that are kept until it is known which are the most
+_AT_ONCE = 32  # images of a batch, among which is chosen together with those that are there
 
 
 class Form(NamedTuple):
@@ -144,6 +145,7 @@ class Reservoir:
         labels: list[int] = samples.labels.tolist()
         form = Form.of(samples)
         kept = self._of_form(form)
+        drawn: list[tuple[Candidate, Samples]] = []
         for key, row in sorted(zip(keys, range(len(labels)), strict=False)):
             label = labels[row]
             if label < 0:
@@ -155,7 +157,12 @@ class Reservoir:
             elif key >= kept.choice.limit(label, source):
                 kept.seen, kept.is_whole = kept.seen + 1, False
             else:
-                self._take(kept, samples, row, (key, label, source))
+                drawn += self._drawn(kept, samples.row(row), key, label, source)
+                if len(drawn) == _AT_ONCE:
+                    kept.add(drawn)
+                    drawn = []
+        if kept is not None and drawn:
+            kept.add(drawn)
 
     def found(self) -> dict[Form, Found]:
         """Return what was found, by form."""
@@ -176,18 +183,17 @@ class Reservoir:
             self._kept[form] = _OfOneForm(BalancedChoice(self.count, self._taken, self._stream, self._followed))
         return self._kept.get(form)
 
-    def _take(self, kept: _OfOneForm, samples: Samples, row: int, described: tuple[float, int, int]) -> None:
-        """Keep an image, unless it is not finite or not wanted."""
-        one = samples.row(row)
+    def _drawn(
+        self, kept: _OfOneForm, one: Samples, key: float, label: int, source: int
+    ) -> Iterator[tuple[Candidate, Samples]]:
+        """Yield an image that may stay, unless it is not finite or not wanted."""
         if not torch.isfinite(one.images).all():
             self.left_out["not finite"] += 1
             return
-        key, label, source = described
         digest = digest_of(one.images, label)
         kept.seen += 1
         if digest not in self._excluded:
-            of_class = class_key(self._stream, label)
-            kept.add(Candidate(key, label, source, digest, self._rank, of_class), one)
+            yield Candidate(key, label, source, digest, self._rank, class_key(self._stream, label)), one
 
 
 class _OfOneForm:
@@ -207,9 +213,10 @@ class _OfOneForm:
         self.images: dict[bytes, Samples] = {}
         self.seen, self.is_whole = 0, True
 
-    def add(self, candidate: Candidate, image: Samples) -> None:
-        self.images[candidate.digest] = image
-        self.choice.add(candidate)
+    def add(self, drawn: Sequence[tuple[Candidate, Samples]]) -> None:
+        """Keep of these images and of those that are there the best."""
+        self.images |= {candidate.digest: image for candidate, image in drawn}
+        self.choice.add([candidate for candidate, _ in drawn])
         gone = self.images.keys() - {each.digest for each in self.choice.chosen}
         for digest in gone:
             del self.images[digest]
