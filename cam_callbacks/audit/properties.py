@@ -104,8 +104,10 @@ def _told(place: tuple[str, str], values: Tensor, labels: Tensor) -> Iterator[tu
     has_value = torch.isfinite(values)
     for indices, known, truths in _truths(labels, has_value):
         told = concordance(values[known], truths)
-        surest = [int(told.sureness.argmax())] if labels.ndim == 1 else range(len(indices))
-        yield [_row(place, indices[column], told, column, int(known.sum())) for column in surest], told
+        columns = list(range(len(indices)))
+        if labels.ndim == 1:  # of two classes, which are told as surely, always the first
+            columns = [int((told.sureness >= told.sureness.max() - _ROUNDING).nonzero()[0])]
+        yield [_row(place, indices[column], told, column, int(known.sum())) for column in columns], told
 
 
 def _truths(labels: Tensor, has_value: Tensor) -> Iterator[tuple[list[int], Tensor, Tensor]]:

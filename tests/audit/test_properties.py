@@ -138,6 +138,11 @@ def test_of_several_classes_the_one_that_differs_is_named():
     assert found.gives_away
 
 
+def test_of_two_classes_the_first_is_named():
+    images = of_class_1(lambda each: 0.5 * each, noise())
+    assert {each.label for each in data_properties(images, LABELS + 3)} == {3}
+
+
 @pytest.mark.parametrize("count", [1, 2, 3])
 def test_a_tiny_class_hides_nothing(count):
     images = noise(80 + count)
