@@ -131,15 +131,18 @@ def ask_deepchecks(training: Part, validation: Part) -> Said:
 
 
 def ask_ours(training: Part, validation: Part) -> Said:
-    """Return the properties that the verdict of an audit would warn of, with masks and without."""
+    """Return the properties that the verdict of an audit would warn of, with masks and without.
+
+    Apart from these, those that the object is a part of, such as of the whole image: they may tell the class rightly.
+    """
     images, targets, masks = training
-    return {
-        f"AuditResult.data, {name}": [f"{each.name} of the {each.where}" for each in found if each.gives_away]
-        for name, found in (
-            ("with masks", data_properties(images, targets, masks)),
-            ("without masks", data_properties(images, targets)),
-        )
-    }
+    found = {"with masks": data_properties(images, targets, masks), "without masks": data_properties(images, targets)}
+    said: Said = {}
+    for kind, shows_object in (("AuditResult.data", False), ("what shows the object", True)):
+        for name, properties in found.items():
+            told = [each for each in properties if each.gives_away and each.shows_object == shows_object]
+            said[f"{kind}, {name}"] = [f"{each.name} of the {each.where}" for each in told]
+    return said
 
 
 RIVALS: dict[str, Callable[[Part, Part], Said]] = {

@@ -128,13 +128,12 @@ def measures_of(observations: Observations, parts: Sequence[Answers]) -> AuditRe
 
 
 def _data(observations: Observations) -> list[DataProperty]:
-    """Return what simple properties give away of the classes, where images have one class each."""
-    if observations.question.task in ("multi-label", "regression"):
-        return []
-    are_given, asked = observations.mask_source == "given", observations.question.is_asked[observations.asked]
-    rows, masks = asked.nonzero().flatten(), observations.own_masks
+    """Return what simple properties give away of what is true of the images."""
+    question, masks = observations.question, observations.own_masks
+    rows = question.is_asked[observations.asked].nonzero().flatten()
     masks = None if masks is None else masks[rows]
-    return data_properties(observations.images[rows], observations.labels[rows], masks, are_given)
+    are_given, are_boxes = observations.mask_source == "given", question.task == "detection"
+    return data_properties(observations.images[rows], question.told[rows], masks, are_given, are_boxes)
 
 
 def _confusions(observations: Observations, answers: Answers) -> dict[int, Confusion]:

@@ -114,6 +114,11 @@ class Question(ABC):
         """Return (N,) int64, the groups that simple properties of the images may tell apart; `index` as in `about`."""
         return self.about
 
+    @property
+    def told(self) -> Tensor:
+        """What simple properties of the images may tell, as `data_properties` takes it; here (N,) classes."""
+        return self.about
+
     def gaps(self, same: Readings, other: Readings, donors: Donors) -> Mapping[str, Tensor]:
         """Return the gaps (N, K) by their ending, between answers with donors of both kinds, (R, N, K) each."""
         return dict(zip(self.endings, same - other, strict=False))

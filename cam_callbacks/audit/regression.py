@@ -147,6 +147,11 @@ class Numbers(Question):
         numbers = self._numbers[:, index]
         return (numbers > numbers.nanmedian()).long()
 
+    @property
+    def told(self) -> Tensor:
+        """Return the numbers of the images, (N, numbers)."""
+        return self._numbers
+
 
 def _neighbors(order: Tensor, count: int) -> Tensor:
     """Return (n, `count`) others that are near in an order (n,), of which each is given as often as the others."""

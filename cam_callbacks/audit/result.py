@@ -93,7 +93,8 @@ class AuditResult:
         notes: What was left out, and why.
         passes: Forward samples spent, without the heatmaps.
         further: What else was exchanged.
-        data: What simple properties of the images give away of their classes, the most telling first.
+        data: What simple properties of the images give away of their classes, labels or numbers: first those that the
+            object has no part in, the most telling first.
         task: What the model is trained to answer.
         endings: What follows the name of a gap in each of its forms.
         truths: What is true of each image, in a few words.

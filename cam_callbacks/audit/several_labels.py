@@ -96,6 +96,11 @@ class SeveralLabels(Question):
         """Return which images have the label."""
         return self._marks[:, index].long()
 
+    @property
+    def told(self) -> Tensor:
+        """Return which labels the images have, (N, labels)."""
+        return self._marks
+
 
 def _asked_about(probes: ProbeSet, marks: Tensor) -> Tensor:
     """Return (N,) the label that each image is asked about."""

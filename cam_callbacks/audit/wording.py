@@ -9,7 +9,7 @@ from cam_callbacks.audit.measures import OTHER_MASKS, SECOND_TESTS
 from cam_callbacks.audit.result import MAX_COST, MIN_IMAGES, AuditResult
 from cam_callbacks.audit.statistics import Estimate
 from cam_callbacks.audit.verdict import WORST_FIRST, Verdict
-from cam_callbacks.audit.wording_data import class_in_words, data_warning
+from cam_callbacks.audit.wording_data import class_in_words, data_note, data_warning
 from cam_callbacks.audit.wording_followed import confusion_text, followed_lines
 from cam_callbacks.audit.wording_further import DIGITS, finding_text, further_text, shown
 from cam_callbacks.audit.words import Words, words_of
@@ -41,6 +41,7 @@ def verdict_text(result: AuditResult, verdict: Verdict, is_alone: bool) -> str:
         _power(result, verdict),
         _heat(result, verdict),
         data_warning(result, verdict),
+        data_note(result),
         _missing_images(result),
         *(f"Note: {note}" for note in result.notes),
         _not_tested(result),

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from cues import Reads, cued_scenes
 
 from cam_callbacks import audit_model, judge
+from cam_callbacks.audit.image_properties import measured
 from cam_callbacks.audit.properties import data_properties
 
 LABELS = torch.arange(80) % 2
@@ -21,6 +22,15 @@ def telling(images, labels=LABELS, masks=None):
     return {(each.where, each.name) for each in data_properties(images, labels, masks) if each.gives_away}
 
 
+def suspicious(found):
+    return {(each.where, each.name) for each in found if each.gives_away and not each.shows_object}
+
+
+def row(found, name, where="outer ring"):
+    (found,) = (each for each in found if (each.name, each.where) == (name, where))
+    return found
+
+
 def of_class_1(change, images):
     return torch.where(LABELS.view(-1, 1, 1, 1) == 1, change(images), images)
 
@@ -32,16 +42,40 @@ def of_class_1(change, images):
         ("contrast", lambda images: 0.5 * (images - 0.5) + 0.5),
         ("sharpness", lambda images: F.avg_pool2d(images, 3, 1, 1, count_include_pad=False)),
         ("saturation", lambda images: 0.5 * (images + images.mean(dim=1, keepdim=True))),
+        ("edge density", lambda images: F.avg_pool2d(images, 5, 1, 2, count_include_pad=False)),
         ("blocks of 8 pixels", lambda images: images + 0.3 * (torch.arange(40) // 8 % 2)),
     ],
 )
 def test_a_property_that_differs_between_the_classes_is_found(name, change):
     found = data_properties(of_class_1(change, noise()), LABELS)
-    by_name = {each.name: each for each in found}
-    assert by_name[name].gives_away
-    assert by_name[name].auc > 0.95
-    assert 0.5 < by_name[name].chance < 0.6
+    for where in ["image"] if name == "blocks of 8 pixels" else ["outer ring", "image"]:
+        differing = row(found, name, where)
+        assert differing.gives_away
+        assert differing.auc > 0.95
+        assert 0.5 < differing.chance < 0.6
     assert telling(noise()) == set()
+
+
+def test_brightness_alone_is_found_where_only_it_differs():
+    found = telling(of_class_1(lambda images: images + 0.2, noise()))
+    assert found == {("outer ring", "brightness"), ("image", "brightness")}
+
+
+@pytest.mark.parametrize(("step", "expected"), [(0.3, 2 / 22), (0.0, None)])
+def test_edges_are_steps_of_more_than_half_of_the_contrast(step, expected):
+    images = torch.zeros(4, 1, 24, 24)
+    images[..., 12:] = step
+    values = measured(images)["edge density", "image"]
+    assert torch.isnan(values).all() if expected is None else torch.allclose(values, torch.tensor(expected))
+
+
+def test_the_aspect_ratio_is_that_of_the_box_around_the_mask():
+    masks = torch.zeros(3, 12, 16, dtype=torch.bool)
+    masks[0, 2:8, 3:5] = True
+    masks[1, 4, 1] = masks[1, 5, 8] = True
+    values = measured(torch.rand(3, 1, 12, 16), masks)["aspect ratio", "object"]
+    assert values[:2].tolist() == [3, 0.25]
+    assert torch.isnan(values[2])
 
 
 def test_size_and_position_of_objects_are_found():
@@ -49,18 +83,33 @@ def test_size_and_position_of_objects_are_found():
     for mask, label in zip(masks, LABELS.tolist(), strict=True):
         mask[10:20, 5 + 15 * label : 15 + 18 * label] = True
     found = telling(noise(), masks=masks)
-    assert found == {("object", "size"), ("object", "horizontal position")}
+    assert found == {("object", "size"), ("object", "horizontal position"), ("object", "aspect ratio")}
+    masks[:] = False
+    for mask, label in zip(masks, LABELS.tolist(), strict=True):
+        mask[10:20, 5 + 15 * label : 15 + 15 * label] = True
+    assert telling(noise(), masks=masks) == {("object", "horizontal position")}
 
 
 def test_the_background_is_looked_at_without_the_object():
     masks = torch.zeros(80, 40, 40, dtype=torch.bool)
     masks[:, 10:30, 10:30] = True
     images = torch.where(masks.unsqueeze(1), of_class_1(lambda each: each + 0.4, noise()), noise())
-    assert telling(images) == set()
-    assert telling(images, masks=masks) == set()
+    of_whole = {("image", "brightness"), ("image", "contrast"), ("image", "sharpness"), ("image", "edge density")}
+    assert telling(images) == telling(images, masks=masks) == of_whole
+    assert not suspicious(data_properties(images, LABELS, masks))
     everywhere = of_class_1(lambda each: each + 0.4, noise())
-    assert telling(everywhere) == {("outer ring", "brightness")}
-    assert telling(everywhere, masks=masks) == {("background", "brightness")}
+    assert telling(everywhere) == {("outer ring", "brightness"), ("image", "brightness")}
+    assert telling(everywhere, masks=masks) == {("background", "brightness"), ("image", "brightness")}
+
+
+def test_backgrounds_come_before_what_the_object_is_a_part_of():
+    masks = torch.zeros(80, 40, 40, dtype=torch.bool)
+    masks[:, 10:30, 10:30] = True
+    found = data_properties(of_class_1(lambda images: images + 0.2, noise()), LABELS, masks)
+    assert [each.shows_object for each in found] == sorted(each.shows_object for each in found)
+    shown = {(each.where, each.name) for each in found if each.shows_object}
+    names = {"brightness", "contrast", "saturation", "sharpness", "edge density"}
+    assert shown == {*(("image", name) for name in names), ("object", "aspect ratio")}
 
 
 def test_normalization_changes_nothing():
@@ -84,9 +133,14 @@ def test_without_a_difference_something_is_found_in_few_of_many_data_sets():
 def test_of_several_classes_the_one_that_differs_is_named():
     labels = torch.arange(80) % 4
     images = noise() + 0.2 * (labels == 2).view(-1, 1, 1, 1)
-    (found,) = (each for each in data_properties(images, labels) if each.name == "brightness")
+    found = row(data_properties(images, labels), "brightness")
     assert found.label == 2
     assert found.gives_away
+
+
+def test_of_two_classes_the_first_is_named():
+    images = of_class_1(lambda each: 0.5 * each, noise())
+    assert {each.label for each in data_properties(images, LABELS + 3)} == {3}
 
 
 @pytest.mark.parametrize("count", [1, 2, 3])
@@ -94,7 +148,7 @@ def test_a_tiny_class_hides_nothing(count):
     images = noise(80 + count)
     images[:80] += (0.1 * LABELS).view(-1, 1, 1, 1)
     labels = torch.cat([LABELS, torch.full((count,), 2)])
-    (found,) = (each for each in data_properties(images, labels) if each.name == "brightness")
+    found = row(data_properties(images, labels), "brightness")
     assert found.gives_away
     assert found.label in (0, 1)
 
@@ -105,6 +159,14 @@ def test_a_background_of_nothing_has_no_properties():
     masks[40:, 1:39, 1:39] = True
     found = data_properties(noise(), LABELS.sort().values, masks)
     assert not [each for each in found if each.where == "background" and each.gives_away]
+
+
+def test_a_background_of_one_color_tells_nothing_however_large_it_is():
+    masks = torch.zeros(80, 40, 40, dtype=torch.bool)
+    for mask, label in zip(masks, LABELS.tolist(), strict=True):
+        mask[10 : 20 + 7 * label, 5:13] = True
+    images = torch.where(masks.unsqueeze(1), noise(), torch.tensor([0.1, 0.7, 0.35]).view(1, 3, 1, 1))
+    assert not {each for each in telling(images, masks=masks) if each[0] == "background"}
 
 
 def test_of_many_images_few_permutations_are_held_at_once():
@@ -120,7 +182,9 @@ def test_other_images_have_the_properties_that_are_defined(size, channels):
     masks = torch.zeros(20, *size, dtype=torch.bool)
     masks[:, 0] = True
     found = data_properties(images, LABELS[:20], masks)
-    assert ("saturation" in {each.name for each in found}) == (channels == 3 and size != (1, 1))
+    assert ("saturation" in {each.name for each in found}) == (channels == 3)
+    assert ("edge density" in {each.name for each in found}) == (size != (1, 1))
+    assert ("aspect ratio" in {each.name for each in found}) == (size == (9, 2))
     assert all(0.5 <= each.auc <= 1 and 0 < each.p_value <= 1 for each in found)
 
 
@@ -134,7 +198,7 @@ def test_the_verdict_warns_of_the_data_and_says_how_to_test_the_model():
     assert ("object", "size") in {(each.where, each.name) for each in result.data if each.gives_away}
     text = judge(result).text
     assert "across is told from the rest by the size of the object alone, AUC 1.00" in text
-    assert "interventions=['size'] tests whether the model uses it" in text
+    assert "interventions=['size', 'detail', 'position'] tests whether the model uses them" in text
     assert "AuditResult.data has" in text
     tested = audit_model(Reads("stripes"), probes, num_donors=1, interventions=["position", "size", "detail"])
     assert "tests whether the model uses it" not in judge(tested).text
