@@ -25,7 +25,9 @@ def data_warning(result: AuditResult, verdict: Verdict) -> str:
     auc = result.measures.get("data_color_auc")
     if auc is not None and auc.overall.value >= _DATA_WARNING:
         where = "in the outer ring" if result.mask_source == "none" else "outside the object"
-        telling.append(f"the mean color {where} alone tells the classes apart, AUC {shown(auc.overall)}")
+        telling.append(
+            f"the mean color {where} alone tells the {words_of(result.task).many} apart, AUC {shown(auc.overall)}"
+        )
     used = {finding.gap for finding in verdict.findings}
     found = [each for each in result.data if each.gives_away]
     found.sort(key=lambda each: f"{_EXCHANGED.get(each.name)}_gap" not in used)  # those of which more is known first

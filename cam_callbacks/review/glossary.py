@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from cam_callbacks.audit.measure_spec import FORMS
 from cam_callbacks.audit.measures import MEASURES
 from cam_callbacks.review.schema import TermJson
 
@@ -34,7 +35,8 @@ def terms() -> list[TermJson]:
         TermJson(name=spec.name, definition=spec.definition, chance=spec.chance, by_class=spec.is_in_class_table)
         for spec in MEASURES.values()
     ]
-    return [*_plain(_BEFORE_MEASURES), *measures, *_plain(_AFTER_MEASURES)]
+    forms = {f"…{ending}": form.definition for ending, form in FORMS.items()}
+    return [*_plain(_BEFORE_MEASURES), *measures, *_plain(forms), *_plain(_AFTER_MEASURES)]
 
 
 def _plain(definitions: dict[str, str]) -> list[TermJson]:
