@@ -14,8 +14,8 @@ export const truth = (look, { label, truth: words }) => (label == null && words 
 export const mainNumber = (look, probe) =>
   [
     ['probability of the true class', probe.probability_label, digits],
-    ['probability of what is answered', probe.probability_predicted, digits],
-    [look.score || 'score', probe.score, short],
+    ['probability of the likeliest class', probe.probability_predicted, digits],
+    [look.score === 'predicted' ? 'number that is predicted' : look.score || 'score', probe.score, short],
   ].find(([, value]) => value != null) ?? ['probability', null, digits];
 export const isMistake = ({ label, predicted }) => label != null && predicted != null && label !== predicted;
 export const overall = (audit, measure) => audit?.measures?.[measure]?.overall ?? null;
