@@ -64,8 +64,9 @@ MEASURES: dict[str, MeasureSpec] = {
             "bg_gap",
             title="Background gap",
             definition="Accuracy against a background of the same class minus accuracy against one of another class. "
-            "The main number: 0.3 means that 30 of 100 answers depend on the background. Of a regression: the slope of "
-            "the answer on the number of the image whose background it is.",
+            "The main number: 0.3 means that 30 of 100 answers depend on the background. Of a segmentation in IoU, of "
+            "a detection in objects found. Of a regression: the slope of the answer on the number of the image whose "
+            "background it is.",
             chance="0",
             source=_XIAO,
             masks="needed",

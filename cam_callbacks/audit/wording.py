@@ -11,7 +11,7 @@ from cam_callbacks.audit.statistics import Estimate
 from cam_callbacks.audit.verdict import WORST_FIRST, Verdict
 from cam_callbacks.audit.wording_data import class_in_words, data_note, data_warning
 from cam_callbacks.audit.wording_followed import confusion_text, followed_lines
-from cam_callbacks.audit.wording_further import DIGITS, finding_text, further_text, shown
+from cam_callbacks.audit.wording_further import DIGITS, finding_text, found_in, further_text, shown
 from cam_callbacks.audit.words import Words, words_of
 
 _MAX_CLASSES = 10  # that are listed
@@ -54,11 +54,7 @@ def _headline(result: AuditResult, verdict: Verdict, is_alone: bool) -> str:
     is_weak = result.mask_source == "none"
     what = "ring" if is_weak else "background"
     words = words_of(result.task)
-    names = [
-        *[f"all {words.many} together"] * verdict.overall,
-        *(result.class_names.name(index) for index in verdict.classes),
-    ]
-    who = ", ".join(names)
+    who = found_in(result, verdict)
     weakness = "Without masks this is a weak test." if is_weak else "Swapping is not a fair test of this model."
     return {
         "alarm": f"**ALARM: answers depend on the {what}** (found in: {who}). Found at this look, and at the "
@@ -102,10 +98,11 @@ def _is_of_background(verdict: Verdict) -> bool:
 
 def _not_tested(result: AuditResult) -> str:
     is_tested = any(each.gap == "detail_gap" and not each.cost > MAX_COST for each in result.further)
-    blur = "blurrier objects of one class" if is_tested else "blurrier images of one class"
+    words = words_of(result.task)
+    blur = f"blurrier {'objects' if is_tested else 'images'} of one {words.one}"
     return (
         f"Not tested: a bias inside the object's mask (a collar, a watermark on it), {blur}, the texture of the "
-        "object, and anything that all classes share. No alarm is not the same as no bias."
+        f"object, and anything that all {words.many} share. No alarm is not the same as no bias."
     )
 
 
@@ -261,7 +258,7 @@ def _heat(result: AuditResult, verdict: Verdict) -> str:
         return ""
     heat, over_area = result["heat_on_object"].per_class, result["heat_over_area"].per_class
     lines = [
-        f"Heat by {result.heat_method} of the true {words_of(result.task).one}, which the pictures may show by another "
+        f"Heat by {result.heat_method} of {words_of(result.task).heated}, which the pictures may show by another "
         "method (evidence, not proof: heat shows where, not which):",
         "",
     ]
@@ -327,7 +324,10 @@ def _next_step(result: AuditResult, verdict: Verdict) -> str:
     further, words = "", words_of(result.task)
     if verdict.findings:
         titles = " and ".join(each.title for each in verdict.findings)
-        further = f"ask why the classes differ in {titles}; collect or augment images in which they do not; "
+        further = (
+            f"ask why images of different {words.many} differ in {titles}; collect or augment images in which they do "
+            "not; "
+        )
         if not _is_of_background(verdict):
             return f"{further}and train again."
     if verdict.found and verdict.second_test == "needed":

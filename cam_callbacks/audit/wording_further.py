@@ -6,7 +6,7 @@ import math
 
 from cam_callbacks.audit.result import FAIR_COST, MAX_COST, AuditResult
 from cam_callbacks.audit.statistics import Estimate
-from cam_callbacks.audit.verdict import Finding
+from cam_callbacks.audit.verdict import Finding, Verdict
 from cam_callbacks.audit.words import words_of
 
 DIGITS = 2
@@ -16,10 +16,6 @@ DIGITS = 2
 def finding_text(result: AuditResult, finding: Finding, is_alone: bool) -> str:
     """Say that answers depend on something else than the background."""
     (further,) = (each for each in result.further if each.gap == finding.gap)
-    names = [
-        *[f"all {words_of(result.task).many} together"] * finding.overall,
-        *map(result.class_names.name, finding.classes),
-    ]
     weaknesses = [
         "no masks were given" * further.lacks_masks,
         "the exchange itself costs right answers" * (further.cost > FAIR_COST),
@@ -35,29 +31,36 @@ def finding_text(result: AuditResult, finding: Finding, is_alone: bool) -> str:
         "alarm": ("ALARM: answers depend on", "Found at this look, and at the one before."),
         "warning": ("Warning: answers seem to depend on", f"A weak test: {weakness}."),
     }.get(finding.state, ("Suspicion: answers seem to depend on", f"Found at this look; {outlook}."))
-    return f"**{start} {finding.title}** (found in: {', '.join(names)}). {end}"
+    return f"**{start} {finding.title}** (found in: {found_in(result, finding)}). {end}"
+
+
+def found_in(result: AuditResult, found: Verdict | Finding) -> str:
+    """Name what a dependence was found in: all classes together, and single ones; a single number is not all."""
+    is_one = len(result.gap.per_class) == 1 and bool(found.classes)
+    names = [f"all {words_of(result.task).many} together"] * (found.overall and not is_one)
+    return ", ".join([*names, *map(result.class_names.name, found.classes)])
 
 
 def further_text(result: AuditResult) -> str:
     """Say what else was exchanged, with what came of it."""
-    lines = []
+    lines, words = [], words_of(result.task)
     for each in result.further:
         line = f"- {each.title}, `{each.gap}`: {shown(result[each.gap].overall)}"
         if each.placebo is not None:
             line += f"; its placebo {shown(result[each.placebo].overall)}"
         cost = "what the exchange itself costs is not known"
         if not math.isnan(each.cost):
-            cost = f"the exchange itself costs {max(each.cost, 0):.2f} of the right answers"
+            of_what = "the right answers" if words.right == "accuracy" else words.right_is
+            cost = f"the exchange itself costs {max(each.cost, 0):.2f} of {of_what}"
         differences = result[result.forms_of(each.gap)[-1]]
         if differences.overall.count and not differences.values.nan_to_num().any():
             cost += "; all answers are the same with both: does it change the images?"
         lines.append(f"{line}; {cost}{', too much to be judged' * (each.cost > MAX_COST)}")
     if not lines:
         return ""
-    words = words_of(result.task)
     whose = "an image of the same class and with one of another class"
     if words.of_other != "of another class":
-        whose = f"what is {words.of_same}, and with what is {words.of_other}"
+        whose = f"that {words.of_same}, and with that {words.of_other}"
     head = f"Also exchanged, each with {whose} (0: no dependence):"
     return "\n".join([head, "", *lines])
 

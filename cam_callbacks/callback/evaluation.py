@@ -231,7 +231,8 @@ class Evaluation(Stage):
     ) -> None:
         if not media:
             return
-        for failed in self.parts.outlet.send(self.trainer, folder, media, snapshot, audit):
+        sent = self.parts.outlet.send(self.trainer, folder, media, snapshot, audit, self.memory.no_heatmaps)
+        for failed in sent:
             if self.settings.on_error == "raise":
                 raise failed.error
             self._warn(f"CAMMonitor: {failed.what} failed", failed.what, failed.error)
@@ -279,7 +280,7 @@ class Evaluation(Stage):
         if error.leaves_nothing:
             self.parts.retries.disable(part)
         else:
-            self.memory.are_heatmaps_off = True
+            self.memory.no_heatmaps = f"{str(error).rstrip('.')}."
         if own is not None:
             self.notices.warn_once(str(error))
 

@@ -30,7 +30,7 @@ class Memory:
         unread: The folder or data set of the probes, until they are read.
         probes: The images that are explained.
         audit_images: Draws the images that are audited, and keeps half of them; None without an audit.
-        are_heatmaps_off: Whether the model of this run cannot be explained.
+        no_heatmaps: Why the model of this run cannot be explained, in words; empty as long as it can.
         history: Maps of earlier looks.
         compiled: A compiled copy of the model, if the method makes one.
         previous_verdict: The verdict of the last look in `fit`, which the next one is judged with.
@@ -53,7 +53,7 @@ class Memory:
         if settings.audit is not None and settings.has_audit:
             self.audit_images = AuditImages(settings.audit.num_images)
         self.task: Task | None = None
-        self.are_heatmaps_off = False
+        self.no_heatmaps = ""
         self.history = History()
         self.compiled = CompiledModel()
         self.previous_verdict: Verdict | None = None
@@ -61,10 +61,15 @@ class Memory:
         self.audit: AuditSnapshot | None = None
         self.is_audit_new = False
 
+    @property
+    def are_heatmaps_off(self) -> bool:
+        """Whether the model of this run cannot be explained."""
+        return bool(self.no_heatmaps)
+
     def begin_run(self) -> None:
         """Explain again, whatever was not understood in the last run."""
         self.task = None
-        self.are_heatmaps_off = False
+        self.no_heatmaps = ""
 
     def begin(self, anew: bool) -> None:
         """Begin to pick probes, if they are not known yet; `anew` for probes of this evaluation alone."""

@@ -286,7 +286,8 @@ class CAMMonitor(CallbackBase):
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the report, if asked to."""
-        if self.settings.report and self._memory.snapshot is not None and of_trainer.logs_to_tensorboard(trainer):
+        has_looked = self._memory.snapshot is not None or self._memory.audit is not None
+        if self.settings.report and has_looked and of_trainer.logs_to_tensorboard(trainer):
             EndOfFit(self._parts, trainer, pl_module).write_report()
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:

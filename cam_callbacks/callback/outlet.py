@@ -39,6 +39,7 @@ class Outlet:
         media: Media,
         snapshot: Snapshot | None,
         audit: AuditSnapshot | None,
+        no_heatmaps: str = "",
     ) -> list[SendError]:
         """Send a look, on the first rank.
 
@@ -48,6 +49,7 @@ class Outlet:
             media: Pictures and texts by name.
             snapshot: The heatmaps of the look, if there are any.
             audit: Its audit, if there is one.
+            no_heatmaps: Why there are no heatmaps, in words, if that is known.
 
         Returns:
             What failed; nothing is raised.
@@ -56,12 +58,17 @@ class Outlet:
         failed = self._media.log(trainer.loggers, folder, tagged, of_trainer.log_step(trainer))
 
         def write_records() -> None:
-            self._write_records(trainer, media, snapshot, audit)
+            self._write_records(trainer, media, snapshot, audit, no_heatmaps)
 
         return failed + self._media.attempt("writing for the CAM tab", write_records)
 
     def _write_records(
-        self, trainer: Trainer, media: Media, snapshot: Snapshot | None, audit: AuditSnapshot | None
+        self,
+        trainer: Trainer,
+        media: Media,
+        snapshot: Snapshot | None,
+        audit: AuditSnapshot | None,
+        no_heatmaps: str,
     ) -> None:
         loggers, step, testing = trainer.loggers, of_trainer.log_step(trainer), trainer.testing
         epoch = trainer.current_epoch
@@ -69,7 +76,15 @@ class Outlet:
             self._tab.write_look(loggers, step, snapshot, epoch=epoch, method=self._method, testing=testing)
         if audit is not None:
             swaps = media.get(tags.SWAPS)
-            self._tab.write_audit(loggers, step, audit, None if isinstance(swaps, str) else swaps, testing=testing)
+            self._tab.write_audit(
+                loggers,
+                step,
+                audit,
+                None if isinstance(swaps, str) else swaps,
+                epoch=epoch,
+                no_heatmaps="" if snapshot is not None else no_heatmaps,
+                testing=testing,
+            )
 
     def flush(self, loggers: Iterable[Any]) -> list[str]:
         """Write out everything, and return the folders of the event files, as paths or as URLs."""

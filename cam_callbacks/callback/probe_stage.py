@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+from cam_callbacks.audit.words import words_of
 from cam_callbacks.callback import trainer as of_trainer
 from cam_callbacks.callback.answer import SeveralAnswersError, recognize_entry
 from cam_callbacks.callback.notices import IMAGES_LEFT_OUT
@@ -86,8 +87,9 @@ class ProbeStage(Stage):
         explain, audit = self.settings.explain, self.settings.audit
         if callable(explain):
             return
-        if audit is not None and audit.task in ("detection", "embedding"):
-            self.memory.are_heatmaps_off = True
+        why = "" if audit is None or audit.task is None else words_of(audit.task).no_heatmaps
+        if audit is not None and why:
+            self.memory.no_heatmaps = why
             self.notices.inform_once(f"CAMMonitor: audits the {audit.task}, which has no heatmaps (Audit(task=...))")
             return
         try:

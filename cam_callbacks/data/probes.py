@@ -23,6 +23,7 @@ from cam_callbacks.data.picking import pick_from_dataset
 MaskSource = Literal["given", "estimated", "none"]
 
 _PER_IMAGE = ("images", "labels", "masks", "groups", "annotations", "mask_agreement")
+_MAX_LISTED = 3  # of what is true of an image
 _WHOLE_NUMBERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 
@@ -153,6 +154,23 @@ class ProbeSet:
         rows = self.images.cpu().contiguous().flatten(1)
         digests = (hashlib.blake2b(row.view(torch.uint8).numpy().data, digest_size=8).digest() for row in rows)
         return torch.tensor([int.from_bytes(digest, "big") >> 1 for digest in digests])
+
+    def annotation_in_words(self, index: int, name: Callable[[int], str]) -> str | None:
+        """Return what is true of an image that has not one class: its classes or numbers; None if that is too much.
+
+        Args:
+            index: Which image.
+            name: Names a class.
+        """
+        if self.annotations is None or self.annotations.ndim != 2:
+            return None
+        row = self.annotations[index]
+        if row.dtype == torch.bool:
+            said = [name(label) for label in row.nonzero().flatten().tolist()]
+        else:
+            said = [f"{value:.3g}" for value in row.tolist()]
+        listed = ", ".join(said[:_MAX_LISTED]) or "none"
+        return f"{listed}, ..." if len(said) > _MAX_LISTED else listed
 
     @classmethod
     def of(cls, samples: Samples) -> ProbeSet:

@@ -221,6 +221,18 @@ class LargestSegment(Target):
         return torch.cat([target(output)[row : row + 1] for row, target in enumerate(self.resolve(output))])
 
 
+PREDICTED = "predicted"
+"""What the score of a regression is called: it is the answer."""
+
+
+def score_name(kind: str) -> str:
+    """Return what scores are called, from the kind that an `Explanation` says: a few words, or the callable's name."""
+    if kind.startswith(RegressionTarget.__name__):
+        return PREDICTED
+    of_pixels = (SegmentationTarget.__name__, LargestSegment.__name__)
+    return "sum of logits" if kind.startswith(of_pixels) else kind
+
+
 def _pixel_logits(target: Target, output: Any) -> Tensor:
     """Return (B, classes, *spatial); a single channel is the logit of class 1."""
     logits = logits_of(output)

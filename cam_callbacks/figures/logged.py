@@ -16,7 +16,7 @@ from cam_callbacks.audit.words import words_of
 from cam_callbacks.data.normalization import as_floats
 from cam_callbacks.data.probes import ProbeSet
 from cam_callbacks.explain.explanation import Explanation, Upsampling, coarse_note, scaled
-from cam_callbacks.explain.targets import RegressionTarget
+from cam_callbacks.explain.targets import PREDICTED, score_name
 from cam_callbacks.figures.colors import ALERT, MUTED
 from cam_callbacks.figures.drawing import Picture, outlined, overlay, to_pictures
 from cam_callbacks.figures.grid import Cell, Line, grid, histogram
@@ -116,9 +116,8 @@ def _probe_cell(image: Picture, probes: ProbeSet, explanation: Explanation, inde
     headings = ["image", "heatmap" if explained is None else shown_name(probes.class_names, explained)]
     lines = _label_lines(probes, index, label, mistake) + _map_lines(explanation, index)
     if explained is None:
-        score, kind = float(explanation.target_scores[index]), explanation.score_kind
-        is_regression = kind.startswith(RegressionTarget.__name__)
-        lines.append(Line(f"predicted: {score:.3g}" if is_regression else f"{score:.3g} {kind}", MUTED))
+        score, name = float(explanation.target_scores[index]), score_name(explanation.score_kind)
+        lines.append(Line(f"predicted: {score:.3g}" if name == PREDICTED else f"{score:.3g} {name}", MUTED))
     elif predicted is not None and explanation.probabilities is not None:
         lines += _top_classes(probes, explanation.probabilities[index])
     return Cell(pictures, lines, headings, alert=mistake)
@@ -163,25 +162,16 @@ def _with_mask(image: Picture, probes: ProbeSet, index: int) -> Picture:
 
 
 def _label_lines(probes: ProbeSet, index: int, label: int | None, mistake: bool) -> list[Line]:
-    said = _annotation_in_words(probes, index) if label is None else shown_name(probes.class_names, label)
+    names = probes.class_names
+
+    def name(index: int) -> str:
+        return shown_name(names, index) if names else str(index)
+
+    said = probes.annotation_in_words(index, name) if label is None else shown_name(names, label)
     if said is None:
         return []
     text = f"true: {said}"
     return [Line(f"MISTAKE, {text}", ALERT) if mistake else Line(text)]
-
-
-def _annotation_in_words(probes: ProbeSet, index: int) -> str | None:
-    """Return what is true of an image that has not one class: its classes, or its numbers; None if that is too much."""
-    if probes.annotations is None or probes.annotations.ndim != 2:
-        return None
-    row = probes.annotations[index]
-    if row.dtype == torch.bool:
-        true = row.nonzero().flatten().tolist()
-        said = [shown_name(probes.class_names, label) if probes.class_names else str(label) for label in true]
-    else:
-        said = [f"{value:.3g}" for value in row.tolist()]
-    listed = ", ".join(said[:_MAX_CLASSES_LISTED]) or "none"
-    return f"{listed}, ..." if len(said) > _MAX_CLASSES_LISTED else listed
 
 
 def _map_lines(explanation: Explanation, index: int) -> list[Line]:

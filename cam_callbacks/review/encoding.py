@@ -17,6 +17,7 @@ from cam_callbacks.audit.measure_spec import MeasureSpec
 from cam_callbacks.audit.statistics import Estimate, Measure
 from cam_callbacks.data.probes import ProbeSet
 from cam_callbacks.explain.explanation import Explanation, coarse_note, min_max, scaled
+from cam_callbacks.explain.targets import score_name
 from cam_callbacks.figures.drawing import Picture, as_png, as_pngs, heat_layout, to_pictures
 from cam_callbacks.review import schema
 from cam_callbacks.review.json_values import as_json, number
@@ -120,6 +121,7 @@ def _look(snapshot: Snapshot, epoch: int, method: str) -> LookJson:
         signals=snapshot.probes.images.ndim == 3,
         coarse=coarse_note(snapshot.explanation.positions),
         method=method,
+        score=score_name(snapshot.explanation.score_kind),
         class_names=list(snapshot.probes.class_names) or None,
         seconds=number(snapshot.seconds),
         passes=snapshot.passes,
@@ -141,6 +143,7 @@ def _probes(snapshot: Snapshot) -> list[ProbeJson]:
     return [
         ProbeJson(
             label=labels[index],
+            truth=snapshot.probes.annotation_in_words(index, snapshot.probes.class_names.name),
             explained=explained[index],
             predicted=None if skipped[index] else predicted[index],
             probability_label=_probability(explanation, index, labels[index]),
@@ -210,18 +213,31 @@ def _channel_weights(explanation: Explanation) -> list[list[tuple[int, float | N
     ]
 
 
-def audit_blobs(audited: AuditSnapshot, swaps: Picture | None) -> dict[str, bytes]:
-    """Encode an audit, and the picture of swapped backgrounds if there is one, by record."""
+def audit_blobs(audited: AuditSnapshot, swaps: Picture | None, epoch: int, no_heatmaps: str) -> dict[str, bytes]:
+    """Encode an audit.
+
+    Args:
+        audited: What was found.
+        swaps: The picture of swapped backgrounds, if there is one.
+        epoch: The epoch of the training.
+        no_heatmaps: Why the look has none, in words; empty if it has.
+
+    Returns:
+        Blobs by record, in the order in which they are to be written.
+    """
     blobs = {} if swaps is None else {schema.TAB_SWAPS: as_png(Image.fromarray(swaps))}
-    blobs[schema.TAB_AUDIT] = as_json(_audit(audited))
+    blobs[schema.TAB_AUDIT] = as_json(_audit(audited, epoch, no_heatmaps))
     return blobs
 
 
-def _audit(audited: AuditSnapshot) -> AuditJson:
+def _audit(audited: AuditSnapshot, epoch: int, no_heatmaps: str) -> AuditJson:
     result, verdict = audited.result, audited.verdict
     labels = result.class_names.unique(result.labels.tolist())
     measures = {**result.measures, **audited.trust}
     return AuditJson(
+        epoch=epoch,
+        no_heatmaps=no_heatmaps,
+        task=result.task,
         verdict=VerdictJson(
             state=verdict.state,
             text=verdict.text,

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from cam_callbacks.audit.measure_spec import FORMS
 from cam_callbacks.audit.measures import MEASURES
 from cam_callbacks.review.schema import TermJson
 
 _BEFORE_MEASURES = {
     "verdict": (
-        "What was found. Suspicion: the gap of all images or of a class, in accuracy or in probability, is above the "
-        "threshold with confidence. Alarm: with more confidence, and at two looks in a row; a clean run has one in 100 "
+        "What was found. Suspicion: the gap of all images or of a class (a label, a number), in right answers or in "
+        "what varies less, is above the threshold with confidence. Alarm: with more confidence, and at two looks in a "
+        "row; a clean run has one in 100 "
         "at most. Warning: the same without masks, a weak test. No alarm: nothing was found; this does not mean that "
         "there is no bias. Not testable: to paste objects costs many answers by itself. Too few images: fewer than 30 "
-        "could be tested. Not learned: the accuracy is not yet clearly above that of always answering the most "
-        "frequent class."
+        "could be tested. Not learned: right answers are not yet clearly more than by chance."
     ),
     "interval": (
         "In square brackets: the 95% interval over images; of gaps by Student's t, which knows that images share "
@@ -34,7 +35,8 @@ def terms() -> list[TermJson]:
         TermJson(name=spec.name, definition=spec.definition, chance=spec.chance, by_class=spec.is_in_class_table)
         for spec in MEASURES.values()
     ]
-    return [*_plain(_BEFORE_MEASURES), *measures, *_plain(_AFTER_MEASURES)]
+    forms = {f"…{ending}": form.definition for ending, form in FORMS.items()}
+    return [*_plain(_BEFORE_MEASURES), *measures, *_plain(forms), *_plain(_AFTER_MEASURES)]
 
 
 def _plain(definitions: dict[str, str]) -> list[TermJson]:

@@ -110,7 +110,8 @@ class CAMPlugin(base_plugin.TBPlugin):  # type: ignore[misc]
 
     def _look(self, request: wrappers.Request) -> wrappers.Response:
         series, step = self._series(request), _step(request)
-        series.fetch([schema.TAB_PROBES, schema.TAB_MAPS, schema.TAB_RIVALS, schema.TAB_CHANNELS], step)
+        parts = [schema.TAB_PROBES, schema.TAB_MAPS, schema.TAB_RIVALS, schema.TAB_CHANNELS, schema.TAB_AUDIT]
+        series.fetch(parts, step)
         return _json(request, reader.look(series, step))
 
     def _swaps(self, request: wrappers.Request) -> wrappers.Response:

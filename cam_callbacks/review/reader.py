@@ -1,6 +1,6 @@
 """Read what a monitor has recorded: from blobs to the JSON that the tab and the report show.
 
-The standard library and `schema` only: the tab works without torch.
+The standard library, `schema` and the words of each task only: the tab works without torch.
 """
 
 from __future__ import annotations
@@ -11,10 +11,21 @@ import struct
 from collections.abc import Iterable, Mapping
 from typing import Any, Protocol, cast
 
+from cam_callbacks.audit.words import TASKS, words_of
 from cam_callbacks.review import schema
-from cam_callbacks.review.schema import AuditJson, LookJson, SettingsJson, ShownLookJson, SwapsJson, TimelineJson
+from cam_callbacks.review.schema import (
+    LookJson,
+    SettingsJson,
+    ShownAuditJson,
+    ShownLookJson,
+    SwapsJson,
+    TimelineJson,
+    WordsJson,
+)
 
 _PNG = b"\x89PNG\r\n\x1a\n"
+_NOT_RECORDED = "No heatmaps were recorded at this look."
+_INCOMPLETE = "The heatmaps of this look are incomplete or damaged, and not shown."
 
 
 class RecordNotFoundError(LookupError):
@@ -33,20 +44,30 @@ class Series(Protocol):
 
 def monitors(tags: Iterable[str]) -> list[str]:
     """Return the monitors whose looks are among the tags of a run: `["cam", "cam_test"]`."""
-    ending = f"/{schema.TAB_PROBES}"
-    return sorted({tag.removesuffix(ending) for tag in tags if tag.endswith(ending)})
+    endings = [f"/{record}" for record in (schema.TAB_PROBES, schema.TAB_AUDIT)]
+    return sorted({tag.removesuffix(ending) for tag in tags for ending in endings if tag.endswith(ending)})
 
 
 def timeline(run: str, monitor: str, series: Series) -> TimelineJson:
-    """Return the looks of a monitor, without their heatmaps; looks with a missing or broken part are left out."""
-    probes, looks = series.steps(schema.TAB_PROBES), []
-    for step in sorted(probes):
-        try:
-            epoch = _look(series, step).get("epoch")
-        except RecordNotFoundError:
-            continue
+    """Return the looks of a monitor, without their heatmaps.
+
+    A look whose heatmaps are missing or broken is there for its audit; without one it is left out.
+    """
+    looks = []
+    for step, wall_time in sorted(_looks(series).items()):
         audit = _audit(series, step)
-        looks.append(schema.TimelineLookJson(step=step, epoch=epoch, wall_time=probes[step], audit=audit))
+        try:
+            found: Mapping[str, Any] = _look(series, step)
+            heatmaps = True
+        except RecordNotFoundError:
+            if audit is None:
+                continue
+            found, heatmaps = audit, False
+        looks.append(
+            schema.TimelineLookJson(
+                step=step, epoch=found.get("epoch"), wall_time=wall_time, heatmaps=heatmaps, audit=audit
+            )
+        )
     return TimelineJson(
         run=run,
         monitor=monitor,
@@ -57,11 +78,47 @@ def timeline(run: str, monitor: str, series: Series) -> TimelineJson:
 
 
 def look(series: Series, step: int) -> ShownLookJson:
-    """Return one look with its pictures.
+    """Return one look with its pictures; one that has an audit only, or whose heatmaps are broken, has no probes.
 
     Raises:
-        RecordNotFoundError: There is no such step, or a part of it is missing or broken.
+        RecordNotFoundError: There is no such step, or a part of it is missing or broken and it has no audit.
     """
+    try:
+        return _look_with_pictures(series, step)
+    except RecordNotFoundError:
+        audit = _audit(series, step)
+        if audit is None:
+            raise
+        why = _INCOMPLETE if step in series.steps(schema.TAB_PROBES) else audit.get("no_heatmaps") or _NOT_RECORDED
+        return _look_without_heatmaps(step, audit, why)
+
+
+def _looks(series: Series) -> dict[int, float]:
+    """Return the steps of all looks, with heatmaps or with an audit, and their wall times."""
+    return {**series.steps(schema.TAB_AUDIT), **series.steps(schema.TAB_PROBES)}
+
+
+def _look_without_heatmaps(step: int, audit: ShownAuditJson, why: str) -> ShownLookJson:
+    return ShownLookJson(
+        step=step,
+        epoch=audit.get("epoch"),
+        layer="",
+        signals=False,
+        coarse="",
+        method="",
+        score="",
+        class_names=None,
+        seconds=None,
+        passes=0,
+        probes=[],
+        maps=[],
+        rivals=[],
+        channels=[],
+        no_heatmaps=why,
+    )
+
+
+def _look_with_pictures(series: Series, step: int) -> ShownLookJson:
     found = _look(series, step)
     counts = [len(probe["channels"]) for probe in found["probes"]]
     maps = _split(_blob(series, schema.TAB_MAPS, step))
@@ -91,7 +148,7 @@ def swaps(series: Series, step: int) -> SwapsJson:
     Raises:
         RecordNotFoundError: There is no look at this step.
     """
-    if step not in series.steps(schema.TAB_PROBES):
+    if step not in _looks(series):
         raise RecordNotFoundError(f"there is no look at step {step}")
     try:
         (png,) = _split(_blob(series, schema.TAB_SWAPS, step))
@@ -121,11 +178,15 @@ def _has_rivals(look: LookJson) -> bool:
     return any(probe.get("rival") for probe in look["probes"])
 
 
-def _audit(series: Series, step: int) -> AuditJson | None:
+def _audit(series: Series, step: int) -> ShownAuditJson | None:
+    """Return an audit with what is said of its task; None if there is none, or it is broken."""
     try:
-        return cast(AuditJson, _json(series, schema.TAB_AUDIT, step))
+        found = _json(series, schema.TAB_AUDIT, step)
     except RecordNotFoundError:
         return None
+    words = words_of(found["task"] if found.get("task") in TASKS else TASKS[0])
+    parts = {name: getattr(words, name) for name in WordsJson.__annotations__}
+    return cast(ShownAuditJson, {**found, "words": parts})
 
 
 def _latest_settings(series: Series) -> SettingsJson | None:

@@ -95,11 +95,13 @@ def _read(
 def _run(name: str, monitor: str, series: FileSeries) -> ReportRunJson:
     timeline = reader.timeline(name, monitor, series)
     looks, swaps = {}, {}
-    for step in [look["step"] for look in timeline["looks"]]:
+    for entry in timeline["looks"]:
+        step = entry["step"]
         try:
             looks[str(step)] = reader.look(series, step)
         except reader.RecordNotFoundError:
             continue
+        entry["heatmaps"] = "no_heatmaps" not in looks[str(step)]  # their pictures may be broken
         swaps[str(step)] = reader.swaps(series, step)["swaps"]
     timeline["looks"] = [look for look in timeline["looks"] if str(look["step"]) in looks]
     return {"timeline": timeline, "looks": looks, "swaps": swaps}

@@ -32,7 +32,7 @@ TAB_PROBES = "tab_probes"
 """`LookJson`, at each look, written after its other records."""
 
 TAB_AUDIT = "tab_audit"
-"""`AuditJson`, at each look with an audit."""
+"""`AuditJson`, at each look with an audit. A step with this record or with `TAB_PROBES` is a look."""
 
 TAB_SWAPS = "tab_swaps"
 """PNG, at each look with an audit in which something could be swapped: the picture of `cam_callbacks.tags.SWAPS`."""
@@ -69,6 +69,8 @@ class ProbeJson(TypedDict):
 
     label: int | None
     """The true class."""
+    truth: str | None
+    """What is true in words, where that is not one class: its classes, its numbers; missing in earlier versions."""
     explained: int | None
     """The class of the heatmap."""
     predicted: int | None
@@ -97,13 +99,15 @@ class ProbeJson(TypedDict):
 class LookJson(TypedDict):
     """A look, without its pictures."""
 
-    epoch: int
+    epoch: int | None
     layer: str
     signals: bool
     """Whether the images are signals, whose photos are drawings: curves above a strip for the heat."""
     coarse: str
     """What is to be said of maps that are coarse; empty if they are not."""
     method: str
+    score: str
+    """What the scores of the probes are called; missing in what earlier versions wrote."""
     class_names: list[str] | None
     seconds: float | None
     """Spent on the heatmaps."""
@@ -145,8 +149,16 @@ class VerdictJson(TypedDict):
 
 
 class AuditJson(TypedDict):
-    """The audit of one look. Numbers that are unknown are null."""
+    """The audit of one look. Numbers that are unknown are null.
 
+    `epoch`, `no_heatmaps` and `task` are missing in what earlier versions wrote, which audited classes only.
+    """
+
+    epoch: int
+    no_heatmaps: str
+    """Why this look has none, in words; empty if it has."""
+    task: str
+    """What the model is trained to answer, as in `cam_callbacks.audit.words.words_of`."""
     verdict: VerdictJson
     gap: str
     """Name of the measure that the verdict is based on."""
@@ -169,13 +181,31 @@ class TermJson(TypedDict):
     """Whether it is a measure that the table by class shows."""
 
 
+class WordsJson(TypedDict):
+    """What is said of the task of an audit; the fields are those of `cam_callbacks.audit.words.Words`."""
+
+    one: str
+    by: str
+    lost: str
+    effect: str
+    pasted: str
+
+
+class ShownAuditJson(AuditJson):
+    """An audit, with what is said of its task."""
+
+    words: WordsJson
+
+
 class TimelineLookJson(TypedDict):
     """A look in the timeline."""
 
     step: int
     epoch: int | None
     wall_time: float
-    audit: AuditJson | None
+    heatmaps: bool
+    """Whether it has heatmaps; one that has none has an audit."""
+    audit: ShownAuditJson | None
 
 
 class TimelineJson(TypedDict):
@@ -189,12 +219,14 @@ class TimelineJson(TypedDict):
     looks: list[TimelineLookJson]
 
 
-class _OwnPhotos(TypedDict, total=False):
+class _OfSomeLooks(TypedDict, total=False):
     photos: list[str]
     """Data URIs; only if the probes are not those of the latest photos."""
+    no_heatmaps: str
+    """Why there are none, in words; only then, and there are no probes."""
 
 
-class ShownLookJson(LookJson, _OwnPhotos):
+class ShownLookJson(LookJson, _OfSomeLooks):
     """A look with its pictures, as data URIs."""
 
     step: int

@@ -48,29 +48,39 @@ class TabWriter:
             return
         blobs = look_blobs(snapshot, epoch, method)
         for writer in writers:
-            if self._is_new(writer, schema.TAB_SETTINGS, testing):
-                self._write(writer, {schema.TAB_SETTINGS: settings_blob(self.settings)}, step, testing)
+            self._write_settings(writer, step, testing)
             if self._is_new(writer, schema.TAB_PHOTOS, testing, snapshot.probes.fingerprint):
                 self._write(writer, {schema.TAB_PHOTOS: photos_blob(snapshot.probes)}, step, testing)
             self._write(writer, blobs, step, testing)
 
     def write_audit(
-        self, loggers: Iterable[Any], step: int, audited: AuditSnapshot, swaps: Picture | None, *, testing: bool = False
+        self,
+        loggers: Iterable[Any],
+        step: int,
+        audited: AuditSnapshot,
+        swaps: Picture | None,
+        *,
+        epoch: int,
+        no_heatmaps: str = "",
+        testing: bool = False,
     ) -> None:
-        """Write the audit of a look.
+        """Write the audit of a look, after its heatmaps if it has any.
 
         Args:
             loggers: The loggers of the trainer.
             step: The step of the look.
             audited: What the audit found.
             swaps: The picture of swapped backgrounds, if there is one.
+            epoch: The epoch of the training.
+            no_heatmaps: Why the look has none, in words; empty if it has.
             testing: Whether this is a test run.
         """
         writers = _tensorboard_writers(loggers)
         if not writers:
             return
-        blobs = audit_blobs(audited, swaps)
+        blobs = audit_blobs(audited, swaps, epoch, no_heatmaps)
         for writer in writers:
+            self._write_settings(writer, step, testing)
             self._write(writer, blobs, step, testing)
 
     def flush(self, loggers: Iterable[Any]) -> list[str]:
@@ -79,6 +89,10 @@ class TabWriter:
         for writer in writers:
             writer.flush()
         return [str(writer.log_dir) for writer in writers]
+
+    def _write_settings(self, writer: SummaryWriter, step: int, testing: bool) -> None:
+        if self._is_new(writer, schema.TAB_SETTINGS, testing):
+            self._write(writer, {schema.TAB_SETTINGS: settings_blob(self.settings)}, step, testing)
 
     def _is_new(self, writer: SummaryWriter, record: str, testing: bool, version: str = "") -> bool:
         """Check whether another version of this record, or none, was last written to this folder; remember this one."""

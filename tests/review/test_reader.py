@@ -51,6 +51,12 @@ def series(**blobs: bytes | dict[str, Any] | None) -> FileSeries:
     return made
 
 
+def without_words(look: dict[str, Any]) -> dict[str, Any]:
+    """A look of the timeline without what is said of the task of its audit."""
+    audit = look["audit"] and {name: part for name, part in look["audit"].items() if name != "words"}
+    return {**look, "audit": audit}
+
+
 def steps(found: FileSeries) -> list[int]:
     return [look["step"] for look in reader.timeline("run", "cam", found)["looks"]]
 
@@ -59,8 +65,9 @@ def test_what_is_whole_is_shown() -> None:
     timeline = reader.timeline("run", "cam", series())
     assert timeline["settings"] == {"version": "0.1.0"}
     assert len(timeline["photos"]) == 2
-    assert timeline["looks"] == [
-        {"step": step, "epoch": 1, "wall_time": 100.0 + step, "audit": {"gap": "bg_gap"}} for step in (0, 10)
+    assert [without_words(look) for look in timeline["looks"]] == [
+        {"step": step, "epoch": 1, "wall_time": 100.0 + step, "heatmaps": True, "audit": {"gap": "bg_gap"}}
+        for step in (0, 10)
     ]
     look = reader.look(series(), 10)
     assert (look["step"], len(look["maps"]), [len(each) for each in look["channels"]]) == (10, 2, [2, 1])
@@ -70,7 +77,7 @@ def test_what_is_whole_is_shown() -> None:
 
 @pytest.mark.parametrize("record", [schema.TAB_MAPS, schema.TAB_CHANNELS, schema.TAB_PROBES])
 def test_a_look_of_which_a_part_is_missing_is_left_out(record: str) -> None:
-    found = series(**{record: None})
+    found = series(**{record: None, schema.TAB_AUDIT: None})
     assert steps(found) == [0]
     with pytest.raises(reader.RecordNotFoundError):
         reader.look(found, 10)
@@ -80,10 +87,45 @@ def test_a_look_of_which_a_part_is_missing_is_left_out(record: str) -> None:
     "broken", [b"", b"{", b"[]", b"\xff\xfe", b"[" * 100_000, b'{"probes": 3}', b'{"probes": [3]}', b'{"probes": [{}]}']
 )
 def test_a_look_whose_numbers_are_broken_is_left_out(broken: bytes) -> None:
-    found = series(**{schema.TAB_PROBES: broken})
+    found = series(**{schema.TAB_PROBES: broken, schema.TAB_AUDIT: None})
     assert steps(found) == [0]
     with pytest.raises(reader.RecordNotFoundError):
         reader.look(found, 10)
+
+
+@pytest.mark.parametrize(
+    ("parts", "why"),
+    [
+        ({schema.TAB_PROBES: None, schema.TAB_AUDIT: {"no_heatmaps": "It has no layers."}}, "It has no layers."),
+        ({schema.TAB_PROBES: None}, "No heatmaps were recorded at this look."),
+        ({schema.TAB_PROBES: b"{"}, "The heatmaps of this look are incomplete or damaged, and not shown."),
+        ({schema.TAB_MAPS: None}, "The heatmaps of this look are incomplete or damaged, and not shown."),
+        ({schema.TAB_MAPS: b"GIF89a"}, "The heatmaps of this look are incomplete or damaged, and not shown."),
+    ],
+)
+def test_a_look_with_an_audit_alone_says_why_it_has_no_heatmaps(parts: dict[str, Any], why: str) -> None:
+    found = series(**parts)
+    assert steps(found) == [0, 10]
+    shown = reader.look(found, 10)
+    assert (shown["step"], shown["probes"], shown["maps"], shown["no_heatmaps"]) == (10, [], [], why)
+    assert "no_heatmaps" not in reader.look(found, 0)
+    assert reader.swaps(found, 10)["swaps"].startswith("data:image/png")
+
+
+def test_a_run_of_audits_alone_has_a_timeline() -> None:
+    found = FileSeries()
+    for step in (0, 10):
+        found.add(schema.TAB_AUDIT, step, 100.0 + step, b'{"epoch": 2, "gap": "bg_gap", "task": "embedding"}')
+    looks = reader.timeline("run", "cam", found)["looks"]
+    assert [(look["step"], look["epoch"], look["heatmaps"]) for look in looks] == [(0, 2, False), (10, 2, False)]
+    assert "nearest" in looks[0]["audit"]["words"]["lost"]
+
+
+@pytest.mark.parametrize("task", [{}, {"task": "of a later version"}, {"task": 3}, {"task": ["embedding"]}])
+def test_an_audit_of_no_known_task_is_told_in_the_words_of_classes(task: dict[str, Any]) -> None:
+    looks = reader.timeline("run", "cam", series(**{schema.TAB_AUDIT: {"gap": "bg_gap", **task}}))["looks"]
+    assert looks[1]["audit"]["words"] == looks[0]["audit"]["words"]
+    assert looks[1]["audit"]["words"]["one"] == "class"
 
 
 @pytest.mark.parametrize("record", [schema.TAB_MAPS, schema.TAB_CHANNELS])
@@ -102,7 +144,7 @@ def test_a_look_whose_numbers_are_broken_is_left_out(broken: bytes) -> None:
 )
 def test_a_look_whose_pictures_are_broken_is_not_shown(record: str, broken: bytes) -> None:
     with pytest.raises(reader.RecordNotFoundError):
-        reader.look(series(**{record: broken}), 10)
+        reader.look(series(**{record: broken, schema.TAB_AUDIT: None}), 10)
 
 
 def test_probes_without_channels_need_none() -> None:
@@ -116,8 +158,9 @@ def test_maps_of_rivals_stand_beside_the_others_where_there_are_any() -> None:
     assert reader.look(found, 0)["rivals"] == []
     assert len({*reader.look(found, 10)["rivals"], *reader.look(found, 10)["maps"]}) == 4
     for broken in (None, b"", png(7), png(7) * 3):
+        parts = {schema.TAB_PROBES: numbers, schema.TAB_RIVALS: broken, schema.TAB_AUDIT: None}
         with pytest.raises(reader.RecordNotFoundError):
-            reader.look(series(**{schema.TAB_PROBES: numbers, schema.TAB_RIVALS: broken}), 10)
+            reader.look(series(**parts), 10)
 
 
 @pytest.mark.parametrize("broken", [None, b"", b"nothing", png(1)[:-1]])
@@ -128,12 +171,13 @@ def test_swaps_that_are_missing_or_broken_are_none(broken: bytes | None) -> None
 @pytest.mark.parametrize("broken", [None, b"{", b"3"])
 def test_an_audit_that_is_missing_or_broken_is_none(broken: bytes | None) -> None:
     looks = reader.timeline("run", "cam", series(**{schema.TAB_AUDIT: broken}))["looks"]
-    assert [look["audit"] for look in looks] == [{"gap": "bg_gap"}, None]
+    assert [without_words(look)["audit"] for look in looks] == [{"gap": "bg_gap"}, None]
 
 
 def test_numbers_that_json_does_not_have_are_null() -> None:
     found = series(**{schema.TAB_AUDIT: b'{"gap": NaN, "threshold": -Infinity}'})
-    assert reader.timeline("run", "cam", found)["looks"][1]["audit"] == {"gap": None, "threshold": None}
+    (_, look) = reader.timeline("run", "cam", found)["looks"]
+    assert without_words(look)["audit"] == {"gap": None, "threshold": None}
 
 
 def test_photos_and_settings_that_are_broken_are_left_out() -> None:
@@ -176,3 +220,4 @@ def test_a_step_without_a_look_is_not_recorded(ask: Any) -> None:
 def test_monitors_are_those_with_looks() -> None:
     tags = ["cam_test/tab_probes", "cam/tab_probes", "cam/tab_maps", "other/tab_maps", "tab_probes", "val/loss"]
     assert reader.monitors(tags) == ["cam", "cam_test"]
+    assert reader.monitors(["audited/tab_audit", "cam/tab_audit", *tags]) == ["audited", "cam", "cam_test"]

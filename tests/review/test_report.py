@@ -159,7 +159,7 @@ def test_a_file_that_cannot_be_opened_is_broken(tmp_path: Path, there: bool) -> 
     assert not broken.value.partly
 
 
-def test_a_look_with_broken_pictures_is_left_out_alone(tmp_path: Path) -> None:
+def test_a_look_with_broken_pictures_shows_its_audit_alone(tmp_path: Path) -> None:
     from torch.utils.tensorboard import SummaryWriter
 
     from cam_callbacks.review.writer import write_blob
@@ -168,8 +168,10 @@ def test_a_look_with_broken_pictures_is_left_out_alone(tmp_path: Path) -> None:
     with SummaryWriter(str(tmp_path)) as writer:
         write_blob(writer, tags.tag("cam", schema.TAB_MAPS), b"no picture", 20)
     (found,) = collect([tmp_path])["runs"]
-    assert [look["step"] for look in found["timeline"]["looks"]] == [0, 10]
-    assert list(found["looks"]) == list(found["swaps"]) == ["0", "10"]
+    looks = found["timeline"]["looks"]
+    assert [(look["step"], look["heatmaps"]) for look in looks] == [(0, True), (10, True), (20, False)]
+    assert "incomplete or damaged" in found["looks"]["20"]["no_heatmaps"]
+    assert list(found["looks"]) == list(found["swaps"]) == ["0", "10", "20"]
 
 
 def test_the_looks_before_the_end_of_a_cut_off_file_are_shown(tmp_path: Path) -> None:

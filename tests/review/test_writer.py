@@ -302,7 +302,7 @@ def test_an_audit_is_written_with_all_its_measures(tmp_path: Path) -> None:
     audited = AuditSnapshot(images, result, judge(result), trust, result.passes, torch.ones(len(images)).bool())
     logger = board(tmp_path)
     swaps = np.full((4, 5, 3), 9, dtype=np.uint8)
-    TabWriter("cam", {}).write_audit([logger], 7, audited, swaps, testing=True)
+    TabWriter("cam", {}).write_audit([logger], 7, audited, swaps, epoch=3, testing=True)
     logger.experiment.close()
     found = series(tmp_path, "cam_test")
     shown = json.loads(found.blob(schema.TAB_AUDIT, 7))

@@ -31,7 +31,7 @@ const ofBackground = (audit) => audit.verdict.background ?? audit.verdict.state;
 const UNJUDGED = ['too few images', 'not learned', 'not testable'];
 
 const NO_AUDIT =
-  'This run has no audit: it needs one class for each image, two or more of them, and CAMMonitor(audit=Audit()), the default. ' +
+  'This run has no audit: it needs images whose labels are understood and differ, and CAMMonitor(audit=Audit()), the default. ' +
   'The heatmaps below show where the network looks, not whether it is right for the wrong reasons.';
 
 /** What was measured; nothing where it says nothing. */
@@ -39,10 +39,13 @@ function gapInWords(audit) {
   if (UNJUDGED.includes(ofBackground(audit))) return '';
   const gap = judged(audit, audit.gap);
   if (gap == null) return 'The gap could not be measured. ';
-  return (
-    `Another class’s ${audit.masks === 'none' ? 'edge' : 'background'} costs ${digits(100 * gap.value, 0)} of 100 ` +
-    `answers${gap.label === null ? '' : ` of the class ${gap.label}`} (${digits(gap.value)} ${interval(gap)}). `
-  );
+  const filled = {
+    place: audit.masks === 'none' ? 'edge' : 'background',
+    hundredths: digits(100 * gap.value, 0),
+    of: gap.label === null ? '' : ` of the ${audit.words.one} ${gap.label}`,
+    gap: `${digits(gap.value)} ${interval(gap)}`,
+  };
+  return `${audit.words.effect.replace(/\{(\w+)\}/g, (_, name) => filled[name])} `;
 }
 
 /** A table of rows, the first cell of each its name. */
@@ -61,7 +64,7 @@ function shown(estimate, threshold = Infinity) {
 }
 
 /** The main measures, one row a class. */
-function classTable({ measures, gap, threshold }) {
+function classTable({ measures, gap, threshold, words }) {
   const names = Object.keys(measures).filter(isByClass);
   const classes = [...new Set(names.flatMap((name) => Object.keys(measures[name].per_class)))];
   const cell = (name, label) => {
@@ -69,7 +72,8 @@ function classTable({ measures, gap, threshold }) {
     return shown(label === undefined ? all : of[label], name === gap ? threshold : Infinity);
   };
   const row = (label) => [label ?? 'all', ...names.map((name) => cell(name, label))];
-  return table(['class', ...names.map((name) => term(name))], [undefined, ...classes].map(row));
+  const rows = classes.length > 1 ? [undefined, ...classes] : [undefined]; // one alone is all
+  return table([words.one, ...names.map((name) => term(name))], rows.map(row));
 }
 
 /** All measures over all images. */
@@ -87,11 +91,11 @@ function settingsTable({ version, versions, settings }) {
 const notes = (audit) => (audit.notes ?? []).map((note) => el('p', note));
 
 /** The picture of swapped backgrounds of a look. */
-export function swaps(run, step) {
+export function swaps(run, { step, audit }) {
   const node = el('div.swaps', '…');
   run.swaps(step).then(decoded).then(
     (picture) => {
-      if (picture) picture.alt = 'Objects on backgrounds of their own and of another class';
+      if (picture) picture.alt = audit.words.pasted;
       node.replaceChildren(picture ?? 'No picture of swapped backgrounds at this look.');
     },
     (error) => node.replaceChildren(error.message),
@@ -105,8 +109,8 @@ export function appendix(run, look) {
   const { settings } = run.timeline;
   const ofAudit = [
     ['The whole verdict', () => el('div.words', markdown(audit.verdict.text), notes(audit))],
-    ['Numbers by class', () => classTable(audit)],
-    ['Swapped backgrounds', () => swaps(run, look.step)],
+    [audit?.words.by, () => classTable(audit)],
+    ['Swapped backgrounds', () => swaps(run, look)],
     ['All numbers', () => measureTable(audit)],
   ];
   return [...(audit ? ofAudit : []), ...(settings ? [['Settings and versions', () => settingsTable(settings)]] : [])];

@@ -68,10 +68,10 @@ function ticksBetween(low, high) {
 }
 
 /** The curves of the audit: a measure of it over the looks. */
-export const CURVES = [
+const CURVES = [
   {
     title: 'Gap of the audit',
-    about: 'accuracy lost to another class’s background; band: 95%; dashed: the level to exceed',
+    about: (audit) => `${audit.words.lost}; band: 95%; dashed: the level to exceed`,
     term: 'bg_gap',
     measure: (audit) => audit?.gap,
     estimate: judged,
@@ -81,13 +81,22 @@ export const CURVES = [
   },
   {
     title: 'Heat on object',
-    about: 'share of the heat that lies on the object; dotted: by chance',
+    about: () => 'share of the heat that lies on the object; dotted: by chance',
     term: 'heat_on_object',
     measure: () => 'heat_on_object',
     estimate: overall,
     missing: 'not measured: no masks',
+    isShown: ({ heatmaps, audit }) => heatmaps || overall(audit, 'heat_on_object') !== null,
   },
 ];
+
+/** The curves that some runs have, each with `about` in the words of their audits; none without an audit. */
+export function curvesOf(runs) {
+  const looks = runs.flatMap((run) => run.looks);
+  const { audit } = looks.find((look) => look.audit) ?? {};
+  const shown = CURVES.filter(({ isShown = () => true }) => audit && looks.some(isShown));
+  return shown.map((curve) => ({ ...curve, about: curve.about(audit) }));
+}
 
 /** The chart of a curve for some runs over the steps of all of them. */
 export function curveOf(curve, runs, steps) {

@@ -3,7 +3,7 @@
 import { swaps } from './audit.js';
 import { decoded, el } from './elements.js';
 import { paint, ProbePicture, Scale } from './picture.js';
-import { className, digits, isMistake, moment, short } from './words.js';
+import { className, digits, isMistake, mainNumber, moment, short, truth } from './words.js';
 
 /** Call back once, when a node is first seen. */
 function whenSeen(node, callback, root = null) {
@@ -41,7 +41,7 @@ export class ProbeDialog {
   show(sides, index, colors) {
     const probe = sides[0].look.probes[index];
     if (!probe) return this.hide();
-    this.#title.textContent = `Probe ${index + 1}: ${className(sides[0].look, probe.label)}`;
+    this.#title.textContent = `Probe ${index + 1}: ${truth(sides[0].look, probe)}`;
     this.#scale.show(colors);
     const what = [index, colors, ...sides.map(({ run }) => `${run.name}/${run.looks.length}`)].join('\n');
     if (what !== this.#shown) {
@@ -78,7 +78,8 @@ export class ProbeDialog {
       const picture = new ProbePicture(look.photos[index], 120);
       picture.show(look, index, colors);
       empty.replaceWith(picture.node);
-      words.textContent = digits(probe.probability_label ?? probe.probability_predicted ?? probe.score);
+      const [, number, shown] = mainNumber(look, probe);
+      words.textContent = shown(number);
       tile.classList.toggle('mistake', isMistake(probe));
     }, strip);
     return tile;
@@ -94,7 +95,7 @@ export class ProbeDialog {
     const tile = tiles[at];
     strip.scrollLeft = tile.offsetLeft - strip.offsetLeft - (strip.clientWidth - tile.offsetWidth) / 2;
     const probe = look.probes[index];
-    const swapped = run.at(look.step).audit ? swaps(run, look.step) : 'No audit at this look.';
+    const swapped = run.at(look.step).audit ? swaps(run, run.at(look.step)) : 'No audit at this look.';
     now.replaceChildren(
       el('div', el('h4', 'This look'), facts(look, probe)),
       el('div', el('h4', 'Channels of largest weight'), channels(look, index, colors)),
@@ -108,6 +109,8 @@ function facts(look, probe) {
   const rows = [
     ['look', moment(look)],
     ['true class', label != null && `${className(look, label)} ${digits(probe.probability_label)}`],
+    ['true', label == null && probe.truth],
+    [look.score || 'score', label == null && predicted == null && short(probe.score)],
     ['predicted', predicted != null && `${className(look, predicted)} ${digits(probe.probability_predicted)}`],
     ['rival class', rival && `${className(look, rival.label)} ${digits(rival.probability)}`],
     ['heat on object', heat != null && `${digits(heat)}${chance == null ? '' : ` (by chance ${digits(chance)})`}`],

@@ -34,7 +34,10 @@ export function term(name, text = name) {
 
 function explain(name) {
   const glossary = document.querySelector('.screen .glossary');
-  const found = glossary.querySelector(`[data-term="${CSS.escape(name)}"]`);
+  const entries = [...glossary.querySelectorAll('[data-term]')];
+  const found =
+    entries.find(({ dataset }) => dataset.term === name) ??
+    entries.find(({ dataset: { term: form } }) => form.startsWith('…') && name.endsWith(form.slice(1)));
   glossary.open = true;
   glossary.querySelectorAll('.marked').forEach((node) => node.classList.remove('marked'));
   found?.classList.add('marked');

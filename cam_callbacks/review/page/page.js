@@ -19,6 +19,7 @@ export class Page {
   dialog;
   #verdicts = el('div.columns.verdicts');
   #panes = el('div.columns.panes');
+  #toolbar;
   #message = el('p.message', { role: 'status' });
   #screen;
   #main;
@@ -28,6 +29,8 @@ export class Page {
   #monitor;
   #monitorLabel;
   #class;
+  #classLabel;
+  #wrongLabel;
   #sort;
   #down;
   #wrong;
@@ -68,6 +71,7 @@ export class Page {
     fill(this.#colors, same(Object.keys(COLORS)), '');
     fill(this.#photo, same(PHOTOS), '');
 
+    this.#toolbar = this.#makeToolbar();
     this.#main = this.#makeMain();
     this.#screen = el('div.screen', this.#makeTop(source, view), this.#message, this.#main, skippedFiles(source));
     this.#root = root;
@@ -88,24 +92,30 @@ export class Page {
     );
   }
 
+  #makeToolbar() {
+    this.#classLabel = labeled('Class', this.#class);
+    this.#wrongLabel = el('label', this.#wrong, el('span', 'Mistakes only'));
+    return el('div.toolbar',
+      this.#classLabel,
+      this.#wrongLabel,
+      el('span.group', labeled('Sort by', this.#sort), this.#down),
+      el('span.space'),
+      el('span.layers',
+        labeled('Heat', this.#heat),
+        labeled('Colors', this.#colors),
+        this.#scale.node,
+        labeled('Photo', this.#photo),
+      ),
+    );
+  }
+
   #makeMain() {
     return el('main',
       this.#verdicts,
       this.timeline.curves,
       el('div.controls',
         this.timeline.slider,
-        el('div.toolbar',
-          labeled('Class', this.#class),
-          el('label', this.#wrong, el('span', 'Mistakes only')),
-          el('span.group', labeled('Sort by', this.#sort), this.#down),
-          el('span.space'),
-          el('span.layers',
-            labeled('Heat', this.#heat),
-            labeled('Colors', this.#colors),
-            this.#scale.node,
-            labeled('Photo', this.#photo),
-          ),
-        ),
+        this.#toolbar,
       ),
       this.#panes,
       this.glossary.node,
@@ -141,14 +151,20 @@ export class Page {
     this.#monitorLabel.hidden = monitors.length < 2;
   }
 
-  /** List classes, [value, name]. */
+  /** List classes, [value, name]; none where probes have no class, so that none is right or wrong. */
   listClasses(classes, chosen) {
+    for (const label of [this.#classLabel, this.#wrongLabel]) label.hidden = classes.length === 0;
     fill(this.#class, [['', 'all classes'], ...classes], chosen);
     this.#class.disabled = classes.length < 2;
   }
 
   showVerdicts(nodes) {
     this.#verdicts.replaceChildren(...nodes);
+  }
+
+  /** Show or hide what is chosen of heatmaps. */
+  showToolbar(isShown) {
+    this.#toolbar.hidden = !isShown;
   }
 
   showPanes(nodes) {

@@ -3,7 +3,10 @@
 import { appendix } from './audit.js';
 import { el } from './elements.js';
 import { ProbePicture } from './picture.js';
-import { className, digits, isMistake, moment, plural } from './words.js';
+import { className, digits, isMistake, moment, plural, short } from './words.js';
+
+/** What stands open at first where there are no heatmaps. */
+const OPEN_ALONE = ['The whole verdict', 'Swapped backgrounds'];
 
 /** What probes can be sorted by: a key of the state, the words for it, the number. */
 export const NUMBERS = [
@@ -76,12 +79,14 @@ class Card {
     if (this.#isInView) this.#paint();
     const { label, predicted } = probe;
     const wrong = isMistake(probe);
-    const said = wrong ? '✗ said' : 'said';
+    const several = label == null && probe.truth != null;
+    const said = wrong ? '✗ said' : several ? 'likeliest' : 'said';
     this.node.classList.toggle('mistake', wrong);
     this.#labels.replaceChildren(
       ...(label == null ? [] : named('true', className(look, label), probe.probability_label)),
+      ...(several ? truthOf(probe) : []),
       ...(predicted == null ? [] : named(said, className(look, predicted), probe.probability_predicted)),
-      ...(label == null && predicted == null ? named('score', '', probe.score) : []),
+      ...(label == null && predicted == null ? named(look.score || 'score', '', probe.score, short) : []),
     );
     const explained = probe.explained != null && probe.explained !== label;
     this.#extra.replaceChildren(
@@ -91,10 +96,16 @@ class Card {
   }
 }
 
-const named = (what, name, probability) => [
+/** What is true of a probe that has not one class: in the place of a number where a number is answered. */
+const truthOf = ({ truth, predicted }) =>
+  predicted == null
+    ? named('true', '', truth, String)
+    : [el('span.what', 'true'), el('span.name.wide', { title: truth }, truth)];
+
+const named = (what, name, number, shown = digits) => [
   el('span.what', what),
   el('span.name', { title: name }, name),
-  el('span.number', digits(probability)),
+  el('span.number', shown(number)),
 ];
 
 /** Heat on the object as a bar, with a mark where it would be by chance. */
@@ -141,7 +152,8 @@ export class Pane {
   show(look, order, state) {
     this.#makeCards(look);
     const all = look.probes.length;
-    const count = `${order.length < all ? `${order.length} of ` : ''}${plural(all, 'probe')}`;
+    const part = order.length < all ? `${order.length} of ` : '';
+    const count = look.no_heatmaps ? '' : `${part}${plural(all, 'probe')}`;
     this.#facts.textContent = [moment(look), count, look.layer, look.coarse, look.method].filter(Boolean).join(' · ');
     const cards = order.map((index) => this.#cards[index]).filter(Boolean);
     for (const card of cards) card.show(look, state.colors);
@@ -152,8 +164,8 @@ export class Pane {
       if (nodes.includes(focused)) focused.focus({ preventScroll: true });
     }
     const noPhotos = look.photos.length > 0 ? '' : 'The photos of the probes were not kept: heatmaps only.';
-    this.#none.textContent = nodes.length > 0 ? noPhotos : 'No probe matches at this look.';
-    this.#showAppendix(look.step);
+    this.#none.textContent = look.no_heatmaps ?? (nodes.length > 0 ? noPhotos : 'No probe matches at this look.');
+    this.#showAppendix(look);
   }
 
   #makeCards({ probes, photos }) {
@@ -164,11 +176,12 @@ export class Pane {
   }
 
   /** Tables and the picture of swaps, each staying open or closed as it was, and made when it is open. */
-  #showAppendix(step) {
+  #showAppendix({ step, no_heatmaps: isAlone }) {
     const shown = `${step}/${this.#run.looks.length}`;
     if (this.#shownAppendix === shown) return;
+    const before = [...this.#appendix.querySelectorAll('details[open]')].map((each) => each.dataset.title);
+    const open = this.#shownAppendix === '' && isAlone ? OPEN_ALONE : before;
     this.#shownAppendix = shown;
-    const open = [...this.#appendix.querySelectorAll('details[open]')].map((each) => each.dataset.title);
     const sections = appendix(this.#run, this.#run.at(step)).map(([title, make]) => {
       const content = el('div.scroll');
       const fillIn = () => content.childElementCount === 0 && content.append(make());

@@ -1,6 +1,6 @@
 // The timeline: curves over a slider.
 
-import { curveOf, CURVES } from './curves.js';
+import { curveOf, curvesOf } from './curves.js';
 import { el } from './elements.js';
 import { term } from './glossary.js';
 import { digits, interval, moment } from './words.js';
@@ -39,8 +39,9 @@ export class Timeline {
     this.#steps = steps;
     this.#range.max = Math.max(0, steps.length - 1);
     this.#readouts = [];
-    this.curves.hidden = !runs.some((run) => run.looks.some((look) => look.audit));
-    this.curves.replaceChildren(...CURVES.map((curve) => this.#row(curve)));
+    const curves = curvesOf(runs);
+    this.curves.hidden = curves.length === 0;
+    this.curves.replaceChildren(...curves.map((curve) => this.#row(curve)));
   }
 
   #row(curve) {

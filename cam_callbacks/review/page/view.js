@@ -151,6 +151,7 @@ class View {
     this.#steps = [...new Set(runs.flatMap((run) => run.steps))].sort((one, other) => one - other);
     if (atEnd && !others) state.step = String(this.#steps.at(-1));
     this.#page.timeline.draw(runs, this.#steps);
+    this.#page.showToolbar(runs.some((run) => run.looks.some((look) => look.heatmaps)));
   }
 
   /** Ask again for new looks, while the page is seen. */
@@ -218,8 +219,8 @@ class View {
 
   #showLooks(looks) {
     const { state } = this;
-    this.#listClasses(looks[0]);
-    const shared = looks.length > 1 && this.#runs[0].sharesProbesWith(this.#runs[1]);
+    if (!looks[0].no_heatmaps) this.#listClasses(looks[0]);
+    const shared = looks.length > 1 && !looks[0].no_heatmaps && this.#runs[0].sharesProbesWith(this.#runs[1]);
     const order = chosen(looks[0], state);
     for (const [index, pane] of this.#panes.entries()) {
       const look = looks[index];
@@ -236,7 +237,8 @@ class View {
   #listClasses(look) {
     const { state } = this;
     const labels = [...new Set(look.probes.map(({ label }) => label))].sort((one, other) => one - other);
-    const classes = labels.map((label) => [String(label), className(look, label)]);
+    const known = labels.some((label) => label != null) ? labels : [];
+    const classes = known.map((label) => [String(label), className(look, label)]);
     if (state.class && !classes.some(([label]) => label === state.class)) {
       state.class = '';
       this.#rememberSoon();

@@ -8,6 +8,15 @@ export const interval = (estimate) => `[${digits(estimate.low)}, ${digits(estima
 export const plural = (count, one) => `${count} ${one}${count === 1 ? '' : 's'}`;
 export const moment = (look) => (look.epoch == null ? `step ${look.step}` : `epoch ${look.epoch} · step ${look.step}`);
 export const className = (look, index) => (index == null ? 'no label' : (look.class_names?.[index] ?? String(index)));
+/** What is true of a probe: its class, or its classes or numbers in words. */
+export const truth = (look, { label, truth: words }) => (label == null && words != null ? words : className(look, label));
+/** The number that stands for a probe, and its name. */
+export const mainNumber = (look, probe) =>
+  [
+    ['probability of the true class', probe.probability_label, digits],
+    ['probability of the likeliest class', probe.probability_predicted, digits],
+    [look.score === 'predicted' ? 'number that is predicted' : look.score || 'score', probe.score, short],
+  ].find(([, value]) => value != null) ?? ['probability', null, digits];
 export const isMistake = ({ label, predicted }) => label != null && predicted != null && label !== predicted;
 export const overall = (audit, measure) => audit?.measures?.[measure]?.overall ?? null;
 
@@ -24,7 +33,7 @@ export function judged(audit, measure) {
   return candidates.reduce((best, each) => (best && (each.low ?? -1) <= (best.low ?? -1) ? best : each), null);
 }
 
-/** The Markdown that verdicts are written in: paragraphs, lists, bold, emphasis. */
+/** The Markdown that verdicts are written in: paragraphs, lists, bold, emphasis, code. */
 export function markdown(text) {
   return text.split(/\n{2,}/).map((block) => {
     const lines = block.split('\n');
@@ -35,8 +44,9 @@ export function markdown(text) {
 }
 
 function inline(text) {
-  return text.split(/(\*\*[^*]+\*\*|\*[^*\s][^*]*\*)/).map((part) => {
+  return text.split(/(\*\*[^*]+\*\*|\*[^*\s][^*]*\*|`[^`]+`)/).map((part) => {
     if (part.startsWith('**') && part.length > 4) return el('strong', part.slice(2, -2));
+    if (part.startsWith('`') && part.length > 2) return el('code', part.slice(1, -1));
     if (part.startsWith('*') && part.length > 2) return el('em', part.slice(1, -1));
     return part;
   });
