@@ -16,6 +16,7 @@ _EXCHANGED = {  # which intervention exchanges a property
     "vertical position": "position",
     "sharpness": "detail",
     "contrast": "detail",
+    "blocks of 8 pixels": "compression",
 }
 
 
