@@ -17,6 +17,7 @@ MEAN, STD = 0.4, 0.25  # of the images as a network gets them
 PHOTOS = Path(os.environ.get("CAM_CALLBACKS_DATA", "data"))
 IN_BACKGROUND = ("color", "texture", "tag", "frame", "companion")
 ELSEWHERE = ("watermark", "blur", "JPEG quality", "scale", "position")
+FACING = "facing"  # twos and sixes, some of them mirrored
 DIGITS = ("plain", "natural colors", "imbalance 4:1", "wrong labels")
 PAIRS = ("disc, square", "diamond, cross", "ring, disc", "star, disc")
 SCENES = ("blotches", "stripes", "photos", "any colors")
@@ -30,8 +31,8 @@ def draw(kind: str, agreement: float, seed: int, count: int, split: str) -> tupl
     """Images (N, 3, 32, 32), targets (N,) and masks (N, 32, 32).
 
     Args:
-        kind: What goes with the class: one of `IN_BACKGROUND` or `ELSEWHERE`; or clean data: one of `DIGITS` or
-            `SHAPES`.
+        kind: What goes with the class: one of `IN_BACKGROUND` or `ELSEWHERE`, or `FACING`; or clean data: one of
+            `DIGITS` or `SHAPES`.
         agreement: The share of images that have the mark of their class. The same images are drawn for each agreement.
         seed: What is drawn.
         count: How many.
@@ -51,10 +52,10 @@ def draw(kind: str, agreement: float, seed: int, count: int, split: str) -> tupl
 
 
 def _digits(kind: str, digits: Tensor, marked: Tensor, split: str, chance: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Threes and eights on a background: images in [0, 1], and masks, which are the ink and one pixel around it."""
+    """Threes and eights, or twos and sixes, on a background: images in [0, 1], masks of the ink and a pixel around."""
     count = len(digits)
     ink = torch.empty(count, 1, SIDE, SIDE)
-    for index, digit in enumerate((3, 8)):
+    for index, digit in enumerate((2, 6) if kind == FACING else (3, 8)):
         glyphs, members = handwriting(digit, split), digits == index
         chosen = glyphs[torch.randint(len(glyphs), (int(members.sum()),), generator=chance)]
         ink[members] = _placed(chosen, kind, marked[members], chance)
@@ -82,6 +83,8 @@ def handwriting(digit: int, split: str) -> Tensor:
 def _placed(glyphs: Tensor, kind: str, marked: Tensor, chance: torch.Generator) -> Tensor:
     """Glyphs (N, 8, 8) at random sizes and places, white on nothing: (N, 1, 32, 32) in [0, 1]."""
     count = len(glyphs)
+    if kind == FACING:
+        glyphs = torch.where(marked[:, None, None], glyphs.flip(2), glyphs)
     size = 14 + 6 * torch.rand(count, generator=chance)
     if kind == "scale":
         size = torch.where(marked, 17 + size / 6, 13 + size / 6)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from cam_callbacks.audit.inpainting import grown
-from cam_callbacks.audit.interventions import before, without_object
+from cam_callbacks.audit.interventions import before, limits_of_both, without_object
 
 _BANDS = 12
 _MOST = 10.0  # how much stronger or weaker a frequency becomes at most
@@ -28,8 +28,7 @@ def exchanged(images: Tensor, masks: Tensor, donors: Tensor, donor_masks: Tensor
     has_masks = bool(holes.any())
     own, other = (without_object(each, holes) if has_masks else each for each in (images, donors))
     background = without_object(images, masks) if has_masks else images
-    both = torch.cat([own.flatten(2), other.flatten(2)], dim=2)
-    low, high = torch.stack(torch.aminmax(both, dim=2)).view(2, *images.shape[:2], *[1] * (images.ndim - 2))
+    low, high = limits_of_both(own, other)
     changed = with_detail_of(background, own, other).clamp(low, high)
     is_all = grown(holes).flatten(1).all(dim=1).view(-1, *[1] * (images.ndim - 1))  # no background is left to measure
     return torch.where(is_all, images, before(changed, images, masks))

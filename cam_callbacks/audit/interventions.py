@@ -123,6 +123,12 @@ def value_range(images: Tensor) -> Tensor:
     return torch.stack([low.amin(dim=0), high.amax(dim=0)]).view(2, 1, -1, *[1] * (images.ndim - 2))
 
 
+def limits_of_both(images: Tensor, donors: Tensor) -> Tensor:
+    """Return the smallest and the largest value of each channel over an image and its donor: (2, n, C, 1, ...)."""
+    both = torch.cat([images.flatten(2), donors.flatten(2)], dim=2)
+    return torch.stack(torch.aminmax(both, dim=2)).view(2, *images.shape[:2], *[1] * (images.ndim - 2))
+
+
 def mean_color_of_all(images: Tensor) -> Tensor:
     """Return the mean of each channel over all images, (1, C, 1, ...)."""
     return images.mean(dim=_all_but_channels(images), keepdim=True)

@@ -172,6 +172,18 @@ MEASURES: dict[str, MeasureSpec] = {
             "whole image, a weak test.",
             masks="optional",
         ),
+        *of_exchange(
+            "compression",
+            "The gap if the whole image becomes as strongly compressed, in the blocks of JPEG, as an image of the same "
+            "class, or of another class. 0 where no traces of compression are left, as after resizing.",
+            masks="unused",
+        ),
+        *of_exchange(
+            "mirror",
+            "The gap if the object is mirrored, before its own inpainted background, where it faces the other way than "
+            "that of an image of the same class, or of another class.",
+            placebo="The same if as much beside the object is inpainted as the mirrored one would cover: a placebo.",
+        ),
         MeasureSpec(
             "collage_cost",
             title="Cost of a swap",

@@ -1,8 +1,9 @@
-"""Move and resize the objects of images, before their own backgrounds.
+"""Move, resize and mirror the objects of images, before their own backgrounds.
 
-What is exchanged is where an object lies, or how large it is; no pixel of the donor gets into the image. The object's
-own place is inpainted. What that leaves behind is measured by placebos, `with_trace_of_move` and
-`with_trace_of_size`: the object stays as it is, and as much around it is inpainted as the exchange would touch.
+What is exchanged is where an object lies, how large it is, or which way it faces; no pixel of the donor gets into the
+image. The object's own place is inpainted. What that leaves behind is measured by placebos, `with_trace_of_move`,
+`with_trace_of_size` and `with_trace_of_mirror`: the object stays as it is, and as much around it is inpainted as the
+exchange would touch.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from torch import Tensor
 from cam_callbacks.audit.interventions import before, with_trace_of, without_object
 
 _MAX_FACTOR = 2.0  # of the side of an object
+_SYMMETRIC = 0.1  # of the skewness of a mask: less faces neither way
+_TINY = 1e-6  # square positions
 
 
 def moved(images: Tensor, masks: Tensor, _donors: Tensor, donor_masks: Tensor) -> Tensor:
@@ -53,6 +56,26 @@ def with_trace_of_size(images: Tensor, masks: Tensor, _donors: Tensor, donor_mas
     return with_trace_of(images, masks, _placed(images, masks, middle, middle, torch.maximum(factor, 1 / factor))[1])
 
 
+def mirrored(images: Tensor, masks: Tensor, _donors: Tensor, donor_masks: Tensor) -> Tensor:
+    """Mirror the object of each image left to right, within its own box, if that of its donor faces the other way.
+
+    An object faces the way on which its mask is drawn out: the sign of the skewness of the positions along the last
+    axis. Where that is less than 0.1, of the object or of its donor's, the image stays as it is.
+
+    Args:
+        images: (n, C, *spatial).
+        masks: (n, *spatial) bool, with an object.
+        donor_masks: (n, *spatial) bool.
+    """
+    turned = before(without_object(images, masks), *_mirrored(images, masks))
+    return torch.where(_faces_away(masks, donor_masks).unsqueeze(1), turned, images)
+
+
+def with_trace_of_mirror(images: Tensor, masks: Tensor, _donors: Tensor, donor_masks: Tensor) -> Tensor:
+    """Inpaint as much beside the object as `mirrored` would cover with it, and leave the object as it is."""
+    return with_trace_of(images, masks, _mirrored(images, masks)[1] & _faces_away(masks, donor_masks))
+
+
 def _moved(images: Tensor, masks: Tensor, donor_masks: Tensor) -> tuple[Tensor, Tensor]:
     """Return images and masks, moved by whole positions."""
     size = masks.new_tensor(masks.shape[1:], dtype=torch.float32)
@@ -61,6 +84,33 @@ def _moved(images: Tensor, masks: Tensor, donor_masks: Tensor) -> tuple[Tensor, 
     step = torch.minimum(torch.maximum(step, -low), size - 1 - high)
     middle = _middle(masks)
     return _placed(images, masks, middle, middle + step, torch.ones_like(step[:, 0]))
+
+
+def _mirrored(images: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
+    """Return images and masks, mirrored along the last axis around the middle of the box of each object."""
+    side = masks.shape[-1]
+    low, high = (each[:, -1].view(-1, *[1] * (masks.ndim - 1)).long() for each in _box(masks))
+    places = torch.arange(side, device=masks.device)
+    source = (low + high - places).clamp(0, side - 1).expand(masks.shape)
+    inside = (places >= low) & (places <= high)
+    found = images.gather(-1, source.unsqueeze(1).expand_as(images))
+    return found, masks.gather(-1, source) & inside
+
+
+def _faces_away(masks: Tensor, donor_masks: Tensor) -> Tensor:
+    """Return (n, 1, ...) where an object and that of its donor face different ways."""
+    own, other = (_skewness(each) for each in (masks, donor_masks))
+    is_so = (own * other < 0) & (own.abs() > _SYMMETRIC) & (other.abs() > _SYMMETRIC)
+    return is_so.view(-1, *[1] * (masks.ndim - 1))
+
+
+def _skewness(masks: Tensor) -> Tensor:
+    """Return (n,) the skewness of the positions of each mask along the last axis; 0 where they are all the same."""
+    weights = _along(masks, masks.ndim - 2).sum(dim=2)  # (n, side)
+    count = weights.sum(dim=1, keepdim=True).clamp_min(1)
+    away = torch.arange(masks.shape[-1], device=masks.device) - _middle(masks)[:, -1:]
+    second, third = ((weights * away.pow(power) / count).sum(dim=1) for power in (2, 3))
+    return torch.where(second > 0, third / second.clamp_min(_TINY).pow(1.5), 0)
 
 
 def _factor(masks: Tensor, donor_masks: Tensor) -> Tensor:

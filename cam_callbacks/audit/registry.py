@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from cam_callbacks._checks import check_bool, check_callable, check_choice, is_list
-from cam_callbacks.audit import detail, placing
+from cam_callbacks.audit import compression, detail, placing
 from cam_callbacks.audit.measures import MARGIN_GAP, MEASURES
 
 ExchangeFn: TypeAlias = Callable[[Tensor, Tensor, Tensor, Tensor], Any]
@@ -187,6 +187,20 @@ _BUILT_IN: dict[str, Intervention] = {
             title="how sharp, noisy or rich in contrast the background is",
             title_without_masks="how sharp, noisy or rich in contrast the image is",
             masks="optional",
+        ),
+        Intervention(
+            "compression",
+            compression.recompressed,
+            title="how strongly the image was compressed, as JPEG files are",
+        ),
+        Intervention(
+            "mirror",
+            placing.mirrored,
+            title="which way the object faces",
+            placebo=placing.with_trace_of_mirror,
+            warns_only=True,  # the form of an object may say which way it faces, and rightly
+            moves_object=True,
+            masks="needed",
         ),
     )
 }

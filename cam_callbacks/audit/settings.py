@@ -50,7 +50,8 @@ class Audit:
             True on the object, or numbers in [0, 1], above 0.5 on the object. Never let it use the audited model: its
             heat would be judged by itself.
         interventions: What is exchanged besides the background, each for two to four passes an image: `"position"` and
-            `"size"` of the object, which need masks, the `"detail"` of the background (sharpness, blur, noise), or an
+            `"size"` of the object, and the way it faces (`"mirror"`), which need masks; the `"detail"` of the
+            background (sharpness, blur, noise); the `"compression"` of the image, as of JPEG files; or an
             `Intervention` of your own. All of them together are judged at half of the level, the background at the
             other half.
         task: What the model is trained to answer, if that is not recognized: `"embedding"`, whose features are

@@ -19,6 +19,7 @@ _EXCHANGED = {  # which intervention exchanges a property
     "sharpness": "detail",
     "contrast": "detail",
     "edge density": "detail",
+    "blocks of 8 pixels": "compression",
 }
 _MOVED, _ASKED_FOR_PLACE = ("size", "position"), ("segmentation", "detection")  # where these are left out
 

@@ -1,6 +1,11 @@
 """Scenes in which several things go with the class, and networks that read one of them each."""
 
+from io import BytesIO
+
+import numpy as np
 import torch
+import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor, nn
 
 from cam_callbacks.data.probes import ProbeSet
@@ -31,8 +36,48 @@ def cued_scenes(count: int = 120, agreement: float = 1.0, seed: int = 0) -> Prob
     return ProbeSet(images, labels, masks, ("across", "along"))
 
 
+def facing_scenes(count: int = 120, agreement: float = 1.0) -> ProbeSet:
+    """Triangles striped across (class 0) or along (1), drawn out to the left (0) or to the right (1)."""
+    draw = torch.Generator().manual_seed(0)
+    labels = torch.arange(count) % 2
+    to_right = labels == (torch.rand(count, generator=draw) < agreement).long()
+    left, top = torch.randint(1, SIDE - 13, (2, count, 1, 1), generator=draw)
+    across, down = torch.arange(SIDE) - left, torch.arange(SIDE).unsqueeze(1) - top
+    inside = (across >= 0) & (across < 12) & (down >= 0) & (down < 12)
+    masks = inside & (torch.where(to_right.view(-1, 1, 1), across, 11 - across) <= down)
+    stripes = torch.arange(SIDE) // 2 % 2 * 2.0 - 1
+    images = 0.02 * torch.randn(count, 3, SIDE, SIDE, generator=draw)
+    images[:, 0] += torch.where(labels.view(-1, 1, 1) == 0, stripes.unsqueeze(1), stripes) * masks
+    return ProbeSet(images, labels, masks, ("across", "along"))
+
+
+def compressed_scenes(count: int = 120, agreement: float = 1.0) -> ProbeSet:
+    """Striped squares before light and shade; photos of class 1 are compressed more. Normalized, 256 levels."""
+    draw = torch.Generator().manual_seed(0)
+    labels = torch.arange(count) % 2
+    is_coarse = labels == (torch.rand(count, generator=draw) < agreement).long()
+    shade = F.interpolate(torch.rand(count, 3, 5, 5, generator=draw), (SIDE, SIDE), mode="bicubic")
+    images = 70 + 90 * shade + 5 * torch.randn(count, 3, SIDE, SIDE, generator=draw)
+    masks = torch.zeros(count, SIDE, SIDE, dtype=torch.bool)
+    masks[:, 10:22, 10:22] = True
+    stripes = torch.arange(SIDE) // 2 % 2 * 2.0 - 1
+    images += 40 * (torch.where(labels.view(-1, 1, 1) == 0, stripes.unsqueeze(1), stripes) * masks).unsqueeze(1)
+    qualities = torch.where(is_coarse, 15, 92).tolist()
+    decoded = [as_jpeg(image, quality) for image, quality in zip(images, qualities, strict=True)]
+    return ProbeSet((torch.stack(decoded) / 255 - 0.45) / 0.22, labels, masks, ("across", "along"))
+
+
+def as_jpeg(image: Tensor, quality: int) -> Tensor:
+    """Return an image (C, H, W) of 1 or 3 channels in 256 levels as it is after JPEG compression, float32."""
+    pixels = image.clamp(0, 255).round().byte().movedim(0, -1).squeeze(-1).numpy()
+    file = BytesIO()
+    Image.fromarray(pixels).save(file, "jpeg", quality=quality)
+    decoded = torch.from_numpy(np.array(Image.open(file))).float()
+    return decoded.view(*image.shape[1:], -1).movedim(-1, 0).contiguous()
+
+
 class Reads(nn.Module):
-    """Answers from the direction of the object's stripes, its position, its size, the tint, or the noise."""
+    """Answers from one thing: the direction of the object's stripes, where it is, what the image is like."""
 
     def __init__(self, what: str) -> None:
         super().__init__()
@@ -59,3 +104,14 @@ class Reads(nn.Module):
 
     def detail(self, images: Tensor) -> Tensor:
         return 10 * (images[:, 2].std(dim=(1, 2)) - 0.25)
+
+    def mirror(self, images: Tensor) -> Tensor:
+        weights = images[:, 0].abs().gt(0.5).sum(dim=1).float()
+        places = torch.arange(SIDE, device=images.device)
+        ends = torch.where(weights > 0, places, -1).amax(dim=1) + torch.where(weights > 0, places, SIDE).amin(dim=1)
+        return ends / 2 - (weights * places).sum(dim=1) / weights.sum(dim=1).clamp_min(1)
+
+    def compression(self, images: Tensor) -> Tensor:
+        steps = images.mean(dim=1).diff(dim=2).abs().mean(dim=1)
+        between = torch.arange(SIDE - 1) % 8 == 7
+        return 100 * (steps[:, between].mean(dim=1) - steps[:, ~between].mean(dim=1) - 0.088)

@@ -17,7 +17,7 @@ TRUST = {"average_drop", "increase_in_confidence", "mean_activation_correlation"
 GROUPS = {"worst_group_accuracy"}
 AGREEMENT = {"mask_agreement"}
 MARGINS = {"bg_gap_larger_masks", "bg_gap_smaller_masks"}
-EXCHANGES = ("position", "size", "detail")
+EXCHANGES = ("position", "size", "detail", "compression", "mirror")
 ASKED_FOR = {name for name, spec in MEASURES.items() if spec.intervention}
 OF_A_TASK = {name for name, spec in MEASURES.items() if spec.task}
 UNUSUAL = TRUST | AGREEMENT | MARGINS | ASKED_FOR | OF_A_TASK
@@ -42,7 +42,7 @@ def test_with_masks_they_are_those_that_do_not_exclude_them(estimated):
 def test_those_of_other_exchanges_are_there_if_they_are_asked_for():
     result = audit_model(Reader(1), scenes(), interventions=EXCHANGES)
     assert set(result.measures) == WITH_MASKS - GROUPS | ASKED_FOR
-    assert len(ASKED_FOR) == 10
+    assert len(ASKED_FOR) == 16
 
 
 def test_without_masks_they_are_those_that_do_not_need_them(no_opencv):

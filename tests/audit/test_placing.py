@@ -1,4 +1,4 @@
-"""Objects moved and resized: computed by hand on small images, in one to three dimensions."""
+"""Objects moved, resized and mirrored: computed by hand on small images, in one to three dimensions."""
 
 import pytest
 import torch
@@ -55,6 +55,85 @@ def test_placebos_leave_the_object_as_it_is(act):
     found = act(image, mask, image, donor)
     torch.testing.assert_close(found[:, :, mask[0]], image[:, :, mask[0]])
     assert not torch.equal(found, image)
+
+
+def wedge(to_right, side=16, channels=1):
+    """Return an image, and the mask of a triangle that is drawn out to one side."""
+    mask = torch.ones(6, 6, dtype=torch.bool).tril()
+    masks = torch.zeros(1, side, side, dtype=torch.bool)
+    masks[0, 4:10, 3:9] = mask if to_right else mask.flip(1)
+    noise = torch.rand(1, channels, side, side, generator=torch.Generator().manual_seed(0)) + 1
+    return torch.where(masks.unsqueeze(1), noise, 0.25), masks
+
+
+class TestMirror:
+    @pytest.mark.parametrize("channels", [1, 3])
+    def test_an_object_that_faces_the_other_way_is_mirrored_within_its_box(self, channels):
+        image, mask = wedge(to_right=True, channels=channels)
+        _, donor = wedge(to_right=False)
+        found = placing.mirrored(image, mask, image, donor)
+        expected = torch.full_like(image, 0.25)
+        expected[..., 3:9] = image[..., 3:9].flip(-1)
+        torch.testing.assert_close(found, expected)
+        assert torch.equal(placing.mirrored(found, donor, found, donor), found)
+        torch.testing.assert_close(placing.mirrored(found, donor, found, mask), image)
+
+    @pytest.mark.parametrize(
+        ("own", "other"),
+        [
+            ("right", "right"),
+            ("left", "left"),
+            ("even", "left"),
+            ("right", "even"),
+            ("right", "none"),
+            ("none", "left"),
+        ],
+    )
+    @pytest.mark.parametrize("act", [placing.mirrored, placing.with_trace_of_mirror])
+    def test_others_stay_as_they_are(self, act, own, other):
+        image, right = wedge(to_right=True)
+        masks = {
+            "right": right,
+            "left": right.flip(2),
+            "even": scene(2, 3, 4, 5)[1],
+            "none": torch.zeros_like(right),
+        }
+        image = torch.rand_like(image)
+        assert torch.equal(act(image, masks[own], image, masks[other]), image)
+
+    def test_an_object_that_reaches_the_edge_stays_in_its_box(self):
+        image, mask = wedge(to_right=True)
+        image, mask = image[..., 3:], mask[..., 3:]
+        found = placing.mirrored(image, mask, image, mask.flip(2))
+        torch.testing.assert_close(found[..., :6], image[..., :6].flip(-1))
+        torch.testing.assert_close(found[..., 6:], image[..., 6:])
+
+    def test_the_placebo_inpaints_what_the_mirrored_one_would_cover(self):
+        _, mask = wedge(to_right=True)
+        image = torch.rand(1, 1, 16, 16)
+        found = placing.with_trace_of_mirror(image, mask, image, mask.flip(2))
+        assert torch.equal(found[:, :, mask[0]], image[:, :, mask[0]])
+        changed = (found != image)[:, 0]
+        assert changed[0, 4, 7]
+        assert not changed[0, :2].any()
+        assert not changed[..., 12:].any()
+
+    @pytest.mark.parametrize("size", [(1,), (1, 1), (2, 3), (1, 9)])
+    def test_tiny_images_stay_or_are_mirrored(self, size):
+        images, masks = torch.rand(2, 2, *size), torch.ones(2, *size, dtype=torch.bool)
+        assert torch.equal(placing.mirrored(images, masks, images, masks), images)
+
+
+@pytest.mark.parametrize("dimensions", [1, 2, 3])
+def test_signals_and_volumes_are_mirrored_along_their_last_axis(dimensions):
+    size = [6] * (dimensions - 1) + [15]
+    masks = torch.zeros(2, *size, dtype=torch.bool)
+    masks[0, ..., [2, 3, 4, 8]] = True
+    masks[1, ..., [6, 10, 11, 12]] = True
+    images = torch.arange(15.0).expand(2, 2, *size).where(masks.unsqueeze(1), 0.0)
+    found = placing.mirrored(images, masks, images.flip(0), masks.flip(0))
+    assert found[0].amax(dim=tuple(range(dimensions)))[[2, 6, 7, 8]].tolist() == [8, 4, 3, 2]
+    assert found[1].amax(dim=tuple(range(dimensions)))[[6, 7, 8, 12]].tolist() == [12, 11, 10, 6]
 
 
 @pytest.mark.parametrize("dimensions", [1, 2, 3])

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from cues import Reads, cued_scenes
+from cues import Reads, compressed_scenes, cued_scenes, facing_scenes
 
 from cam_callbacks import Audit, Intervention, ProbeSet, audit_model, judge
 from cam_callbacks.audit.measuring import measures_of
@@ -13,7 +13,8 @@ from cam_callbacks.audit.observations import Observations
 from cam_callbacks.audit.registry import intervention
 from cam_callbacks.audit.verdict import Verdict
 
-NAMES = ("position", "size", "detail")
+NAMES = ("position", "size", "detail", "compression", "mirror")
+SCENES = {"compression": compressed_scenes, "mirror": facing_scenes}
 
 
 def corner_of(images, masks, donors, donor_masks):
@@ -30,9 +31,18 @@ def gaps(result):
     return {each.gap: result[each.gap].overall.value for each in result.further}
 
 
-@pytest.mark.parametrize(("name", "worst"), [("position", "warning"), ("size", "warning"), ("detail", "alarm")])
+@pytest.mark.parametrize(
+    ("name", "worst"),
+    [
+        ("position", "warning"),
+        ("size", "warning"),
+        ("detail", "alarm"),
+        ("compression", "alarm"),
+        ("mirror", "warning"),
+    ],
+)
 def test_a_network_that_uses_it_has_a_gap_and_is_named_at_the_second_look(name, worst):
-    result = audited(name, cued_scenes())
+    result = audited(name, SCENES.get(name, cued_scenes)())
     found = gaps(result)
     assert found[f"{name}_gap"] > 0.6
     first = judge(result)
@@ -42,13 +52,14 @@ def test_a_network_that_uses_it_has_a_gap_and_is_named_at_the_second_look(name, 
     assert finding.overall
     assert [each.state for each in first.findings if each.gap == f"{name}_gap"] == ["suspicion"]
     assert finding.title in second.text
-    if name != "detail":  # which is one of the background, too
+    if name not in ("detail", "compression"):  # which are of the background, too
         assert second.state == worst
 
 
+@pytest.mark.parametrize("scenes", [cued_scenes, compressed_scenes, facing_scenes])
 @pytest.mark.parametrize("agreement", [1.0, 0.5])
-def test_a_network_that_uses_the_object_has_none(agreement):
-    result = audited("stripes", cued_scenes(agreement=agreement))
+def test_a_network_that_uses_the_object_has_none(agreement, scenes):
+    result = audited("stripes", scenes(agreement=agreement))
     assert all(abs(gap) < 0.03 for gap in gaps(result).values())
     verdict = judge(result, judge(result))
     assert verdict.state == "no alarm"
@@ -73,9 +84,9 @@ def test_placebos_of_a_network_that_sees_no_traces_are_0():
 def test_without_masks_those_that_need_them_are_left_out_and_this_is_said(monkeypatch):
     monkeypatch.setattr("cam_callbacks.audit.foreground.can_estimate", lambda: False)
     result = audited("detail", replace(cued_scenes(), masks=None))
-    assert [each.gap for each in result.further] == ["detail_gap"]
+    assert [each.gap for each in result.further] == ["detail_gap", "compression_gap"]
     assert "position_gap" not in result
-    assert any("needs masks: position, size" in note for note in result.notes)
+    assert any("needs masks: position, size, mirror" in note for note in result.notes)
     (finding,) = judge(result, judge(result)).findings
     assert finding.state == "warning"
 

@@ -93,10 +93,10 @@ def test_boxes_may_come_in_other_containers_than_tensors(kind):
 
 @pytest.mark.parametrize("task", ["segmentation", "detection"])
 def test_what_moves_objects_is_left_out_where_their_place_is_asked_for(task):
-    result = audited(task, 0.0, interventions=["position", "size", "detail"])
+    result = audited(task, 0.0, interventions=["position", "size", "detail", "mirror"])
     assert [each.gap for each in result.further] == ["detail_gap"]
     (note,) = [note for note in result.notes if "Not measured" in note]
-    assert note.endswith("which it moves: position, size")
+    assert note.endswith("which it moves: position, size, mirror")
 
 
 class TestBoxes:
