@@ -92,7 +92,10 @@ def with_rivals(
         places = torch.cartesian_prod(torch.arange(len(takers)), torch.arange(other.shape[1])).view(-1, 2)
         half = places[places.sum(dim=1) % 2 == 0]
         if len(givers):
-            other[takers[half[:, 0]], half[:, 1]] = givers[torch.arange(len(half)) % len(givers)]
+            given = givers[torch.arange(len(half)) % len(givers)]
+            is_new = (other[takers[half[:, 0]]] != given.unsqueeze(1)).all(dim=1)  # it may be a donor already
+            half, given = half[is_new], given[is_new]
+            other[takers[half[:, 0]], half[:, 1]] = given
     return Donors(donors.same, other)
 
 

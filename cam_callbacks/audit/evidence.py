@@ -75,7 +75,8 @@ class Evidence:
         task: What the model is trained to answer.
         followed: Where there are too many classes to have images of all: those that were followed, each with the images
             that made it suspect, which do not count for it; None where all classes are judged.
-        rivals: By class, those that the model last took its images for, beside it: `AuditResult.rivals`.
+        rivals: By class, those that were most often the most probable beside it when it was last seen:
+            `AuditResult.rivals`.
         values: By measure, (M,) float32; NaN where it is not defined, or was not measured with these donors.
     """
 

@@ -96,11 +96,12 @@ def _asked(images: ProbeSet, count: int, draw: Draw) -> Tensor:
     their background come last.
     """
     turns: Counter[int] = Counter()
-    keys = []
+    keys, giving = [], draw.giving
     assert images.labels is not None
     for row, label in enumerate(images.labels.tolist()):
-        is_followed, only_gives = (turns[label] < first.get(label, 0) for first in (draw.followed, draw.giving))
-        keys.append((only_gives, not is_followed, turns[label], class_key(images.fingerprint, label), row))
+        turn = turns[label] - giving[label]
+        is_followed = turn < draw.followed.get(label, 0)
+        keys.append((turn < 0, not is_followed, turn, class_key(images.fingerprint, label), row))
         turns[label] += 1
     return torch.tensor([row for *_, row in sorted(keys)[:count]], dtype=torch.long)
 
@@ -111,7 +112,7 @@ def _partners(labels: Tensor, asked: Tensor, draw: Draw) -> Tensor:
     One goes to each image that is alone of its class among those asked about; those of rivals to what is followed.
     """
     sizes = Counter(labels[asked].tolist())
-    wanted = Counter({label: 1 for label, size in sizes.items() if size == 1}) | Counter(draw.giving)
+    wanted = Counter({label: 1 for label, size in sizes.items() if size == 1}) | draw.giving
     found = []
     for row in sorted(set(range(len(labels))) - set(asked.tolist())):
         if wanted[int(labels[row])]:
@@ -168,7 +169,7 @@ class AuditImages(KeptImages):
             kept = self.kept
             assert kept is not None
             known |= {"form": Form.of(self.images), "excluded": kept.digests}
-            known |= {"taken": draw.seen or kept.classes, "followed": draw.first}
+            known |= {"taken": draw.seen or kept.classes, "followed": draw.followed, "giving": draw.giving}
             fresh = self.count - min(len(self.images), num_stay(self.count, self.classes))
             self._reservoirs = (Reservoir(draw.room(fresh, self.classes), f"look {look}", **known),)
 

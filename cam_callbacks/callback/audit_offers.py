@@ -12,7 +12,7 @@ from cam_callbacks.data.reservoir import Form, Found
 _OF_A_CLASS = 2  # images, to be compared
 _MANY = 16  # classes at least
 _FEW = 4  # images of a class at a look
-_OF_A_RIVAL = 2  # images, that give their background
+_OF_A_RIVAL, _TAKERS = 4, 4  # images at least, that only give their background; one for so many that are followed
 
 
 @dataclass(frozen=True)
@@ -21,8 +21,8 @@ class Draw:
 
     Attributes:
         seen: How many images of each class there were.
-        followed: How many images of some classes are drawn before all others.
-        rivals: By class that is followed, those that the model takes its images for, beside it.
+        followed: How many images of some classes are drawn before all others, to be asked about.
+        rivals: By class that is followed, those that are most often the most probable beside it.
     """
 
     seen: Mapping[int, int] = field(default_factory=dict)
@@ -30,19 +30,17 @@ class Draw:
     rivals: Mapping[int, Sequence[int]] = field(default_factory=dict)
 
     @property
-    def giving(self) -> dict[int, int]:
-        """How many images of rivals are drawn that only give their background."""
-        classes = {rival for label in self.rivals for rival in self.rivals[label]}
-        return dict.fromkeys(sorted(classes - set(self.followed)), _OF_A_RIVAL)
-
-    @property
-    def first(self) -> dict[int, int]:
-        """How many images of some classes are drawn before all others, those that only give included."""
-        return {**self.followed, **self.giving}
+    def giving(self) -> Counter[int]:
+        """How many images of rivals are drawn that only give their background: each to a few others."""
+        found: Counter[int] = Counter()
+        for label, rivals in self.rivals.items():
+            few = max(self.followed[label] // _TAKERS, _OF_A_RIVAL)
+            found.update({rival: few for rival in rivals if rival not in self.followed})
+        return found
 
     def room(self, count: int, classes: int | None) -> int:
         """Return how many images are drawn to ask about `count`, those that only give included."""
-        return room(count, classes) + sum(self.giving.values())
+        return room(count, classes) + self.giving.total()
 
 
 NOTHING_KNOWN = Draw()
@@ -155,7 +153,7 @@ def chosen(
         kept = Kept.of(stay)
     others = [each for each in all_fresh if each.digest not in kept.digests]
     asked = min(sum(kept.classes.values()), count if are_all else num_stay(count, many))
-    anew = balanced(others, draw.room(count - asked, many), draw.seen or kept.classes, draw.first)
+    anew = balanced(others, draw.room(count - asked, many), draw.seen or kept.classes, draw.followed, draw.giving)
     unknown = unknown.union(*(offer.unknown_labels for offer in offers))
     return Choice(form, stay, anew, are_all, unknown, left_out, many)
 

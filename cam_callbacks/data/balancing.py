@@ -63,7 +63,11 @@ def class_key(stream: str, label: int) -> float:
 
 
 def balanced(
-    candidates: Iterable[Candidate], count: int, taken: Mapping[int, int], followed: Mapping[int, int] = _NONE
+    candidates: Iterable[Candidate],
+    count: int,
+    taken: Mapping[int, int],
+    followed: Mapping[int, int] = _NONE,
+    giving: Mapping[int, int] = _NONE,
 ) -> list[Candidate]:
     """Choose at most `count`, the best first, balanced over classes and sources.
 
@@ -78,14 +82,43 @@ def balanced(
         candidates: What to choose from.
         count: How many to choose.
         taken: How many images of each class are taken already; of the others none.
-        followed: How many images of some classes are chosen before all others.
+        followed: How many images of some classes are chosen before all others, instead of their turn.
+        giving: How many of some are chosen before all others on top of their turn.
     """
-    return [each.candidate for each in _in_order(candidates, count, taken, followed)[:count]]
+    return [each.candidate for each in _in_order(candidates, _Rule(count, taken, followed, giving))[:count]]
 
 
-def _in_order(
-    candidates: Iterable[Candidate], count: int, taken: Mapping[int, int], followed: Mapping[int, int]
-) -> list[_InTurn]:
+@dataclass(frozen=True)
+class _Rule:
+    """What the order of candidates follows from, as in `balanced`."""
+
+    count: int
+    taken: Mapping[int, int]
+    followed: Mapping[int, int]
+    giving: Mapping[int, int]
+
+    def order(self, label: int, turn: int, of_class: int, key: float) -> _Order:
+        """Return when an image is chosen.
+
+        Args:
+            label: Its class.
+            turn: How many others of its class and source come before it.
+            of_class: How many others of its class.
+            key: That of its class.
+        """
+        extra, taken = self.giving.get(label, 0), self.taken.get(label, 0)
+        if of_class < self.followed.get(label, 0) + extra:
+            return -1, of_class, 0.0, 0
+        turn, of_class = max(turn - extra, 0), of_class - extra
+        together = max(1, min(_TOGETHER, self.count // _FEW_CLASSES))
+        if together == 1:
+            return turn, taken, 0.0, 0
+        if of_class < together:
+            return 0, taken, key, of_class
+        return 1 + turn, taken, 0.0, 0
+
+
+def _in_order(candidates: Iterable[Candidate], rule: _Rule) -> list[_InTurn]:
     turns: Counter[tuple[int, int]] = Counter()
     known: set[bytes] = set()
     found: list[tuple[int, Candidate]] = []
@@ -97,33 +130,9 @@ def _in_order(
     of_class: Counter[int] = Counter()
     in_turn = []
     for turn, each in sorted(found, key=lambda pair: (pair[0], pair[1].key)):
-        order = _order(
-            turn, of_class[each.label], taken.get(each.label, 0), each.class_key, count, followed.get(each.label, 0)
-        )
-        in_turn.append(_InTurn(each, order))
+        in_turn.append(_InTurn(each, rule.order(each.label, turn, of_class[each.label], each.class_key)))
         of_class[each.label] += 1
     return sorted(in_turn, key=lambda each: (each.order, each.candidate.key))
-
-
-def _order(turn: int, of_class: int, taken: int, key: float, count: int, quota: int) -> _Order:
-    """Return when an image is chosen.
-
-    Args:
-        turn: How many others of its class and source come before it.
-        of_class: How many others of its class.
-        taken: How many of its class are taken already.
-        key: That of its class.
-        count: How many are chosen.
-        quota: How many of its class are chosen first of all.
-    """
-    if of_class < quota:
-        return -1, of_class, 0.0, 0
-    together = max(1, min(_TOGETHER, count // _FEW_CLASSES))
-    if together == 1:
-        return turn, taken, 0.0, 0
-    if of_class < together:
-        return 0, taken, key, of_class
-    return 1 + turn, taken, 0.0, 0
 
 
 class BalancedChoice:
@@ -134,13 +143,21 @@ class BalancedChoice:
         taken: How many images of each class are taken already.
         stream: What the class keys of the candidates follow from.
         followed: As in `balanced`.
+        giving: As in `balanced`.
 
     Attributes:
         chosen: Those that are chosen now, the best first.
     """
 
-    def __init__(self, count: int, taken: Mapping[int, int], stream: str, followed: Mapping[int, int] = _NONE) -> None:
-        self.count, self._taken, self._stream, self._followed = count, taken, stream, followed
+    def __init__(
+        self,
+        count: int,
+        taken: Mapping[int, int],
+        stream: str,
+        followed: Mapping[int, int] = _NONE,
+        giving: Mapping[int, int] = _NONE,
+    ) -> None:
+        self.count, self._stream, self._rule = count, stream, _Rule(count, taken, followed, giving)
         self.chosen: list[Candidate] = []
         self._last: _InTurn | None = None  # the worst that is chosen, once there are enough
         self._sizes: Counter[tuple[int, int]] = Counter()
@@ -149,7 +166,7 @@ class BalancedChoice:
 
     def add(self, candidates: Iterable[Candidate]) -> None:
         """Choose among those that are chosen and these."""
-        found = _in_order([*self.chosen, *candidates], self.count, self._taken, self._followed)[: self.count]
+        found = _in_order([*self.chosen, *candidates], self._rule)[: self.count]
         self.chosen = [each.candidate for each in found]
         self._last = found[-1] if len(found) == self.count else None
         self._sizes = Counter(each.group for each in self.chosen)
@@ -162,8 +179,7 @@ class BalancedChoice:
         largest = self._largest.get((label, source), 0.0)
         turn = self._sizes[label, source]
         before = sum(min(turn, size) for (other, _), size in self._sizes.items() if other == label)  # at least
-        taken, key, quota = self._taken.get(label, 0), class_key(self._stream, label), self._followed.get(label, 0)
-        mine, last = _order(turn, before, taken, key, self.count, quota), self._last.order
+        mine, last = self._rule.order(label, turn, before, class_key(self._stream, label)), self._last.order
         if mine == last:
             return max(largest, self._last.candidate.key)
         return inf if mine < last else largest
@@ -188,11 +204,7 @@ class BalancedChoice:
     def _in_turn(self, classes: int) -> list[int]:
         """Return all classes in the order in which they take part."""
         if len(self._turns) != classes:
-            taken, stream = self._taken, self._stream
             self._turns = sorted(
-                range(classes),
-                key=lambda label: _order(
-                    0, 0, taken.get(label, 0), class_key(stream, label), self.count, self._followed.get(label, 0)
-                ),
+                range(classes), key=lambda label: self._rule.order(label, 0, 0, class_key(self._stream, label))
             )
         return self._turns

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from math import inf
 from random import Random
 from typing import NamedTuple
@@ -78,7 +79,8 @@ class Reservoir:
         classes: How many classes there are, so that larger labels are passed over; None if it is not known.
         form: The form of the images that are wanted; None for that of most.
         taken: How many images of each class are taken already, for the balance.
-        followed: How many images of some classes are drawn before all others.
+        followed: How many images of some classes are drawn before all others, as in `balanced`.
+        giving: How many are on top of their turn, as in `balanced`.
         excluded: Digests of images that are not wanted.
 
     Attributes:
@@ -96,11 +98,13 @@ class Reservoir:
         form: Form | None = None,
         taken: Mapping[int, int] | None = None,
         followed: Mapping[int, int] | None = None,
+        giving: Mapping[int, int] | None = None,
         excluded: Container[bytes] = (),
     ) -> None:
         self.count, self.unknown_labels, self.left_out = count, set[int](), Counter[str]()
         self._stream, self._rank, self._classes, self._form = stream, rank, classes, form
-        self._taken, self._followed, self._excluded = taken or {}, followed or {}, excluded
+        self._excluded = excluded
+        self._choice = partial(BalancedChoice, count, taken or {}, stream, followed or {}, giving or {})
         self._kept: dict[Form, _OfOneForm] = {}
         self._batches: Counter[int] = Counter()  # of each source, so far
         self._sizes: dict[int, int] = {}  # of the last batch of each source that was read
@@ -157,7 +161,8 @@ class Reservoir:
             elif key >= kept.choice.limit(label, source):
                 kept.seen, kept.is_whole = kept.seen + 1, False
             else:
-                drawn += self._drawn(kept, samples.row(row), key, label, source)
+                found = self._drawn(kept, samples.row(row), key, label, source)
+                drawn += [] if found is None else [found]
                 if len(drawn) == _AT_ONCE:
                     kept.add(drawn)
                     drawn = []
@@ -180,20 +185,21 @@ class Reservoir:
         """Return what is kept of a form; None if it is not wanted."""
         is_wanted = form == self._form if self._form is not None else len(self._kept) < _MAX_FORMS
         if form not in self._kept and is_wanted:
-            self._kept[form] = _OfOneForm(BalancedChoice(self.count, self._taken, self._stream, self._followed))
+            self._kept[form] = _OfOneForm(self._choice())
         return self._kept.get(form)
 
     def _drawn(
         self, kept: _OfOneForm, one: Samples, key: float, label: int, source: int
-    ) -> Iterator[tuple[Candidate, Samples]]:
-        """Yield an image that may stay, unless it is not finite or not wanted."""
+    ) -> tuple[Candidate, Samples] | None:
+        """Return an image that may stay; None if it is not finite or not wanted."""
         if not torch.isfinite(one.images).all():
             self.left_out["not finite"] += 1
-            return
+            return None
         digest = digest_of(one.images, label)
         kept.seen += 1
-        if digest not in self._excluded:
-            yield Candidate(key, label, source, digest, self._rank, class_key(self._stream, label)), one
+        if digest in self._excluded:
+            return None
+        return Candidate(key, label, source, digest, self._rank, class_key(self._stream, label)), one
 
 
 class _OfOneForm:

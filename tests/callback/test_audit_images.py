@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from torch import Tensor
 from cam_callbacks import Audit, CAMMonitor, GradCAM, ProbeSet
 from cam_callbacks.callback.audit_images import AuditImages, AuditSet
 from cam_callbacks.callback.audit_offers import Draw
+from cam_callbacks.data.batches import Samples
 
 COUNT = 10
 
@@ -269,24 +271,61 @@ def test_of_many_classes_single_images_have_partners_not_asked_about() -> None:
 
 
 def test_images_of_a_rival_give_their_background_and_are_not_asked_about() -> None:
-    fixed, fresh = _of([label for label in range(8) for _ in range(2)]), _of([20, 20, 30, 30, 30, 40, 40, 50, 50, 50])
+    fixed = _of([label for label in range(8) for _ in range(2)])
+    fresh = _of([20, 20, 30, 30, 30, *[40] * 4, *[50] * 5])
     draw = Draw(followed={30: 3}, rivals={30: [50, 40]})
-    assert draw.giving == {40: 2, 50: 2}
+    assert draw.giving == {40: 4, 50: 4}
     found = AuditSet.of(fixed, fresh, 8, classes=40, draw=draw)
     assert found is not None
     assert found.images.labels is not None
     asked, partners = found.images.labels[: found.num_asked].tolist(), found.images.labels[found.num_asked :].tolist()
     assert asked.count(30) == 3
     assert 40 not in asked
-    assert partners.count(40) == partners.count(50) == 2
+    assert partners.count(40) == partners.count(50) == 4
     assert found.rivals == {30: [50, 40]}
 
 
 def test_a_rival_that_is_followed_itself_is_asked_about() -> None:
     draw = Draw(followed={30: 2, 40: 2}, rivals={30: [40, 50], 40: [30]})
-    assert draw.giving == {50: 2}
-    assert draw.first == {30: 2, 40: 2, 50: 2}
-    assert draw.room(20, 100) == 42
+    assert draw.giving == {50: 4}
+    assert draw.room(20, 100) == 44
+    assert Draw({}, {30: 80, 40: 20}, {30: [50], 40: [50, 60]}).giving == {50: 25, 60: 5}
+
+
+@pytest.mark.parametrize("rivals", [{}, {0: [5, 6]}])
+def test_a_rival_is_asked_about_as_often_as_any_other_class(rivals: dict[int, list[int]]) -> None:
+    classes, count, asked, seen = 100, 128, Counter[int](), Counter[int]()
+    data = Samples(torch.rand(4000, 1, 2, 2), torch.arange(4000) % classes, None)
+    watched = AuditImages(count)
+    for look in range(12):
+        draw = Draw(dict(seen), {0: 81}, rivals) if look else Draw()
+        watched.begin(f"look {look}", 0, classes, anew=False, draw=draw)
+        for start in range(0, 4000, 200):
+            if watched.wants_next(0):
+                some = slice(start, start + 200)
+                assert data.labels is not None
+                watched.offer(Samples(data.images[some], data.labels[some], None), 0, "single-label")
+        choice = watched.choose([watched.offered()], classes)
+        held, stay = watched.drawn(choice, 0), {each.digest for each in choice.fixed}
+        drawn = ProbeSet.joined([ProbeSet.of(held[each.digest]) for each in choice])
+        is_fixed = torch.tensor([each.digest in stay for each in choice])
+        if look == 0:
+            watched.keep(drawn.subset(is_fixed))
+            watched.is_first = False
+        found = AuditSet.of(watched.images, drawn.subset(~is_fixed), count, choice.classes, draw)
+        assert found is not None
+        assert found.images.labels is not None
+        anew = found.images.labels[: found.num_asked][~found.is_fixed[: found.num_asked]].tolist()
+        seen.update(anew)
+        if look:
+            asked.update(set(anew))
+            assert anew.count(0) > 35  # all that there are
+            gives = found.images.labels[found.num_asked :].tolist()
+            assert all(gives.count(rival) >= 20 for rival in rivals.get(0, []))
+    others = sorted(asked[label] for label in range(1, classes) if label not in (5, 6))
+    for rival in (5, 6):
+        assert others[0] <= asked[rival] <= others[-1]
+        assert asked[rival] > 0
 
 
 def test_of_few_classes_all_images_are_asked_about() -> None:

@@ -60,9 +60,9 @@ class TestWhatIsDrawn:
             for taken in ({}, {0: 3, 2: 5}):
                 found = draw(labels, count, classes=classes, taken=taken)
                 assert candidates(found) == balanced(everything, count, taken)
-                followed = {0: 3, 3: 2}
-                found = draw(labels, count, classes=classes, taken=taken, followed=followed)
-                assert candidates(found) == balanced(everything, count, taken, followed)
+                some: dict[str, Any] = {"followed": {0: 3, 3: 2}, "giving": {1: 4}}
+                found = draw(labels, count, classes=classes, taken=taken, **some)
+                assert candidates(found) == balanced(everything, count, taken, **some)
 
     def test_the_best_of_all_are_among_the_best_of_each_part(self) -> None:
         labels = PASSES["by chance"]
@@ -94,6 +94,13 @@ class TestWhatIsDrawn:
         share = Counter(each.label for each in candidates(draw(labels, 64, followed=followed)))
         assert [share[label] for label in followed] == [8, 5]
         assert len(share) == 2 + (64 - 13 + 1) // 2
+
+    def test_images_that_only_give_come_on_top_of_what_their_class_has_in_turn(self) -> None:
+        labels = [index % 20 for index in range(1000)]
+        share = Counter(each.label for each in candidates(draw(labels, 48, followed={3: 2}, giving={7: 6})))
+        assert share.pop(7) == 8
+        assert set(share.values()) == {2, 3}
+        assert share.total() == 40
 
     def test_of_the_others_those_come_first_of_which_the_fewest_were_seen(self) -> None:
         labels = [index % 100 for index in range(1000)]
