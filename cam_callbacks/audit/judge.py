@@ -13,7 +13,7 @@ from torch import Tensor
 from cam_callbacks._checks import check_fraction, check_type
 from cam_callbacks.audit.evidence import Evidence
 from cam_callbacks.audit.measures import OTHER_MASKS, SECOND_TESTS
-from cam_callbacks.audit.result import FAIR_COST, MAX_COST, MIN_IMAGES, AuditResult
+from cam_callbacks.audit.result import FAIR_COST, MAX_COST, MIN_IMAGES, MIN_PER_CLASS, AuditResult
 from cam_callbacks.audit.statistics import wilson
 from cam_callbacks.audit.verdict import WORST_FIRST, Finding, HeatState, State, Verdict
 from cam_callbacks.audit.wording import verdict_text
@@ -23,7 +23,6 @@ _SUSPICION, _ALARM = 0.05, 0.01  # the chance of any false one in a run
 _SECOND_LEVEL = 0.025
 _WITHOUT_COLLAGE = ("recolor_gap",)  # what a collage breaks, a blur may break too; only a gap has two arms
 _RING_THRESHOLD = 0.15
-_MIN_PER_CLASS = 10
 _FOLLOWED = 8  # classes at a time, at most
 _WORTH = 0.25  # of the largest score, to be followed
 _LEAST = 1e-3  # of a score
@@ -236,7 +235,7 @@ def _detectable(evidence: Evidence, names: tuple[str, ...], threshold: float, le
 
 
 def _is_tested(evidence: Evidence, name: str, group: _Group) -> bool:
-    return evidence.count(name, group) >= (MIN_IMAGES if group is None else _MIN_PER_CLASS)
+    return evidence.count(name, group) >= (MIN_IMAGES if group is None else MIN_PER_CLASS)
 
 
 def _p_value(
@@ -308,7 +307,7 @@ def _heat_states(result: AuditResult) -> dict[int, HeatState]:
     heat, over_area = result["heat_on_object"].per_class, result["heat_over_area"].per_class
     states: dict[int, HeatState] = {}
     for index, of_others in result.heat_chance_distribution.items():
-        if heat[index].count < _MIN_PER_CLASS:
+        if heat[index].count < MIN_PER_CLASS:
             continue
         value, shifted = heat[index].value, result.heat_shifted_distribution[index]
         area = value - over_area[index].value

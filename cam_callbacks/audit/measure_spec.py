@@ -116,14 +116,16 @@ class Form:
     Attributes:
         title: What stands in place of "probability" in their titles.
         definition: What they are.
+        limit: How far from 0 they are at most.
     """
 
     title: str
     definition: str
+    limit: float = 1.0
 
 
 FORMS = {
     "_score": Form("IoU times score", "The gap in the largest IoU times score of the boxes of the class."),
-    "_cosine": Form("likeness", "The gap in the cosine to the mean of the own class."),
+    "_cosine": Form("likeness", "The gap in the cosine to the mean of the own class.", limit=2.0),
 }
 """By what follows the name of a gap."""

@@ -13,13 +13,14 @@ from cam_callbacks._checks import check_positive
 from cam_callbacks.audit import attention
 from cam_callbacks.audit.changes import Exchange
 from cam_callbacks.audit.interventions import color_auc, mean_color, ring
+from cam_callbacks.audit.measure_spec import FORMS
 from cam_callbacks.audit.measures import MARGIN_GAP, OTHER_MASKS
 from cam_callbacks.audit.observations import Answers, Observations
 from cam_callbacks.audit.properties import DataProperty, data_properties
 from cam_callbacks.audit.question import AuditTask, most_frequent_share
 from cam_callbacks.audit.registry import Intervention
 from cam_callbacks.audit.result import AuditResult, Confusion, Further
-from cam_callbacks.audit.statistics import measure
+from cam_callbacks.audit.statistics import Measure, measure
 from cam_callbacks.audit.words import words_of
 from cam_callbacks.data.probes import ProbeSet
 from cam_callbacks.explain.explanation import upsample
@@ -87,20 +88,28 @@ def audit_model(
     return measures_of(observations, [answers])
 
 
-def measures_of(observations: Observations, parts: Sequence[Answers]) -> AuditResult:
+def measures_of(observations: Observations, parts: Sequence[Answers], drawn_for: Tensor | None = None) -> AuditResult:
     """Make the measures from the model's answers.
 
     Args:
         observations: The images of the audit, and what is done to them.
         parts: The answers of each process; together they have each image once.
+        drawn_for: (N,) bool, which images were drawn because their class is followed: these do not count for all
+            classes together. None if all classes are judged.
     """
     answers = _joined(parts)
     heatmaps = None if answers.layer_maps is None else upsample(answers.layer_maps, observations.images.shape[2:])
     values = _values(observations, answers, heatmaps)
     judged, question = observations.exchanges[0], observations.question
     shown = [answers.readings["nothing"], *(judged.with_donors(kind, answers.readings)[..., 0] for kind in _KINDS)]
+
+    def summarized(name: str, each: Tensor, chance: Tensor | float | None) -> Measure:
+        limit = max((form.limit for ending, form in FORMS.items() if name.endswith(ending)), default=1.0)
+        counts = None if drawn_for is None else ~drawn_for
+        return measure(each, observations.labels, chance, judged.donors, counts=counts, limit=limit)
+
     return AuditResult(
-        measures={name: measure(each, observations.labels, chance, judged.donors) for name, each, chance in values},
+        measures={name: summarized(name, each, chance) for name, each, chance in values},
         task=question.task,
         endings=question.endings,
         mask_source=observations.mask_source,
@@ -113,17 +122,14 @@ def measures_of(observations: Observations, parts: Sequence[Answers]) -> AuditRe
         heat_method=None if heatmaps is None else answers.heat_method,
         heat_chance_distribution=_of_classes(observations, heatmaps, attention.mean_heat_by_chance),
         heat_shifted_distribution=_of_classes(observations, heatmaps, attention.mean_heat_on_shifted),
-        notes=(
-            *observations.notes,
-            *answers.notes,
-            *_blank_maps(answers, heatmaps),
-            *question.remarks(answers.readings["nothing"], answers.rows),
-        ),
+        notes=(*observations.notes, *answers.notes, *_blank_maps(answers, heatmaps)),
+        remarks=tuple(question.remarks(answers.readings["nothing"], answers.rows)),
         passes=answers.passes,
-        further=tuple(_further(observations, answers)),
+        further=tuple(_further(observations, answers, drawn_for)),
         data=tuple(_data(observations)),
         confusions=_confusions(observations, answers),
         rivals=_rivals(observations, answers),
+        drawn_for=drawn_for,
     )
 
 
@@ -172,7 +178,7 @@ def _blank_maps(answers: Answers, heatmaps: Tensor | None) -> Iterator[str]:
         yield f"Heat is known of few images: the map by {answers.heat_method} is blank for {blank} of {count}"
 
 
-def _further(observations: Observations, answers: Answers) -> Iterator[Further]:
+def _further(observations: Observations, answers: Answers, drawn_for: Tensor | None) -> Iterator[Further]:
     """Yield what else was exchanged, unless that has failed."""
     exchanges = {exchange.name: exchange for exchange in observations.exchanges}
     for each in observations.further:
@@ -180,7 +186,8 @@ def _further(observations: Observations, answers: Answers) -> Iterator[Further]:
             exchanges[name].is_in(answers.readings) for name in (each.gap, each.placebo_gap) if name is not None
         ):
             continue
-        cost = float(_lost(exchanges[each.gap], answers).nanmean())
+        lost = _lost(exchanges[each.gap], answers)
+        cost = float((lost if drawn_for is None else lost[~drawn_for]).nanmean())
         lacks_masks = each.masks != "unused" and observations.mask_source != "given"
         title = each.title
         if observations.masks is None and each.title_without_masks:

@@ -130,16 +130,16 @@ class Numbers(Question):
         return targets
 
     def remarks(self, readings: Readings, rows: Tensor) -> Iterator[str]:
-        """Say so if answers follow the numbers, but are no better than their median: they are in other units."""
+        """Yield numbers that answers follow without being better than their median: they are in other units."""
         skill, answers = readings[:2].double()
         for index in sorted(set(self.about.tolist())):
             own = (self.about[rows] == index) & skill.isfinite()
             pair = torch.stack([answers[own], self.truth[rows][own].double()])
-            if own.sum() >= _TO_BE_STRANGE and skill[own].mean() <= 0 and pair.corrcoef()[0, 1].abs() > _FOLLOWS:
+            if own.sum() >= _TO_BE_STRANGE and skill[own].mean() <= 0 and pair.corrcoef()[0, 1] > _FOLLOWS:
                 yield (
-                    f"The answers follow {self.names.name(index)} (correlation {pair.corrcoef()[0, 1]:.2f}), but are "
-                    "far from it: if they are in other units, give forward_fn, which returns them in those of the "
-                    "labels"
+                    f"the answers are far from {self.names.name(index)}, but rise with it (correlation "
+                    f"{pair.corrcoef()[0, 1]:.2f}), as in other units. Return them in those of the labels: "
+                    "forward_fn=lambda module, images: module(images) * std + mean"
                 )
 
     def sides(self, index: int) -> Tensor:

@@ -23,6 +23,9 @@ from cam_callbacks.data.probes import MaskSource
 MIN_IMAGES = 30
 """The fewest images that are judged, all classes together; also what each class needs for reliable numbers."""
 
+MIN_PER_CLASS = 10
+"""The fewest images of a class that is judged by itself."""
+
 FAIR_COST, MAX_COST = 0.1, 0.2
 """What an exchange with an image of the same class may cost of the accuracy to be a fair test, and a test at all."""
 
@@ -91,6 +94,7 @@ class AuditResult:
         heat_chance_distribution: By class, (200,) means of `heat_on_object` with the masks of other images.
         heat_shifted_distribution: By class, (200,) means of `heat_on_object` with masks that are shifted at random.
         notes: What was left out, and why.
+        remarks: What is strange about the answers, and what to do about it, if nothing can be judged by them.
         passes: Forward samples spent, without the heatmaps.
         further: What else was exchanged.
         data: What simple properties of the images give away of their classes, labels or numbers: first those that the
@@ -103,7 +107,7 @@ class AuditResult:
         rivals: By class, at most two others, which are most often the most probable beside it for images as they are,
             the most frequent first; of one class for each image only.
         drawn_for: (N,) bool, where there are too many classes to judge all of them at once: which images were drawn
-            because their class is followed; else None.
+            because their class is followed, and so do not count in `Measure.overall`; else None.
     """
 
     measures: Mapping[str, Measure]
@@ -117,6 +121,7 @@ class AuditResult:
     heat_chance_distribution: Mapping[int, Tensor] = field(default_factory=dict)
     heat_shifted_distribution: Mapping[int, Tensor] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()
     passes: int = 0
     further: tuple[Further, ...] = ()
     data: tuple[DataProperty, ...] = ()

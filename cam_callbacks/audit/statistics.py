@@ -25,8 +25,8 @@ class Estimate:
 
     Attributes:
         value: The mean; NaN without images.
-        low: The lower bound of its 95% interval.
-        high: The upper bound of its 95% interval.
+        low: The lower bound of its 95% interval; NaN if it stands on fewer than two images.
+        high: The upper bound of that interval.
         count: How many images it stands on.
         skipped: How many images were left out because the measure is not defined for them.
         chance: What a model that does not look at the object, or a map that says nothing, would get; None if there is
@@ -46,7 +46,7 @@ class Measure:
     """A measure of all images, and of each class.
 
     Attributes:
-        overall: The mean over all images.
+        overall: The mean over all images that count for all classes together.
         per_class: The mean over the images of each class, by its index.
         values: (N,) float32, the value of each image; NaN if it is not defined.
         labels: (N,) int64, the class of each image.
@@ -66,7 +66,13 @@ class Measure:
 
 
 def measure(
-    values: Tensor, labels: Tensor, chance: Tensor | float | None = None, donors: Donors | None = None
+    values: Tensor,
+    labels: Tensor,
+    chance: Tensor | float | None = None,
+    donors: Donors | None = None,
+    *,
+    counts: Tensor | None = None,
+    limit: float = 1.0,
 ) -> Measure:
     """Summarize one number for each image, or one for each of its donors.
 
@@ -76,24 +82,29 @@ def measure(
         chance: The chance level: (N,), of which the mean over the same images is taken; one for all; or None.
         donors: The images that gave each image its background, K or more of each kind; values of images that share one
             depend on each other. Needed for values of shape (N, K), else not used.
+        counts: (N,) bool, which images count for all classes together; None for all.
+        limit: How far from 0 values with donors are at most.
     """
     values, labels = values.detach().float().cpu(), labels.cpu()
     donors = None if donors is None or values.ndim == 1 else donors.first(values.shape[1])
     chance = chance.detach().float().cpu() if isinstance(chance, Tensor) else chance
-    per_class = {}
-    for index in sorted(set(labels.tolist())):
-        members = labels == index
-        of_class = chance[members] if isinstance(chance, Tensor) else chance
-        per_class[index] = _estimate(values[members], of_class, None if donors is None else donors.of(members))
-    overall = _estimate(values, chance, donors)
+
+    def of(members: Tensor) -> Estimate:
+        of_these = chance[members] if isinstance(chance, Tensor) else chance
+        return _estimate(values[members], of_these, None if donors is None else donors.of(members), limit)
+
+    per_class = {index: of(labels == index) for index in sorted(set(labels.tolist()))}
+    overall = of(torch.ones_like(labels, dtype=torch.bool) if counts is None else counts)
     if donors is None:
         return Measure(overall, per_class, values, labels)
     return Measure(overall, per_class, values.mean(dim=1), labels, by_donor=values)
 
 
-def _estimate(values: Tensor, chance: Tensor | float | None, donors: Donors | None) -> Estimate:
+def _estimate(values: Tensor, chance: Tensor | float | None, donors: Donors | None, limit: float) -> Estimate:
     known = ~values.reshape(len(values), -1).isnan().any(dim=1)
-    low, high = bootstrap(values[known]) if donors is None else _interval(values[known], donors.of(known))
+    low, high = math.nan, math.nan
+    if known.sum() > 1:
+        low, high = bootstrap(values[known]) if donors is None else _interval(values[known], donors.of(known), limit)
     if isinstance(chance, Tensor):
         chance = chance[known].nanmean()
     return Estimate(
@@ -106,17 +117,15 @@ def _estimate(values: Tensor, chance: Tensor | float | None, donors: Donors | No
     )
 
 
-def _interval(values: Tensor, donors: Donors) -> tuple[float, float]:
-    """Return the 95% interval of the mean of values (n, K) in [-1, 1] of images that share donors; NaN if empty."""
-    if len(values) == 0:
-        return math.nan, math.nan
+def _interval(values: Tensor, donors: Donors, limit: float) -> tuple[float, float]:
+    """Return the 95% interval of the mean of values (n, K), within a limit, of images that share donors."""
     mean = values.double().mean()
     residuals = ((values.double() - mean) / values.numel()).flatten()
     images = torch.arange(len(values)).repeat_interleave(values.shape[1])
     kinds = (images, donors.same.flatten(), donors.other.flatten())
     freedom = max(min(len(set(each.tolist())) for each in kinds) - 1, 1)
     half = student_t_quantile((1 - _LEVEL) / 2, freedom) * standard_error(residuals, kinds)
-    return max(float(mean) - half, -1.0), min(float(mean) + half, 1.0)
+    return max(float(mean) - half, -limit), min(float(mean) + half, limit)
 
 
 def wilson(hits: int, count: int) -> tuple[float, float]:

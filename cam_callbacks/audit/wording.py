@@ -68,8 +68,14 @@ def _headline(result: AuditResult, verdict: Verdict, is_alone: bool) -> str:
         "answers, so the gap says nothing: the model may depend on its background, or may not take pasted images. "
         "Recoloring the background found nothing.",
         "too few images": f"**Too few images to say anything**: {_num_judged(result, verdict)} of {MIN_IMAGES}.",
-        "not learned": f"**Nothing to judge yet**: {words.right_is} is not clearly above {words.chance}.",
+        "not learned": _not_learned(result, words),
     }[verdict.state]
+
+
+def _not_learned(result: AuditResult, words: Words) -> str:
+    if result.remarks:
+        return f"**Not judged**: {'; and '.join(result.remarks)}."
+    return f"**Nothing to judge yet**: {words.right_is} is not clearly above {words.chance}."
 
 
 def _num_judged(result: AuditResult, verdict: Verdict) -> int:
@@ -194,7 +200,7 @@ def _numbers(result: AuditResult, verdict: Verdict) -> str:
     )
     lines = [
         f"`{result.gap_name}`: {meaning} (0: no dependence{made}), with 95% intervals: {shown(gap.overall)} over "
-        f"{gap.overall.count} images of this look.",
+        f"{gap.overall.count} images of this look{', drawn at random' * (result.drawn_for is not None)}.",
         "",
     ]
     if result.drawn_for is not None:
@@ -341,6 +347,8 @@ def _next_step(result: AuditResult, verdict: Verdict) -> str:
             f"collected; collect or augment images whose background does not go with the {words.one}, and train again."
         )
     if verdict.state == "not learned":
+        if result.remarks:
+            return "mend that; nothing else here means anything before."
         return "train on; the next look, if there is one, is judged again."
     if verdict.state == "too few images":
         lack_masks = any(_lacks_masks(result, index) for index in result.gap.per_class)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from cam_callbacks.audit.result import AuditResult
+from cam_callbacks.audit.result import MIN_PER_CLASS, AuditResult
 from cam_callbacks.audit.verdict import Verdict
 from cam_callbacks.audit.words import words_of
 
 _MAX_CLASSES = 10  # that are listed
+_FEWEST = 2  # images, to say a gap
 
 
 def followed_lines(result: AuditResult, verdict: Verdict) -> list[str]:
@@ -20,20 +21,28 @@ def followed_lines(result: AuditResult, verdict: Verdict) -> list[str]:
     if evidence is None or not evidence.followed:
         return [f"There are many {many}; as soon as single ones look bad, they are followed."]
     name = result.gap_name
-    known = {label: evidence.pooled(name, label) for label in evidence.followed if evidence.count(name, label)}
+    counts = {label: evidence.count(name, label) for label in evidence.followed}
+    known = {label: evidence.pooled(name, label) for label, count in counts.items() if count >= _FEWEST}
     lines = [
-        f"There are many {many}. Those that looked worst at some look, {len(evidence.followed)} so far, were followed; "
-        "they are judged by images that were drawn since, so that what made them suspect does not count.",
+        f"There are too many {many} to test each of them. Those that looked worst, {len(counts)} so far, are followed: "
+        "they get more images, and are judged only by images that were drawn since, so that what made them suspect "
+        "does not count.",
     ]
-    if not known:
-        return [*lines, "No such images have come yet."]
-    lines += [f"`{name}` of these images, with intervals of which 95% hold for all of them at once:", ""]
+    if known:
+        lines += [f"`{name}` of these images, with intervals of which 95% hold for all of them at once:", ""]
     for label in sorted(known, key=lambda each: -known[each].observed)[:_MAX_CLASSES]:
-        low, high = known[label].interval(len(evidence.followed))
-        said = f"{known[label].observed:.2f} [{low:.2f}, {high:.2f}], {evidence.count(name, label)} images"
+        low, high = known[label].interval(len(counts))
+        said = f"{known[label].observed:.2f} [{low:.2f}, {high:.2f}], {counts[label]} images"
         lines.append(f"- {result.class_names.name(label)}: {said}{confusion_text(result, label)}")
     if len(known) > _MAX_CLASSES:
         lines.append(f"- and {len(known) - _MAX_CLASSES} {many} with smaller gaps")
+    few = sum(count < MIN_PER_CLASS for count in counts.values())
+    if few:
+        lines += [
+            "",
+            f"{few} of them have fewer than {MIN_PER_CLASS} such images, too few to be judged. If no more come at the "
+            "next looks, the data has no more: add images, or give those of these classes to `audit_model`.",
+        ]
     return lines
 
 
@@ -43,7 +52,6 @@ def confusion_text(result: AuditResult, label: int) -> str:
     if found is None or found.count <= found.changed / 2 or found.changed < 2:
         return ""
     names = result.class_names
-    return (
-        f"; of {found.changed} answers that change, {found.count} become {names.name(found.answer)} before a "
-        f"background of {names.name(found.background)}"
-    )
+    who = f"all {found.count}" if found.count == found.changed else f"{found.count} of {found.changed}"
+    answer, background = names.name(found.answer), names.name(found.background)
+    return f"; {who} changed answers become {answer} on a background of {background}"

@@ -70,4 +70,4 @@ def shown(estimate: Estimate, digits: int = DIGITS) -> str:
     if estimate.count == 0:
         return "not known"
     value, low, high = (round(each, digits) + 0.0 for each in (estimate.value, estimate.low, estimate.high))  # no -0
-    return f"{value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+    return f"{value:.{digits}f}" + ("" if math.isnan(low) else f" [{low:.{digits}f}, {high:.{digits}f}]")

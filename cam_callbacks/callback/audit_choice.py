@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 _IMAGES_CHECKED = 2
 _OF_CLASSES = ("single-label", "segmentation", "detection", "embedding")
+_OF_PLACES = ("segmentation", "detection")
 _SHARE_FOLLOWED = 0.85  # of the images that are drawn anew
 _NO_LABELS = "no labels of two or more classes came with the images"
 _OF_MASKS = ("masks", "masks_estimated", "mask_agreement")
@@ -156,7 +157,7 @@ class AuditChoice(Stage):
         return None if self.settings.audit is None else self.settings.audit.masks
 
     def _check_masks(self, probes: ProbeSet) -> None:
-        needs_none = probes.masks is not None or self.task == "segmentation"
+        needs_none = probes.masks is not None or self.task in _OF_PLACES
         if self._mask_fn is None or needs_none or not self._may_be_audited or not self.trainer.is_global_zero:
             return
         try:
@@ -199,7 +200,7 @@ class AuditChoice(Stage):
         found = None if drawn is None else data.described(drawn, self.trainer)
         if found is not None and task is not None:
             found = data.with_fitting_names(found, task.outputs)
-        if found is not None and self.task != "segmentation":  # whose labels are masks
+        if found is not None and self.task not in _OF_PLACES:  # whose truth masks are: no estimate can be right
             found = with_estimated_masks(found, self._mask_fn)
         reason = _why_nothing_is_asked(found, self.task)
         if found is None or reason is not None:

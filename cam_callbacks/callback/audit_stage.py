@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -130,8 +129,8 @@ class AuditStage(Stage):
     ) -> AuditSnapshot:
         """Join the shares of all ranks, and judge, on all of them."""
         shares = self.gather(share)
-        result = measures_of(observations, [each.answers for each in shares if each.answers is not None])
-        result = replace(result, drawn_for=images.drawn_for)
+        answers = [each.answers for each in shares if each.answers is not None]
+        result = measures_of(observations, answers, images.drawn_for)
         # Outside of a fit the weights are those of the last look: finding the same again would tell nothing.
         is_fitting = of_trainer.is_fitting(self.trainer)
         verdict = judge(result, self.memory.previous_verdict if is_fitting else None, self._audit.threshold)

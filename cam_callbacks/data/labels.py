@@ -19,7 +19,9 @@ numbers, as in regression."""
 IGNORED = -100
 """The class of what is not to be counted, an image or a pixel."""
 
-_IGNORED_BYTE = 255  # the mark of ignored pixels and images in labels of one byte
+IGNORED_BYTE = 255
+"""The mark of ignored pixels and images in labels of one byte."""
+
 _ROUNDING = 1e-3
 
 
@@ -134,8 +136,8 @@ def _class_of_each_pixel(numbers: Tensor, shape: torch.Size, count: int) -> Labe
     classes = numbers.long()
     values = set(classes.flatten().tolist())
     ignored = classes < 0
-    if _IGNORED_BYTE in values and count <= _IGNORED_BYTE:
-        if not count and values <= {0, _IGNORED_BYTE}:
+    if IGNORED_BYTE in values and count <= IGNORED_BYTE:
+        if not count and values <= {0, IGNORED_BYTE}:
             return Labels()  # the object of a mask in black and white, or what is to be ignored
-        ignored |= classes == _IGNORED_BYTE
+        ignored |= classes == IGNORED_BYTE
     return Labels("dense", annotations=torch.where(ignored, IGNORED, classes))

@@ -130,7 +130,8 @@ def test_the_verdict_names_them_with_intervals_of_the_images_since():
         text = network.look().text
     (line,) = [line for line in text.split("\n") if line.startswith("- 20: ")]
     assert "images" in line
-    assert "judged by images that were drawn since" in text
+    assert "judged only by images that were drawn since" in text
+    assert "have fewer than 10 such images" in network.look().text
     assert "Few images" not in text
 
 
@@ -139,7 +140,7 @@ def test_what_a_class_is_answered_as_is_said_if_it_is_clear():
     labels = torch.arange(2).repeat_interleave(40)
     found: AuditResult = replace(result(differences, labels), confusions={0: Confusion(1, 1, 38, 40)})
     text = judge(found).text
-    assert "of 40 answers that change, 38 become dog before a background of dog" in text
+    assert "38 of 40 changed answers become dog on a background of dog" in text
     unclear = replace(found, confusions={0: Confusion(1, 1, 20, 40)})
     assert "become dog" not in judge(unclear).text
 

@@ -27,6 +27,28 @@ class TestMeasure:
         assert all(math.isnan(each) for each in (found.value, found.low, found.high))
         assert (found.count, found.skipped) == (0, 2)
 
+    def test_only_images_that_count_are_in_what_is_said_of_all(self):
+        values, labels = torch.tensor([[1.0], [1.0], [0.0], [0.0]]), torch.tensor([0, 0, 1, 1])
+        donors = Donors(torch.tensor([[1], [0], [3], [2]]), torch.tensor([[2], [3], [0], [1]]))
+        for given, by in ((values, donors), (values[:, 0], None)):
+            found = measure(given, labels, 0.5, by, counts=torch.tensor([False, False, True, True]))
+            assert (found.overall.value, found.overall.count) == (0, 2)
+            assert found.per_class[0].value == 1
+
+    def test_one_image_has_no_interval(self):
+        donors = Donors(torch.tensor([[1], [0]]), torch.tensor([[1], [0]]))
+        for given, by in ((torch.tensor([[0.5], [0.2]]), donors), (torch.tensor([0.5, 0.2]), None)):
+            found = measure(given, torch.tensor([0, 1]), None, by).per_class[0]
+            assert found.value == 0.5
+            assert math.isnan(found.low)
+            assert math.isnan(found.high)
+
+    def test_an_interval_ends_at_the_largest_value_that_there_can_be(self):
+        values, labels = torch.tensor([1.6, 1.2, 1.8, 1.5]).unsqueeze(1), torch.zeros(4, dtype=torch.long)
+        donors = Donors(torch.tensor([[1], [0], [3], [2]]), torch.tensor([[2], [3], [0], [1]]))
+        found = measure(values, labels, None, donors, limit=2.0).overall
+        assert found.low < found.value < found.high <= 2
+
     def test_the_chance_level_stands_on_the_same_images(self):
         found = measure(torch.tensor([1.0, torch.nan]), torch.tensor([0, 0]), torch.tensor([0.2, 1.0]))
         assert found.overall.chance == pytest.approx(0.2)

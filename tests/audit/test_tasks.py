@@ -191,12 +191,18 @@ class TestNumbers:
 
         result = audit_model(InCentimeters(0.0), numbered())
         assert judge(result).state == "not learned"
-        assert sum("in other units" in note for note in result.notes) == 2  # of each number
-        assert "in other units" in judge(result).text
+        assert sum("in other units" in remark for remark in result.remarks) == 2  # of each number
+        assert judge(result).text.startswith("**Not judged**: the answers are far from")
         for reads in (0.0, 1.0):
-            assert not any("units" in note for note in audited("regression", reads).notes)
+            assert not audited("regression", reads).remarks
         noise = audit_model(nn.Identity(), numbered(), forward_fn=lambda _, images: torch.rand(len(images), 2) * 9)
-        assert not any("units" in note for note in noise.notes)
+        assert not noise.remarks
+
+        class UpsideDown(SaysNumbers):
+            def forward(self, images):
+                return -super().forward(images)
+
+        assert not audit_model(UpsideDown(0.0), numbered()).remarks  # no unit turns the order round
 
     def test_the_skill_of_always_answering_the_median_is_0(self):
         probes = numbered()
@@ -296,6 +302,11 @@ class TestFeatures:
         assert of(result, "bg_gap").low < 0 < of(result, "bg_gap").high
         assert of(result, "bg_gap_cosine").low < 0.02
         assert of(result, "accuracy").count == 48
+
+    def test_an_interval_of_cosines_holds_its_value(self):
+        found = of(audited("embedding", 1.0), "bg_gap_cosine")
+        assert found.low <= found.value <= found.high
+        assert found.value > 0.9
 
     def test_a_class_needs_three_images(self):
         probes = classed(40)

@@ -19,6 +19,15 @@ class TestSegments:
         assert of(result, "iou").value == pytest.approx(1, abs=0.01)
         assert of(result, "iou").chance == pytest.approx(36 / (SIDE * (SIDE - 1)), abs=0.01)
 
+    def test_255_in_bytes_is_not_known_as_any_negative_class(self):
+        probes = segmented()
+        given = probes.annotations.clone()
+        given[:, :8] = -1
+        bytes_ = torch.where(given < 0, 255, given).to(torch.uint8)
+        found, wanted = (audit_model(SaysWhere(0.5), replace(probes, annotations=each)) for each in (bytes_, given))
+        for name in ("iou", "bg_gap", "leak"):
+            assert of(found, name).value == of(wanted, name).value
+
     def test_what_is_seen_on_the_pasted_background_is_a_leak(self):
         class Leaks(SaysWhere):
             def forward(self, images):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -96,3 +97,21 @@ def test_one_label_that_all_images_have_is_nothing_to_audit(tmp_path: Path) -> N
         fit(tmp_path, monitor, Unchanged(SaysLabels(1.0)), data, data)
     assert [text for text in warned if "skips the audit: no label is there in 2" in text]
     assert monitor.audit_result is None
+
+
+def middles(images: Tensor) -> Tensor:
+    masks = torch.zeros(len(images), *images.shape[2:], dtype=torch.bool)
+    masks[:, 8:16, 8:16] = True
+    return masks
+
+
+@pytest.mark.parametrize("masks", [None, middles])
+def test_boxes_are_not_estimated_without_any_there_is_no_audit(tmp_path: Path, masks: Any) -> None:
+    rows = rows_of("detection")
+    del rows.columns["boxes"]
+    monitor = CAMMonitor(audit=Audit(num_images=NUM_IMAGES, task="detection", masks=masks))
+    data = loader(rows, batch_size=16)
+    with own_warnings() as warned:
+        fit(tmp_path, monitor, Unchanged(NETWORKS["detection"](0.0)), data, data)
+    assert monitor.audit_result is None
+    assert any("skips the audit: a detection needs images" in text for text in warned)
