@@ -64,9 +64,9 @@ def _suspicious(result: AuditResult) -> list[DataProperty]:
 
 def _told(result: AuditResult, given: DataProperty, alone: str = "") -> str:
     """Say how well a property tells a class, a label or a number."""
-    number = "concordance" if result.task == "regression" else "AUC"
-    what = f"{words_of(result.task).told} the {given.name} of the {given.where} {alone}".rstrip()
-    return f"{class_in_words(result, given.label)} {what}, {number} {given.auc:.2f} (by chance {given.chance:.2f})"
+    words = words_of(result.task)
+    what = f"{words.told} the {given.name} of the {given.where} {alone}".rstrip()
+    return f"{class_in_words(result, given.label)} {what}, {words.area} {given.auc:.2f} (by chance {given.chance:.2f})"
 
 
 def _how_to_test(result: AuditResult, found: Sequence[DataProperty]) -> str:

@@ -13,7 +13,9 @@ from torch import Tensor
 
 from cam_callbacks._version import __version__
 from cam_callbacks.audit.attention import heat_by_chance, heat_on_object
+from cam_callbacks.audit.dependences import Dependence, dependences
 from cam_callbacks.audit.measure_spec import MeasureSpec
+from cam_callbacks.audit.properties import DataProperty
 from cam_callbacks.audit.statistics import Estimate, Measure
 from cam_callbacks.data.probes import ProbeSet
 from cam_callbacks.explain.explanation import Explanation, coarse_note, min_max, scaled
@@ -23,10 +25,12 @@ from cam_callbacks.review import schema
 from cam_callbacks.review.json_values import as_json, number
 from cam_callbacks.review.schema import (
     AuditJson,
+    DependenceJson,
     EstimateJson,
     LookJson,
     MeasureJson,
     ProbeJson,
+    PropertyJson,
     Readable,
     RivalJson,
     SettingsJson,
@@ -251,6 +255,33 @@ def _audit(audited: AuditSnapshot, epoch: int, no_heatmaps: str) -> AuditJson:
         images=len(result.labels),
         notes=list(result.notes),
         measures={name: _measure(result.spec_of(name), measured, labels) for name, measured in measures.items()},
+        dependences=[_dependence(each) for each in dependences(result, verdict)],
+        data=[_property(each, labels.get(each.label) or result.class_names.name(each.label)) for each in result.data],
+    )
+
+
+def _dependence(given: Dependence) -> DependenceJson:
+    return DependenceJson(
+        title=given.title,
+        gap=given.gap,
+        placebo=given.placebo,
+        cost=number(given.cost),
+        state=given.state,
+        about=given.about,
+    )
+
+
+def _property(given: DataProperty, label: str) -> PropertyJson:
+    return PropertyJson(
+        name=given.name,
+        where=given.where,
+        label=label,
+        auc=number(given.auc),
+        chance=number(given.chance),
+        p_value=number(given.p_value),
+        count=given.count,
+        gives_away=given.gives_away,
+        shows_object=given.shows_object,
     )
 
 
