@@ -160,7 +160,10 @@ class DependenceJson(TypedDict):
 
 
 class PropertyJson(TypedDict):
-    """What a property of the images tells, as in `cam_callbacks.audit.properties.DataProperty`."""
+    """What a property of the images tells, as in `cam_callbacks.audit.properties.DataProperty`.
+
+    The mean color is one, too: it tells all classes, and has no p-value.
+    """
 
     name: str
     where: str
@@ -198,7 +201,7 @@ class AuditJson(TypedDict):
     dependences: list[DependenceJson]
     """The background first, then what else was exchanged."""
     data: list[PropertyJson]
-    """First those that the object has no part in, the most telling first."""
+    """First the mean color, then those that the object has no part in, the most telling first."""
 
 
 class TermJson(TypedDict):

@@ -83,12 +83,15 @@ export function dataTable({ data, words }) {
   const tableOf = ([apart, within]) =>
     table(heads, [...apart.map(row), ...(within.length > 0 ? [WITHIN, ...within.map(row)] : [])], 'data');
   const place = el('div', tableOf(short));
-  const isShort = short.flat().length < data.length;
-  const more = isShort && el('button.more', { type: 'button', onclick: () => showAll() }, `All ${data.length}`);
   const showAll = () => {
     place.replaceChildren(tableOf(parts));
     more.remove();
   };
+  const count = short.flat().length;
+  const more = count < data.length && el('div.more',
+    el('button', { type: 'button', onclick: showAll }, `All ${data.length}`),
+    el('small', `the ${count} most telling of ${data.length} are shown`),
+  );
   return el('div',
     el('p.about', `About the data, not the model: how well a property of the images alone tells ${words.told_apart}.`),
     place,
