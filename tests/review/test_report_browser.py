@@ -98,6 +98,15 @@ def test_the_gap_is_that_of_the_class_that_the_verdict_is_about(page: Report, ma
     assert page.texts(".curve-row:first-child .readout p") == ["0.42\n[0.30, 0.50]\nowl"]
 
 
+def test_a_number_without_a_name_is_named_once(page: Report, made: Made) -> None:
+    audit = made.audit(BIASED)
+    audit["words"] |= {"one": "number"}
+    audit["verdict"] |= {"classes": ["number 0"], "overall": False}
+    audit["measures"]["bg_gap"]["per_class"]["number 0"] = audit["measures"]["bg_gap"]["overall"]
+    made.open(page, f"run={BIASED}")
+    assert " of 100 answers of number 0 (" in page.one(".verdict").text
+
+
 @pytest.mark.parametrize("state", ["too few images", "not learned"])
 def test_what_is_not_judged_has_no_number_and_is_explained(page: Report, made: Made, state: str) -> None:
     said = {"state": state, "background": state, "classes": [], "overall": False, "text": "Nothing is judged."}

@@ -43,10 +43,11 @@ function gapInWords(audit) {
   if (UNJUDGED.includes(ofBackground(audit))) return '';
   const gap = judged(audit, audit.gap);
   if (gap == null) return 'The gap could not be measured. ';
+  const named = (label) => (label.startsWith(`${audit.words.one} `) ? label : `the ${audit.words.one} ${label}`);
   const filled = {
     place: audit.masks === 'none' ? 'edge' : 'background',
     hundredths: digits(100 * gap.value, 0),
-    of: gap.label === null ? '' : ` of the ${audit.words.one} ${gap.label}`,
+    of: gap.label === null ? '' : ` of ${named(gap.label)}`,
     gap: `${digits(gap.value)} ${interval(gap)}`,
   };
   return `${audit.words.effect.replace(/\{(\w+)\}/g, (_, name) => filled[name])} `;
