@@ -175,6 +175,17 @@ def test_it_shows_verdict_curves_and_probes(page: Report) -> None:
     assert page.shown()[0][0] == PROBES
 
 
+def test_a_curve_without_numbers_is_there_only_to_say_that_masks_lack(page: Report, made: Made) -> None:
+    for found in made.content["runs"]:
+        for look in found["timeline"]["looks"]:
+            look["audit"]["measures"]["heat_on_object"]["overall"]["value"] = None
+    made.open(page, f"run={BIASED}")
+    assert page.texts(".curve-row .term") == ["Gap of the audit"]
+    made.audit(BIASED)["masks"] = "none"
+    made.open(page, f"run={BIASED}")
+    assert page.texts(".curve-row .term") == ["Gap of the audit", "Heat on object"]
+
+
 def test_its_slider_changes_the_picture(page: Report) -> None:
     page.open(f"run={BIASED}")
     ((_, last),) = page.shown()
