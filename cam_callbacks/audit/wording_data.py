@@ -10,7 +10,9 @@ from cam_callbacks.audit.verdict import Verdict
 from cam_callbacks.audit.wording_further import shown
 from cam_callbacks.audit.words import words_of
 
-_DATA_WARNING = 0.85  # AUC
+COLOR_WARNING = 0.85
+"""The AUC of the mean color from which on it gives the truth away."""
+
 _MAX_PROPERTIES, _MAX_NOTED = 5, 3
 _EXCHANGED = {  # which intervention exchanges a property
     "size": "size",
@@ -28,7 +30,7 @@ def data_warning(result: AuditResult, verdict: Verdict) -> str:
     """Say what tells the truth by itself, though the object has no part in it, whatever the model does with it."""
     telling = []
     auc = result.measures.get("data_color_auc")
-    if auc is not None and auc.overall.value >= _DATA_WARNING:
+    if auc is not None and auc.overall.value >= COLOR_WARNING:
         where = "in the outer ring" if result.mask_source == "none" else "outside the object"
         telling.append(
             f"the mean color {where} alone tells {words_of(result.task).told_apart}, AUC {shown(auc.overall)}"
@@ -64,9 +66,9 @@ def _suspicious(result: AuditResult) -> list[DataProperty]:
 
 def _told(result: AuditResult, given: DataProperty, alone: str = "") -> str:
     """Say how well a property tells a class, a label or a number."""
-    number = "concordance" if result.task == "regression" else "AUC"
-    what = f"{words_of(result.task).told} the {given.name} of the {given.where} {alone}".rstrip()
-    return f"{class_in_words(result, given.label)} {what}, {number} {given.auc:.2f} (by chance {given.chance:.2f})"
+    words = words_of(result.task)
+    what = f"{words.told} the {given.name} of the {given.where} {alone}".rstrip()
+    return f"{class_in_words(result, given.label)} {what}, {words.area} {given.auc:.2f} (by chance {given.chance:.2f})"
 
 
 def _how_to_test(result: AuditResult, found: Sequence[DataProperty]) -> str:

@@ -29,7 +29,8 @@ class Words:
         donors: Above those with a background of either kind.
         may_be_negative: Whether `right` may be below 0.
         told: What is said of a class, a label or a number that a property of the data goes with: "(it) is told ... by".
-        told_apart: What a color that goes with it tells.
+        told_apart: What a color, or another property, that goes with it tells.
+        area: What the number is called that says how surely.
         least: Of `right`, to have learned something, where what is right by chance is next to nothing.
     """
 
@@ -52,6 +53,7 @@ class Words:
     may_be_negative: bool = False
     told: str = "is told from the rest by"
     told_apart: str = "the classes apart"
+    area: str = "AUC"
     least: float = 0.0
 
 
@@ -92,6 +94,7 @@ _WORDS = {
         may_be_negative=True,
         told="goes with",
         told_apart="large numbers from small ones",
+        area="concordance",
     ),
     "segmentation": Words(
         right="iou",

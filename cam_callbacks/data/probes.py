@@ -156,16 +156,18 @@ class ProbeSet:
         return torch.tensor([int.from_bytes(digest, "big") >> 1 for digest in digests])
 
     def annotation_in_words(self, index: int, name: Callable[[int], str]) -> str | None:
-        """Return what is true of an image that has not one class: its classes or numbers; None if that is too much.
+        """Return what is true of an image that has not one class: its classes or numbers; None if it is not known.
 
         Args:
             index: Which image.
             name: Names a class.
         """
-        if self.annotations is None or self.annotations.ndim != 2:
+        if self.annotations is None:
             return None
         row = self.annotations[index]
-        if row.dtype == torch.bool:
+        if self.annotations.dtype == torch.int16:
+            said = [name(label) for label in row[row >= 0].unique().tolist()]  # type: ignore[no-untyped-call]
+        elif row.dtype == torch.bool:
             said = [name(label) for label in row.nonzero().flatten().tolist()]
         else:
             said = [f"{value:.3g}" for value in row.tolist()]

@@ -287,7 +287,8 @@ def swaps_picture(audited: AuditSnapshot) -> Picture | None:
         Line(f"and {words_of(result.task).shown}", MUTED),
     ]
     if masks is not None and images.images.ndim == 4:
-        title.append(Line(f"green: the {'estimated ' * (result.mask_source == 'estimated')}mask", MUTED))
+        outline = "box" if result.task == "detection" else "mask"
+        title.append(Line(f"green: the {'estimated ' * (result.mask_source == 'estimated')}{outline}", MUTED))
     floats = as_floats(images.images)
     versions = (floats[shown], *_exchanged(floats, masks, result, shown))
     trios = zip(*(to_pictures(version, images.normalization, images.bands) for version in versions), strict=True)

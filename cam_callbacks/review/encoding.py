@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 
 import numpy as np
@@ -13,8 +13,12 @@ from torch import Tensor
 
 from cam_callbacks._version import __version__
 from cam_callbacks.audit.attention import heat_by_chance, heat_on_object
+from cam_callbacks.audit.dependences import Dependence, dependences
 from cam_callbacks.audit.measure_spec import MeasureSpec
+from cam_callbacks.audit.properties import DataProperty
+from cam_callbacks.audit.result import AuditResult
 from cam_callbacks.audit.statistics import Estimate, Measure
+from cam_callbacks.audit.wording_data import COLOR_WARNING
 from cam_callbacks.data.probes import ProbeSet
 from cam_callbacks.explain.explanation import Explanation, coarse_note, min_max, scaled
 from cam_callbacks.explain.targets import score_name
@@ -23,10 +27,12 @@ from cam_callbacks.review import schema
 from cam_callbacks.review.json_values import as_json, number
 from cam_callbacks.review.schema import (
     AuditJson,
+    DependenceJson,
     EstimateJson,
     LookJson,
     MeasureJson,
     ProbeJson,
+    PropertyJson,
     Readable,
     RivalJson,
     SettingsJson,
@@ -251,6 +257,51 @@ def _audit(audited: AuditSnapshot, epoch: int, no_heatmaps: str) -> AuditJson:
         images=len(result.labels),
         notes=list(result.notes),
         measures={name: _measure(result.spec_of(name), measured, labels) for name, measured in measures.items()},
+        dependences=[_dependence(each) for each in dependences(result, verdict)],
+        data=[*_mean_color(result), *(_property(each, result, labels) for each in result.data)],
+    )
+
+
+def _dependence(given: Dependence) -> DependenceJson:
+    return DependenceJson(
+        title=given.title,
+        gap=given.gap,
+        placebo=given.placebo,
+        cost=number(given.cost),
+        state=given.state,
+        about=given.about,
+    )
+
+
+def _mean_color(result: AuditResult) -> Iterator[PropertyJson]:
+    """Yield what the mean color tells of all classes together, if it is known."""
+    if "data_color_auc" not in result or not result["data_color_auc"].overall.count:
+        return
+    found = result["data_color_auc"].overall
+    yield PropertyJson(
+        name="mean color",
+        where="outer ring" if result.mask_source == "none" else "background",
+        label="all",
+        auc=number(found.value),
+        chance=number(found.chance),
+        p_value=None,
+        count=found.count,
+        gives_away=found.value >= COLOR_WARNING,
+        shows_object=False,
+    )
+
+
+def _property(given: DataProperty, result: AuditResult, labels: Mapping[int, str]) -> PropertyJson:
+    return PropertyJson(
+        name=given.name,
+        where=given.where,
+        label=labels.get(given.label) or result.class_names.name(given.label),
+        auc=number(given.auc),
+        chance=number(given.chance),
+        p_value=number(given.p_value),
+        count=given.count,
+        gives_away=given.gives_away,
+        shows_object=given.shows_object,
     )
 
 

@@ -25,6 +25,17 @@ _AFTER_MEASURES = {
         "Bright: parts whose features raise the score of the explained class, each map scaled to its own range; those "
         "of two classes of one image to the range of both. The largest activation is its height before that."
     ),
+    "cost": (
+        "Right answers lost by an exchange with an image of the same class: by the exchange itself. Above 0.2 it is "
+        "not judged; above 0.1 it needs a second test, or gives no alarm."
+    ),
+    "property": (
+        "How well a simple property of the images tells a class, a label or a number, whatever the model does: an AUC "
+        "of 0.5, not at all, to 1, always; of numbers the concordance, how often the larger number has the larger "
+        "value. By chance: the same, images permuted. The p-value: how often, images permuted, anything is told as "
+        "surely by any of the properties. It gives something away at 0.75 or more with a p-value of 0.01 or less; the "
+        "mean color (`data_color_auc`, no p-value) at 0.85 or more."
+    ),
     "error": "1 minus the correlation of the heatmap with the exact one, estimated; 0 if it is exact.",
 }
 

@@ -148,10 +148,40 @@ class VerdictJson(TypedDict):
     """Whether it is about the background of all classes together."""
 
 
+class DependenceJson(TypedDict):
+    """What was exchanged, and what came of it, as in `cam_callbacks.audit.dependences.Dependence`."""
+
+    title: str
+    gap: str
+    placebo: str | None
+    cost: float | None
+    state: str
+    about: str
+
+
+class PropertyJson(TypedDict):
+    """What a property of the images tells, as in `cam_callbacks.audit.properties.DataProperty`.
+
+    The mean color is one, too: it tells all classes, and has no p-value.
+    """
+
+    name: str
+    where: str
+    label: str
+    """The name of the class, the label or the number."""
+    auc: float | None
+    chance: float | None
+    p_value: float | None
+    count: int
+    gives_away: bool
+    shows_object: bool
+
+
 class AuditJson(TypedDict):
     """The audit of one look. Numbers that are unknown are null.
 
-    `epoch`, `no_heatmaps` and `task` are missing in what earlier versions wrote, which audited classes only.
+    `epoch`, `no_heatmaps` and `task` are missing in what earlier versions wrote, which audited classes only; so are
+    `dependences` and `data`.
     """
 
     epoch: int
@@ -168,6 +198,10 @@ class AuditJson(TypedDict):
     images: int
     notes: list[str]
     measures: dict[str, MeasureJson]
+    dependences: list[DependenceJson]
+    """The background first, then what else was exchanged."""
+    data: list[PropertyJson]
+    """First the mean color, then those that the object has no part in, the most telling first."""
 
 
 class TermJson(TypedDict):
@@ -189,6 +223,8 @@ class WordsJson(TypedDict):
     lost: str
     effect: str
     pasted: str
+    told_apart: str
+    area: str
 
 
 class ShownAuditJson(AuditJson):

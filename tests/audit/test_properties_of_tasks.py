@@ -172,7 +172,7 @@ def test_the_tab_and_the_report_say_so_in_the_words_of_the_task(task):
     result = audited(task, 0, num_donors=1)
     images = CASES[task][0]()
     audited_once = AuditSnapshot(images, result, judge(result), {}, 0, torch.ones(len(images), dtype=torch.bool))
-    audit = json.loads(audit_blobs(audited_once, None)[schema.TAB_AUDIT])
+    audit = json.loads(audit_blobs(audited_once, None, 0, "")[schema.TAB_AUDIT])
     (warning,) = (part for part in audit["verdict"]["text"].split("\n\n") if part.startswith("**Data warning**"))
     assert TOLD[task] in warning
     assert "of the image" not in warning

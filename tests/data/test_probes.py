@@ -98,6 +98,22 @@ def test_annotations_of_samples_are_kept_where_labels_do_not_say_it(kind: Any, g
     assert again.fingerprint == probes.fingerprint
 
 
+@pytest.mark.parametrize(
+    ("annotations", "words"),
+    [
+        (torch.tensor([[[-1, 0], [2, 2]]]), "sky, dog"),
+        (torch.tensor([[[-1, -1], [-1, -1]]]), "none"),
+        (torch.tensor([[True, False, True]]), "sky, dog"),
+        (torch.tensor([[0.25, 3.0]]), "0.25, 3"),
+        (None, None),
+    ],
+    ids=["classes of pixels", "no pixel is known", "labels", "numbers", "nothing"],
+)
+def test_what_is_true_of_an_image_is_said_in_words(annotations: Any, words: str | None) -> None:
+    probes = ProbeSet(torch.rand(1, 3, 2, 2), class_names=("sky", "cat", "dog"), annotations=annotations)
+    assert probes.annotation_in_words(0, probes.class_names.name) == words
+
+
 def test_a_subset_has_all_parts_of_its_images() -> None:
     agreement = torch.tensor([True, False, True, True])
     probes = probe_set(annotations=torch.eye(4).bool(), groups=torch.arange(4), mask_agreement=agreement)

@@ -81,6 +81,14 @@ def test_the_words_are_those_of_the_task(logs: Path) -> None:
     assert audit["words"]["lost"] == "share of objects that another class's background hides"
 
 
+def test_what_the_data_gives_away_is_in_it(logs: Path) -> None:
+    (audit, *_) = [look["audit"] for look in reported(logs, "detection")["timeline"]["looks"]]
+    given_away = {(each["name"], each["where"]) for each in audit["data"] if each["gives_away"]}
+    assert ("brightness", "background") in given_away
+    assert audit["words"]["told_apart"] == "the classes apart"
+    assert [(each["gap"], each["state"]) for each in audit["dependences"]] == [("bg_gap", "suspicion")]
+
+
 def test_a_run_with_heatmaps_at_some_looks_shows_both(logs: Path) -> None:
     run = reported(logs, "mixed")
     assert [look["heatmaps"] for look in run["timeline"]["looks"]] == [True, False]
@@ -133,6 +141,8 @@ def test_a_reader_sees_verdict_curve_and_why_there_are_no_heatmaps(browser: Any,
     assert page.all(".toolbar") == []
     assert page.wait(lambda: page.all(".swaps img"))
     assert "`" not in page.one(".appendix").text
+    page.one("[data-title='What the data gives away'] summary").click()
+    assert any("gives it away" in row for row in page.wait(lambda: page.texts("table.data tbody tr")))
     assert page.errors() == []
 
 

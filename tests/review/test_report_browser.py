@@ -98,6 +98,15 @@ def test_the_gap_is_that_of_the_class_that_the_verdict_is_about(page: Report, ma
     assert page.texts(".curve-row:first-child .readout p") == ["0.42\n[0.30, 0.50]\nowl"]
 
 
+def test_a_number_without_a_name_is_named_once(page: Report, made: Made) -> None:
+    audit = made.audit(BIASED)
+    audit["words"] |= {"one": "number"}
+    audit["verdict"] |= {"classes": ["number 0"], "overall": False}
+    audit["measures"]["bg_gap"]["per_class"]["number 0"] = audit["measures"]["bg_gap"]["overall"]
+    made.open(page, f"run={BIASED}")
+    assert " of 100 answers of number 0 (" in page.one(".verdict").text
+
+
 @pytest.mark.parametrize("state", ["too few images", "not learned"])
 def test_what_is_not_judged_has_no_number_and_is_explained(page: Report, made: Made, state: str) -> None:
     said = {"state": state, "background": state, "classes": [], "overall": False, "text": "Nothing is judged."}
@@ -166,6 +175,17 @@ def test_it_shows_verdict_curves_and_probes(page: Report) -> None:
     assert page.shown()[0][0] == PROBES
 
 
+def test_a_curve_without_numbers_is_there_only_to_say_that_masks_lack(page: Report, made: Made) -> None:
+    for found in made.content["runs"]:
+        for look in found["timeline"]["looks"]:
+            look["audit"]["measures"]["heat_on_object"]["overall"]["value"] = None
+    made.open(page, f"run={BIASED}")
+    assert page.texts(".curve-row .term") == ["Gap of the audit"]
+    made.audit(BIASED)["masks"] = "none"
+    made.open(page, f"run={BIASED}")
+    assert page.texts(".curve-row .term") == ["Gap of the audit", "Heat on object"]
+
+
 def test_its_slider_changes_the_picture(page: Report) -> None:
     page.open(f"run={BIASED}")
     ((_, last),) = page.shown()
@@ -181,6 +201,7 @@ def test_it_has_all_that_is_known_of_a_run(page: Report) -> None:
         "The whole verdict",
         "Numbers by class",
         "Swapped backgrounds",
+        "What the data gives away",
         "All numbers",
         "Settings and versions",
     ]
@@ -190,6 +211,50 @@ def test_it_has_all_that_is_known_of_a_run(page: Report) -> None:
     assert HOSTILE in page.texts(".appendix th")
     assert "a collar" in page.one("[data-title='The whole verdict']").text
     assert "torch" in page.one("[data-title='Settings and versions']").text
+
+
+def told(auc: float, gives_away: bool, shows_object: bool) -> dict[str, Any]:
+    where = "image" if shows_object else "background"
+    known = {"name": "contrast", "where": where, "label": "owl", "auc": auc, "chance": 0.55, "p_value": 0.001}
+    return {**known, "count": 48, "gives_away": gives_away, "shows_object": shows_object}
+
+
+def test_the_data_is_told_in_short_and_whole_at_a_click(page: Report, made: Made) -> None:
+    apart = [told(0.9, True, False), *(told(0.6, False, False) for _ in range(5))]
+    made.audit(BIASED)["data"] = [*apart, told(0.8, True, True)]
+    made.open(page, f"run={BIASED}")
+    page.one("[data-title='What the data gives away'] summary").click()
+    rows = page.wait(lambda: page.texts("table.data tbody tr"))
+    assert [row.split("\t")[-1] for row in rows] == ["gives it away", *["48"] * 3, rows[4], "tells it"]
+    assert rows[4] == "The object is a part of these, so that they may be right"
+    assert page.texts("table.data .high") == ["0.90"]
+    page.one(".more button").click()
+    assert page.wait(lambda: len(page.texts("table.data tbody tr")) == 8)
+    assert not page.all(".more")
+
+
+def test_all_that_was_exchanged_stands_side_by_side(page: Report, made: Made) -> None:
+    audit = made.audit(BIASED)
+    assert not page.all(".dependences")  # the background alone
+    audit["measures"]["size_gap"] = audit["measures"]["bg_gap"]
+    size = {"title": "the size", "gap": "size_gap", "placebo": None, "cost": 0.3, "state": "not judged", "about": "why"}
+    audit["dependences"].append(size)
+    made.open(page, f"run={BIASED}")
+    first, second = page.texts(".verdict .dependences tbody tr")
+    assert first.startswith("the background")
+    assert "alarm in all classes together" in first
+    assert second.startswith("the size")
+    assert second.endswith("0.30\tnot judged why")
+    assert any("the size" in text for text in page.in_print(".dependences"))
+
+
+def test_only_numbers_that_probes_have_can_be_sorted_by(page: Report, made: Made) -> None:
+    for found in made.content["runs"]:
+        for look in found["looks"].values():
+            look["probes"] = [{**probe, "probability_label": None} for probe in look["probes"]]
+    made.open(page, f"run={BIASED}")
+    assert "heat on object" in page.choices("sort")
+    assert "probability of the true class" not in page.choices("sort")
 
 
 def test_two_runs_compare(page: Report) -> None:

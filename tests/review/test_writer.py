@@ -38,6 +38,9 @@ def board(folder: Path) -> TensorBoardLogger:
     return TensorBoardLogger(folder.parent, name="", version=folder.name)
 
 
+COLOR = ("mean color", "background", "all")
+
+
 class Unreachable(CSVLogger):
     """Fails, after a long wait, when it is asked for what it writes with."""
 
@@ -308,6 +311,16 @@ def test_an_audit_is_written_with_all_its_measures(tmp_path: Path) -> None:
     shown = json.loads(found.blob(schema.TAB_AUDIT, 7))
     assert set(shown["measures"]) == {*audited.result.measures, *audited.trust}
     assert (shown["images"], shown["notes"]) == (48, list(audited.result.notes))
+    color, *properties = shown["data"]
+    assert (color["name"], color["where"], color["label"], color["gives_away"]) == (*COLOR, True)
+    assert [each["auc"] for each in properties] == pytest.approx([each.auc for each in result.data], rel=1e-3)
+    assert {each["label"] for each in properties} <= {"same (0)", "same (1)", "owl"}
+    (background,) = shown["dependences"]
+    assert (background["title"], background["gap"], background["placebo"]) == (
+        "the background",
+        "bg_gap",
+        "outline_gap",
+    )
     verdict = audited.verdict
     assert (shown["verdict"]["state"], shown["verdict"]["text"]) == (verdict.state, verdict.text)
     gap = audited.result.measures["bg_gap"]

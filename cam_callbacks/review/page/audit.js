@@ -1,7 +1,8 @@
-// What is said of an audit: the verdict, tables, the picture of swapped backgrounds.
+// What is said of an audit: the verdict, the picture of swapped backgrounds, and what stands under the probes.
 
 import { decoded, el } from './elements.js';
-import { isByClass, term } from './glossary.js';
+import { term } from './glossary.js';
+import { classTable, dataTable, dependenceTable, measureTable, settingsTable } from './tables.js';
 import { digits, interval, judged, markdown, moment, plural } from './words.js';
 
 /** The verdict on a run at a look: in short, or whole. */
@@ -18,9 +19,12 @@ export function verdict(run, look, whole = false) {
       el('span.state', audit?.verdict.state ?? 'no audit'),
       el('span.facts', [moment(look), ...(audit ? [plural(audit.images, 'image'), masks] : [])].join(' · ')),
     ),
-    el('div.words',
-      audit && (whole ? [blocks, notes(audit)] : [blocks[0], el('p', gapInWords(audit), meaning)]),
-      !audit && el('p', run.looks.some((each) => each.audit) ? 'No audit at this look.' : NO_AUDIT),
+    el('div.found',
+      el('div.words',
+        audit && (whole ? [blocks, notes(audit)] : [blocks[0], el('p', gapInWords(audit), meaning)]),
+        !audit && el('p', run.looks.some((each) => each.audit) ? 'No audit at this look.' : NO_AUDIT),
+      ),
+      audit && dependenceTable(audit),
     ),
   );
 }
@@ -39,53 +43,14 @@ function gapInWords(audit) {
   if (UNJUDGED.includes(ofBackground(audit))) return '';
   const gap = judged(audit, audit.gap);
   if (gap == null) return 'The gap could not be measured. ';
+  const named = (label) => (label.startsWith(`${audit.words.one} `) ? label : `the ${audit.words.one} ${label}`);
   const filled = {
     place: audit.masks === 'none' ? 'edge' : 'background',
     hundredths: digits(100 * gap.value, 0),
-    of: gap.label === null ? '' : ` of the ${audit.words.one} ${gap.label}`,
+    of: gap.label === null ? '' : ` of ${named(gap.label)}`,
     gap: `${digits(gap.value)} ${interval(gap)}`,
   };
   return `${audit.words.effect.replace(/\{(\w+)\}/g, (_, name) => filled[name])} `;
-}
-
-/** A table of rows, the first cell of each its name. */
-function table(heads, rows, kind) {
-  const row = ([name, ...cells]) =>
-    el('tr', el('th', { scope: 'row' }, name), cells.map((cell) => el('td', cell)));
-  const head = heads.length > 0 && el('thead', el('tr', heads.map((text) => el('th', text))));
-  return el('table', { class: kind }, head, el('tbody', rows.map(row)));
-}
-
-/** A value with its interval, marked where all of it is above a threshold. */
-function shown(estimate, threshold = Infinity) {
-  if (estimate?.value == null) return '–';
-  const high = estimate.low > threshold;
-  return el('span', { class: high && 'high' }, digits(estimate.value), ' ', el('small', interval(estimate)));
-}
-
-/** The main measures, one row a class. */
-function classTable({ measures, gap, threshold, words }) {
-  const names = Object.keys(measures).filter(isByClass);
-  const classes = [...new Set(names.flatMap((name) => Object.keys(measures[name].per_class)))];
-  const cell = (name, label) => {
-    const { overall: all, per_class: of } = measures[name];
-    return shown(label === undefined ? all : of[label], name === gap ? threshold : Infinity);
-  };
-  const row = (label) => [label ?? 'all', ...names.map((name) => cell(name, label))];
-  const rows = classes.length > 1 ? [undefined, ...classes] : [undefined]; // one alone is all
-  return table([words.one, ...names.map((name) => term(name))], rows.map(row));
-}
-
-/** All measures over all images. */
-function measureTable({ measures }) {
-  const row = ([name, { overall: all }]) => [term(name), shown(all), digits(all.chance), all.count];
-  const rows = Object.entries(measures).map(row);
-  return table(['measure', 'value', 'chance', 'images'], rows);
-}
-
-function settingsTable({ version, versions, settings }) {
-  const rows = Object.entries({ cam_callbacks: version, ...versions, ...settings });
-  return table([], rows.map(([name, value]) => [name, value === null ? 'None' : String(value)]), 'settings');
 }
 
 const notes = (audit) => (audit.notes ?? []).map((note) => el('p', note));
@@ -111,6 +76,7 @@ export function appendix(run, look) {
     ['The whole verdict', () => el('div.words', markdown(audit.verdict.text), notes(audit))],
     [audit?.words.by, () => classTable(audit)],
     ['Swapped backgrounds', () => swaps(run, look)],
+    ...(audit?.data?.length > 0 ? [['What the data gives away', () => dataTable(audit)]] : []),
     ['All numbers', () => measureTable(audit)],
   ];
   return [...(audit ? ofAudit : []), ...(settings ? [['Settings and versions', () => settingsTable(settings)]] : [])];

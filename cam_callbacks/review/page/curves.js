@@ -86,7 +86,7 @@ const CURVES = [
     measure: () => 'heat_on_object',
     estimate: overall,
     missing: 'not measured: no masks',
-    isShown: ({ heatmaps, audit }) => heatmaps || overall(audit, 'heat_on_object') !== null,
+    isShown: ({ heatmaps, audit }) => (heatmaps && audit?.masks === 'none') || overall(audit, 'heat_on_object')?.value != null,
   },
 ];
 

@@ -4,7 +4,7 @@ import { ProbeDialog } from './dialog.js';
 import { el, fill } from './elements.js';
 import { Glossary } from './glossary.js';
 import { COLORS, PHOTOS, Scale } from './picture.js';
-import { NUMBERS } from './probes.js';
+import { numbersOf } from './probes.js';
 import { skippedFiles } from './skipped.js';
 import { Timeline } from './timeline.js';
 
@@ -67,7 +67,6 @@ export class Page {
     this.#wrong = el('input', { type: 'checkbox', name: 'wrong', onchange: () => view.flip('wrong') });
     this.#down = el('button.direction', { type: 'button', onclick: () => view.flip('down') });
     this.#heat = el('input', { type: 'range', name: 'heat', min: 0, max: 100, step: 5, oninput: updates('heat') });
-    fill(this.#sort, NUMBERS.map(([key, words]) => [key, words]), '');
     fill(this.#colors, same(Object.keys(COLORS)), '');
     fill(this.#photo, same(PHOTOS), '');
 
@@ -156,6 +155,11 @@ export class Page {
     for (const label of [this.#classLabel, this.#wrongLabel]) label.hidden = classes.length === 0;
     fill(this.#class, [['', 'all classes'], ...classes], chosen);
     this.#class.disabled = classes.length < 2;
+  }
+
+  /** List what the probes of a look can be sorted by. */
+  listNumbers(look, chosen) {
+    fill(this.#sort, numbersOf(look, chosen).map(([key, words]) => [key, words]), chosen);
   }
 
   showVerdicts(nodes) {

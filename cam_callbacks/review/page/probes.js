@@ -21,6 +21,12 @@ export const NUMBERS = [
   ['passes', 'forward passes', (probe) => probe.passes],
 ];
 
+/** Those that some probe of a look has, and the one that is chosen. */
+export function numbersOf(look, sort) {
+  const isKnown = ([key, , number]) => key === sort || look.probes.some((probe, index) => number(probe, index) != null);
+  return NUMBERS.filter(isKnown);
+}
+
 const difference = (value, other) => (value == null || other == null ? null : value - other);
 
 /** The indices of the probes that the state asks for, in its order; those without the number come last. */
@@ -97,8 +103,8 @@ class Card {
 }
 
 /** What is true of a probe that has not one class: in the place of a number where a number is answered. */
-const truthOf = ({ truth, predicted }) =>
-  predicted == null
+const truthOf = ({ truth, predicted, explained }) =>
+  predicted == null && explained == null
     ? named('true', '', truth, String)
     : [el('span.what', 'true'), el('span.name.wide', { title: truth }, truth)];
 

@@ -219,7 +219,10 @@ class View {
 
   #showLooks(looks) {
     const { state } = this;
-    if (!looks[0].no_heatmaps) this.#listClasses(looks[0]);
+    if (!looks[0].no_heatmaps) {
+      this.#listClasses(looks[0]);
+      this.#page.listNumbers(looks[0], state.sort);
+    }
     const shared = looks.length > 1 && !looks[0].no_heatmaps && this.#runs[0].sharesProbesWith(this.#runs[1]);
     const order = chosen(looks[0], state);
     for (const [index, pane] of this.#panes.entries()) {
