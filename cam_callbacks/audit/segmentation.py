@@ -14,7 +14,6 @@ from cam_callbacks.audit.attention import area_share, is_informative
 from cam_callbacks.audit.classes import checked_classes, only_known
 from cam_callbacks.audit.donors import Donors, in_turn
 from cam_callbacks.audit.question import AuditTask, Question, Readings, generator_of
-from cam_callbacks.data.labels import IGNORED, IGNORED_BYTE
 from cam_callbacks.data.probes import ProbeSet
 from cam_callbacks.explain.model_outputs import OutputReader
 from cam_callbacks.explain.targets import SegmentationTarget, Targets
@@ -33,8 +32,7 @@ class Segments(Question):
 
     Args:
         probes: Images with `annotations` (N, *spatial) whole numbers: the class of each pixel, negative where it is not
-            known, as is 255 in bytes. Class 0 is the background, and no object, unless classes have names and its name
-            says otherwise.
+            known. Class 0 is the background, and no object, unless classes have names and its name says otherwise.
 
     Raises:
         ValueError: There are none, or no class is there in two images and missing in another.
@@ -52,8 +50,6 @@ class Segments(Question):
                 "probes have no class of each pixel; give ProbeSet(images, annotations=...), (N, *spatial)"
             )
         self._pixels = pixels.long()
-        if pixels.dtype == torch.uint8:
-            self._pixels[self._pixels == IGNORED_BYTE] = IGNORED
         has_background = class_zero_is_background(probes.class_names)
         about = largest_classes(self._pixels, has_background)
         objects = self._pixels == about.view(-1, *[1] * (pixels.ndim - 1))

@@ -16,6 +16,7 @@ from cam_callbacks._checks import check_positive
 from cam_callbacks.data import datasets
 from cam_callbacks.data.batches import Samples, read_batch
 from cam_callbacks.data.class_names import ClassNames
+from cam_callbacks.data.labels import IGNORED, IGNORED_BYTE
 from cam_callbacks.data.normalization import Normalization, as_normalization
 from cam_callbacks.data.photos import class_folders, pick_photos
 from cam_callbacks.data.picking import pick_from_dataset
@@ -43,8 +44,8 @@ class ProbeSet:
         groups: (N,) integers, kept as int64: a group for each image, e.g. of label and background; None if unknown.
         bands: The channels that pictures show as red, green and blue, counted from 0; None for the first three.
         annotations: What is true of each image where that is not one class: (N, classes) bool, its classes; (N,
-            *spatial) integers, kept as int16, the class of each pixel, negative where it is not known; (N, outputs)
-            floating point, the numbers of a regression. None otherwise.
+            *spatial) integers, kept as int16, the class of each pixel, negative where it is not known, as is 255 in
+            bytes; (N, outputs) floating point, the numbers of a regression. None otherwise.
         mask_agreement: (N,) bool, whether several estimates of an image's mask agree; None if there are not several.
 
     Raises:
@@ -303,7 +304,10 @@ def _checked_annotations(given: Tensor | None, shape: torch.Size) -> Tensor | No
             f"annotations has shape {tuple(given.shape)}; images {tuple(shape)} need (N, classes) bool, (N, outputs) "
             "floating point, or a whole number for each pixel"
         )
-    return given.to(torch.int16) if is_dense else given
+    if not is_dense:
+        return given
+    pixels = given.to(torch.int16)
+    return pixels.masked_fill(given == IGNORED_BYTE, IGNORED) if given.dtype == torch.uint8 else pixels
 
 
 def _type_of(value: Any) -> str:

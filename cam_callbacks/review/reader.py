@@ -9,6 +9,7 @@ import base64
 import json
 import struct
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from typing import Any, Protocol, cast
 
 from cam_callbacks.audit.words import TASKS, words_of
@@ -56,13 +57,13 @@ def timeline(run: str, monitor: str, series: Series) -> TimelineJson:
     looks = []
     for step, wall_time in sorted(_looks(series).items()):
         audit = _audit(series, step)
-        try:
-            found: Mapping[str, Any] = _look(series, step)
-            heatmaps = True
-        except RecordNotFoundError:
-            if audit is None:
-                continue
-            found, heatmaps = audit, False
+        found: Mapping[str, Any] | None = audit
+        heatmaps = False
+        if not _said_not_to_have_heatmaps(audit):
+            with suppress(RecordNotFoundError):
+                found, heatmaps = _look(series, step), True
+        if found is None:
+            continue
         looks.append(
             schema.TimelineLookJson(
                 step=step, epoch=found.get("epoch"), wall_time=wall_time, heatmaps=heatmaps, audit=audit
@@ -83,14 +84,22 @@ def look(series: Series, step: int) -> ShownLookJson:
     Raises:
         RecordNotFoundError: There is no such step, or a part of it is missing or broken and it has no audit.
     """
-    try:
-        return _look_with_pictures(series, step)
-    except RecordNotFoundError:
-        audit = _audit(series, step)
-        if audit is None:
-            raise
-        why = _INCOMPLETE if step in series.steps(schema.TAB_PROBES) else audit.get("no_heatmaps") or _NOT_RECORDED
-        return _look_without_heatmaps(step, audit, why)
+    audit = _audit(series, step)
+    why = _said_not_to_have_heatmaps(audit)
+    if not why:
+        try:
+            return _look_with_pictures(series, step)
+        except RecordNotFoundError:
+            if audit is None:
+                raise
+            why = _INCOMPLETE if step in series.steps(schema.TAB_PROBES) else _NOT_RECORDED
+    assert audit is not None
+    return _look_without_heatmaps(step, audit, why)
+
+
+def _said_not_to_have_heatmaps(audit: ShownAuditJson | None) -> str:
+    """Return why a look has no heatmaps, as its audit says; any that are there are of an earlier run."""
+    return "" if audit is None else audit.get("no_heatmaps", "")
 
 
 def _looks(series: Series) -> dict[int, float]:

@@ -97,6 +97,7 @@ def test_a_look_whose_numbers_are_broken_is_left_out(broken: bytes) -> None:
     ("parts", "why"),
     [
         ({schema.TAB_PROBES: None, schema.TAB_AUDIT: {"no_heatmaps": "It has no layers."}}, "It has no layers."),
+        ({schema.TAB_AUDIT: {"no_heatmaps": "It has no layers."}}, "It has no layers."),  # maps of an earlier run
         ({schema.TAB_PROBES: None}, "No heatmaps were recorded at this look."),
         ({schema.TAB_PROBES: b"{"}, "The heatmaps of this look are incomplete or damaged, and not shown."),
         ({schema.TAB_MAPS: None}, "The heatmaps of this look are incomplete or damaged, and not shown."),
@@ -109,6 +110,7 @@ def test_a_look_with_an_audit_alone_says_why_it_has_no_heatmaps(parts: dict[str,
     shown = reader.look(found, 10)
     assert (shown["step"], shown["probes"], shown["maps"], shown["no_heatmaps"]) == (10, [], [], why)
     assert "no_heatmaps" not in reader.look(found, 0)
+    assert reader.timeline("run", "cam", found)["looks"][0]["heatmaps"]
     assert reader.swaps(found, 10)["swaps"].startswith("data:image/png")
 
 
