@@ -4,7 +4,8 @@ A network that is built to read a code of bits on the object, and of every secon
 instead, is validated three times by Lightning with `CAMMonitor()` as it is. So with many classes some are followed from
 the second look on. The network costs little: what is compared is what is done around it.
 
-- time: that of the third look, in multiples of that with two classes, in the same process; the smallest of several;
+- time: the processor time of the monitor in the third validation, that of drawing images from its batches and that of
+  the look, in multiples of that with two classes, in the same process; the smallest of several;
 - passes: images that the network was shown for the audit of the third look;
 - asked, kept: images that this look asked about, and with those that only gave their background;
 - read: validation batches of which an image was looked at in all three validations, of all of them;
@@ -14,12 +15,13 @@ the second look on. The network costs little: what is compared is what is done a
 import pickle
 import time
 import warnings
+from collections.abc import Callable
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from setting import parser, save, table
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
@@ -122,19 +124,28 @@ class Decoder(LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.0)
 
 
-class Clock(Callback):
-    """Measures from the end of the last validation batch on, of all callbacks."""
+class Timed(CAMMonitor):
+    """Measures the processor time of each of its validations."""
 
-    def __init__(self) -> None:
-        self.seconds = 0.0
+    seconds = 0.0
 
-    def on_validation_batch_end(self, *_: Any) -> None:
+    def on_validation_start(self, *given: Any) -> None:
         """Begin again."""
-        self.began = time.perf_counter()
+        self.seconds = 0.0
+        self._timed(super().on_validation_start, *given)
 
-    def on_validation_end(self, *_: Any) -> None:
-        """Stop."""
-        self.seconds = time.perf_counter() - self.began
+    def on_validation_batch_start(self, *given: Any) -> None:
+        """Add what it takes."""
+        self._timed(super().on_validation_batch_start, *given)
+
+    def on_validation_batch_end(self, *given: Any) -> None:
+        """Add what it takes; after the last batch that is the look."""
+        self._timed(super().on_validation_batch_end, *given)
+
+    def _timed(self, act: Callable[..., None], *given: Any) -> None:
+        began = time.process_time()
+        act(*given)
+        self.seconds += time.process_time() - began
 
 
 def run_of(classes: int, images: int) -> tuple[float, tuple[int, ...]]:
@@ -147,7 +158,7 @@ def run_of(classes: int, images: int) -> tuple[float, tuple[int, ...]]:
         read.append(None)
         return tuple(batch)
 
-    monitor, clock, data = CAMMonitor(batch_fn=noted), Clock(), Scenes(classes, images)
+    monitor, data = Timed(batch_fn=noted), Scenes(classes, images)
     quiet: dict[str, Any] = dict.fromkeys(
         ("enable_progress_bar", "enable_model_summary", "enable_checkpointing", "logger"), False
     )
@@ -156,7 +167,7 @@ def run_of(classes: int, images: int) -> tuple[float, tuple[int, ...]]:
             max_epochs=LOOKS,
             limit_train_batches=1,
             accelerator="cpu",
-            callbacks=[clock, monitor],
+            callbacks=[monitor],
             default_root_dir=folder,
             num_sanity_val_steps=0,
             **quiet,
@@ -165,7 +176,7 @@ def run_of(classes: int, images: int) -> tuple[float, tuple[int, ...]]:
     assert result is not None
     assert verdict is not None
     images_kept, size = len(result.image_ids), len(pickle.dumps(monitor.state_dict()))
-    return clock.seconds, (result.passes, len(result.labels), images_kept, len(verdict.followed), len(read), size)
+    return monitor.seconds, (result.passes, len(result.labels), images_kept, len(verdict.followed), len(read), size)
 
 
 if __name__ == "__main__":

@@ -160,7 +160,9 @@ class BalancedChoice:
         self.count, self._stream, self._rule = count, stream, _Rule(count, taken, followed, giving)
         self.chosen: list[Candidate] = []
         self._last: _InTurn | None = None  # the worst that is chosen, once there are enough
-        self._sizes: Counter[tuple[int, int]] = Counter()
+        self._sizes: dict[int, Counter[int]] = {}  # of each class, by source
+        self._limits: dict[tuple[int, int], float] = {}  # of each class and source, as far as asked for
+        self._limits_of_sources: dict[tuple[int, int | None], float] = {}
         self._largest: dict[tuple[int, int], float] = {}  # key of each group
         self._turns: list[int] = []
 
@@ -169,20 +171,29 @@ class BalancedChoice:
         found = _in_order([*self.chosen, *candidates], self._rule)[: self.count]
         self.chosen = [each.candidate for each in found]
         self._last = found[-1] if len(found) == self.count else None
-        self._sizes = Counter(each.group for each in self.chosen)
+        self._sizes = {}
+        for each in self.chosen:
+            self._sizes.setdefault(each.label, Counter())[each.source] += 1
+        self._limits, self._limits_of_sources = {}, {}
         self._largest = {each.group: each.key for each in sorted(self.chosen, key=lambda candidate: candidate.key)}
 
     def limit(self, label: int, source: int) -> float:
         """Return the key below which a candidate of this class and source would be chosen; infinity for any key."""
         if self._last is None:
             return inf
+        if (label, source) not in self._limits:
+            self._limits[label, source] = self._limit(label, source, self._last)
+        return self._limits[label, source]
+
+    def _limit(self, label: int, source: int, last: _InTurn) -> float:
         largest = self._largest.get((label, source), 0.0)
-        turn = self._sizes[label, source]
-        before = sum(min(turn, size) for (other, _), size in self._sizes.items() if other == label)  # at least
-        mine, last = self._rule.order(label, turn, before, class_key(self._stream, label)), self._last.order
-        if mine == last:
-            return max(largest, self._last.candidate.key)
-        return inf if mine < last else largest
+        sizes = self._sizes.get(label, Counter[int]())
+        turn = sizes[source]
+        before = sum(min(turn, size) for size in sizes.values())  # at least
+        mine = self._rule.order(label, turn, before, class_key(self._stream, label))
+        if mine == last.order:
+            return max(largest, last.candidate.key)
+        return inf if mine < last.order else largest
 
     def limit_of_source(self, source: int, classes: int | None) -> float:
         """Return the key below which a candidate of this source may be chosen, whatever its class.
@@ -191,7 +202,12 @@ class BalancedChoice:
             source: Where it comes from.
             classes: How many classes there are; None if that is not known.
         """
-        known = {label for label, of in self._sizes if of == source}
+        if (source, classes) not in self._limits_of_sources:
+            self._limits_of_sources[source, classes] = self._limit_of_source(source, classes)
+        return self._limits_of_sources[source, classes]
+
+    def _limit_of_source(self, source: int, classes: int | None) -> float:
+        known = {label for label, sizes in self._sizes.items() if source in sizes}
         limits = [self.limit(label, source) for label in known]
         if classes is None:
             last = self._last

@@ -27,7 +27,7 @@ from cam_callbacks.figures.text import shown_name
 from cam_callbacks.history import PastMaps
 from cam_callbacks.snapshot import AuditSnapshot, Snapshot
 
-_MAX_CLASSES_LISTED = 3
+_MAX_TOP = 3
 _MAX_PROBES_WITH_CHANNELS = 4
 _MAX_CHANNELS = 4
 _MAX_SWAPS = 6
@@ -181,7 +181,7 @@ def _map_lines(explanation: Explanation, index: int) -> list[Line]:
 
 
 def _top_classes(probes: ProbeSet, probabilities: Tensor) -> list[Line]:
-    top = probabilities.topk(min(_MAX_CLASSES_LISTED, len(probabilities)))
+    top = probabilities.topk(min(_MAX_TOP, len(probabilities)))
     pairs = zip(top.values.tolist(), top.indices.tolist(), strict=True)
     return [Line(f"{probability:.2f} {shown_name(probes.class_names, index)}", MUTED) for probability, index in pairs]
 
