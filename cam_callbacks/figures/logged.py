@@ -27,7 +27,8 @@ from cam_callbacks.figures.text import shown_name
 from cam_callbacks.history import PastMaps
 from cam_callbacks.snapshot import AuditSnapshot, Snapshot
 
-_MAX_TOP = 3
+_MAX_TOP = 3  # of the most probable classes
+_MAX_HISTOGRAMS = 16
 _MAX_PROBES_WITH_CHANNELS = 4
 _MAX_CHANNELS = 4
 _MAX_SWAPS = 6
@@ -320,14 +321,18 @@ def _exchanged(images: Tensor, masks: Tensor | None, result: AuditResult, shown:
 
 
 def heat_over_chance_picture(audited: AuditSnapshot) -> Picture | None:
-    """Draw how much more heat lies on the object than by chance, one histogram per class; None if it is not known."""
+    """Draw how much more heat lies on the object than by chance; None if it is not known.
+
+    There is one histogram per class, of many classes only those with the most images.
+    """
     result = audited.result
     heat = result.measures.get("heat_on_object")
     if heat is None:
         return None
     excess = {}
-    for index, estimate in heat.per_class.items():
-        over_chance = heat.values_of(index) - (estimate.chance or 0)
+    most_first = sorted(heat.per_class, key=lambda index: -heat.per_class[index].count)
+    for index in sorted(most_first[:_MAX_HISTOGRAMS]):
+        over_chance = heat.values_of(index) - (heat.per_class[index].chance or 0)
         excess[index] = over_chance[~over_chance.isnan()].tolist()
     largest = max((abs(value) for values in excess.values() for value in values), default=1)
     limit = _rounded_up(max(largest, 0.01))
@@ -342,6 +347,8 @@ def heat_over_chance_picture(audited: AuditSnapshot) -> Picture | None:
         ]
         cells.append(Cell([bars], lines, [f"{shown_name(result.class_names, index)}, {len(values)} images"]))
     title = [Line("Heat on the object minus chance (red line)")]
+    if len(most_first) > len(excess):
+        title.append(Line(f"{len(excess)} of {len(most_first)} {words_of(result.task).many}", MUTED))
     return grid(cells, columns=2, size=_HISTOGRAM_WIDTH, title=title)
 
 
