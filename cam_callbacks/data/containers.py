@@ -162,7 +162,7 @@ def _in_sequence(items: list[Any], depth: int) -> Parts:
             "batch_fn to choose another"
         )
     if found.labels is not None:  # of a batch in the batch, ((images, labels), ...)
-        if labels is None or _counts_up(labels):
+        if labels is None or counts_up(labels):
             return found
         if _is_one_number_each(found.labels):
             return Parts()
@@ -253,7 +253,7 @@ def _labels_among(before: list[Any], after: list[Any], images: Tensor) -> tuple[
     count = len(images)
     following = [item for item in after if item is not None]
     with_entries = [item for item in following if has_entries(item, count)]
-    others = [item for item in with_entries if not _counts_up(item)]
+    others = [item for item in with_entries if not counts_up(item)]
     as_labels = with_entries if all(_looks_like_masks(item, images) for item in others) else others
     numbers = [item for item in as_labels if as_numbers(item) is not None]
     first = next(iter(following), None)
@@ -264,7 +264,7 @@ def _labels_among(before: list[Any], after: list[Any], images: Tensor) -> tuple[
         return labels, [item for item in numbers if item is not labels and _is_one_whole_number_each(item)]
     if first is not None:
         return first, []
-    preceding = [item for item in before if has_entries(item, count) and not _counts_up(item)]
+    preceding = [item for item in before if has_entries(item, count) and not counts_up(item)]
     return (preceding[0] if len(preceding) == 1 else None), []
 
 
@@ -278,7 +278,7 @@ def has_entries(item: Any, count: int) -> bool:
     return numbers.ndim > 0 and len(numbers) == count
 
 
-def _counts_up(item: Any) -> bool:
+def counts_up(item: Any) -> bool:
     """Check whether numbers count up by one, as the indices of the images of a batch do."""
     numbers = as_numbers(item)
     if numbers is None or numbers.ndim != 1 or len(numbers) < _MIN_NUMBERS_IN_ORDER or numbers.is_floating_point():

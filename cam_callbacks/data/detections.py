@@ -49,7 +49,10 @@ def largest_objects(batch: Sequence[Any]) -> dict[str, Tensor]:
     images = [plain(each) for each in given]
     shapes = sorted({tuple(each.shape) for each in images})
     if len(shapes) > 1:
-        raise ValueError(f"its images have several sizes, such as {shapes[0]} and {shapes[-1]}: give all of them one")
+        raise ValueError(
+            f"its images have several sizes, such as {shapes[0]} and {shapes[-1]}, and the audit needs one: "
+            "resize them, with their boxes, in the data set or in batch_fn"
+        )
     objects = [_largest_of(each) for each in found]
     boxes = torch.stack([box for box, _ in objects])
     stacked = torch.stack(images)
