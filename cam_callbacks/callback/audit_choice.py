@@ -203,6 +203,8 @@ class AuditChoice(Stage):
         if found is not None and self.task not in _OF_PLACES:  # whose truth masks are: no estimate can be right
             found = with_estimated_masks(found, self._mask_fn)
         reason = _why_nothing_is_asked(found, self.task)
+        if reason == _NO_LABELS and data.signs.missing_labels is not None:
+            reason = f"{_NO_LABELS}. {data.signs.missing_labels}"
         if found is None or reason is not None:
             reason = str(errors[0]) if errors else reason
             self.notices.warn_once(f"CAMMonitor skips the audit: {reason}; pass audit=None to silence this warning")

@@ -64,6 +64,7 @@ class DataSource:
                 self._settings.batch_fn,
                 None if audit is None else audit.foreground_values,
                 self._class_names(trainer) or (),
+                audit is not None and audit.task == "detection",
             )
         if samples.label_kind == "soft" and samples.annotations is not None:
             samples = replace(samples, labels=samples.annotations.argmax(dim=1))
@@ -72,6 +73,7 @@ class DataSource:
         self.signs = BatchSigns(
             self.signs.have_views or samples.has_views,
             self.signs.have_other_labels or samples.label_note is not None,
+            samples.missing_labels,
         )
         for note in (samples.note, samples.label_note):
             if note is not None:

@@ -168,9 +168,10 @@ class Evaluation(Stage):
         """Say once what the first look does, where no progress bar says so."""
         if not has_bar(self.trainer):
             count = 0 if self.memory.audit_images is None else len(self.memory.audit_images)
-            audited = f", then audits {count} images" if count else ""
-            explains = "explains no probes" if self.memory.are_heatmaps_off else f"explains {len(probes)} probes"
-            self.notices.inform_once(f"CAMMonitor: {explains}{audited}", "what is done")
+            said = f"explains {len(probes)} probes{f', then audits {count} images' if count else ''}"
+            if self.memory.are_heatmaps_off:
+                said = f"makes no heatmaps{f'; audits {count} images' if count else ''}"
+            self.notices.inform_once(f"CAMMonitor: {said}", "what is done")
 
     def _say_what_it_took(self) -> None:
         """Add the time of this look to that of the others, and say once what the first has taken."""

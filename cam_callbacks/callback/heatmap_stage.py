@@ -141,6 +141,9 @@ class HeatmapStage(Stage):
             said += f" at {where}{f', {reason}' if reason else ''} (target_layer overrides it)"
         if task is not None and settings.audit is not None and audited_task(settings.audit, task) is None:
             said += ". No audit, which needs labels"
+            missing = self.parts.data.signs.missing_labels
+            if missing is not None:
+                self.notices.warn_once(f"CAMMonitor: {missing}. Until then there is no audit")
         shape = snapshot.probes.images.shape
         if len(shape) > 3 and shape[1] > 3 and snapshot.probes.bands is None:
             said += f". Pictures show the first three of {shape[1]} channels (Figures(bands=(...)) shows others)"

@@ -121,7 +121,9 @@ class ProbeStage(Stage):
         except NothingToExplainError as error:
             if self.settings.explain not in ("label", "both") and not isinstance(error, SeveralAnswersError):
                 return None
-            return NotUnderstoodError(f"CAMMonitor shows nothing: {type(self.pl_module).__name__} returns {error}")
+            missing = "" if signs.missing_labels is None else f". {signs.missing_labels}"
+            module = type(self.pl_module).__name__
+            return NotUnderstoodError(f"CAMMonitor shows nothing: {module} returns {error}{missing}")
 
     def _with_known_classes(self, probes: ProbeSet) -> ProbeSet:
         """Return the probes without those whose label is none of the model's classes."""

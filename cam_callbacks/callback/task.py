@@ -125,10 +125,12 @@ class BatchSigns:
     Attributes:
         have_views: They hold several views of each image.
         have_other_labels: They hold labels that are not understood.
+        missing_labels: For the user: that no labels were found, and what may be some; None if that is not so.
     """
 
     have_views: bool = False
     have_other_labels: bool = False
+    missing_labels: str | None = None
 
 
 def recognize(probes: ProbeSet, columns: Tensor, module: nn.Module, signs: BatchSigns = BatchSigns()) -> Task:
@@ -180,7 +182,8 @@ def _of_rows(probes: ProbeSet, rows: Tensor, losses: Losses, signs: BatchSigns) 
     what = f"{outputs} numbers for each image"
     if not count_fits:
         if signs.have_views or losses.are_of_views or _have_one_norm(rows):
-            raise NothingToExplainError(f"{outputs} features of each image, it seems, to compare images by")
+            what = f"{outputs} features of each image, it seems, to compare images by"
+            raise NothingToExplainError(f'{what} (Audit(task="embedding") audits them)')
         if outputs >= _MIN_FEATURES and 0 < classes < outputs and bool((rows.argmax(dim=1) >= classes).any()):
             raise NothingToExplainError(f"{what}, where the data has {classes} classes")
         has_no_sign = labels is None and annotations is None and not losses.are_of_classes

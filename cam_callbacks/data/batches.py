@@ -9,8 +9,10 @@ from typing import Any
 from torch import Tensor
 
 from cam_callbacks.data.containers import find_parts
+from cam_callbacks.data.detections import SNIPPET, are_detections, largest_objects
 from cam_callbacks.data.labels import LabelKind, read_labels
 from cam_callbacks.data.masks import are_meant_as_masks, masks_of_boxes, object_masks
+from cam_callbacks.data.missing_labels import note_on_missing_labels
 from cam_callbacks.data.plain import as_numbers, describe, plain
 
 BatchFn = Callable[[Any], Any]
@@ -39,6 +41,7 @@ class Samples:
             `"class"`: one-hot rows (N, classes) float32 if they came so. None otherwise.
         label_note: A message for the user, if labels came that are not understood; or None.
         has_views: Whether the batch holds several views of each image, of which these are the first.
+        missing_labels: A message for the user, if no labels were found, but parts under names that are not known.
     """
 
     images: Tensor
@@ -50,6 +53,7 @@ class Samples:
     annotations: Tensor | None = None
     label_note: str | None = None
     has_views: bool = False
+    missing_labels: str | None = None
 
     def row(self, index: int) -> Samples:
         """Copy one sample to the CPU; of the notes, none."""
@@ -65,6 +69,7 @@ def read_batch(
     batch_fn: BatchFn | None = None,
     foreground_values: Sequence[int] | None = None,
     class_names: Sequence[str] = (),
+    is_detection: bool = False,
 ) -> Samples:
     """Find images, labels and masks in a batch.
 
@@ -82,6 +87,9 @@ def read_batch(
         foreground_values: The values of a mask that mean "object", e.g. of a trimap. None: masks have two values, and
             the larger one is the object; beside 0 and 1, 255 and negative values are not.
         class_names: The names of the classes, for labels that are names.
+        is_detection: Whether batches in the form of torchvision's detectors are read, too: a list of images, and one of
+            mappings with `boxes` (M, 4) and `labels` (M,). Of each image the object with the largest box is meant;
+            images without a box have the label -100.
 
     Raises:
         TypeError: No images are found, or it is not clear which part they are.
@@ -92,10 +100,15 @@ def read_batch(
             batch = batch_fn(batch)
         except Exception as error:
             raise ValueError(f"batch_fn fails on {describe(batch)}: {type(error).__name__}: {error}") from error
+    if is_detection and are_detections(batch):
+        try:
+            batch = largest_objects(batch)
+        except ValueError as error:
+            raise _not_understood(batch, is_detection, str(error)) from error
     parts = find_parts(batch)
     images = parts.images
     if images is None or images.is_complex() or images.is_quantized:
-        raise TypeError(f"the batch is not understood: {describe(batch)}. {REMEDY}")
+        raise _not_understood(batch, is_detection)
     labels = read_labels(parts.labels, images.shape, class_names)
     if parts.masks is None and parts.boxes is not None:
         masks, note = masks_of_boxes(parts.boxes, images)
@@ -122,7 +135,18 @@ def read_batch(
         labels.annotations,
         labels.note,
         parts.has_views,
+        note_on_missing_labels(batch, images) if labels.kind is None and labels.note is None else None,
     )
+
+
+def _not_understood(batch: Any, is_detection: bool, why: str | None = None) -> TypeError:
+    """Return the error of a batch that is not understood, with what would help."""
+    said = f"the batch is not understood: {describe(batch)}{f'; {why}' if why else ''}. {REMEDY}"
+    if is_detection:
+        said += f"; of a detection with boxes, such as batch_fn={SNIPPET}"
+    elif are_detections(batch):
+        said += ". If the model is a detector, Audit(task='detection') reads batches of this form"
+    return TypeError(said)
 
 
 def _groups(given: Any, images: Tensor) -> Tensor | None:

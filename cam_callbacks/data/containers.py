@@ -11,12 +11,13 @@ from torch import Tensor
 
 from cam_callbacks.data.plain import as_numbers, describe, plain
 
-_IMAGE_KEYS = ("image", "images", "img", "imgs", "pixel_values", "x", "input", "inputs", "data", "video", "videos",
+IMAGE_KEYS = ("image", "images", "img", "imgs", "pixel_values", "x", "input", "inputs", "data", "video", "videos",
                "jpg", "jpeg", "png", "webp")  # fmt: skip
 LABEL_KEYS = ("label", "labels", "target", "targets", "y", "class", "classes", "cls")
 _MASK_KEYS = ("mask", "masks", "segmentation")
 _BOX_KEYS = ("box", "boxes", "bbox", "bboxes")
 _GROUP_KEYS = ("group", "groups")
+KNOWN_KEYS = (*IMAGE_KEYS, *LABEL_KEYS, *_MASK_KEYS, *_BOX_KEYS, *_GROUP_KEYS)
 _MAX_DEPTH = 3  # of containers in containers
 _MIN_NUMBERS_IN_ORDER = 3  # that show that they count the images
 
@@ -52,7 +53,7 @@ def find_parts(batch: Any, depth: int = _MAX_DEPTH) -> Parts:
         return Parts(plain(batch) if batch.ndim >= 3 else None)
     if depth == 0:
         return Parts()
-    named = _as_mapping(batch)
+    named = as_mapping(batch)
     if named is not None:
         found = _in_mapping(named, depth)
         is_positional = isinstance(batch, tuple) and (found.images is None or found.labels is None)
@@ -62,7 +63,7 @@ def find_parts(batch: Any, depth: int = _MAX_DEPTH) -> Parts:
     return Parts()
 
 
-def _as_mapping(batch: Any) -> Mapping[str, Any] | None:
+def as_mapping(batch: Any) -> Mapping[str, Any] | None:
     """Return what has names as a mapping: mappings, dataclasses and named tuples; None for anything else."""
     if isinstance(batch, Mapping):
         return batch
@@ -96,9 +97,9 @@ def _in_mapping(batch: Mapping[Any, Any], depth: int) -> Parts:
 
 def _images_in(values: Mapping[Any, Any], labels: Any, depth: int) -> Parts:
     """Find images under their usual names, else in what the mapping holds."""
-    for key in _IMAGE_KEYS:
+    for key in IMAGE_KEYS:
         value = values.get(key)
-        if isinstance(value, (list, tuple)) and _as_mapping(value) is None:
+        if isinstance(value, (list, tuple)) and as_mapping(value) is None:
             found = _views([value, labels])[1]
         else:
             found = find_parts(value, depth - 1)
@@ -161,7 +162,7 @@ def _in_sequence(items: list[Any], depth: int) -> Parts:
             "batch_fn to choose another"
         )
     if found.labels is not None:  # of a batch in the batch, ((images, labels), ...)
-        if labels is None or _counts_up(labels):
+        if labels is None or counts_up(labels):
             return found
         if _is_one_number_each(found.labels):
             return Parts()
@@ -228,8 +229,8 @@ def _views(items: list[Any]) -> tuple[int, Parts]:
         return 0, Parts()
     views = [plain(view) for view in items[places[0]]]
     rest = [item for place, item in enumerate(items) if place != places[0]]
-    is_one_for_each = any(_has_entries(item, len(views)) for item in rest)
-    if is_one_for_each or not any(_has_entries(item, len(views[0])) for item in rest):
+    is_one_for_each = any(has_entries(item, len(views)) for item in rest)
+    if is_one_for_each or not any(has_entries(item, len(views[0])) for item in rest):
         return 0, Parts()
     note = f"the batch holds {len(views)} views of its images; the first is read. Give batch_fn to choose another"
     return places[0], Parts(views[0], note=note if len(views) > 1 else None, has_views=len(views) > 1)
@@ -251,8 +252,8 @@ def _labels_among(before: list[Any], after: list[Any], images: Tensor) -> tuple[
     """
     count = len(images)
     following = [item for item in after if item is not None]
-    with_entries = [item for item in following if _has_entries(item, count)]
-    others = [item for item in with_entries if not _counts_up(item)]
+    with_entries = [item for item in following if has_entries(item, count)]
+    others = [item for item in with_entries if not counts_up(item)]
     as_labels = with_entries if all(_looks_like_masks(item, images) for item in others) else others
     numbers = [item for item in as_labels if as_numbers(item) is not None]
     first = next(iter(following), None)
@@ -263,20 +264,21 @@ def _labels_among(before: list[Any], after: list[Any], images: Tensor) -> tuple[
         return labels, [item for item in numbers if item is not labels and _is_one_whole_number_each(item)]
     if first is not None:
         return first, []
-    preceding = [item for item in before if _has_entries(item, count) and not _counts_up(item)]
+    preceding = [item for item in before if has_entries(item, count) and not counts_up(item)]
     return (preceding[0] if len(preceding) == 1 else None), []
 
 
-def _has_entries(item: Any, count: int) -> bool:
+def has_entries(item: Any, count: int) -> bool:
+    """Check whether something holds an entry for each of so many images."""
     if isinstance(item, Mapping):
-        return any(_has_entries(value, count) for key, value in item.items() if key in LABEL_KEYS)
+        return any(has_entries(value, count) for key, value in item.items() if key in LABEL_KEYS)
     numbers = as_numbers(item)
     if numbers is None:
         return isinstance(item, (list, tuple)) and len(item) == count
     return numbers.ndim > 0 and len(numbers) == count
 
 
-def _counts_up(item: Any) -> bool:
+def counts_up(item: Any) -> bool:
     """Check whether numbers count up by one, as the indices of the images of a batch do."""
     numbers = as_numbers(item)
     if numbers is None or numbers.ndim != 1 or len(numbers) < _MIN_NUMBERS_IN_ORDER or numbers.is_floating_point():

@@ -91,11 +91,11 @@ def masks_of_boxes(given: Any, images: Tensor) -> tuple[Tensor | None, str | Non
                 f"the boxes of the batch are not used: they have the format {name} for images of size {canvas}, and "
                 f"the images have size {(height, width)}; {_BOX_REMEDY}"
             )
-        return _inside(_READINGS[name](boxes), images), None
+        return inside_boxes(_READINGS[name](boxes), images), None
     if bool((boxes.abs() <= 1).all()) and min(height, width) > 1:
         boxes = boxes * boxes.new_tensor([width, height, width, height])
     possible = [name for name in _READINGS if _is_possible(name, boxes, width, height)]
-    masks = [_inside(_READINGS[name](boxes), images) for name in possible]
+    masks = [inside_boxes(_READINGS[name](boxes), images) for name in possible]
     if masks and all(torch.equal(mask, masks[0]) for mask in masks):
         return masks[0], None
     found = f"they can be read as {' and as '.join(possible)}" if possible else "they are not boxes within the images"
@@ -126,7 +126,7 @@ def _is_possible(name: str, boxes: Tensor, width: int, height: int) -> bool:
     return bool(is_possible.all())
 
 
-def _inside(boxes: Tensor, images: Tensor) -> Tensor:
+def inside_boxes(boxes: Tensor, images: Tensor) -> Tensor:
     """Return (N, H, W) bool, True within the box (left, top, right, bottom) of each image."""
     height, width = images.shape[2:]
     rows = torch.arange(height, device=boxes.device).view(1, -1, 1) + 0.5

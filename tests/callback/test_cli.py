@@ -17,7 +17,7 @@ from lightning_runs import Squares, TinyModule, image_steps, loader, looks, scal
 from processes import run_script
 from torch import Tensor
 
-from cam_callbacks import Audit, CAMMonitor, Figures, GradCAM, RegressionTarget, ScoreCAM
+from cam_callbacks import Audit, CAMMonitor, Figures, GradCAM, Intervention, RegressionTarget, ScoreCAM
 from cam_callbacks.callback.trainer import Misconfiguration
 
 pytestmark = pytest.mark.filterwarnings("ignore:LightningCLI's args parameter")
@@ -35,6 +35,10 @@ class Module(TinyModule):
 
 def my_batch_fn(batch: Any) -> Any:
     return batch[0], batch[1]
+
+
+def my_exchange(images: Tensor, masks: Tensor, donors: Tensor, donor_masks: Tensor) -> Tensor:
+    return donors
 
 
 def my_forward_fn(module: Any, images: Tensor) -> Any:
@@ -110,6 +114,19 @@ def printed_config(path: str, capsys: pytest.CaptureFixture[str]) -> str:
         cli("--config", path, "--print_config")
     assert exit_.value.code == 0
     return capsys.readouterr().out
+
+
+def test_an_exchange_of_ones_own_is_named_printed_and_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    own = {
+        "class_path": "cam_callbacks.Intervention",
+        "init_args": {"name": "corner", "exchange": f"{__name__}.my_exchange", "title": "the corner"},
+    }
+    path = config(tmp_path, audit={"interventions": ["detail", own]})
+    expected = ("detail", Intervention("corner", my_exchange, title="the corner"))
+    assert monitor_of(cli("--config", path)).settings.audit.interventions == expected
+    printed = tmp_path / "printed.yaml"
+    printed.write_text(printed_config(path, capsys))
+    assert monitor_of(cli("--config", str(printed))).settings.audit.interventions == expected
 
 
 @pytest.mark.parametrize("method", ["cam_callbacks.ScoreCAM", "cam_callbacks.explain.score_cam.ScoreCAM"])

@@ -83,9 +83,30 @@ def test_what_has_no_heatmaps_is_audited_without_them(tmp_path: Path) -> None:
     with infos() as said, own_warnings() as warned:
         monitored(tmp_path, "embedding", 0.0)
     assert [text for text in said if "audits the embedding, which has no heatmaps" in text]
+    assert f"CAMMonitor: makes no heatmaps; audits {NUM_IMAGES} images" in said
     assert not [text for text in warned if "shows nothing" in text]
     assert "cam/bg_gap" in scalars(tmp_path)
     assert "cam/passes" not in scalars(tmp_path)
+
+
+class OfObjects(Unchanged):
+    """A detector that is validated on batches of torchvision's form."""
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self(torch.stack(batch[0]))
+
+
+def as_torchvision_has_them(rows: list[dict[str, Tensor]]) -> tuple[Any, Any]:
+    found = [{"boxes": row["boxes"][None], "labels": row["label"][None]} for row in rows]
+    return [row["image"] for row in rows], found
+
+
+def test_a_detector_is_audited_on_batches_of_torchvision(tmp_path: Path) -> None:
+    monitor = CAMMonitor(num_probes=4, audit=Audit(num_images=NUM_IMAGES, task="detection"), on_error="raise")
+    data = loader(rows_of("detection"), batch_size=16, collate_fn=as_torchvision_has_them)
+    fit(tmp_path, monitor, OfObjects(NETWORKS["detection"](1.0)), data, data, max_epochs=2)
+    assert monitor.verdict.state == "alarm"
+    assert monitor.audit_result.mask_source == "given"
 
 
 def test_one_label_that_all_images_have_is_nothing_to_audit(tmp_path: Path) -> None:

@@ -181,8 +181,8 @@ def test_of_a_tuple_with_several_answers_none_is_explained(
         recognize_entry(probes, entries, made, Holds(), BatchSigns())
 
 
-def test_views_of_the_images_mean_features() -> None:
-    with pytest.raises(NothingToExplainError, match="features"):
+def test_views_of_the_images_mean_features_which_can_be_audited() -> None:
+    with pytest.raises(NothingToExplainError, match=r'8 features .* \(Audit\(task="embedding"\) audits them\)'):
         recognize(known(CLASSES), numbers(8), Holds(nn.CrossEntropyLoss()), BatchSigns(have_views=True))
     assert recognize(known(CLASSES), numbers(3), Holds(), BatchSigns(have_views=True)).outputs == 3
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
+from typing import Any
 
 import lightning_runs
-from lightning_runs import TinyModule, fit, when
-from torch import nn
+import pytest
+from lightning_runs import ChangedSquares, TinyModule, fit, loader, own_warnings, when
+from torch import Tensor, nn
 
 from cam_callbacks import Audit, CAMMonitor
 
@@ -38,3 +40,55 @@ def test_that_images_are_forwarded_alone_is_said_once_a_run(tmp_path: Path) -> N
         fit(tmp_path, monitor, OfBatchStatistics(), max_epochs=3)
     said = [each for each in caught if "each image is forwarded alone" in str(each.message)]
     assert [each.filename for each in said] == [lightning_runs.__file__]
+
+
+AGED = "No labels were found in the batch (keys: image, age). If 'age' holds them: "
+
+
+class OfAges(TinyModule):
+    """Reads its labels under a name that is not known."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        return super().training_step((batch["image"], batch["age"].long()), batch_idx)
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self(batch["image"])
+
+
+def aged(image: Tensor, label: int) -> dict[str, Any]:
+    return {"image": image, "age": label}
+
+
+@pytest.mark.parametrize(("audit", "count"), [(Audit(num_images=12), 1), (None, 0)])
+def test_labels_under_another_name_cost_the_audit(tmp_path: Path, audit: Audit | None, count: int) -> None:
+    data = loader(ChangedSquares(aged))
+    with own_warnings() as warned:
+        fit(tmp_path, CAMMonitor(num_probes=3, audit=audit), OfAges(), data, data, max_epochs=2)
+    said = [text for text in warned if AGED in text]
+    assert len(said) == count
+    assert all(text.endswith("(batch['image'], batch['age'])). Until then there is no audit") for text in said)
+
+
+def test_numbers_that_no_label_explains_name_what_may_be_labels(tmp_path: Path) -> None:
+    class Number(OfAges):
+        def __init__(self) -> None:
+            super().__init__()
+            self.loss = nn.MSELoss()
+
+        def forward(self, images: Tensor) -> Tensor:
+            return super().forward(images)[:, :1]
+
+        def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+            return self(batch["image"]).mean()
+
+    data = loader(ChangedSquares(aged))
+    with own_warnings() as warned:
+        fit(tmp_path, CAMMonitor(num_probes=3), Number(), data, data)
+    assert [text for text in warned if "shows nothing" in text and AGED in text]
+
+
+def test_an_embedding_without_labels_says_which_may_be_labels(tmp_path: Path) -> None:
+    data = loader(ChangedSquares(aged))
+    with own_warnings() as warned:
+        fit(tmp_path, CAMMonitor(num_probes=3, audit=Audit(task="embedding")), OfAges(), data, data)
+    assert [text for text in warned if "skips the audit" in text and AGED in text]
