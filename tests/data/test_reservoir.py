@@ -95,7 +95,7 @@ class TestWhatIsDrawn:
         assert [share[label] for label in followed] == [8, 5]
         assert len(share) == 2 + (64 - 13 + 1) // 2
 
-    def test_images_that_only_give_come_on_top_of_what_their_class_has_in_turn(self) -> None:
+    def test_images_that_only_give_come_on_top_of_the_turn_of_their_class(self) -> None:
         labels = [index % 20 for index in range(1000)]
         share = Counter(each.label for each in candidates(draw(labels, 48, followed={3: 2}, giving={7: 6})))
         assert share.pop(7) == 8
