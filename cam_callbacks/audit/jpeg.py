@@ -36,9 +36,10 @@ _NOT_ZERO = 1.5  # levels: more than rounding makes of a coefficient that is 0
 _OTHERWISE = 0.1  # the share of coefficients, and of blocks, that do not fit: what was clipped, or drawn over
 _ENOUGH = 20.0  # the logarithm of how many times likelier the table has to be than none
 _MAX_BLOCKS = 64  # that are read
-_MAX_VALUES = 2**16  # of a channel, that are compared
+_MAX_VALUES = 2**13  # of a channel of an image, that are compared
 _LEVELS = 256  # of a channel
 _NO_STEP = 1e-4  # of the range of a channel: two values that differ by less are one
+_OFF_LEVEL = 0.05  # of the distance of two levels: more than the rounding of floating point numbers
 
 
 def is_readable(images: Tensor) -> bool:
@@ -47,23 +48,29 @@ def is_readable(images: Tensor) -> bool:
 
 
 def level_of(images: Tensor) -> Tensor:
-    """Return (C,) how far apart two of 256 levels are, normalized as the images (n, C, H, W) are; NaN if they are not.
+    """Return (n, C) how far apart two of 256 levels are, normalized as images (n, C, H, W) are; NaN if they are not.
 
-    It is the smallest difference between any values. Images that were resized without rounding have others.
+    It is the smallest difference between any two values of a channel, of which all others are multiples. Images that
+    were resized without rounding have others, and a channel of one value has none. Each image is read by itself.
     """
-    values = images.transpose(0, 1).flatten(1)  # (C, n * H * W)
-    step = values.shape[1] // _MAX_VALUES + 1
-    values = values[:, :: step + (step + 1) % 2].sort(dim=1).values  # an odd step does not stay in one column
-    whole = values[:, -1] - values[:, 0]
-    steps = values.diff(dim=1)
-    least = torch.where(steps > _NO_STEP * whole.unsqueeze(1), steps, torch.inf).amin(dim=1)
-    return torch.where(least.isfinite() & (least * _LEVELS >= whole), least, torch.nan)
+    values = images.flatten(2)
+    step = values.shape[2] // _MAX_VALUES + 1
+    values = values[:, :, :: step + (step + 1) % 2].sort(dim=2).values  # an odd step does not stay in one column
+    above = values - values[..., :1]
+    whole = above[..., -1]
+    steps = values.diff(dim=2)
+    least = torch.where(steps > _NO_STEP * whole.unsqueeze(2), steps, torch.inf).amin(dim=2)
+    count = (whole / least).round()  # 0 if there is no step
+    level = whole / count
+    places = above / level.unsqueeze(2)
+    are_levels = (places - places.round()).abs().amax(dim=2) < _OFF_LEVEL
+    return torch.where((count > 0) & (count < _LEVELS) & are_levels, level, torch.nan)
 
 
 def brightness(images: Tensor, level: Tensor) -> Tensor:
-    """Return the brightness of images (n, C, H, W), (n, 1, H, W) in levels, but for a constant."""
+    """Return the brightness of images (n, C, H, W), (n, 1, H, W) in levels (n, C), but for a constant."""
     weights = images.new_tensor(_WEIGHTS[images.shape[1]])
-    return (images * (weights / level).view(-1, 1, 1)).sum(dim=1, keepdim=True)
+    return (images * (weights / level).view(*level.shape, 1, 1)).sum(dim=1, keepdim=True)
 
 
 def to_blocks(values: Tensor) -> Tensor:

@@ -67,9 +67,11 @@ class TestWhatIsRead:
         assert quality(normalized(change(photo(64, 80)))) == [jpeg.UNCOMPRESSED]
 
     def test_levels_are_those_of_the_normalization(self):
-        expected = 1 / 255 / torch.tensor([0.2, 0.3, 0.25])
+        expected = 1 / 255 / torch.tensor([[0.2, 0.3, 0.25]])
         torch.testing.assert_close(jpeg.level_of(normalized(photo())), expected, rtol=1e-3, atol=0)
         assert jpeg.level_of(torch.rand(2, 3, 32, 32)).isnan().all()
+        assert jpeg.level_of(torch.tensor([0.0, 2, 5, 7]).view(1, 1, 2, 2)).isnan().all()
+        assert jpeg.level_of(torch.full((1, 1, 2, 2), 3.0)).isnan().all()
 
     def test_blocks_and_back_are_the_same_image(self):
         values = torch.randn(2, 1, 24, 40)
@@ -144,11 +146,16 @@ class TestWhatIsExchanged:
         own[:] = own[..., :1, :1]
         assert torch.equal(given(own, normalized(as_jpeg(photo(seed=1), 20))), own)
 
-    def test_images_of_a_batch_do_not_influence_each_other(self):
-        images = torch.cat([normalized(as_jpeg(photo(seed=seed), 30 + 20 * seed)) for seed in range(3)])
+    @pytest.mark.parametrize("odd", [None, 0, 2])
+    def test_each_image_alone_gives_what_it_gives_in_company(self, odd):
+        images = torch.cat([normalized(as_jpeg(photo(seed=seed), 30 + 20 * seed)) for seed in range(4)])
+        if odd is not None:  # not of 256 levels
+            images[odd] = images[odd] + 0.01 * torch.rand(images.shape[1:])
         donors = images.roll(1, dims=0)
-        alone = torch.cat([given(images[at : at + 1], donors[at : at + 1]) for at in range(3)])
+        alone = torch.cat([given(images[at : at + 1], donors[at : at + 1]) for at in range(4)])
         torch.testing.assert_close(given(images, donors), alone, atol=1e-3, rtol=0)
+        stay = [torch.equal(now, before) for now, before in zip(alone, images, strict=True)]
+        assert [at for at in range(4) if stay[at]] == ([] if odd is None else sorted({odd, (odd + 1) % 4}))
 
     def test_it_reads_no_less_under_autocast(self):
         probes = compressed_scenes(16)
