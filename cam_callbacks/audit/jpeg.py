@@ -35,8 +35,9 @@ _ROUNDING = 1.0  # levels: how far the rounding of pixels moves a coefficient, t
 _NOT_ZERO = 1.5  # levels: more than rounding makes of a coefficient that is 0
 _OTHERWISE = 0.1  # the share of coefficients, and of blocks, that do not fit: what was clipped, or drawn over
 _ENOUGH = 20.0  # the logarithm of how many times likelier the table has to be than none
+_SEVERAL = 2  # frequencies at least have different multiples of a step
 _MAX_BLOCKS = 64  # that are read
-_MAX_VALUES = 2**13  # of a channel of an image, that are compared
+_MAX_VALUES = 2**12  # of a channel of an image, that are compared
 _LEVELS = 256  # of a channel
 _NO_STEP = 1e-4  # of the range of a channel: two values that differ by less are one
 _OFF_LEVEL = 0.05  # of the distance of two levels: more than the rounding of floating point numbers
@@ -114,7 +115,9 @@ def quality_of(coefficients: Tensor) -> Tensor:
 
     For each quality, the likelihood of the coefficients that are not 0, near its multiples, is compared with that of no
     table, as of which each place between two multiples would be as likely. A few may fit nothing, and so may whole
-    blocks.
+    blocks. The blocks of a regular pattern or of a flat drawing are alike without any compression: so k equal values of
+    a frequency count as 1 + log k, and several frequencies must have different multiples. If brightness or contrast
+    were stretched after decoding, another quality may be read.
 
     Args:
         coefficients: (n, blocks, 8, 8) of the brightness, in levels: `to_blocks`. A part of them is read.
@@ -122,18 +125,42 @@ def quality_of(coefficients: Tensor) -> Tensor:
     some = torch.linspace(0, coefficients.shape[1] - 1, min(coefficients.shape[1], _MAX_BLOCKS)).round().long()
     down, across = (at.to(coefficients.device) for at in _LOW)
     found = coefficients[:, some.to(coefficients.device)][:, :, down, across]  # (n, blocks, frequencies)
-    counts = found.abs() > _NOT_ZERO
+    are_equal = _how_many_are_equal(found)
+    counts = (found.abs() > _NOT_ZERO) * (1 + are_equal.log()) / are_equal
     qualities = torch.tensor(_QUALITIES, device=found.device)
     evidence = [_evidence(found, counts, steps) for steps in steps_of(qualities)[:, down, across]]
     most, best = torch.stack(evidence, dim=1).max(dim=1)
-    return torch.where(most > _ENOUGH, qualities[best], UNCOMPRESSED)
+    quality = qualities[best]
+    several = _have_several_multiples(found, steps_of(quality)[:, down, across]).sum(dim=1) >= _SEVERAL
+    return torch.where((most > _ENOUGH) & several, quality, UNCOMPRESSED)
+
+
+def _how_many_are_equal(coefficients: Tensor) -> Tensor:
+    """Return (n, blocks, frequencies) in how many blocks a frequency has the same coefficient, but for rounding."""
+    sizes = (coefficients.abs() / (2 * _ROUNDING)).round().mT.contiguous()
+    ordered = sizes.sort(dim=2).values
+    return (torch.searchsorted(ordered, sizes, right=True) - torch.searchsorted(ordered, sizes)).mT
+
+
+def _have_several_multiples(coefficients: Tensor, steps: Tensor) -> Tensor:
+    """Return (n, frequencies): whether coefficients (n, blocks, frequencies) lie at different multiples of steps."""
+    size, steps = coefficients.abs(), steps.unsqueeze(1)
+    multiples = (size / steps).round()
+    is_one = (multiples > 0) & ((size - multiples * steps).abs() <= _ROUNDING)
+    most, least = multiples.where(is_one, 0.0).amax(dim=1), multiples.where(is_one, torch.inf).amin(dim=1)
+    return most > least
 
 
 def _evidence(coefficients: Tensor, counts: Tensor, steps: Tensor) -> Tensor:
-    """Return (n,) the logarithm of how much likelier coefficients are with these steps (frequencies,) than without."""
+    """Return (n,) the logarithm of how much likelier coefficients are with these steps (frequencies,) than without.
+
+    Args:
+        coefficients: (n, blocks, frequencies).
+        counts: What each of them counts.
+        steps: (frequencies,).
+    """
     off = coefficients / steps
-    off = off.sub_(off.round()).abs_()
+    is_near = off.sub_(off.round()).abs_() <= _ROUNDING / steps
     gain = (_OTHERWISE + (1 - _OTHERWISE) * steps / (2 * _ROUNDING)).log()
-    each = torch.where(off * steps <= _ROUNDING, gain, log(_OTHERWISE))
-    of_blocks = (each * counts).sum(dim=2)
+    of_blocks = (torch.where(is_near, gain, log(_OTHERWISE)) * counts).sum(dim=2)
     return torch.logaddexp(of_blocks + log(1 - _OTHERWISE), of_blocks.new_tensor(log(_OTHERWISE))).sum(dim=1)

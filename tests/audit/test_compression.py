@@ -66,6 +66,22 @@ class TestWhatIsRead:
     def test_an_image_without_whole_blocks_or_coefficients_has_no_traces(self, change):
         assert quality(normalized(change(photo(64, 80)))) == [jpeg.UNCOMPRESSED]
 
+    @pytest.mark.parametrize("period", [6, 8, 12, 16])
+    @pytest.mark.parametrize("drawn", ["stripes", "checks", "diagonals", "shades"])
+    def test_regular_patterns_and_flat_drawings_have_no_traces(self, drawn, period):
+        across, down = torch.arange(64), torch.arange(64).unsqueeze(1)
+        half = period // 2
+        share = {
+            "stripes": (across % period < half).float().expand(64, 64),
+            "checks": ((across // half + down // half) % 2).float(),
+            "diagonals": ((across + down) % period < half).float(),
+            "shades": (down / 64).expand(64, 64),
+        }[drawn]
+        colors = torch.rand(30, 2, 3, 1, 1, generator=torch.Generator().manual_seed(period)).mul(255).round()
+        images = torch.lerp(colors[:, 0], colors[:, 1], share).round()
+        images[10:, :, 20:44, 20:44] += torch.randint(-5, 6, (20, 1, 24, 24))
+        assert quality(images) == [jpeg.UNCOMPRESSED] * 30
+
     def test_levels_are_those_of_the_normalization(self):
         expected = 1 / 255 / torch.tensor([[0.2, 0.3, 0.25]])
         torch.testing.assert_close(jpeg.level_of(normalized(photo())), expected, rtol=1e-3, atol=0)
@@ -100,7 +116,7 @@ class TestWhatIsExchanged:
         assert off.mean() < 0.5 * ((found - normalized(own)).abs() / jpeg.level_of(normalized(own))).mean()
 
     def test_blocks_of_a_coarse_image_are_smoothed_if_the_donor_is_finer(self):
-        own = normalized(as_jpeg(photo(), 10))
+        own = normalized(as_jpeg(photo(), 15))
         found = given(own, normalized(as_jpeg(photo(seed=1), 92)))
         steps, smoothed = (each.mean(dim=1).diff(dim=2).abs().mean(dim=(0, 1))[7::8].mean() for each in (own, found))
         assert smoothed < 0.6 * steps
