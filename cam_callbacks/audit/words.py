@@ -28,7 +28,7 @@ class Words:
         shown: What stands above the pictures.
         donors: Above those with a background of either kind.
         may_be_negative: Whether `right` may be below 0.
-        told: What is said of a class, a label or a number that a property of the data goes with: "(it) is told ... by".
+        told: What is said of a class or a label that a property of the data goes with: "(it) can be told apart ... by".
         told_apart: What a color that goes with it tells.
         least: Of `right`, to have learned something, where what is right by chance is next to nothing.
     """
@@ -50,7 +50,7 @@ class Words:
     shown: str = "the probability of the true class"
     donors: tuple[str, str] = ("own class", "other class")
     may_be_negative: bool = False
-    told: str = "is told from the rest by"
+    told: str = "can be told apart from the others by"
     told_apart: str = "the classes apart"
     least: float = 0.0
 
@@ -70,7 +70,7 @@ _WORDS = {
         heated="the true label",
         shown="the probability of what is true",
         donors=("same truth", "other truth"),
-        told="is told from images without it by",
+        told="can be told apart from images without it by",
         told_apart="images with a label from those without it",
     ),
     "regression": Words(
@@ -90,7 +90,6 @@ _WORDS = {
         shown="the number that is answered",
         donors=("near number", "far number"),
         may_be_negative=True,
-        told="goes with",
         told_apart="large numbers from small ones",
     ),
     "segmentation": Words(
