@@ -20,9 +20,9 @@ def recompressed(images: Tensor, _masks: Tensor, donors: Tensor, _donor_masks: T
     of the donor's quality. If that is the better one, what the image has lost is filled in first: it is smoothed a
     little, as far as its own file would still be the same. Nothing else of the donor plays a part.
 
-    Images stay as they are where both qualities are nearly the same, or neither has traces. All of them stay if they
-    are not of 256 levels in one channel or three (red, green, blue), if their blocks are no more whole, as after
-    resizing, if they have fewer than 24 pixels a side, or if they are not of two dimensions.
+    An image stays as it is where both qualities are nearly the same, or neither has traces, as where blocks are no more
+    whole, after resizing; and where it or its donor is not of 256 levels. All of them stay if they have not one channel
+    or three (red, green, blue), fewer than 24 pixels a side, or not two dimensions. No image influences another one.
 
     Args:
         images: (n, C, *spatial), normalized in whatever way.
@@ -31,12 +31,14 @@ def recompressed(images: Tensor, _masks: Tensor, donors: Tensor, _donor_masks: T
     if not jpeg.is_readable(images):
         return images
     with torch.autocast(images.device.type, enabled=False):
-        level = jpeg.level_of(torch.cat([images, donors]))
-        own, others = (_whole_blocks(jpeg.brightness(each, level)) for each in (images, donors))
-        change = _recompressed(own, others)[..., : images.shape[2], : images.shape[3]] - jpeg.brightness(images, level)
-        changed = images + change.round() * level.view(-1, 1, 1)  # of 256 levels again
+        level, of_donors = jpeg.level_of(images), jpeg.level_of(donors)
+        plain = jpeg.brightness(images, level)
+        own, others = (_whole_blocks(each) for each in (plain, jpeg.brightness(donors, of_donors)))
+        change = _recompressed(own, others)[..., : images.shape[2], : images.shape[3]] - plain
+        changed = images + change.round() * level.view(*level.shape, 1, 1)  # of 256 levels again
     low, high = limits_of_both(images, donors)
-    return torch.where(change.isfinite(), changed.clamp(low, high), images)
+    are_read = (level + of_donors).isfinite().all(dim=1).view(-1, 1, 1, 1)
+    return torch.where(are_read, changed.clamp(low, high), images)
 
 
 def _whole_blocks(values: Tensor) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -11,7 +10,8 @@ from torch import Tensor
 
 PERMUTATIONS = 1999
 _SEED = 0
-_FEW_IMAGES, _VALUES = 256, 2**20  # whose permutations are kept; of permutations, at once
+_KEPT = 256  # images at most, of which the permutations are kept for the next audit
+_VALUES = 2**22  # of permutations, at once
 _TINY = 1e-12
 _DIGITS = 1e6  # values that differ by less, relative to the largest, are equal
 
@@ -35,7 +35,28 @@ class Concordance:
     by_chance: Tensor
 
 
-def concordance(values: Tensor, truths: Tensor) -> Concordance:
+class Permutations:
+    """Random orders of images, one for all that is told of them; of those in which something is not known, a part.
+
+    So the largest sureness over several properties is that in the same permutation, also if each is known of others.
+    """
+
+    def __init__(self, count: int) -> None:
+        self._orders = _kept_orders(count) if count <= _KEPT else _orders(count)
+        self._known: dict[bytes, Tensor] = {}
+
+    def of(self, known: Tensor) -> Tensor:
+        """Return the orders (permutations, n) of the n images that are known (N,), by their place among these."""
+        if known.all():
+            return self._orders
+        key = known.numpy().tobytes()
+        if key not in self._known:
+            place = known.cumsum(dim=0) - 1
+            self._known = {key: place[self._orders[known[self._orders]]].view(PERMUTATIONS, -1)}
+        return self._known[key]
+
+
+def concordance(values: Tensor, truths: Tensor, orders: Tensor | None = None) -> Concordance:
     """Measure how far values order images as each of some truths does.
 
     Of a truth that is 0 or 1 the area is that under the ROC curve (Mann & Whitney 1947); of numbers that all differ it
@@ -45,33 +66,33 @@ def concordance(values: Tensor, truths: Tensor) -> Concordance:
     Args:
         values: (n,) numbers; those that differ by rounding are equal.
         truths: (n, T), each of which takes two values at least.
+        orders: (permutations, n); random ones if not given.
     """
     ranks = _ranks((values.double() / values.abs().max().clamp_min(_TINY) * _DIGITS).round())
+    ranks = ranks - (len(ranks) + 1) / 2
     centered = torch.stack([_ranks(truth) for truth in truths.unbind(dim=1)], dim=1) - (len(ranks) + 1) / 2
     halves = centered / (2 * centered.square().sum(dim=0))  # half of a slope is the product of these with ranks
     spread = (ranks.std() * halves.norm(dim=0)).clamp_min(_TINY)
-    true, found = ranks @ halves, torch.cat([ranks[orders] @ halves for orders in _orders(len(ranks))])
+    orders = Permutations(len(ranks)).of(torch.ones(len(ranks), dtype=torch.bool)) if orders is None else orders
+    true, single, chance, by_chance = ranks @ halves, (halves / spread).float(), 0.0, []
+    for some in torch.split(orders, max(1, _VALUES // max(truths.shape))):
+        found = (ranks.float()[some] @ single).abs()
+        chance = chance + found.sum(dim=0)
+        by_chance.append(found.amax(dim=1))
     return Concordance(
         areas=0.5 + true,
-        chance=found.abs().mean(dim=0),
+        chance=chance / PERMUTATIONS * spread,
         sureness=true.abs() / spread,
-        by_chance=(found.abs() / spread).amax(dim=1),
+        by_chance=torch.cat(by_chance).double(),
     )
 
 
-def _orders(count: int) -> Iterator[Tensor]:
-    """Yield random orders, always the same, (a part of the permutations, `count`)."""
-    if count <= _FEW_IMAGES:
-        yield _orders_of_few(count)
-        return
-    draw, step = torch.Generator().manual_seed(_SEED), max(1, _VALUES // count)
-    for start in range(0, PERMUTATIONS, step):
-        yield torch.rand(min(step, PERMUTATIONS - start), count, generator=draw).argsort(dim=1)
-
-
-@lru_cache(maxsize=4)  # of all images, of those with a background, and of those whose numbers are known
-def _orders_of_few(count: int) -> Tensor:
+def _orders(count: int) -> Tensor:
+    """Return random orders, always the same, (permutations, count)."""
     return torch.rand(PERMUTATIONS, count, generator=torch.Generator().manual_seed(_SEED)).argsort(dim=1)
+
+
+_kept_orders = lru_cache(maxsize=4)(_orders)
 
 
 def _ranks(values: Tensor) -> Tensor:

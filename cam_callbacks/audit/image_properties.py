@@ -8,6 +8,7 @@ from functools import reduce
 import torch
 from torch import Tensor
 
+from cam_callbacks.audit import jpeg
 from cam_callbacks.audit.inpainting import grown
 from cam_callbacks.audit.interventions import ring
 from cam_callbacks.explain.portions import in_portions
@@ -15,10 +16,9 @@ from cam_callbacks.explain.portions import in_portions
 _LEAST = 0.01  # of the positions of an image, to be measured there
 _TINY = 1e-12
 _EDGE = 0.5  # of the standard deviation, from one position to the next
-_BLOCK = 8  # of JPEG
-_MIN_BLOCKS = 3  # along a side
+_READ = 8 * jpeg.SIDE  # of the side of an image, to read its compression: more takes longer and tells no more
 
-BLOCKS, ASPECT = "blocks of 8 pixels", "aspect ratio"
+JPEG, ASPECT = "JPEG quality", "aspect ratio"
 """Names of properties."""
 
 
@@ -39,7 +39,11 @@ def measured(
         shown, own = images[rows].float(), None if masks is None else masks[rows]
         for place, values in _of_images(shown, own, are_given, are_boxes):
             parts.setdefault(place, []).append(values)
-    return {place: torch.cat(values) for place, values in parts.items()}
+    found = {place: torch.cat(values) for place, values in parts.items()}
+    quality = found.get((JPEG, "image"))
+    if quality is not None and not (quality < jpeg.UNCOMPRESSED).any():
+        del found[JPEG, "image"]  # no image has traces
+    return found
 
 
 def _of_images(
@@ -61,9 +65,8 @@ def _of_images(
             yield place, values.masked_fill((share == 0) | (share == 1), torch.nan)
     for name, values in maps.within(everywhere):
         yield (name, "image"), values
-    blocks = _blocks(images)
-    if blocks is not None:
-        yield (BLOCKS, "image"), blocks
+    if jpeg.is_readable(images):
+        yield (JPEG, "image"), _quality(images)
 
 
 class _Maps:
@@ -162,17 +165,12 @@ def _extent(is_there: Tensor) -> Tensor:
     return (last - first + 1).clamp_min(1).float()
 
 
-def _blocks(images: Tensor) -> Tensor | None:
-    """Return (n,) the mean step between blocks of 8 pixels over that within them; None for small or other images."""
-    if images.ndim != 4 or min(images.shape[2:]) < _MIN_BLOCKS * _BLOCK:
-        return None
-    gray = images.mean(dim=1)
-    between, within = [], []
-    for dim in (1, 2):
-        steps = gray.diff(dim=dim).abs().mean(dim=3 - dim)  # (n, side - 1)
-        is_edge = torch.arange(steps.shape[1]) % _BLOCK == _BLOCK - 1
-        between.append(steps[:, is_edge].mean(dim=1))
-        within.append(steps[:, ~is_edge].mean(dim=1))
-    total = sum(within)
-    assert isinstance(total, Tensor)
-    return torch.where(total > _TINY, sum(between) / total.clamp_min(_TINY), torch.nan)
+def _quality(images: Tensor) -> Tensor:
+    """Return (n,) the quality of images, read in their middle; 100 without traces, NaN if not of 256 levels."""
+    down, across = (range(0, side - jpeg.SIDE + 1, jpeg.SIDE) for side in images.shape[2:])
+    for axis, starts in ((2, down), (3, across)):
+        blocks = min(len(starts), _READ // jpeg.SIDE)
+        images = images.narrow(axis, starts[(len(starts) - blocks) // 2], blocks * jpeg.SIDE)
+    level = jpeg.level_of(images)
+    quality = jpeg.quality_of(jpeg.to_blocks(jpeg.brightness(images, level))).float()
+    return quality.masked_fill(~level.isfinite().all(dim=1), torch.nan)

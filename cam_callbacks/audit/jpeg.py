@@ -35,10 +35,12 @@ _ROUNDING = 1.0  # levels: how far the rounding of pixels moves a coefficient, t
 _NOT_ZERO = 1.5  # levels: more than rounding makes of a coefficient that is 0
 _OTHERWISE = 0.1  # the share of coefficients, and of blocks, that do not fit: what was clipped, or drawn over
 _ENOUGH = 20.0  # the logarithm of how many times likelier the table has to be than none
+_SEVERAL = 2  # frequencies at least have different multiples of a step
 _MAX_BLOCKS = 64  # that are read
-_MAX_VALUES = 2**16  # of a channel, that are compared
+_MAX_VALUES = 2**12  # of a channel of an image, that are compared
 _LEVELS = 256  # of a channel
 _NO_STEP = 1e-4  # of the range of a channel: two values that differ by less are one
+_OFF_LEVEL = 0.05  # of the distance of two levels: more than the rounding of floating point numbers
 
 
 def is_readable(images: Tensor) -> bool:
@@ -47,23 +49,29 @@ def is_readable(images: Tensor) -> bool:
 
 
 def level_of(images: Tensor) -> Tensor:
-    """Return (C,) how far apart two of 256 levels are, normalized as the images (n, C, H, W) are; NaN if they are not.
+    """Return (n, C) how far apart two of 256 levels are, normalized as images (n, C, H, W) are; NaN if they are not.
 
-    It is the smallest difference between any values. Images that were resized without rounding have others.
+    It is the smallest difference between any two values of a channel, of which all others are multiples. Images that
+    were resized without rounding have others, and a channel of one value has none. Each image is read by itself.
     """
-    values = images.transpose(0, 1).flatten(1)  # (C, n * H * W)
-    step = values.shape[1] // _MAX_VALUES + 1
-    values = values[:, :: step + (step + 1) % 2].sort(dim=1).values  # an odd step does not stay in one column
-    whole = values[:, -1] - values[:, 0]
-    steps = values.diff(dim=1)
-    least = torch.where(steps > _NO_STEP * whole.unsqueeze(1), steps, torch.inf).amin(dim=1)
-    return torch.where(least.isfinite() & (least * _LEVELS >= whole), least, torch.nan)
+    values = images.flatten(2)
+    step = values.shape[2] // _MAX_VALUES + 1
+    values = values[:, :, :: step + (step + 1) % 2].sort(dim=2).values  # an odd step does not stay in one column
+    above = values - values[..., :1]
+    whole = above[..., -1]
+    steps = values.diff(dim=2)
+    least = torch.where(steps > _NO_STEP * whole.unsqueeze(2), steps, torch.inf).amin(dim=2)
+    count = (whole / least).round()  # 0 if there is no step
+    level = whole / count
+    places = above / level.unsqueeze(2)
+    are_levels = (places - places.round()).abs().amax(dim=2) < _OFF_LEVEL
+    return torch.where((count > 0) & (count < _LEVELS) & are_levels, level, torch.nan)
 
 
 def brightness(images: Tensor, level: Tensor) -> Tensor:
-    """Return the brightness of images (n, C, H, W), (n, 1, H, W) in levels, but for a constant."""
+    """Return the brightness of images (n, C, H, W), (n, 1, H, W) in levels (n, C), but for a constant."""
     weights = images.new_tensor(_WEIGHTS[images.shape[1]])
-    return (images * (weights / level).view(-1, 1, 1)).sum(dim=1, keepdim=True)
+    return (images * (weights / level).view(*level.shape, 1, 1)).sum(dim=1, keepdim=True)
 
 
 def to_blocks(values: Tensor) -> Tensor:
@@ -107,7 +115,9 @@ def quality_of(coefficients: Tensor) -> Tensor:
 
     For each quality, the likelihood of the coefficients that are not 0, near its multiples, is compared with that of no
     table, as of which each place between two multiples would be as likely. A few may fit nothing, and so may whole
-    blocks.
+    blocks. The blocks of a regular pattern or of a flat drawing are alike without any compression: so k equal values of
+    a frequency count as 1 + log k, and several frequencies must have different multiples. If brightness or contrast
+    were stretched after decoding, another quality may be read.
 
     Args:
         coefficients: (n, blocks, 8, 8) of the brightness, in levels: `to_blocks`. A part of them is read.
@@ -115,18 +125,42 @@ def quality_of(coefficients: Tensor) -> Tensor:
     some = torch.linspace(0, coefficients.shape[1] - 1, min(coefficients.shape[1], _MAX_BLOCKS)).round().long()
     down, across = (at.to(coefficients.device) for at in _LOW)
     found = coefficients[:, some.to(coefficients.device)][:, :, down, across]  # (n, blocks, frequencies)
-    counts = found.abs() > _NOT_ZERO
+    are_equal = _how_many_are_equal(found)
+    counts = (found.abs() > _NOT_ZERO) * (1 + are_equal.log()) / are_equal
     qualities = torch.tensor(_QUALITIES, device=found.device)
     evidence = [_evidence(found, counts, steps) for steps in steps_of(qualities)[:, down, across]]
     most, best = torch.stack(evidence, dim=1).max(dim=1)
-    return torch.where(most > _ENOUGH, qualities[best], UNCOMPRESSED)
+    quality = qualities[best]
+    several = _have_several_multiples(found, steps_of(quality)[:, down, across]).sum(dim=1) >= _SEVERAL
+    return torch.where((most > _ENOUGH) & several, quality, UNCOMPRESSED)
+
+
+def _how_many_are_equal(coefficients: Tensor) -> Tensor:
+    """Return (n, blocks, frequencies) in how many blocks a frequency has the same coefficient, but for rounding."""
+    sizes = (coefficients.abs() / (2 * _ROUNDING)).round().mT.contiguous()
+    ordered = sizes.sort(dim=2).values
+    return (torch.searchsorted(ordered, sizes, right=True) - torch.searchsorted(ordered, sizes)).mT
+
+
+def _have_several_multiples(coefficients: Tensor, steps: Tensor) -> Tensor:
+    """Return (n, frequencies): whether coefficients (n, blocks, frequencies) lie at different multiples of steps."""
+    size, steps = coefficients.abs(), steps.unsqueeze(1)
+    multiples = (size / steps).round()
+    is_one = (multiples > 0) & ((size - multiples * steps).abs() <= _ROUNDING)
+    most, least = multiples.where(is_one, 0.0).amax(dim=1), multiples.where(is_one, torch.inf).amin(dim=1)
+    return most > least
 
 
 def _evidence(coefficients: Tensor, counts: Tensor, steps: Tensor) -> Tensor:
-    """Return (n,) the logarithm of how much likelier coefficients are with these steps (frequencies,) than without."""
+    """Return (n,) the logarithm of how much likelier coefficients are with these steps (frequencies,) than without.
+
+    Args:
+        coefficients: (n, blocks, frequencies).
+        counts: What each of them counts.
+        steps: (frequencies,).
+    """
     off = coefficients / steps
-    off = off.sub_(off.round()).abs_()
+    is_near = off.sub_(off.round()).abs_() <= _ROUNDING / steps
     gain = (_OTHERWISE + (1 - _OTHERWISE) * steps / (2 * _ROUNDING)).log()
-    each = torch.where(off * steps <= _ROUNDING, gain, log(_OTHERWISE))
-    of_blocks = (each * counts).sum(dim=2)
+    of_blocks = (torch.where(is_near, gain, log(_OTHERWISE)) * counts).sum(dim=2)
     return torch.logaddexp(of_blocks + log(1 - _OTHERWISE), of_blocks.new_tensor(log(_OTHERWISE))).sum(dim=1)

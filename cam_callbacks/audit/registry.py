@@ -192,6 +192,7 @@ _BUILT_IN: dict[str, Intervention] = {
             "compression",
             compression.recompressed,
             title="how strongly the image was compressed, as JPEG files are",
+            warns_only=True,  # the arms change unequally many images, and a fragile network may answer to any change
         ),
         Intervention(
             "mirror",

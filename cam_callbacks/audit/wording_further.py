@@ -12,6 +12,14 @@ from cam_callbacks.audit.words import words_of
 DIGITS = 2
 """Decimals of the numbers of a verdict."""
 
+_NOTHING_CHANGED = {  # what it may mean that an exchange makes no difference at all
+    "compression_gap": "they use none of it, or no image shows traces of JPEG, or their qualities are alike",
+    "mirror_gap": "they use none of it, or no object faces a side clearly",
+    "position_gap": "they use none of it, or objects lie alike",
+    "size_gap": "they use none of it, or objects are of one size",
+    "detail_gap": "they use none of it, or images are alike in it",
+}
+
 
 def finding_text(result: AuditResult, finding: Finding, is_alone: bool) -> str:
     """Say that answers depend on something else than the background."""
@@ -54,7 +62,8 @@ def further_text(result: AuditResult) -> str:
             cost = f"the exchange itself costs {max(each.cost, 0):.2f} of {of_what}"
         differences = result[result.forms_of(each.gap)[-1]]
         if differences.overall.count and not differences.values.nan_to_num().any():
-            cost += "; all answers are the same with both: does it change the images?"
+            meaning = _NOTHING_CHANGED.get(each.gap, "does it change the images?")
+            cost += f"; all answers are the same with both: {meaning}"
         lines.append(f"{line}; {cost}{', too much to be judged' * (each.cost > MAX_COST)}")
     if not lines:
         return ""

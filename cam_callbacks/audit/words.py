@@ -28,8 +28,8 @@ class Words:
         shown: What stands above the pictures.
         donors: Above those with a background of either kind.
         may_be_negative: Whether `right` may be below 0.
-        told: What is said of a class, a label or a number that a property of the data goes with: "(it) is told ... by".
-        told_apart: What a color, or another property, that goes with it tells.
+        told: What is said of a class or a label that a property of the data goes with: "(it) can be told apart ... by".
+        told_apart: What a color that goes with it tells.
         area: What the number is called that says how surely.
         least: Of `right`, to have learned something, where what is right by chance is next to nothing.
     """
@@ -51,7 +51,7 @@ class Words:
     shown: str = "the probability of the true class"
     donors: tuple[str, str] = ("own class", "other class")
     may_be_negative: bool = False
-    told: str = "is told from the rest by"
+    told: str = "can be told apart from the others by"
     told_apart: str = "the classes apart"
     area: str = "AUC"
     least: float = 0.0
@@ -72,7 +72,7 @@ _WORDS = {
         heated="the true label",
         shown="the probability of what is true",
         donors=("same truth", "other truth"),
-        told="is told from images without it by",
+        told="can be told apart from images without it by",
         told_apart="images with a label from those without it",
     ),
     "regression": Words(
@@ -92,9 +92,8 @@ _WORDS = {
         shown="the number that is answered",
         donors=("near number", "far number"),
         may_be_negative=True,
-        told="goes with",
         told_apart="large numbers from small ones",
-        area="concordance",
+        area="rank agreement",
     ),
     "segmentation": Words(
         right="iou",

@@ -18,7 +18,7 @@ from cam_callbacks.audit.measure_spec import MeasureSpec
 from cam_callbacks.audit.properties import DataProperty
 from cam_callbacks.audit.result import AuditResult
 from cam_callbacks.audit.statistics import Estimate, Measure
-from cam_callbacks.audit.wording_data import COLOR_WARNING
+from cam_callbacks.audit.wording_data import COLOR_WARNING, color_shows_object
 from cam_callbacks.data.probes import ProbeSet
 from cam_callbacks.explain.explanation import Explanation, coarse_note, min_max, scaled
 from cam_callbacks.explain.targets import score_name
@@ -287,7 +287,7 @@ def _mean_color(result: AuditResult) -> Iterator[PropertyJson]:
         p_value=None,
         count=found.count,
         gives_away=found.value >= COLOR_WARNING,
-        shows_object=False,
+        shows_object=color_shows_object(result),
     )
 
 

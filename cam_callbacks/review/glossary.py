@@ -31,7 +31,7 @@ _AFTER_MEASURES = {
     ),
     "property": (
         "How well a simple property of the images tells a class, a label or a number, whatever the model does: an AUC "
-        "of 0.5, not at all, to 1, always; of numbers the concordance, how often the larger number has the larger "
+        "of 0.5, not at all, to 1, always; of numbers the rank agreement, how often the larger number has the larger "
         "value. By chance: the same, images permuted. The p-value: how often, images permuted, anything is told as "
         "surely by any of the properties. It gives something away at 0.75 or more with a p-value of 0.01 or less; the "
         "mean color (`data_color_auc`, no p-value) at 0.85 or more."

@@ -66,10 +66,28 @@ class TestWhatIsRead:
     def test_an_image_without_whole_blocks_or_coefficients_has_no_traces(self, change):
         assert quality(normalized(change(photo(64, 80)))) == [jpeg.UNCOMPRESSED]
 
+    @pytest.mark.parametrize("period", [6, 8, 12, 16])
+    @pytest.mark.parametrize("drawn", ["stripes", "checks", "diagonals", "shades"])
+    def test_regular_patterns_and_flat_drawings_have_no_traces(self, drawn, period):
+        across, down = torch.arange(64), torch.arange(64).unsqueeze(1)
+        half = period // 2
+        share = {
+            "stripes": (across % period < half).float().expand(64, 64),
+            "checks": ((across // half + down // half) % 2).float(),
+            "diagonals": ((across + down) % period < half).float(),
+            "shades": (down / 64).expand(64, 64),
+        }[drawn]
+        colors = torch.rand(30, 2, 3, 1, 1, generator=torch.Generator().manual_seed(period)).mul(255).round()
+        images = torch.lerp(colors[:, 0], colors[:, 1], share).round()
+        images[10:, :, 20:44, 20:44] += torch.randint(-5, 6, (20, 1, 24, 24))
+        assert quality(images) == [jpeg.UNCOMPRESSED] * 30
+
     def test_levels_are_those_of_the_normalization(self):
-        expected = 1 / 255 / torch.tensor([0.2, 0.3, 0.25])
+        expected = 1 / 255 / torch.tensor([[0.2, 0.3, 0.25]])
         torch.testing.assert_close(jpeg.level_of(normalized(photo())), expected, rtol=1e-3, atol=0)
         assert jpeg.level_of(torch.rand(2, 3, 32, 32)).isnan().all()
+        assert jpeg.level_of(torch.tensor([0.0, 2, 5, 7]).view(1, 1, 2, 2)).isnan().all()
+        assert jpeg.level_of(torch.full((1, 1, 2, 2), 3.0)).isnan().all()
 
     def test_blocks_and_back_are_the_same_image(self):
         values = torch.randn(2, 1, 24, 40)
@@ -98,7 +116,7 @@ class TestWhatIsExchanged:
         assert off.mean() < 0.5 * ((found - normalized(own)).abs() / jpeg.level_of(normalized(own))).mean()
 
     def test_blocks_of_a_coarse_image_are_smoothed_if_the_donor_is_finer(self):
-        own = normalized(as_jpeg(photo(), 10))
+        own = normalized(as_jpeg(photo(), 15))
         found = given(own, normalized(as_jpeg(photo(seed=1), 92)))
         steps, smoothed = (each.mean(dim=1).diff(dim=2).abs().mean(dim=(0, 1))[7::8].mean() for each in (own, found))
         assert smoothed < 0.6 * steps
@@ -144,11 +162,16 @@ class TestWhatIsExchanged:
         own[:] = own[..., :1, :1]
         assert torch.equal(given(own, normalized(as_jpeg(photo(seed=1), 20))), own)
 
-    def test_images_of_a_batch_do_not_influence_each_other(self):
-        images = torch.cat([normalized(as_jpeg(photo(seed=seed), 30 + 20 * seed)) for seed in range(3)])
+    @pytest.mark.parametrize("odd", [None, 0, 2])
+    def test_each_image_alone_gives_what_it_gives_in_company(self, odd):
+        images = torch.cat([normalized(as_jpeg(photo(seed=seed), 30 + 20 * seed)) for seed in range(4)])
+        if odd is not None:  # not of 256 levels
+            images[odd] = images[odd] + 0.01 * torch.rand(images.shape[1:])
         donors = images.roll(1, dims=0)
-        alone = torch.cat([given(images[at : at + 1], donors[at : at + 1]) for at in range(3)])
+        alone = torch.cat([given(images[at : at + 1], donors[at : at + 1]) for at in range(4)])
         torch.testing.assert_close(given(images, donors), alone, atol=1e-3, rtol=0)
+        stay = [torch.equal(now, before) for now, before in zip(alone, images, strict=True)]
+        assert [at for at in range(4) if stay[at]] == ([] if odd is None else sorted({odd, (odd + 1) % 4}))
 
     def test_it_reads_no_less_under_autocast(self):
         probes = compressed_scenes(16)

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
-from cues import Reads, cued_scenes
+from cues import Reads, as_jpeg, compressed_scenes, cued_scenes
 
 from cam_callbacks import audit_model, judge
 from cam_callbacks.audit.image_properties import measured
@@ -43,12 +43,11 @@ def of_class_1(change, images):
         ("sharpness", lambda images: F.avg_pool2d(images, 3, 1, 1, count_include_pad=False)),
         ("saturation", lambda images: 0.5 * (images + images.mean(dim=1, keepdim=True))),
         ("edge density", lambda images: F.avg_pool2d(images, 5, 1, 2, count_include_pad=False)),
-        ("blocks of 8 pixels", lambda images: images + 0.3 * (torch.arange(40) // 8 % 2)),
     ],
 )
 def test_a_property_that_differs_between_the_classes_is_found(name, change):
     found = data_properties(of_class_1(change, noise()), LABELS)
-    for where in ["image"] if name == "blocks of 8 pixels" else ["outer ring", "image"]:
+    for where in ["outer ring", "image"]:
         differing = row(found, name, where)
         assert differing.gives_away
         assert differing.auc > 0.95
@@ -59,6 +58,36 @@ def test_a_property_that_differs_between_the_classes_is_found(name, change):
 def test_brightness_alone_is_found_where_only_it_differs():
     found = telling(of_class_1(lambda images: images + 0.2, noise()))
     assert found == {("outer ring", "brightness"), ("image", "brightness")}
+
+
+def test_the_jpeg_quality_is_found_and_the_object_has_no_part_in_it():
+    probes = compressed_scenes(80)
+    found = row(data_properties(probes.images, probes.labels), "JPEG quality", "image")
+    assert found.gives_away
+    assert (found.is_larger, found.label, found.count) == (True, 0, 80)
+    assert found.auc > 0.95
+    assert not found.shows_object
+    values = measured(probes.images)["JPEG quality", "image"]
+    assert values.unique().tolist() == pytest.approx([15, 92], abs=1)
+
+
+def test_no_quality_is_told_where_no_image_has_traces_or_none_can_be_read():
+    drawn = torch.zeros(20, 3, 32, 32)
+    drawn[:10, :, 8:24, 8:24] = 200
+    drawn += torch.randint(40, drawn.shape, generator=torch.Generator().manual_seed(0))
+    for images in (drawn, noise(20), noise(20, 16).mul(255).round()):
+        assert ("JPEG quality", "image") not in measured(images)
+    photos = compressed_scenes(20).images
+    photos[3] += 0.01 * torch.rand(photos.shape[1:])
+    (place,) = measured(photos)["JPEG quality", "image"].isnan().nonzero().flatten().tolist()
+    assert place == 3
+
+
+def test_of_a_large_image_its_middle_is_read():
+    image = torch.zeros(1, 3, 200, 232)
+    shade = F.interpolate(torch.rand(1, 3, 26, 30), (200, 232), mode="bilinear")
+    image[0] = as_jpeg(40 + 180 * shade[0] + 8 * torch.randn(3, 200, 232), 60)
+    assert measured(image)["JPEG quality", "image"].item() == pytest.approx(60, abs=1)
 
 
 @pytest.mark.parametrize(("step", "expected"), [(0.3, 2 / 22), (0.0, None)])
@@ -108,6 +137,7 @@ def test_backgrounds_come_before_what_the_object_is_a_part_of():
     found = data_properties(of_class_1(lambda images: images + 0.2, noise()), LABELS, masks)
     assert [each.shows_object for each in found] == sorted(each.shows_object for each in found)
     shown = {(each.where, each.name) for each in found if each.shows_object}
+    assert found[0].is_larger is False  # of class 0
     names = {"brightness", "contrast", "saturation", "sharpness", "edge density"}
     assert shown == {*(("image", name) for name in names), ("object", "aspect ratio")}
 
@@ -161,6 +191,36 @@ def test_a_background_of_nothing_has_no_properties():
     assert not [each for each in found if each.where == "background" and each.gives_away]
 
 
+def vignettes(sizes):
+    away = (torch.arange(32) - 15.5).square()
+    away = (away + away.unsqueeze(1)).sqrt()
+    masks = away < sizes.view(-1, 1, 1)
+    images = (1 - away / 24).expand(80, 3, 32, 32) + 0.03 * torch.randn(80, 3, 32, 32)
+    return torch.where(masks.unsqueeze(1), torch.rand(80, 3, 1, 1), images), masks
+
+
+def test_what_only_follows_from_the_size_of_objects_is_a_note():
+    images, masks = vignettes(6 + 5 * LABELS + torch.rand(80))
+    found = data_properties(images, LABELS, masks)
+    dark = row(found, "brightness", "background")
+    assert dark.gives_away
+    assert dark.follows_object
+    assert dark.shows_object
+    assert row(found, "size", "object").gives_away
+    assert not row(found, "size", "object").shows_object
+    images, masks = vignettes(8 + torch.rand(80))
+    bright = row(
+        data_properties(of_class_1(lambda each: each + 0.3, images), LABELS, masks), "brightness", "background"
+    )
+    assert bright.gives_away
+    assert not bright.shows_object
+
+
+def test_of_more_images_than_2048_so_many_are_looked_at():
+    found = data_properties(torch.rand(2200, 1, 8, 8), torch.arange(2200) // 1100)
+    assert {each.count for each in found} == {2048}
+
+
 def test_a_background_of_one_color_tells_nothing_however_large_it_is():
     masks = torch.zeros(80, 40, 40, dtype=torch.bool)
     for mask, label in zip(masks, LABELS.tolist(), strict=True):
@@ -197,9 +257,13 @@ def test_the_verdict_warns_of_the_data_and_says_how_to_test_the_model():
     result = audit_model(Reads("stripes"), probes, num_donors=1)
     assert ("object", "size") in {(each.where, each.name) for each in result.data if each.gives_away}
     text = judge(result).text
-    assert "across is told from the rest by the size of the object alone, AUC 1.00" in text
-    assert "interventions=['size', 'detail', 'position'] tests whether the model uses them" in text
-    assert "AuditResult.data has" in text
+    assert "across can be told apart from the others by the smaller size of the object alone, AUC 1.00" in text
+    assert (
+        "`Audit(interventions=['position', 'size'])` tests whether the model uses horizontal position or size." in text
+    )
+    (note,) = (part for part in text.split("\n\n") if part.startswith("Data note"))
+    assert "the mean color outside the object alone" in note  # which goes with the size
+    assert "AuditResult.data has" in note
     tested = audit_model(Reads("stripes"), probes, num_donors=1, interventions=["position", "size", "detail"])
     assert "tests whether the model uses it" not in judge(tested).text
     used = audit_model(Reads("position"), probes, num_donors=1, interventions=["position"])

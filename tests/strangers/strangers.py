@@ -160,7 +160,7 @@ PROJECTS = {
     "a detector": Project(
         "a list of images, and one of boxes",
         "a dictionary for each image",
-        "nothing; `Audit(task=\"detection\")` would audit it, `batch_fn` and a callable as `explain` would explain it",
+        'nothing; `Audit(task="detection")` would audit it, `batch_fn` and a callable as `explain` would explain it',
         Detector,
         Scenes(lambda s: (s.image, _boxes(s))),
         ("CAMMonitor shows nothing: ",),
