@@ -238,7 +238,7 @@ def audit_blobs(audited: AuditSnapshot, swaps: Picture | None, epoch: int, no_he
 
 def _audit(audited: AuditSnapshot, epoch: int, no_heatmaps: str) -> AuditJson:
     result, verdict = audited.result, audited.verdict
-    labels = result.class_names.unique(result.labels.tolist())
+    labels = result.class_names.unique([*result.labels.tolist(), *verdict.classes])  # none of it may be in this look
     measures = {**result.measures, **audited.trust}
     return AuditJson(
         epoch=epoch,

@@ -382,3 +382,15 @@ def test_settings_of_all_kinds_are_readable(tmp_path: Path) -> None:
     assert settings["probes"] == "ProbeSet of 2 images"
     assert settings["dataset"] == "Scenes"
     assert settings["awkward"] == "Awkward"
+
+
+def test_a_class_is_named_of_which_this_look_has_no_image(tmp_path: Path) -> None:
+    scenes = Scenes(biased=True, count=48)
+    images = ProbeSet(scenes.images, scenes.labels, scenes.masks)
+    result = audit_model(TinyModule(), images, "features", num_donors=1)
+    verdict = replace(judge(result), classes=(1, 9))  # of many classes some were certain at an earlier look
+    audited = AuditSnapshot(images, result, verdict, {}, result.passes, torch.ones(len(images)).bool())
+    logger = board(tmp_path)
+    TabWriter("cam", {}).write_audit([logger], 7, audited, None, epoch=3)
+    logger.experiment.close()
+    assert json.loads(series(tmp_path).blob(schema.TAB_AUDIT, 7))["verdict"]["classes"] == ["1", "9"]
