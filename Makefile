@@ -46,6 +46,11 @@ bench: $(VENV)/.test ## Run the benchmarks in their short form
 	$(BIN)/python benchmarks/estimated_masks.py --short
 	$(BIN)/python benchmarks/scaling.py --short
 	$(BIN)/python benchmarks/default_layer.py --short
+	$(BIN)/python benchmarks/audit_cost.py --short
+	$(BIN)/python benchmarks/interventions.py --short
+	$(BIN)/python benchmarks/tasks.py --short
+	$(BIN)/python benchmarks/many_classes.py --short
+	$(BIN)/python benchmarks/number_of_classes.py --short
 
 pages: $(VENV)/.dev ## Write the pages that are made from lists in the code
 	$(BIN)/python tools/make_pages.py

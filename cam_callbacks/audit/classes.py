@@ -20,7 +20,7 @@ class Classes(Question):
         probes: Images with labels of two classes or more.
 
     Raises:
-        ValueError: There are no labels, or all images are of one class.
+        ValueError: There are no labels, or all images belong to one class.
     """
 
     task: ClassVar[AuditTask] = "single-label"

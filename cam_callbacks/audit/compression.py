@@ -20,9 +20,9 @@ def recompressed(images: Tensor, _masks: Tensor, donors: Tensor, _donor_masks: T
     of the donor's quality. If that is the better one, what the image has lost is filled in first: it is smoothed a
     little, as far as its own file would still be the same. Nothing else of the donor plays a part.
 
-    An image stays as it is where both qualities are nearly the same, or neither has traces, as where blocks are no more
-    whole, after resizing; and where it or its donor is not of 256 levels. All of them stay if they have not one channel
-    or three (red, green, blue), fewer than 24 pixels a side, or not two dimensions. No image influences another one.
+    An image stays as it is if both qualities are nearly the same, if neither has traces (none are left once an image is
+    resized), or if it or its donor does not have 256 levels. None changes unless images have two dimensions, one
+    channel or three (red, green, blue), and 24 pixels a side. No image influences another.
 
     Args:
         images: (n, C, *spatial), normalized in whatever way.

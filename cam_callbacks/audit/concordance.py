@@ -43,17 +43,16 @@ class Permutations:
 
     def __init__(self, count: int) -> None:
         self._orders = _kept_orders(count) if count <= _KEPT else _orders(count)
-        self._known: dict[bytes, Tensor] = {}
+        self._last: tuple[Tensor, Tensor] | None = None  # which images were known, and their orders
 
     def of(self, known: Tensor) -> Tensor:
         """Return the orders (permutations, n) of the n images that are known (N,), by their place among these."""
         if known.all():
             return self._orders
-        key = known.numpy().tobytes()
-        if key not in self._known:
+        if self._last is None or not torch.equal(self._last[0], known):
             place = known.cumsum(dim=0) - 1
-            self._known = {key: place[self._orders[known[self._orders]]].view(PERMUTATIONS, -1)}
-        return self._known[key]
+            self._last = known, place[self._orders[known[self._orders]]].view(PERMUTATIONS, -1)
+        return self._last[1]
 
 
 def concordance(values: Tensor, truths: Tensor, orders: Tensor | None = None) -> Concordance:

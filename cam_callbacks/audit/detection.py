@@ -32,7 +32,7 @@ class Boxes(Question):
             True within the object's box.
 
     Raises:
-        ValueError: There are no labels or no masks, all objects are of one class, or the images are not (N, C, H, W).
+        ValueError: There are no labels or masks, all objects belong to one class, or the images are not (N, C, H, W).
     """
 
     task: ClassVar[AuditTask] = "detection"

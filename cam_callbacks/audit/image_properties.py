@@ -16,7 +16,7 @@ from cam_callbacks.explain.portions import in_portions
 _LEAST = 0.01  # of the positions of an image, to be measured there
 _TINY = 1e-12
 _EDGE = 0.5  # of the standard deviation, from one position to the next
-_READ = 8 * jpeg.SIDE  # of the side of an image, to read its compression: more takes longer and tells no more
+_READ = 8  # blocks along a side, to read how an image was compressed: more takes longer and tells no more
 
 JPEG, ASPECT = "JPEG quality", "aspect ratio"
 """Names of properties."""
@@ -167,10 +167,10 @@ def _extent(is_there: Tensor) -> Tensor:
 
 def _quality(images: Tensor) -> Tensor:
     """Return (n,) the quality of images, read in their middle; 100 without traces, NaN if not of 256 levels."""
-    down, across = (range(0, side - jpeg.SIDE + 1, jpeg.SIDE) for side in images.shape[2:])
-    for axis, starts in ((2, down), (3, across)):
-        blocks = min(len(starts), _READ // jpeg.SIDE)
-        images = images.narrow(axis, starts[(len(starts) - blocks) // 2], blocks * jpeg.SIDE)
+    for axis in (2, 3):
+        blocks = images.shape[axis] // jpeg.SIDE
+        count = min(blocks, _READ)
+        images = images.narrow(axis, (blocks - count) // 2 * jpeg.SIDE, count * jpeg.SIDE)
     level = jpeg.level_of(images)
     quality = jpeg.quality_of(jpeg.to_blocks(jpeg.brightness(images, level))).float()
     return quality.masked_fill(~level.isfinite().all(dim=1), torch.nan)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 SIDE = 8  # of a block
-MIN_SIDE = 3 * SIDE  # of an image: in less, too few blocks are whole
+_MIN_SIDE = 3 * SIDE  # of an image: in less, too few blocks are whole
 UNCOMPRESSED = 100  # the quality of images without traces: steps of 1
 _WEIGHTS = {1: (1.0,), 3: (0.299, 0.587, 0.114)}  # of the channels in the brightness (ITU-T T.871)
 _QUALITIES = range(5, 96)  # finer steps are lost in the rounding of pixels
@@ -45,7 +45,7 @@ _OFF_LEVEL = 0.05  # of the distance of two levels: more than the rounding of fl
 
 def is_readable(images: Tensor) -> bool:
     """Return whether images can have traces: gray or of three colors, in two dimensions, of three blocks a side."""
-    return images.ndim == 4 and images.shape[1] in _WEIGHTS and min(images.shape[2:]) >= MIN_SIDE
+    return images.ndim == 4 and images.shape[1] in _WEIGHTS and min(images.shape[2:]) >= _MIN_SIDE
 
 
 def level_of(images: Tensor) -> Tensor:

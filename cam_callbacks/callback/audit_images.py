@@ -65,7 +65,7 @@ class AuditSet:
             fresh: The half that was drawn for this look.
             count: How many images are asked about at most.
             classes: How many classes the model has; None if it is not known.
-            draw: As which the half that is fresh was drawn.
+            draw: What earlier looks said when the half that is fresh was drawn.
         """
         parts = [part for part in (fixed, fresh) if part is not None]
         if not parts:
@@ -109,7 +109,7 @@ def _asked(images: ProbeSet, count: int, draw: Draw) -> Tensor:
 def _partners(labels: Tensor, asked: Tensor, draw: Draw) -> Tensor:
     """Return the images that only give their background.
 
-    One goes to each image that is alone of its class among those asked about; those of rivals to what is followed.
+    One is of the class of each image that is alone of it among those asked about; others are of rivals.
     """
     sizes = Counter(labels[asked].tolist())
     wanted = Counter({label: 1 for label, size in sizes.items() if size == 1}) | draw.giving
